@@ -1,0 +1,36 @@
+"""Scaling laws of visual transfer learning and distillation: measure, fit, decide.
+
+The names below load their modules on first use, so `import hf_scaling` costs next to nothing and the deciding half
+(laws, fits, plans) never loads torch.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ResultsTable": "results",
+    "RunSpec": "grid",
+    "LAWS": "laws",
+    "Law": "laws",
+    "LawFit": "fitting",
+    "compare_laws": "fitting",
+    "fit_law": "fitting",
+    "DistillationArguments": "distillation",
+    "DistillationTrainer": "distillation",
+    "InputError": "errors",
+    "RunError": "errors",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hf_scaling' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"hf_scaling.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
