@@ -1,0 +1,182 @@
+"""Students with random weights: our own ViT families, and any architecture that timm knows."""
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import timm
+import torch
+from transformers import PreTrainedModel, TimmWrapperConfig, TimmWrapperForImageClassification
+
+from hf_scaling.errors import InputError
+
+_VIT = "vit_tiny_patch16_224"  # the timm architecture that every family member is a reshaped copy of
+_LARGEST_GRID = 14  # patches a side; ViT's own 224 / 16
+
+
+@dataclass(frozen=True)
+class VitShape:
+    """Width, depth and heads of one member of a family; the MLP is four times as wide."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+def _small(width: int, depth: int) -> VitShape:
+    return VitShape(width, depth, heads=width // 16)
+
+
+def _standard(width: int) -> VitShape:
+    return VitShape(width, depth=12, heads=width // 64)
+
+
+FAMILIES = {
+    "vit-30k": _small(32, 2),
+    "vit-50k": _small(32, 4),
+    "vit-100k": _small(48, 4),
+    "vit-200k": _small(64, 4),
+    "vit-400k": _small(96, 4),
+    "vit-800k": _small(128, 4),
+    "vit-2.5m": _standard(128),
+    "vit-5m": _standard(192),
+    "vit-10m": _standard(256),
+    "vit-21m": _standard(384),
+    "vit-38m": _standard(512),
+}
+
+
+def build_student(
+    name: str, n_classes: int, image_size: int, patch_size: int | None = None, seed: int = 0
+) -> PreTrainedModel:
+    """Build an image classifier with random weights, initialised as timm initialises it.
+
+    The weights are a function of the arguments alone: the global random state is neither read nor changed.
+
+    Args:
+        name: A name of `FAMILIES` (`vit-200k`), or any architecture of timm (`resnet18`).
+        n_classes: Outputs of the head, at least 2.
+        image_size: Side of the square RGB images, in pixels.
+        patch_size: Side of a patch in pixels; None takes `default_patch_size` for the families, and for timm's
+            architectures the one in their name.
+        seed: Determines the weights.
+
+    Returns:
+        A `TimmWrapperForImageClassification` in training mode on the CPU, which
+        `AutoModelForImageClassification.from_pretrained` reloads exactly once it is saved.
+
+    Raises:
+        InputError: Unknown name (the nearest known ones are named), or sizes that do not fit each other.
+    """
+    if n_classes < 2:
+        raise InputError(f"n_classes {n_classes}: a classifier needs at least 2 classes")
+    if image_size < 1:
+        raise InputError(f"image_size {image_size}: must be a positive number of pixels")
+    architecture, arguments = _resolve(name, image_size, patch_size)
+    config = TimmWrapperConfig(
+        architecture=architecture, num_labels=n_classes, model_args=arguments, image_size=image_size
+    )
+    with _seeded(seed):
+        model = TimmWrapperForImageClassification(config)
+    with _seeded(seed):
+        # The wrapper draws its linear and convolution layers anew, all of one width (patch embedding .02 wide
+        # where timm's is .08), so that a wrapped student would not start where the field's do.
+        fresh = timm.create_model(architecture, num_classes=n_classes, **arguments)
+    model.timm_model.load_state_dict(fresh.state_dict())
+    _check_patches(name, model.timm_model, image_size)
+    return model.train()
+
+
+def default_patch_size(image_size: int) -> int:
+    """The patch size where none is given: 4 at 16 and 32 pixels, 7 at 28, 8 at 64, 16 at 224.
+
+    It is the smallest divisor of `image_size`, from 4 up, that leaves at most 14 patches a side and an even number of
+    them, or an odd number where no even one exists.
+
+    Raises:
+        InputError: No divisor leaves more than one patch (a prime number of pixels, say).
+    """
+    grids = {patch: image_size // patch for patch in range(4, image_size // 2 + 1) if image_size % patch == 0}
+    fitting = [patch for patch, grid in grids.items() if grid <= _LARGEST_GRID]
+    even = [patch for patch in fitting if grids[patch] % 2 == 0]
+    if not fitting:
+        raise InputError(f"image_size {image_size} has no usual patch size: give patch_size, a divisor of it")
+    return (even or fitting)[0]
+
+
+def _resolve(name: str, image_size: int, patch_size: int | None) -> tuple[str, dict]:
+    """The timm architecture and the arguments that create it."""
+    if name in FAMILIES:
+        return _VIT, _family_arguments(FAMILIES[name], image_size, patch_size)
+    if not timm.is_model(name):
+        raise InputError(_unknown(name))
+    if "." in name:
+        raise InputError(
+            f"model {name} names trained weights: give timm/{name} where a checkpoint is wanted, "
+            f"or {name.split('.')[0]} for random weights"
+        )
+    return name, _timm_arguments(name, image_size, patch_size)
+
+
+def _family_arguments(shape: VitShape, image_size: int, patch_size: int | None) -> dict:
+    patch_size = default_patch_size(image_size) if patch_size is None else patch_size
+    if patch_size < 1 or image_size % patch_size:
+        divisors = [patch for patch in range(2, image_size // 2 + 1) if image_size % patch == 0]
+        raise InputError(f"patch_size {patch_size} does not divide image_size {image_size}: take one of {divisors}")
+    return {
+        "img_size": image_size,
+        "patch_size": patch_size,
+        "embed_dim": shape.width,
+        "depth": shape.depth,
+        "num_heads": shape.heads,
+    }
+
+
+def _timm_arguments(name: str, image_size: int, patch_size: int | None) -> dict:
+    """`img_size` where the architecture is built for one size (transformers are, most convolutions are not)."""
+    asked = {} if patch_size is None else {"patch_size": patch_size}
+    try:
+        return _accepted(name, {"img_size": image_size, **asked})
+    except TypeError:
+        pass
+    try:
+        return _accepted(name, asked)
+    except TypeError:
+        raise InputError(f"model {name} has no patch size: leave patch_size out") from None
+
+
+def _accepted(name: str, arguments: dict) -> dict:
+    with torch.device("meta"):
+        try:
+            timm.create_model(name, **arguments)
+        except (AssertionError, ValueError, RuntimeError) as error:
+            raise InputError(f"model {name} cannot be built with {arguments}: {error}") from None
+    return arguments
+
+
+def _check_patches(name: str, model: torch.nn.Module, image_size: int) -> None:
+    patches = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if patches and image_size % patches[0]:
+        # timm would silently leave the last pixels out.
+        raise InputError(f"model {name} cuts patches of {patches[0]} pixels, which do not divide {image_size}")
+
+
+def _unknown(name: str) -> str:
+    known = [*FAMILIES, *timm.list_models()]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or list(FAMILIES)
+    return f"unknown model {name}: nearest known names are {', '.join(near)}"
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw from `seed` on the CPU and put the generator back where it was.
+
+    `torch.manual_seed` is not used: it would reseed the accelerators too.
+    """
+    before = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(before)

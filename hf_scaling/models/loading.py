@@ -1,0 +1,55 @@
+"""Classifiers with trained weights, from a folder or the Hub."""
+
+from pathlib import Path
+
+from transformers import AutoModelForImageClassification, PreTrainedModel
+
+from hf_scaling import transport
+from hf_scaling.errors import InputError
+from hf_scaling.models.building import FAMILIES
+
+# Weights come as safetensors; other files of a repository (pickles, training states) are not asked for.
+FILES = ["*.json", "*.safetensors"]
+
+
+def load_model(folder_or_hub_id: str | Path, revision: str | None = None) -> PreTrainedModel:
+    """Load an image classifier of transformers or timm.
+
+    Args:
+        folder_or_hub_id: A folder that `save_pretrained` wrote, or a Hub id (`google/vit-base-patch16-224`,
+            `timm/resnet18.a1_in1k`); a folder that exists wins.
+        revision: Branch, tag or commit on the Hub.
+
+    Returns:
+        The model in evaluation mode on the CPU, in float32.
+
+    Raises:
+        InputError: No such folder or repository, offline, no usable weights, or not an image classifier.
+    """
+    name = str(folder_or_hub_id)
+    if name in FAMILIES and not Path(name).exists():
+        raise InputError(f"{name} is a family name, not a checkpoint: give a folder or a Hub id")
+    folder = transport.local_folder(name, revision=revision, allow_patterns=FILES)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{name} holds no config.json: give a folder that save_pretrained wrote")
+    if not list(folder.glob("*.safetensors")):
+        raise InputError(f"{name} holds no weights as *.safetensors")
+    try:
+        model, report = AutoModelForImageClassification.from_pretrained(
+            folder, dtype="float32", output_loading_info=True
+        )
+    except (ValueError, KeyError, OSError, ImportError, RuntimeError) as error:
+        raise InputError(f"{name} cannot be loaded as an image classifier: {_first_line(error)}") from error
+    _check_whole(name, report)
+    return model
+
+
+def _check_whole(name: str, report: dict) -> None:
+    """Refuse what transformers fills with random weights: a backbone without a head is no teacher."""
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise InputError(f"{name} lacks trained weights for {', '.join(missing[:3])}: it is no trained classifier")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
