@@ -1,0 +1,7 @@
+"""From a table to a fitted law: rows, starts, solver, bootstrap, verdicts, and the choice among laws."""
+
+from hf_scaling.fitting.choosing import Ranking, compare_laws
+from hf_scaling.fitting.fit import fit_law
+from hf_scaling.fitting.lawfit import LawFit
+
+__all__ = ["LawFit", "Ranking", "compare_laws", "fit_law"]
