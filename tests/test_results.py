@@ -1,0 +1,192 @@
+"""The results table: what is written is read, merges are unions, and a kill leaves the old or the new table."""
+
+import datetime
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hf_scaling.errors import InputError
+from hf_scaling.results import INCIDENTAL, SCHEMA, ResultsTable, new_row, same_values
+
+DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+def row(run_id="a" * 16, **values):
+    return new_row({"run_id": run_id, "arm": "plain", "n_params": 31_114, "error": 0.25, "loss": 0.875} | values)
+
+
+def test_the_schema_is_the_published_one():
+    names = """run_id study task stage arm distillation recipe model n_params n_pretrain n_finetune image_size teacher
+    teacher_n_params teacher_n_pretrain teacher_loss teacher_error agreement parent seed upstream downstream eval_split
+    n_eval error loss samples_seen train_flops teacher_flops seconds device precision versions schema_version created_at"""
+    assert list(SCHEMA) == names.split()
+    assert ResultsTable().column_names == names.split()
+    assert row()["schema_version"] == 1
+    assert row()["created_at"].utcoffset() == datetime.timedelta(0)
+
+
+@pytest.mark.parametrize("name", ["table.parquet", "table.csv"])
+def test_a_file_reads_back_with_every_type(tmp_path, name):
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    rows = [row(), row("1234567890123456", teacher="org/name", n_pretrain=2**40, seconds=1.5)]
+    table = ResultsTable(rows)
+    write = pyarrow.csv.write_csv if name.endswith(".csv") else pyarrow.parquet.write_table
+    write(table.to_dataset().data.table, str(tmp_path / name))
+    assert ResultsTable.load(tmp_path / name).rows() == table.rows() == rows
+
+
+def test_runs_and_studies_are_folders(tmp_path):
+    written = row()
+    for place in (tmp_path / "run" / "results", tmp_path / "parquet"):
+        ResultsTable([written]).save(place)
+    for where in ("run", "run/results", "parquet"):
+        assert ResultsTable.load(str(tmp_path / where)).rows() == [written]
+
+
+def test_append_reaches_the_folder_and_the_file(tmp_path):
+    ResultsTable([row()]).save(tmp_path / "folder")
+    ResultsTable([row()]).save(tmp_path / "other")
+    for where in (tmp_path / "folder", tmp_path / "other" / "results.parquet"):
+        table = ResultsTable.load(where)
+        table.append(row("b" * 16, error=0.5))
+        assert len(table) == 2
+        by_id = {each["run_id"]: each for each in ResultsTable.load(where).rows()}
+        assert by_id == {each["run_id"]: each for each in table.rows()}
+
+
+def test_appending_an_equal_row_changes_nothing(tmp_path):
+    ResultsTable([row()]).save(tmp_path)
+    table = ResultsTable.load(tmp_path)
+    table.append(row(seconds=9.0, device="cuda"))
+    assert len(table) == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["results.parquet"]
+
+
+def test_merge_is_the_union_by_run_id():
+    left = ResultsTable([row("a"), row("b", seconds=1.0)])
+    right = ResultsTable([row("b", seconds=2.0, device="cuda", versions="{}"), row("c")])
+    merged = left.merge(right)
+    assert [each["run_id"] for each in merged.rows()] == ["a", "b", "c"]
+    assert merged.rows()[1]["seconds"] == 1.0
+    assert (len(left), len(right)) == (2, 2)
+
+
+def test_one_run_id_with_two_values_is_refused_with_both():
+    with pytest.raises(InputError, match=r"run_id b .*error 0.25 and 0.5"):
+        ResultsTable([row("b")]).merge(ResultsTable([row("b", error=0.5)]))
+
+
+def test_rows_are_equal_but_for_the_incidental_columns():
+    for name in SCHEMA:
+        other = {**row(), name: "something else"}
+        assert same_values(row(), other) == (name in INCIDENTAL)
+
+
+def test_a_foreign_table_stays_as_it_is(tmp_path):
+    path = tmp_path / "theirs.csv"
+    path.write_text("n_params,n_pretrain,loss\n1000,20,3.5\n1000,20,3.25\n")
+    table = ResultsTable.load(path)
+    frame = table.to_pandas()
+    assert list(frame.columns) == ["n_params", "n_pretrain", "loss"]
+    assert frame.loss.tolist() == [3.5, 3.25]
+    with pytest.raises(InputError, match="n_params, n_pretrain, loss"):
+        table.append(row())
+
+
+def test_a_published_table_loads():
+    path = DATA / "chinchilla_figure4.csv"
+    if not path.is_file():
+        pytest.skip(f"{path} is not on this machine")
+    assert {"n_params", "n_pretrain", "loss"} <= set(ResultsTable.load(path).column_names)
+
+
+def test_a_table_of_an_older_version_gets_the_new_columns_as_null(tmp_path):
+    import pyarrow.parquet
+
+    old = ResultsTable([row()]).to_dataset().data.table.drop_columns(["agreement", "precision"])
+    pyarrow.parquet.write_table(old, tmp_path / "old.parquet")
+    loaded = ResultsTable.load(tmp_path / "old.parquet").rows()[0]
+    assert (loaded["agreement"], loaded["error"]) == (None, 0.25)
+
+
+def test_a_table_of_a_newer_version_is_refused(tmp_path):
+    ResultsTable([row(schema_version=2)]).save(tmp_path)
+    with pytest.raises(InputError, match="newer version"):
+        ResultsTable.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [({"colour": 1}, "colour"), ({"error": "high"}, "error|type"), ({"run_id": None}, "run_id")],
+)
+def test_a_faulty_row_is_refused(values, word):
+    with pytest.raises(InputError, match=word):
+        ResultsTable().append({**row(), **values})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "word"),
+    [
+        ("absent folder", None, "no such file"),
+        ("empty", "", "no .parquet"),
+        ("rows.txt", "a\n1", ".parquet or .csv"),
+        ("torn.parquet", "PAR1", "not readable"),
+        ("empty.csv", "", "not readable"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_its_name(tmp_path, name, content, word):
+    path = tmp_path / name
+    if name == "empty":
+        path.mkdir()
+    elif content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=word) as caught:
+        ResultsTable.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_hub_id_without_network_is_offline(tmp_path):
+    code = "from hf_scaling.results import ResultsTable; ResultsTable.load('someone/something')"
+    for setting in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
+        environment = os.environ | {"HF_HOME": str(tmp_path)} | setting
+        result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert "InputError: offline" in result.stderr
+
+
+def _append_many(folder, letter, count):
+    table = ResultsTable.load(folder)
+    for number in range(count):
+        table.append(row(f"{letter}{number}", seed=number))
+
+
+def test_two_processes_append_to_one_folder(tmp_path):
+    ResultsTable([row()]).save(tmp_path)
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_append_many, args=(tmp_path, letter, 20)) for letter in "xy"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(ResultsTable.load(tmp_path)) == 41
+
+
+def test_a_kill_leaves_the_old_or_the_new_table(tmp_path):
+    path = ResultsTable([row()]).save(tmp_path)
+    context = multiprocessing.get_context("spawn")
+    writer = context.Process(target=_append_many, args=(path, "x", 10_000))
+    writer.start()
+    while len(ResultsTable.load(path)) < 3:
+        time.sleep(0.01)
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.join()
+    seeds = [each["seed"] for each in ResultsTable.load(path).rows()[1:]]
+    assert seeds == list(range(len(seeds)))
+    assert len(seeds) >= 2
