@@ -1,0 +1,199 @@
+"""A source of labelled images, opened: its cache is filled when its pictures are first asked for."""
+
+import functools
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from hf_scaling.errors import InputError
+from hf_scaling.subsets.cache import Store, cache_root, open_store
+from hf_scaling.subsets.classes import choose_classes
+from hf_scaling.subsets.embedded import DigitOrigin, GlyphOrigin
+from hf_scaling.subsets.filling import Reader
+from hf_scaling.subsets.pictures import DECODING_VERSION, storage_for
+from hf_scaling.subsets.selection import held_out
+
+_LARGEST_TEST = 10_000
+
+
+class Origin(Protocol):
+    """Where pictures come from.
+
+    Attributes:
+        name: What results call it; never a path.
+        class_names: All its classes, in label order.
+        has_test: Whether it has a test part of its own.
+    """
+
+    name: str
+    class_names: Sequence[str]
+    has_test: bool
+
+    def identity(self) -> dict:
+        """Say what determines the pictures, as JSON."""
+
+    def reader(self, part: str, chosen: np.ndarray, image_size: int, storage: str, skip_corrupt: bool) -> Reader:
+        """Open "train" or "test", with the pictures of the class ids `chosen`; labels count within `chosen`."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some labelled pictures of one size, read from the cache by index.
+
+    Reading is by index alone, so any sampler shares the pictures out: each process reads those that it is given.
+    """
+
+    store: Store
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class ids, int64 array (n,)."""
+        return self.store.labels[self.indices]
+
+    @property
+    def n_skipped(self) -> int:
+        """How many pictures of the source were left out because they cannot be decoded."""
+        return len(self.store.skipped)
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """Read pictures: uint8 array (len(indices), image_size, image_size, 3), in the order of `indices`."""
+        return self.store.images(self.indices[indices])
+
+    def pixel_hashes(self) -> np.ndarray:
+        """Give a hash of each picture's pixels at this size, before any lossy encoding: uint64 array (n,)."""
+        return self.store.hashes[self.indices]
+
+
+class Source:
+    """A source at one image size with its chosen classes.
+
+    Attributes:
+        name: What results call it; never a path.
+        fingerprint: 16 hex digits of the content, the decoding, the size and the classes; never of a path.
+        class_names: The chosen classes, in label order.
+        image_size: Side in pixels; pictures are RGB.
+    """
+
+    def __init__(
+        self, origin: Origin, chosen: np.ndarray, image_size: int, skip_corrupt: bool, root: Path, progress: bool
+    ):
+        """Open `origin` with the class ids `chosen`, caching under `root`."""
+        self.name, self.image_size = origin.name, image_size
+        self.class_names = [origin.class_names[each] for each in chosen]
+        all_chosen = len(chosen) == len(origin.class_names)
+        basis = {
+            "identity": origin.identity(),
+            "image_size": image_size,
+            "decoding": DECODING_VERSION,
+            "classes": None if all_chosen else self.class_names,
+        }
+        self.fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:16]
+        self._folder = root / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', self.name)}-{image_size}px-{self.fingerprint}"
+        self._origin, self._chosen = origin, chosen
+        self._skip_corrupt, self._progress = skip_corrupt, progress
+
+    @functools.cached_property
+    def train(self) -> Split:
+        """The training pictures.
+
+        Raises:
+            InputError: A picture cannot be decoded (unless skipped), or the cache's disk is full.
+        """
+        return self._whole("train") if self._origin.has_test else self._parts[0]
+
+    @functools.cached_property
+    def test(self) -> Split:
+        """The pictures that evaluation reads: the source's own, else 10 % of its only part, at most 10,000, by key.
+
+        Raises:
+            InputError: As `train` does.
+        """
+        return self._whole("test") if self._origin.has_test else self._parts[1]
+
+    @functools.cached_property
+    def _parts(self) -> tuple[Split, Split]:
+        whole = self._whole("train")
+        n_test = min(_LARGEST_TEST, len(whole) // 10)
+        if n_test == 0:
+            raise InputError(f"{self.name} has {len(whole)} images and no test part: 10 % of at least 10 are needed")
+        kept, tested = held_out(len(whole), n_test, seed=0, stream="test")
+        return Split(whole.store, kept), Split(whole.store, tested)
+
+    def _whole(self, part: str) -> Split:
+        # Evaluation then reads the very pixels of the source, never an encoder's mistakes.
+        storage = storage_for(self.image_size, lossless=part == "test")
+        store = open_store(
+            self._folder / part,
+            lambda: self._origin.reader(part, self._chosen, self.image_size, storage, self._skip_corrupt),
+            storage,
+            self.image_size,
+            f"{self.name} ({part})",
+            self._progress,
+        )
+        if store.skipped and not self._skip_corrupt:
+            raise InputError(f"{store.skipped[0]}: remove it, or leave out such images with skip_corrupt")
+        return Split(store, np.arange(len(store.labels)))
+
+
+def open_source(
+    name: str | os.PathLike,
+    image_size: int = 28,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    classes: int | str | None = None,
+    n_images: int | None = None,
+    seed: int = 0,
+    streaming: bool = False,
+    skip_corrupt: bool = False,
+    cache_dir: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> Source:
+    """Open a source of labelled images.
+
+    Args:
+        name: "glyphs", "digits", a folder, a Parquet file, or a Hub id (a path that exists wins).
+        image_size: Side in pixels: the shorter side is resized to it, the centre kept.
+        image_column: The column with the images; found by its type when None.
+        label_column: The column with the classes; found by its type or name when None.
+        classes: Of which classes: a number (a fixed choice, nested) or a file with one a line; None for all.
+        n_images: How many training glyphs to draw (50,000); other sources have as many as they have.
+        seed: Of the drawing of training glyphs; other sources have nothing to draw.
+        streaming: Read a Hub id or a folder once, in order, instead of downloading and converting it whole first.
+        skip_corrupt: Leave out images that cannot be decoded (`Split.n_skipped`) instead of refusing the source.
+        cache_dir: Of the cache; $HF_SCALING_CACHE or ~/.cache/hf_scaling when None.
+        progress: Whether to show progress on stderr.
+
+    Returns:
+        The source. Columns and classes are checked here; the cache is filled when `.train` or `.test` is first read.
+
+    Raises:
+        InputError: The source, a column or a class is unknown, or the labels are not classes; one line says which.
+    """
+    if image_size < 1:
+        raise InputError(f"image_size: {image_size} is no number of pixels")
+    root = cache_root(cache_dir)
+    origin = _find_origin(str(name), image_column, label_column, n_images, seed, streaming, root)
+    return Source(origin, choose_classes(origin.class_names, classes), image_size, skip_corrupt, root, progress)
+
+
+def _find_origin(name, image_column, label_column, n_images, seed, streaming, root: Path) -> Origin:
+    if name == "glyphs":
+        return GlyphOrigin(n_images, seed)
+    if n_images is not None:
+        raise InputError(f"n_images: only glyphs are drawn in any number; {name} has as many images as it has")
+    if name == "digits":
+        return DigitOrigin()
+    from hf_scaling.subsets.loading import DatasetOrigin
+
+    return DatasetOrigin(name, image_column, label_column, streaming, root)
