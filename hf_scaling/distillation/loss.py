@@ -1,0 +1,101 @@
+"""The distillation loss as a pure function of logits and labels."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hf_scaling.errors import InputError
+
+KINDS = ("soft", "hard")
+IGNORED = -100  # the label of an example that does not count, as everywhere in transformers
+
+
+class LossParts(NamedTuple):
+    """What a step minimises and what it is made of: scalars in nats per example, each with its gradient."""
+
+    loss: Tensor
+    task_loss: Tensor
+    distillation_loss: Tensor
+
+
+def distillation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor | None,
+    labels: Tensor,
+    alpha: float,
+    temperature: float = 2.0,
+    kind: str = "soft",
+    num_items: Tensor | int | None = None,
+    label_smoothing: float = 0.0,
+) -> LossParts:
+    """Mix the cross-entropy to the labels with the distance to the teacher's answers.
+
+    loss = (1 - alpha) task_loss + alpha distillation_loss, where task_loss is the cross-entropy to the labels and
+    distillation_loss is, by kind,
+
+    - soft: T^2 KL(teacher || student), both softened by the temperature T (Hinton et al. 2015, arXiv 1503.02531; the
+      T^2 keeps the gradient's size when T changes);
+    - hard: the cross-entropy to the teacher's most likely class (DeiT, Touvron et al. 2021, arXiv 2012.12877).
+
+    Sums over the examples are divided by `num_items` (never by classes), and an example labelled -100 counts nowhere.
+
+    Args:
+        student_logits: (batch, classes), any floating type; computed with in float32.
+        teacher_logits: (batch, classes) in the student's class order; no gradient flows into it. None: there is no
+            teacher, distillation_loss is zero and loss is task_loss, whatever alpha.
+        labels: (batch,) integer class ids.
+        alpha: Weight of the teacher, 0 to 1. At 0 loss is exactly task_loss.
+        temperature: T of the soft kind, above 0.
+        kind: "soft" or "hard".
+        num_items: The number of examples that the loss is a mean over; None counts those in `labels`. Under gradient
+            accumulation it is the number in all accumulated batches.
+        label_smoothing: Of the cross-entropy to the labels alone.
+
+    Raises:
+        InputError: The two have different shapes, or the labels are no class ids.
+    """
+    _check(student_logits, teacher_logits, labels)
+    student_logits = student_logits.float()
+    if num_items is None:
+        num_items = (labels != IGNORED).sum().clamp(min=1)
+    task_loss = _cross_entropy(student_logits, labels, label_smoothing) / num_items
+    if teacher_logits is None:
+        return LossParts(task_loss, task_loss, torch.zeros_like(task_loss))
+    teacher_logits = teacher_logits.detach().float()
+    if kind == "hard":
+        distance = _hard(student_logits, teacher_logits, labels)
+    else:
+        distance = _soft(student_logits, teacher_logits, labels, temperature)
+    distance = distance / num_items
+    loss = task_loss if alpha == 0 else (1 - alpha) * task_loss + alpha * distance
+    return LossParts(loss, task_loss, distance)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing)
+
+
+def _soft(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    student = F.log_softmax(student_logits / temperature, dim=-1)
+    teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
+    each = F.kl_div(student, teacher, log_target=True, reduction="none").sum(-1)
+    return temperature**2 * each.masked_fill(labels == IGNORED, 0.0).sum()
+
+
+def _hard(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+    return _cross_entropy(student_logits, teacher_logits.argmax(-1).masked_fill(labels == IGNORED, IGNORED))
+
+
+def _check(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> None:
+    if labels.is_floating_point() or labels.shape != student_logits.shape[:-1]:
+        raise InputError(
+            f"labels: expected one integer class id for each of {tuple(student_logits.shape[:-1])} examples, "
+            f"got {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    if teacher_logits is not None and teacher_logits.shape != student_logits.shape:
+        raise InputError(
+            f"the teacher answers with logits of shape {tuple(teacher_logits.shape)}, "
+            f"the student with {tuple(student_logits.shape)}: they must have the same classes"
+        )

@@ -1,0 +1,262 @@
+"""A Trainer for classifiers with or without a teacher."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer
+
+from hf_scaling.distillation.arguments import DistillationArguments
+from hf_scaling.distillation.loss import IGNORED, LossParts, distillation_loss
+from hf_scaling.distillation.schedule import UntilPassed, alpha_at
+from hf_scaling.distillation.teacher import AdaptedTeacher, Teacher, logits_of
+from hf_scaling.errors import InputError, RunError
+from hf_scaling.models import ImageStatistics
+
+
+class DistillationTrainer(Trainer):
+    """transformers' Trainer for a classifier, taught by its labels and, where there is one, by a teacher.
+
+    Batches are dicts of `labels` (class ids) and the model's inputs (pixel_values). With and without a teacher the
+    step is the same code. It divides by the number of examples of the whole optimiser step, over accumulated batches
+    and processes, so these do not change the gradient; nor do the examples that accelerate repeats to fill the
+    last batch of several processes.
+
+    Training logs `loss` and, with a teacher, `task_loss`, `distillation_loss` and `alpha`. Evaluation's `eval_loss` is
+    the cross-entropy to the labels alone (no teacher, no label smoothing), so that both arms are compared by one
+    number; it does not depend on the number of processes.
+
+    Args:
+        model: The student, any classifier of transformers, or a module that gives `logits`.
+        args: `DistillationArguments`.
+        teacher: A trained classifier, or a `Teacher` where its images are normalised in another way or its classes
+            stand in another order; None trains plainly. Frozen, in evaluation mode, in no checkpoint.
+        processing_class: The student's image processor; needed where the teacher states its own statistics.
+        **others: As for `Trainer`.
+
+    Raises:
+        InputError: Settings that cannot work together, or a teacher that cannot teach this student.
+    """
+
+    # For transformers from 5.20 on: compute_loss has divided by the examples of the whole accumulated step.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None = None,
+        args: DistillationArguments | None = None,
+        teacher: PreTrainedModel | Teacher | None = None,
+        **others,
+    ):
+        args = DistillationArguments(output_dir="tmp_trainer") if args is None else args
+        _check_settings(args, teacher, others)
+        super().__init__(model=model, args=args, **others)
+        # Makes every version of Trainer count the examples of a step and hand the count to compute_loss.
+        self.model_accepts_loss_kwargs = True
+        self.teacher = None if teacher is None else self._place(teacher)
+        self._parts = _RunningParts()
+        if args.label_names is None:
+            self.label_names = ["labels"]
+        if teacher is not None and args.alpha_schedule == "until_passed":
+            self.add_callback(UntilPassed())
+
+    @property
+    def alpha(self) -> float:
+        """The teacher's weight in the coming step; 0 where there is no teacher, or no longer one."""
+        race = self._race
+        if self.teacher is None or (race is not None and race.passed):
+            return 0.0
+        progress = self.state.global_step / max(self.state.max_steps, 1)
+        return alpha_at(self.args.alpha_schedule, self.args.alpha, progress)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """The loss of one batch, as the mean over the `num_items_in_batch` examples of the optimiser step."""
+        labels = inputs["labels"]
+        features = {name: value for name, value in inputs.items() if name != "labels"}
+        outputs = model(**features)
+        if model.training:
+            loss = self._training_loss(logits_of(outputs), features, labels, num_items_in_batch)
+        else:
+            loss = self._evaluation_loss(logits_of(outputs), inputs)
+        # The teacher's logits stay out of the outputs: evaluation gathers whatever it finds there.
+        return (loss, outputs) if return_outputs else loss
+
+    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """The batches of the next step and their number of examples, repeated ones left out."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches and self._ignore_repeated(batches[-1]):
+            num_items = self._get_num_items_in_batch(batches, device)
+        return batches, num_items
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Evaluate, and under until_passed note whether the student has passed its teacher."""
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        race = self._race
+        if self.is_in_train and race is not None and eval_dataset is None:
+            if race.teacher_loss is None:
+                race.teacher_loss = self._teacher_validation_loss()
+            race.compare(metrics[f"{metric_key_prefix}_loss"])
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the parts of the loss beside the training loss."""
+        if self.teacher is not None and "loss" in logs:
+            logs |= self._parts.drain(self.accelerator, self.state.global_step)
+            logs["alpha"] = self.alpha
+        super().log(logs, start_time)
+
+    @property
+    def _race(self) -> UntilPassed | None:
+        # Looked up each time: the Trainer may put a restored copy in the callback's place when it resumes.
+        return next(
+            (callback for callback in self.callback_handler.callbacks if isinstance(callback, UntilPassed)), None
+        )
+
+    def _place(self, teacher: PreTrainedModel | Teacher) -> AdaptedTeacher:
+        teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+        if teacher.model is self.model:
+            raise InputError("teacher: it is the student itself; load it a second time")
+        # Not accelerator.prepare_model: that would neither freeze nor move it under FSDP, and would make the
+        # accelerator take it for a model in training.
+        adapted = teacher.adapt_to(self.model, _statistics_of(self.processing_class)).to(self.args.device)
+        if self.args.torch_compile:
+            adapted.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
+        return adapted
+
+    def _ask_teacher(self, features: dict[str, Any]) -> Tensor:
+        with self.accelerator.autocast():
+            return self.teacher(**features)
+
+    def _training_loss(self, logits: Tensor, features: dict, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
+        alpha = self.alpha
+        parts = distillation_loss(
+            logits,
+            self._ask_teacher(features) if alpha > 0 else None,
+            labels,
+            alpha=alpha,
+            temperature=self.args.temperature,
+            kind=self.args.kind,
+            num_items=num_items,
+            label_smoothing=self.args.label_smoothing_factor,
+        )
+        # DDP takes the mean over the processes where num_items counts the examples of all of them.
+        if num_items is not None and self.args.average_tokens_across_devices and self.args.world_size > 1:
+            parts = LossParts(*(part * self.accelerator.num_processes for part in parts))
+        if self.teacher is not None:
+            self._parts.add(parts, self.state.global_step)
+        return parts.loss
+
+    def _evaluation_loss(self, logits: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Cross-entropy, the mean over this batch on all processes: the same number on each of them."""
+        if self.args.world_size == 1:
+            return distillation_loss(logits, None, inputs["labels"], alpha=0).loss
+        self._ignore_repeated(inputs)
+        count = (inputs["labels"] != IGNORED).sum()
+        total = distillation_loss(logits, None, inputs["labels"], alpha=0, num_items=1).loss
+        total, count = self.accelerator.reduce(torch.stack([total, count.to(total)]), reduction="sum")
+        return total / count
+
+    def _ignore_repeated(self, inputs: dict[str, Any]) -> bool:
+        """Take out of the last batch the examples that accelerate repeats so that every process has as many."""
+        progress = self.accelerator.gradient_state
+        if self.args.world_size == 1 or not progress.end_of_dataloader or progress.remainder <= 0:
+            return False
+        labels = inputs["labels"]
+        own = progress.remainder - self.accelerator.process_index * len(labels)
+        inputs["labels"] = torch.where(torch.arange(len(labels), device=labels.device) < own, labels, IGNORED)
+        return True
+
+    @torch.no_grad()
+    def _teacher_validation_loss(self) -> float:
+        losses = []
+        for inputs in self.get_eval_dataloader():
+            inputs = self._prepare_inputs(inputs)
+            labels = inputs.pop("labels")
+            each = nn.functional.cross_entropy(self._ask_teacher(inputs), labels, reduction="none")
+            losses.append(self.accelerator.gather_for_metrics(each))
+        return torch.cat(losses).double().mean().item()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self._loads_whole(resume_from_checkpoint):
+            self._load_weights(resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self._loads_whole(self.state.best_model_checkpoint):
+            self._load_weights(self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
+
+    def _loads_whole(self, folder: str) -> bool:
+        """Whether `folder` is what save_pretrained writes, rather than the shards of FSDP or DeepSpeed."""
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return isinstance(self.model, PreTrainedModel) and not sharded and (Path(folder) / "config.json").is_file()
+
+    def _load_weights(self, folder: str) -> None:
+        """Load as from_pretrained does.
+
+        The Trainer reads the file's names as they are and skips those it does not know, while checkpoints of some
+        models (the native ViT) are written with older names: it would go on with a fresh encoder.
+        """
+        with torch.random.fork_rng(devices=[]):
+            loaded, report = type(self.model).from_pretrained(folder, dtype=self.model.dtype, output_loading_info=True)
+        if report["missing_keys"]:
+            raise RunError(f"the checkpoint {folder} lacks {', '.join(sorted(report['missing_keys'])[:3])}")
+        self.model.load_state_dict(loaded.state_dict())
+
+
+class _RunningParts:
+    """Sums of the loss's parts since they were last logged, kept on the device: reading them would wait for it."""
+
+    def __init__(self):
+        self._sums: Tensor | None = None
+        self._since = 0
+
+    def add(self, parts: LossParts, step: int) -> None:
+        values = torch.stack([parts.task_loss.detach(), parts.distillation_loss.detach()])
+        if self._sums is None:
+            self._sums, self._since = values, step
+        else:
+            self._sums += values
+
+    def drain(self, accelerator, step: int) -> dict[str, float]:
+        """The means per step over all processes, and start anew."""
+        if self._sums is None:
+            return {}
+        sums = accelerator.reduce(self._sums, reduction="mean") / max(step - self._since, 1)
+        self._sums = None
+        return {"task_loss": sums[0].item(), "distillation_loss": sums[1].item()}
+
+
+def _check_settings(args: DistillationArguments, teacher: PreTrainedModel | Teacher | None, others: dict) -> None:
+    if not isinstance(args, DistillationArguments):
+        raise InputError(f"args: give DistillationArguments, not {type(args).__name__}")
+    if others.get("compute_loss_func") is not None:
+        raise InputError("compute_loss_func: DistillationTrainer computes its own loss; leave it out")
+    if args.n_gpu > 1:
+        raise InputError(
+            f"{args.n_gpu} GPUs in one process: start one process for each, as `accelerate launch` and `torchrun` do"
+        )
+    if teacher is None or args.alpha_schedule != "until_passed":
+        return
+    if args.eval_strategy == "no" or others.get("eval_dataset") is None:
+        raise InputError(
+            "alpha_schedule until_passed compares on a validation part: give eval_dataset and eval_strategy"
+        )
+    if isinstance(others["eval_dataset"], dict):
+        raise InputError(
+            "alpha_schedule until_passed compares on one validation part: give one eval_dataset, not a dict"
+        )
+
+
+def _statistics_of(processor) -> ImageStatistics | None:
+    mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
+    return None if mean is None or std is None else ImageStatistics(tuple(mean), tuple(std))
