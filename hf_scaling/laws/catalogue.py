@@ -1,0 +1,179 @@
+"""The laws that the field uses, one declaration each, in the order of the table in docs/laws.md."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+
+from hf_scaling.errors import InputError
+from hf_scaling.laws.law import Law
+
+_HOFFMANN = "Hoffmann et al. 2022, Training Compute-Optimal Large Language Models (arXiv 2203.15556)"
+_BUSBRIDGE = "Busbridge et al. 2025, Distillation Scaling Laws (arXiv 2502.08606)"
+_ZHANG = "Zhang et al. 2024, When Scaling Meets LLM Finetuning (arXiv 2402.17193)"
+_BARNETT = "Barnett 2024, An Empirical Study of Scaling Laws for Transfer (arXiv 2408.16947)"
+_LIN = "Lin et al. 2024, Selecting Large Language Model to Fine-tune via Rectified Scaling Law (arXiv 2402.02314)"
+_HERNANDEZ = "Hernandez et al. 2021, Scaling Laws for Transfer (arXiv 2102.01293)"
+
+_DECLARATIONS = (
+    {
+        "name": "power_law",
+        "expression": "E + A*x**-a",
+        "paper": "Hestness et al. 2017, Deep Learning Scaling is Predictable, Empirically (arXiv 1712.00409)",
+        "summary": "One variable, falling along a straight line in logarithms to a floor; the first law to try.",
+    },
+    {
+        "name": "shifted_power_law",
+        "expression": "E + A*(x + x0)**-a",
+        "paper": "Rosenfeld et al. 2020, A Constructive Prediction of the Generalization Error (arXiv 1909.12673)",
+        "summary": "A power law that starts slowly: x0 is what the model already has before the first example.",
+    },
+    {
+        "name": "bnsl",
+        "expression": "E + b*x**-c0*(1 + (x/d1)**(1/f1))**(-c1*f1)",
+        "parameters": ("E", "b", "c0", "c1", "d1", "f1"),
+        "bounds": {"c0": (0, 5), "c1": (-5, 5), "f1": (0.01, 10)},
+        "kinds": {"f1": "shape"},
+        "starts": {"c0": (0.0, 0.05, 0.2, 0.6, 1.5), "c1": (-0.3, 0.1, 0.3, 0.8, 2.0), "f1": (0.1, 0.4, 1.5)},
+        "paper": "Caballero et al. 2023, Broken Neural Scaling Laws (arXiv 2210.14891)",
+        "summary": "A power law whose slope bends once, from c0 to c0 + c1 near x = d1; a small f1 is a sharp bend.",
+    },
+    {
+        "name": "chinchilla",
+        "expression": "E + A*n_params**-alpha + B*n_pretrain**-beta",
+        "paper": _HOFFMANN,
+        "summary": "Model and data each close their own gap; for pre-training on unrepeated data.",
+    },
+    {
+        "name": "chinchilla_coupled",
+        "expression": "E + (A*n_params**-alpha + B*n_pretrain**-beta)**gamma",
+        "paper": _BUSBRIDGE,
+        "summary": "As chinchilla, with the two gaps in one power: more data helps less where the model is the limit.",
+    },
+    {
+        "name": "joint_additive",
+        "expression": "E + A*n_params**-alpha + B*n_pretrain**-beta + C*n_finetune**-gamma",
+        "paper": "Hoffmann et al. 2022 (arXiv 2203.15556), with a third term for fine-tuning data",
+        "summary": "Model, upstream and downstream data each close their own gap, whatever the others are.",
+    },
+    {
+        "name": "joint_multiplicative",
+        "expression": "E + A*n_params**-alpha*n_finetune**-beta",
+        "paper": _ZHANG,
+        "summary": "Model and fine-tuning data multiply: a larger model makes each labelled image worth more.",
+    },
+    {
+        "name": "joint_multiplicative_data",
+        "expression": "E + A*n_pretrain**-alpha*n_finetune**-beta",
+        "paper": _ZHANG,
+        "summary": "Upstream and fine-tuning data multiply, for one model size.",
+    },
+    {
+        "name": "joint_multiplicative_full",
+        "expression": "E + A*n_params**-alpha*n_pretrain**-gamma*n_finetune**-beta",
+        "paper": _ZHANG + ", with all three variables",
+        "summary": "Model, upstream and fine-tuning data all multiply.",
+    },
+    {
+        "name": "transfer_gap",
+        "expression": "(A*n_pretrain**-alpha + G)*n_finetune**-beta + E",
+        "paper": _BARNETT,
+        "summary": "G is the gap that no upstream data closes: small says pre-train more, large says label more.",
+    },
+    {
+        "name": "transfer_gap_shifted",
+        "expression": "(A*n_pretrain**-alpha + G)*(n_finetune + D0)**-beta + E",
+        "paper": _BARNETT + ", with a shift in the fine-tuning data",
+        "summary": "transfer_gap where the first labelled images change little: D0 is what the model already knows.",
+    },
+    {
+        "name": "transfer_gap_joint",
+        "expression": "(A*n_pretrain**-alpha + G + H*n_params**-delta)*n_finetune**-beta + E",
+        "paper": _BARNETT + ", with a term for the model's size",
+        "summary": "The transfer gap over several model sizes.",
+    },
+    {
+        "name": "rectified",
+        "expression": "B/(Dl + n_finetune**beta) + E",
+        "paper": _LIN,
+        "summary": "Fine-tuning data against a loss that is flat at first: Dl is what pre-training was worth.",
+    },
+    {
+        "name": "rectified_joint",
+        "expression": "B/(D0 + k*n_pretrain**b + n_finetune**beta) + E",
+        "paper": _LIN + ", with pre-training's worth growing in n_pretrain",
+        "summary": "The rectified law with upstream data counted; takes n_pretrain = 0, no pre-training.",
+    },
+    {
+        "name": "effective_data",
+        "expression": "B*(n_finetune + k*n_finetune**a*n_pretrain**b)**-beta + E",
+        "parameters": ("k", "a", "b", "B", "beta", "E"),
+        "bounds": {"a": (0, 2), "b": (0, 2)},
+        "paper": _HERNANDEZ,
+        "summary": "Upstream data is worth k*Df^a*Dp^b labelled images; takes n_pretrain = 0, no pre-training.",
+    },
+    {
+        "name": "effective_data_shifted",
+        "expression": "B*(n_finetune + D0 + k*n_finetune**a*n_pretrain**b)**-beta + E",
+        "parameters": ("k", "a", "b", "D0", "B", "beta", "E"),
+        "bounds": {"a": (0, 2), "b": (0, 2)},
+        "paper": _HERNANDEZ + ", with a shift",
+        "summary": "As effective_data, with D0 labelled images' worth known before any.",
+    },
+    {
+        "name": "effective_data_model",
+        "expression": "B*(n_finetune + k*n_finetune**a*n_params**b)**-beta + E",
+        "parameters": ("k", "a", "b", "B", "beta", "E"),
+        "bounds": {"a": (0, 2), "b": (0, 2)},
+        "paper": _HERNANDEZ,
+        "summary": "Pre-training is worth k*Df^a*M^b labelled examples to a model of M parameters.",
+    },
+    {
+        "name": "sparse",
+        "expression": "(a_S*(1 - sparsity)**b_S + c_S)*n_params**-b_N + (a_D/n_pretrain)**b_D + c",
+        "parameters": ("a_S", "b_S", "c_S", "b_N", "a_D", "b_D", "c"),
+        "kinds": {"c": "floor"},
+        "paper": "Frantar et al. 2023, Scaling Laws for Sparsely-Connected Foundation Models (arXiv 2309.08520)",
+        "summary": "Sparse models: n_params counts the nonzero weights, sparsity is the share that is zero.",
+    },
+    {
+        "name": "downstream_log",
+        "expression": "log(A*n_pretrain**alpha)**beta",
+        "bounds": {"A": (1e-12, None)},
+        "paper": "Isik et al. 2024, Scaling Laws for Downstream Task Performance (arXiv 2402.04177)",
+        "summary": "A score (BLEU, accuracy) that rises with upstream data; defined where A*Dp^alpha > 1; no floor.",
+    },
+)
+
+
+class Catalogue(Mapping):
+    """Law name to `Law`, in the order of the documentation; laws are compiled when first asked for."""
+
+    def __init__(self, declarations):
+        self._declarations = {declaration["name"]: declaration for declaration in declarations}
+        self._laws = {}
+
+    def __getitem__(self, name: str) -> Law:
+        if name not in self._declarations:
+            near = difflib.get_close_matches(str(name), self._declarations, 1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self._declarations)}"
+            raise UnknownLaw(f"there is no law {name!r}; {hint}")
+        if name not in self._laws:
+            self._laws[name] = Law(**self._declarations[name])
+        return self._laws[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._declarations)
+
+    def __len__(self) -> int:
+        return len(self._declarations)
+
+    def __repr__(self) -> str:
+        return f"<laws: {', '.join(self)}>"
+
+
+class UnknownLaw(InputError, KeyError):
+    """A name that no law has; a KeyError too, so that `in` and `get` work as for any mapping."""
+
+    __str__ = InputError.__str__
+
+
+LAWS = Catalogue(_DECLARATIONS)
