@@ -27,6 +27,14 @@ _DECLARATIONS = (
         "summary": "A power law that starts slowly: x0 is what the model already has before the first example.",
     },
     {
+        "name": "m4",
+        "expression": "(L - E)/(L0 - L)**a = b*x**-c",
+        "kinds": {"L0": "scale"},
+        "starts": {"a": (0.05, 0.3, 1.0, 2.0)},
+        "paper": "Alabdulmohsin et al. 2022, Revisiting Neural Scaling Laws (arXiv 2209.06640)",
+        "summary": "A curve that leaves random guessing, L0, slowly and ends as a power law over its floor.",
+    },
+    {
         "name": "bnsl",
         "expression": "E + b*x**-c0*(1 + (x/d1)**(1/f1))**(-c1*f1)",
         "parameters": ("E", "b", "c0", "c1", "d1", "f1"),
@@ -125,6 +133,44 @@ _DECLARATIONS = (
         "bounds": {"a": (0, 2), "b": (0, 2)},
         "paper": _HERNANDEZ,
         "summary": "Pre-training is worth k*Df^a*M^b labelled examples to a model of M parameters.",
+    },
+    {
+        "name": "distillation",
+        "expression": (
+            "teacher_loss + teacher_loss**-c0*(1 + (teacher_loss/(supervised_loss*d1))**(1/f1))**(-c1*f1)"
+            "*(A*n_params**-alpha + B*n_pretrain**-beta)**gamma"
+        ),
+        "variables": ("n_params", "n_pretrain", "teacher_loss"),
+        "parameters": ("A", "alpha", "B", "beta", "gamma", "c0", "c1", "d1", "f1"),
+        "where": {"supervised_loss": None},
+        "bounds": {"c0": (0, 20), "c1": (0, 1e5), "d1": (0.01, 100), "f1": (0.01, 10)},
+        "kinds": {"c0": "exponent", "c1": "shape", "d1": "shape", "f1": "shape"},
+        "starts": {
+            "c0": (0.5, 2.0, 5.0),
+            "c1": (1.0, 10.0, 100.0, 500.0),
+            "d1": (0.8, 1.0, 1.3, 2.0),
+            "f1": (0.05, 0.15, 0.5),
+        },
+        "paper": _BUSBRIDGE,
+        "summary": "A distilled student by its teacher's loss: it gains until the teacher is too far ahead of it.",
+    },
+    {
+        "name": "data_constrained",
+        "expression": "E + A*N_eff**-alpha + B*D_eff**-beta",
+        "variables": ("n_params", "n_pretrain", "samples_seen"),
+        "where": {
+            "G": "(alpha*A/(beta*B))**(1/(alpha + beta))",
+            "U_N": "min(n_params, G*(n_pretrain*G)**(beta/alpha))",
+            "r_D": "max(samples_seen/n_pretrain - 1, 0)",
+            "r_N": "n_params/U_N - 1",
+            "D_eff": "n_pretrain + n_pretrain*R_D*(1 - exp(-r_D/R_D))",
+            "N_eff": "U_N + U_N*R_N*(1 - exp(-r_N/R_N))",
+        },
+        "bounds": {"A": (1e-12, None), "B": (1e-12, None), "R_D": (0.01, 1e4), "R_N": (0.01, 1e4)},
+        "kinds": {"R_D": "shape", "R_N": "shape"},
+        "starts": {"R_D": (2.0, 8.0, 30.0), "R_N": (1.0, 4.0, 15.0)},
+        "paper": "Muennighoff et al. 2023, Scaling Data-Constrained Language Models (arXiv 2305.16264)",
+        "summary": "Repeated data: samples_seen counts every pass over n_pretrain; R_D says how long repeats help.",
     },
     {
         "name": "sparse",

@@ -13,8 +13,8 @@ from hf_scaling.laws.lowering import HIDDEN, UNKNOWN, Lowering, lower_equation
 from hf_scaling.laws.parsing import fault, names_in, parse_equation, parse_formula
 from hf_scaling.laws.program import Program
 
-# A sigmoid's argument beyond this moves no double; a root sought further out sits at the end of the bracket.
-_FARTHEST = 1e5
+# Arguments of a sigmoid from the smallest double it gives to where it is one within a double's precision.
+_BRACKET = (-740.0, 50.0)
 
 
 class Source:
@@ -182,30 +182,32 @@ class Evaluator:
             program.run(theta, data, results, position)
             return results
 
-        return rising_root(residual, np.zeros((len(theta), self._size)), _FARTHEST)
+        return rising_root(residual, np.zeros((len(theta), self._size)))
 
 
-def rising_root(function, start: np.ndarray, farthest: float) -> np.ndarray:
+def rising_root(function, start: np.ndarray) -> np.ndarray:
     """The zeros of a rising function of each element, by Newton steps kept inside a shrinking bracket.
 
     Args:
         function: Takes an array and gives values and slopes of the same shape.
-        start: First guesses, any shape.
-        farthest: Roots are sought in [-farthest, farthest]; one beyond comes back at that end.
+        start: First guesses, any shape. Roots are sought in `_BRACKET`; one beyond comes back at that end.
     """
     position = start
-    low, high = np.full_like(start, -farthest), np.full_like(start, farthest)
-    for _ in range(100):
+    low, high = np.full_like(start, -np.inf), np.full_like(start, np.inf)
+    settled = np.zeros(start.shape, dtype=bool)
+    for _ in range(200):
         value, slope = function(position)
         low = np.where(value < 0, position, low)
         high = np.where(value > 0, position, high)
-        step = position - value / slope
+        step = np.clip(position - value / slope, *_BRACKET)
+        # Newton's error is squared at each step, so a step this small lands within a double's precision; rounding
+        # alone decides what further steps would do, so these elements stay.
+        small = np.abs(step - position) <= 1e-9 * (1 + np.abs(position))
         inside = (step > low) & (step < high)
-        following = np.where(value == 0, position, np.where(inside, step, (low + high) / 2))
-        moved = np.abs(following - position)
-        position = following
-        # Newton's error is squared at each step, so a step this small has landed within a double's precision.
-        if not np.any(moved > 1e-9 * (1 + np.abs(position))):
+        halfway = np.clip((low + high) / 2, *_BRACKET)
+        position = np.where(settled, position, np.where(small | inside, step, halfway))
+        settled |= small | np.isnan(value)
+        if settled.all():
             break
     return position
 

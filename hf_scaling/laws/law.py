@@ -180,12 +180,14 @@ class Law:
         for name, column in columns.items():
             if not np.all(np.isfinite(column) & ((column > 0) | (name == "sparsity"))):
                 raise InputError(f"{self._owner}: {name} must be positive and finite to solve for {solve_for}")
-        vectors = self.vector(theta)
-        lead, size = vectors.shape[:-1], math.prod(shape)
-        wanted = checked_target(target, self._owner)
-        wanted = np.broadcast_to(wanted, np.broadcast_shapes(wanted.shape, (*lead, *shape))).reshape(-1, size)
+        vectors, wanted = self.vector(theta), checked_target(target, self._owner)
+        result = np.broadcast_shapes(wanted.shape, (*vectors.shape[:-1], *shape))
+        lead, size = result[: len(result) - len(shape)], math.prod(shape)
+        vectors = np.broadcast_to(vectors, (*lead, len(self.names))).reshape(-1, len(self.names))
         inverse = Inverse(self._source, self.parameters, self.variables, solve_for)
-        return inverse.solve(vectors.reshape(-1, len(self.names)), wanted, columns, size).reshape((*lead, *shape))[()]
+        return inverse.solve(vectors, np.broadcast_to(wanted, result).reshape(-1, size), columns, size).reshape(
+            result
+        )[()]
 
     def vector(self, theta: object) -> np.ndarray:
         """Parameters as a float64 array (..., P); a mapping is put in the order of `names`.
@@ -219,6 +221,8 @@ class Law:
         wanted = ("E", "A", "alpha", "B", "beta", "gamma")
         if not isinstance(params, Mapping) or set(params) != set(wanted):
             raise InputError(f"{self._owner}: supervised= takes a chinchilla_coupled fit or its {', '.join(wanted)}")
+        if not all(math.isfinite(params[name]) for name in wanted):
+            raise InputError(f"{self._owner}: the supervised fit holds a value that is not finite")
         E, A, alpha, B, beta, gamma = (repr(float(params[name])) for name in wanted)
         text = f"{E} + ({A}*n_params**-{alpha} + {B}*n_pretrain**-{beta})**{gamma}"
         return Law.from_dict({**self.to_dict(), "where": {**self.where, "supervised_loss": text}})

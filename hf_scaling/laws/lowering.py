@@ -21,6 +21,8 @@ _LARGEST_PRODUCT = 8
 
 UNKNOWN = "L"
 HIDDEN = "position"
+# Stand for the two gaps of an equation; no name of a formula holds a space.
+_ABOVE, _BENEATH = "L - low", "high - L"
 
 
 class Lowering:
@@ -162,7 +164,7 @@ def lower_equation(
     else:
         # A target outside (low, high) is a gap of zero, whose logarithm has the right sign of infinity.
         above, beneath = (graph.maximum(gap, graph.number(0)) for gap in (graph.sub(at, low), graph.sub(high, at)))
-    inner = Lowering(graph, {**lowering.names, "above": above, "beneath": beneath}, lowering.owner)
+    inner = Lowering(graph, {**lowering.names, _ABOVE: above, _BENEATH: beneath}, lowering.owner)
     logs = [inner.log(inner.lower(_GapNames().visit(copy.deepcopy(side)), text)) for side in (left, right)]
     return graph.add(low, above), graph.sub(*logs)
 
@@ -175,10 +177,10 @@ def _is_gap(node: ast.AST, side: str) -> bool:
 
 
 class _GapNames(ast.NodeTransformer):
-    """Writes (L - low) as the name `above` and (high - L) as the name `beneath`."""
+    """Puts one name in the place of each gap, (L - low) and (high - L)."""
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
-        for side, name in (("left", "above"), ("right", "beneath")):
+        for side, name in (("left", _ABOVE), ("right", _BENEATH)):
             if _is_gap(node, side):
                 return ast.copy_location(ast.Name(id=name, ctx=ast.Load()), node)
         return self.generic_visit(node)
