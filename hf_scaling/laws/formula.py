@@ -10,9 +10,10 @@ import numpy as np
 from hf_scaling.errors import InputError
 from hf_scaling.laws.algebra import Graph, Node
 from hf_scaling.laws.lowering import HIDDEN, UNKNOWN, Lowering, lower_equation
-from hf_scaling.laws.parsing import fault, names_in, parse_equation, parse_formula
+from hf_scaling.laws.parsing import fault, is_name, names_in, parse_equation, parse_formula
 from hf_scaling.laws.program import Program
 
+_MOST_PARTS = 32
 # Arguments of a sigmoid from the smallest double it gives to where it is one within a double's precision.
 _BRACKET = (-740.0, 50.0)
 
@@ -24,19 +25,22 @@ class Source:
         self.expression, self.where, self.owner = expression, dict(where), owner
         if not isinstance(expression, str):
             raise InputError(f"{owner}: the formula must be a text, not {type(expression).__name__}")
+        self._check_where()
         self.implicit = "=" in expression
         self.trees = parse_equation(expression, owner) if self.implicit else (parse_formula(expression, owner),)
-        self.where_trees = {
-            name: parse_formula(text, f"{owner}, where {name}")
-            for name, text in self.where.items()
-            if text is not None
-        }
-        self.unbound = tuple(name for name, text in self.where.items() if text is None)
+        bound = {name: text for name, text in self.where.items() if text is not None}
+        self.where_trees = {name: parse_formula(text, f"{owner}, where {name}") for name, text in bound.items()}
+        self.unbound = tuple(name for name in self.where if name not in bound)
+
+    @property
+    def all_trees(self) -> tuple:
+        """The formula's trees and those of its parts."""
+        return (*self.trees, *self.where_trees.values())
 
     @cached_property
     def names(self) -> list[str]:
         """Every free name, in the order in which it is written; the parts of `where` after the formula itself."""
-        found = [name for tree in (*self.trees, *self.where_trees.values()) for name in names_in(tree)]
+        found = [name for tree in self.all_trees for name in names_in(tree)]
         bound = set(self.where) | ({UNKNOWN} if self.implicit else set())
         return [name for name in dict.fromkeys(found) if name not in bound]
 
@@ -53,6 +57,13 @@ class Source:
             return graph.sub(self.lower(graph, leaves)[0], target)
         lowering = self._with_where(graph, leaves)
         return graph.neg(lower_equation(lowering, *self.trees, self.expression, at=target)[1])
+
+    def _check_where(self) -> None:
+        if len(self.where) > _MOST_PARTS:
+            raise InputError(f"{self.owner}: `where` names {len(self.where)} parts; at most {_MOST_PARTS} are read")
+        for name in self.where:
+            if not is_name(name) or name == UNKNOWN:
+                raise InputError(f"{self.owner}: {str(name)[:60]!r} in `where` cannot be used as a name")
 
     def _with_where(self, graph: Graph, leaves: Mapping[str, Node]) -> Lowering:
         lowering = Lowering(graph, leaves, self.owner)
@@ -75,7 +86,10 @@ class Formula:
         self.graph = Graph()
         leaves = {p.name: self.graph.parameter(p.name, nonnegative=p.low >= 0) for p in parameters}
         leaves |= {name: self.graph.variable(name) for name in variables}
-        self.value, self.residual = source.lower(self.graph, leaves)
+        try:
+            self.value, self.residual = source.lower(self.graph, leaves)
+        except RecursionError:
+            raise InputError(f"{source.owner}: the parts of `where` are nested too deeply to be read") from None
 
     @cached_property
     def gradient(self) -> list[Node]:

@@ -12,8 +12,14 @@ from hf_scaling.laws import printing
 from hf_scaling.laws.columns import COLUMNS
 from hf_scaling.laws.formula import Evaluator, Formula, Source, checked_columns
 from hf_scaling.laws.inverse import Inverse, checked_target
-from hf_scaling.laws.parsing import FUNCTIONS
-from hf_scaling.laws.roles import KINDS, Parameter, default_bounds, infer
+from hf_scaling.laws.roles import Declared, declare
+
+# No published law has more than nine; the search for the linear ones grows as two to this power.
+_MOST_PARAMETERS = 16
+
+_FIELDS = {"name": str, "expression": str, "where": dict, "variables": list, "parameters": list}
+_FIELDS |= {"bounds": dict, "kinds": dict, "starts": dict, "paper": str, "summary": str}
+_FIELD_WORDS = {str: "text", dict: "mapping", list: "list of texts"}
 
 # Parameter vectors tried by `defined`: a zero raised to a negative power is infinite at every one of them.
 _PROBES = 8
@@ -55,17 +61,17 @@ class Law:
         paper: str = "",
         summary: str = "",
     ):
+        if not isinstance(name, str) or not name:
+            raise InputError(f"a law needs a name, a text; got {name!r}")
         self.name, self.expression, self.paper, self.summary = name, expression, paper, summary
         self.where = dict(where or {})
         self._source = Source(expression, self.where, self._owner)
-        free = self._source.names
-        given = free if variables is None else variables
-        self.variables = tuple(v for v in given if variables is not None or v in COLUMNS)
-        self._refuse_unknown(self.variables, free, "the variable")
-        inferred = [n for n in free if n not in self.variables]
-        order = tuple(inferred if parameters is None else parameters)
-        self._check_names(inferred, order)
-        self.parameters = self._declare(order, bounds or {}, kinds or {}, starts or {})
+        self.variables = self._declared_variables(variables)
+        order = self._declared_order(parameters)
+        for given in (bounds, kinds, starts):
+            self._refuse_unknown(given or {}, order, "the parameter")
+        declared = Declared(bounds or {}, kinds or {}, starts or {}, self._owner)
+        self.parameters = declare(order, self._source.all_trees, self.variables, declared)
         # Lowered now, so that a formula without a value is refused where it is written.
         self._formula = Formula(self._source, self.parameters, self.variables)
 
@@ -249,19 +255,21 @@ class Law:
         Raises:
             InputError: The declaration is not one, or its formula is refused.
         """
-        if not isinstance(declaration, Mapping) or not {"name", "expression"} <= declaration.keys():
+        if not isinstance(declaration, Mapping):
             raise InputError("a law is a mapping with at least name and expression")
-        known = ("variables", "parameters", "bounds", "kinds", "starts", "where", "paper", "summary")
-        unknown = set(declaration) - {"name", "expression", *known}
-        if unknown:
-            raise InputError(
-                f"law {str(declaration['name'])[:60]!r}: the field {min(map(str, unknown))!r} is not known"
-            )
-        return cls(
-            declaration["name"],
-            declaration["expression"],
-            **{key: declaration[key] for key in known if key in declaration},
-        )
+        owner = f"law {str(declaration.get('name'))[:60]!r}"
+        for field, value in declaration.items():
+            wanted = _FIELDS.get(field)
+            if wanted is None:
+                raise InputError(
+                    f"{owner}: the field {str(field)[:60]!r} is not known; there are {', '.join(_FIELDS)}"
+                )
+            if not isinstance(value, wanted) or (wanted is list and not all(isinstance(v, str) for v in value)):
+                raise InputError(f"{owner}: the field {field!r} must be a {_FIELD_WORDS[wanted]}")
+        missing = [field for field in ("name", "expression") if field not in declaration]
+        if missing:
+            raise InputError(f"{owner}: the field {missing[0]!r} is missing")
+        return cls(**declaration)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Law) and self.to_dict() == other.to_dict()
@@ -277,60 +285,30 @@ class Law:
 
     @property
     def _owner(self) -> str:
-        return f"law {str(self.name)[:60]!r}"
+        return f"law {self.name[:60]!r}"
 
     def _shape(self, variables: Mapping[str, object]) -> tuple[int, ...]:
         return np.broadcast_shapes(*(np.shape(variables[name]) for name in self.variables))
 
-    def _declare(self, order, bounds, kinds, starts) -> tuple[Parameter, ...]:
-        for given, what in ((bounds, "bounds"), (kinds, "kinds"), (starts, "starts")):
-            if not isinstance(given, Mapping):
-                raise InputError(f"{self._owner}: {what} must map parameter names")
-            self._refuse_unknown(given, order, f"{what} name the parameter")
-        trees = (*self._source.trees, *self._source.where_trees.values())
-        inferred = infer(trees, self.variables)
-        return tuple(self._parameter(name, inferred.get(name), bounds, kinds, starts) for name in order)
-
-    def _parameter(self, name, inferred, bounds, kinds, starts) -> Parameter:
-        kind, variable, low = inferred or ("coefficient", None, 0.0)
-        if name in kinds and kinds[name] != kind:
-            kind, variable = kinds[name], None
-            if kind not in KINDS:
-                raise InputError(f"{self._owner}: the kind of {name} is {kind!r}; it is one of {', '.join(KINDS)}")
-            low = default_bounds(kind)[0]
-        low, high = self._limits(name, bounds.get(name, (low, default_bounds(kind)[1])))
-        try:
-            grid = tuple(float(value) for value in starts.get(name, ()))
-        except (TypeError, ValueError):
-            raise InputError(f"{self._owner}: the starts of {name} must be numbers") from None
-        return Parameter(name, kind, low, high, variable, grid)
-
-    def _limits(self, name: str, given: Sequence[float | None]) -> tuple[float, float]:
-        try:
-            low, high = given
-            low = -math.inf if low is None else float(low)
-            high = math.inf if high is None else float(high)
-        except (TypeError, ValueError):
-            raise InputError(f"{self._owner}: the bounds of {name} must be two numbers, not {given!r}") from None
-        if not low < high:
-            raise InputError(f"{self._owner}: the lower bound of {name}, {low:g}, must be below the upper, {high:g}")
-        return low, high
-
-    def _check_names(self, inferred: Sequence[str], order: Sequence[str]) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise InputError("a law needs a name")
-        taken = [n for n in (*self.where, *inferred) if n in FUNCTIONS]
-        if taken:
-            raise InputError(f"{self._owner}: {taken[0]} is a function and cannot be a name")
-        if sorted(inferred) != sorted(order):
-            raise InputError(
-                f"{self._owner}: the parameters of the formula are {', '.join(inferred)}, not {', '.join(order)}"
-            )
-        if not self.variables:
+    def _declared_variables(self, given: Sequence[str] | None) -> tuple[str, ...]:
+        free = self._source.names
+        if given is not None:
+            self._refuse_unknown(given, free, "the variable")
+        variables = tuple(name for name in free if name in COLUMNS) if given is None else tuple(given)
+        if not variables:
             known = ", ".join(COLUMNS)
             raise InputError(f"{self._owner} has no variable; known columns are {known}, others go into variables=")
-        if not inferred:
-            raise InputError(f"{self._owner} has no parameter to fit")
+        return variables
+
+    def _declared_order(self, given: Sequence[str] | None) -> tuple[str, ...]:
+        inferred = [name for name in self._source.names if name not in self.variables]
+        order = tuple(inferred if given is None else given)
+        if sorted(inferred) != sorted(order):
+            listed = ", ".join(inferred)
+            raise InputError(f"{self._owner}: the parameters of the formula are {listed}, not {', '.join(order)}")
+        if not 1 <= len(order) <= _MOST_PARAMETERS:
+            raise InputError(f"{self._owner} has {len(order)} parameters; a law has 1 to {_MOST_PARAMETERS}")
+        return order
 
     def _refuse_unknown(self, given: Iterable[str], known: Iterable[str], what: str) -> None:
         for name in given:

@@ -11,13 +11,14 @@ import copy
 import math
 from collections.abc import Mapping
 
-from hf_scaling.laws.algebra import Graph, Node
+from hf_scaling.laws.algebra import DATA, Graph, Node
 from hf_scaling.laws.parsing import fault
 
 # Larger constant exponents than this are a slip of the pen, or malice.
 _LARGEST_EXPONENT = 1000.0
-# x**3 is written as products up to this power, so that it is defined for negative x too.
+# The cube of a parameter, which may be zero or negative, is a product; so are whole powers up to this one.
 _LARGEST_PRODUCT = 8
+_MOST_FACTORS = 32
 
 UNKNOWN = "L"
 HIDDEN = "position"
@@ -91,10 +92,11 @@ class Lowering:
                 return self.log(args[0])
             case "sqrt":
                 return graph.exp(graph.mul(graph.number(0.5), self.log(args[0])))
-            case "min":
-                return graph.minimum(*args)
-            case _:
-                return graph.maximum(*args)
+        choose = graph.minimum if name == "min" else graph.maximum
+        if all(_has_logarithm(arg) for arg in args) and any(arg.op == "exp" for arg in map(_last_factor, args)):
+            # Chosen between logarithms, a power that overflows is passed over without leaving a NaN in the gradient.
+            return graph.exp(choose(*map(self.log, args)))
+        return choose(*args)
 
     def _power(self, base: Node, exponent: Node, text: str, place: ast.expr) -> Node:
         graph = self.graph
@@ -106,15 +108,17 @@ class Lowering:
                 )
             if base.op == "number":
                 return graph.number(_constant_power(base.payload, value))
-            if value == int(value) and abs(value) <= _LARGEST_PRODUCT:
+            as_product = base.op != "exp" and base.reach != DATA
+            if value == int(value) and abs(value) <= (_LARGEST_PRODUCT if as_product else 1):
                 return self._whole_power(base, int(value))
         return graph.exp(graph.mul(exponent, self.log(base)))
 
     def _whole_power(self, base: Node, exponent: int) -> Node:
-        result = self.graph.number(1)
+        graph = self.graph
+        result = graph.number(1)
         for _ in range(abs(exponent)):
-            result = self._product(result, base)
-        return self.graph.recip(result) if exponent < 0 else result
+            result = graph.mul(result, base)
+        return graph.recip(result) if exponent < 0 else result
 
     def _product(self, a: Node, b: Node) -> Node:
         """a * b with all powers among the factors gathered in one exp: one pass of exp instead of several."""
@@ -201,7 +205,25 @@ def _bounds(left: ast.expr, right: ast.expr, owner: str, text: str) -> tuple[str
 
 
 def _factors(node: Node) -> list[Node]:
-    return [factor for arg in node.args for factor in _factors(arg)] if node.op == "mul" else [node]
+    """What a product is made of; a product of very many is left whole, its parts may be shared without end."""
+    found, waiting = [], [node]
+    while waiting:
+        current = waiting.pop()
+        if current.op == "mul":
+            waiting += current.args
+        else:
+            found.append(current)
+        if len(found) + len(waiting) > _MOST_FACTORS:
+            return [node]
+    return found
+
+
+def _last_factor(node: Node) -> Node:
+    return node.args[1] if node.op == "mul" else node
+
+
+def _has_logarithm(node: Node) -> bool:
+    return node.nonnegative and not node.is_number(0)
 
 
 def _exponent(graph: Graph, node: Node) -> Node | None:

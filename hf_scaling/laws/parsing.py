@@ -76,6 +76,11 @@ def fault(owner: str, text: str, column: int, message: str) -> InputError:
     return InputError(f"{owner}, column {column + 1}: {message}; in {shown!r}")
 
 
+def is_name(text: object) -> bool:
+    """Whether the text may name a parameter, a column or a part of a formula."""
+    return isinstance(text, str) and bool(_NAME.match(text)) and text not in FUNCTIONS
+
+
 def names_in(tree: ast.expr) -> list[str]:
     """The names a checked tree uses, functions left out, in the order in which they are written."""
     functions = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
@@ -131,7 +136,9 @@ def _problem(node: ast.expr) -> str | None:
     if isinstance(node, ast.Constant):
         return _number_problem(node.value)
     if isinstance(node, ast.Name):
-        return None if _NAME.match(node.id) else "a name starts with a letter and has at most 40 letters, digits and _"
+        if node.id in FUNCTIONS:
+            return f"{node.id} is a function; write {node.id}(...)"
+        return None if is_name(node.id) else "a name starts with a letter and has at most 40 letters, digits and _"
     if isinstance(node, ast.UnaryOp):
         return None if isinstance(node.op, ast.USub | ast.UAdd) else "only + and - may stand before a value"
     if isinstance(node, ast.BinOp):

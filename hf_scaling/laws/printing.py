@@ -18,14 +18,13 @@ def plain(source) -> str:
     """The formula with column names as they are, one clause after another; `source` is a `formula.Source`."""
     clauses = [" = ".join(ast.unparse(tree) for tree in source.trees)]
     clauses += [f"{name} = {ast.unparse(tree)}" for name, tree in source.where_trees.items()]
-    text = ", ".join(clause.replace(" ** ", "**").replace(" * ", "*") for clause in clauses)
-    return text.replace("**", "^")
+    return ", ".join(clause.replace(" ** ", "^").replace(" * ", "*").replace(" / ", "/") for clause in clauses)
 
 
 def latex(source, variables: Iterable[str]) -> str:
     """The formula in LaTeX, columns by their symbols, the parts of `where` after the formula."""
     names = [*source.names, *source.where, UNKNOWN]
-    symbols = _symbols(names, set(variables))
+    symbols = _symbols(names, tuple(variables))
     clauses = [" = ".join(_write(tree, symbols)[0] for tree in source.trees)]
     if not source.implicit:
         clauses[0] = f"{UNKNOWN} = {clauses[0]}"
@@ -33,7 +32,7 @@ def latex(source, variables: Iterable[str]) -> str:
     return r",\quad ".join(clauses)
 
 
-def _symbols(names: list[str], variables: set[str]) -> dict[str, str]:
+def _symbols(names: list[str], variables: tuple[str, ...]) -> dict[str, str]:
     symbols = {name: _parameter_symbol(name) for name in names if name not in variables}
     for name in variables:
         symbol = COLUMNS[name].symbol if name in COLUMNS else None
@@ -44,13 +43,15 @@ def _symbols(names: list[str], variables: set[str]) -> dict[str, str]:
 
 
 def _parameter_symbol(name: str) -> str:
-    stem, _, index = name.partition("_")
-    if not index:
-        stem, index = re.fullmatch(r"(.*?)(\d*)", name).groups()
+    # x0, R_D, N_eff and Dl are a letter with an index; anything else but a Greek letter is a word.
+    parts = re.fullmatch(r"(?P<stem>[A-Za-z]|[A-Za-z]{2,}?)(?P<index>\d+|_[A-Za-z0-9]+|(?<=[A-Z])[a-z])?", name)
+    stem, index = (parts["stem"], (parts["index"] or "").lstrip("_")) if parts else (name, "")
     if stem in _GREEK:
         stem = "\\" + stem
-    elif len(stem) != 1 or "_" in index or (len(index) > 1 and not index.isdigit()):
+    elif len(stem) > 1:
         return rf"\mathrm{{{_escaped(name)}}}"
+    if len(index) > 1 and not index.isdigit():
+        index = rf"\mathrm{{{index}}}"
     return f"{stem}_{{{index}}}" if index else stem
 
 

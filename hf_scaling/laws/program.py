@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from hf_scaling.laws.algebra import DATA, FULL, THETA, Node, below
+from hf_scaling.laws.algebra import FULL, THETA, Node, below
 
 # Numbers per temporary in one block: 16k doubles are 128 KiB, so a handful fits a core's second-level cache.
 _BLOCK = 16384
@@ -132,6 +132,3 @@ class Program:
                     used += 1
                 home[node] = ("scratch", free.pop())
         return home, used + any(node.op == "softplus" for node in self._steps)
-
-
-__all__ = ["DATA", "Program"]

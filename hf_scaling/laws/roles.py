@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hf_scaling.errors import InputError
+
 KINDS = ("floor", "coefficient", "exponent", "scale", "shape")
 
 # A scale that divides, or is divided, must stay above zero; this is below any size that is measured.
@@ -51,9 +53,7 @@ class Parameter:
     def starts(self, variables: Mapping[str, np.ndarray], target: np.ndarray | None) -> np.ndarray:
         """Plausible values (K,), ascending and inside the bounds; `target` places floors and scales of the target."""
         values = np.asarray(self.grid or self._usual_starts(variables, target), dtype=float)
-        # A start on the bound itself would have no way to tell whether to leave it.
-        room = 1e-9 * (self.high - self.low) if math.isfinite(self.high) else 0.0
-        return np.unique(np.clip(values, self.low + room, self.high - room))
+        return np.unique(np.clip(values, self.low, self.high))
 
     def _usual_starts(self, variables, target):
         if self.kind == "scale" and self.variable is not None:
@@ -79,9 +79,53 @@ def infer(trees: Iterable[ast.expr], variables: Iterable[str]) -> dict[str, tupl
     return reader.found
 
 
-def default_bounds(kind: str) -> tuple[float, float]:
-    """The bounds of a kind where a law declares none."""
-    return _DEFAULT_BOUNDS[kind]
+@dataclass(frozen=True)
+class Declared:
+    """What a law says about its parameters by name, where their places in the formula do not; `owner` for errors."""
+
+    bounds: Mapping[str, tuple[float | None, float | None]]
+    kinds: Mapping[str, str]
+    starts: Mapping[str, Iterable[float]]
+    owner: str
+
+
+def declare(
+    order: Iterable[str], trees: Iterable[ast.expr], variables: Iterable[str], declared: Declared
+) -> tuple[Parameter, ...]:
+    """The law's parameters, from what is declared and what is inferred.
+
+    Raises:
+        InputError: A bound, a kind or a start cannot be used.
+    """
+    inferred = infer(trees, variables)
+    return tuple(_parameter(name, inferred.get(name, ("coefficient", None, 0.0)), declared) for name in order)
+
+
+def _parameter(name: str, inferred: tuple[str, str | None, float], declared: Declared) -> Parameter:
+    kind, variable, low = inferred
+    if declared.kinds.get(name, kind) != kind:
+        kind, variable = declared.kinds[name], None
+        if kind not in KINDS:
+            raise InputError(f"{declared.owner}: the kind of {name} is {kind!r}; it is one of {', '.join(KINDS)}")
+        low = _DEFAULT_BOUNDS[kind][0]
+    low, high = _limits(name, declared.bounds.get(name, (low, _DEFAULT_BOUNDS[kind][1])), declared.owner)
+    try:
+        grid = tuple(float(value) for value in declared.starts.get(name, ()))
+    except (TypeError, ValueError):
+        raise InputError(f"{declared.owner}: the starts of {name} must be numbers") from None
+    return Parameter(name, kind, low, high, variable, grid)
+
+
+def _limits(name: str, given: Iterable[float | None], owner: str) -> tuple[float, float]:
+    try:
+        low, high = given
+        low = -math.inf if low is None else float(low)
+        high = math.inf if high is None else float(high)
+    except (TypeError, ValueError):
+        raise InputError(f"{owner}: the bounds of {name} must be two numbers, not {given!r}") from None
+    if not low < high:
+        raise InputError(f"{owner}: the lower bound of {name}, {low:g}, must be below the upper, {high:g}")
+    return low, high
 
 
 class _Reader:
