@@ -146,17 +146,22 @@ class Filling:
         bar.update(min(done, bar.total or done) - bar.n)
 
 
+def is_full_disk(error: Exception) -> bool:
+    """Whether an error is the system's for a full disk, a full quota or too large a file."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
 @contextmanager
 def full_disk_said(folder: Path) -> Iterator[None]:
     """Turn the system's errors about a full disk into one line.
 
     Raises:
-        InputError: In place of an OSError for a full disk, a full quota or too large a file.
+        InputError: In place of such an error.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if not is_full_disk(error):
             raise
         raise InputError(
             f"the disk of the cache {folder} is full ({os.strerror(error.errno)}): free some room, or set "

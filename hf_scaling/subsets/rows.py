@@ -1,0 +1,132 @@
+"""The rows of a `datasets` data set as packed pictures: with random access, or streamed in order."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from hf_scaling.errors import InputError
+from hf_scaling.subsets.columns import LabelIds
+from hf_scaling.subsets.pictures import pack
+from hf_scaling.subsets.shards import Block
+
+
+@dataclass
+class RowPacker:
+    """Turns raw rows into a Block: chooses classes, decodes, fits and packs, in threads (PIL lets them run at once).
+
+    The labels are a `LabelIds`; `what` is the part, as messages should name it.
+    """
+
+    image_column: str
+    label_column: str
+    labels: LabelIds
+    image_size: int
+    storage: str
+    skip_corrupt: bool
+    what: str
+
+    def pack(self, rows: list[dict], start: int) -> Block:
+        """Pack `rows`, the first of which is row `start` of its part.
+
+        Raises:
+            InputError: A picture cannot be decoded and is not to be skipped, or a label is none of the classes.
+        """
+        places = [self.labels.place(row[self.label_column], start + at) for at, row in enumerate(rows)]
+        kept = [at for at, place in enumerate(places) if place is not None]
+        block = Block(n_rows=len(rows))
+        with ThreadPoolExecutor(_n_threads()) as pool:
+            packed = pool.map(lambda at: self._try(rows[at][self.image_column], start + at), kept)
+            for at, (result, fault) in zip(kept, packed):
+                if fault is not None:
+                    block.skipped.append(fault)
+                    continue
+                block.payloads.append(result[0])
+                block.hashes.append(result[1])
+                block.labels.append(places[at])
+        return block
+
+    def _try(self, picture: dict | None, row: int) -> tuple[tuple[bytes, int] | None, str | None]:
+        try:
+            return pack(_read(picture), self.image_size, self.storage), None
+        except Exception as error:  # PIL raises nearly anything on broken bytes
+            fault = f"{self._name(picture, row)} is not an image that can be decoded ({_first_line(error)})"
+            if self.skip_corrupt:
+                return None, fault
+            raise InputError(f"{fault}: remove it, or leave out such images with skip_corrupt") from error
+
+    def _name(self, picture: dict | None, row: int) -> str:
+        is_file = picture is not None and picture["bytes"] is None and picture["path"]
+        return picture["path"] if is_file else f"row {row} of {self.what}"
+
+
+class MapReader:
+    """Rows of a prepared data set, in any order and by any number of processes."""
+
+    sequential = False
+
+    def __init__(self, dataset, packer: RowPacker, faults: Callable[[], AbstractContextManager]):
+        """Read `dataset` (a `datasets.Dataset` of undecoded images); `faults` words the errors of its files."""
+        self.n_rows = len(dataset)
+        self._dataset, self._packer, self._faults = dataset, packer, faults
+
+    def read(self, start: int, stop: int, state: dict | None) -> Block:
+        """Pack the rows `start` to `stop`."""
+        with self._faults():
+            columns = self._dataset[start:stop]
+        rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
+        return self._packer.pack(rows, start)
+
+
+class StreamReader:
+    """Rows of a stream, in order; it goes on where a block's state says."""
+
+    sequential = True
+
+    def __init__(self, dataset, n_rows: int | None, packer: RowPacker, faults: Callable[[], AbstractContextManager]):
+        """Read `dataset` (a `datasets.IterableDataset` of undecoded images) of `n_rows`, if that is known."""
+        self.n_rows = n_rows
+        self._dataset, self._packer, self._faults = dataset, packer, faults
+        self._begin = dataset.state_dict()
+        self._rows: Iterator[dict] = iter(())
+        self._at: int | None = None
+
+    def read(self, start: int, stop: int, state: dict | None) -> Block:
+        """Pack the next rows; seek first if the last call did not end at `start`."""
+        with self._faults():
+            if start != self._at:
+                self._seek(start, state)
+            rows = [row for _, row in zip(range(stop - start), self._rows)]
+            self._at = start + len(rows)
+            reached = self._dataset.state_dict()
+        block = self._packer.pack(rows, start)
+        block.state = reached
+        return block
+
+    def _seek(self, start: int, state: dict | None) -> None:
+        # A data set goes on from a state; from none, as after a shard filled without streaming, it reads over rows.
+        self._dataset.load_state_dict(state or self._begin)
+        self._rows = iter(self._dataset)
+        for _ in range(0 if state else start):
+            next(self._rows)
+
+
+def _read(picture: dict | None) -> bytes:
+    from datasets.utils.file_utils import xopen
+
+    if picture is None:
+        raise ValueError("there is none")
+    if picture["bytes"] is not None:
+        return picture["bytes"]
+    with xopen(picture["path"], "rb") as file:  # also a file within an archive, here or on the Hub
+        return file.read()
+
+
+def _n_threads() -> int:
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
