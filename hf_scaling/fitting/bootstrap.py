@@ -93,7 +93,9 @@ def adjusted_residuals(estimate: Estimate) -> np.ndarray:
     residual = estimate.residuals * root
     weights = np.broadcast_to(objective.reweighting(residual), residual.shape)
     inside = max(float((weights >= 1).mean()), 1 / len(residual))
-    adjusted = weights * residual / inside
+    # Huber's (1981) finite-sample correction: psi' varies from row to row, and so does what a refit can use.
+    correction = 1 + len(estimate.u) / len(residual) * (1 - inside) / inside
+    adjusted = correction * weights * residual / inside
     slopes = estimate.slopes()
     hat = _hat(slopes)
     for rows in _members(estimate.rows.configuration):

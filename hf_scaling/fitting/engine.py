@@ -89,10 +89,13 @@ class Estimate:
 
 
 def robust_scale(residuals: np.ndarray, n_parameters: int) -> float:
-    """1.4826 times the median absolute residual, corrected for the degrees of freedom used."""
-    count = residuals.shape[-1]
-    correction = np.sqrt(count / max(count - n_parameters, 1))
-    return float(1.4826 * np.median(np.abs(residuals)) * correction)
+    """1.4826 times the median absolute residual, of the N - F largest.
+
+    A fit of F parameters brings about F residuals to nothing, a near-median one exactly: with seven rows and three
+    parameters the plain median would be of four real residuals and three zeros.
+    """
+    size = np.sort(np.abs(residuals))[min(n_parameters, len(residuals) - 1) :]
+    return float(1.4826 * np.median(size))
 
 
 def estimate(
@@ -110,7 +113,8 @@ def estimate(
     evaluator = law.evaluator(rows.variables)
     problem = Problem(evaluator, coordinates, first, objective.scale(rows.target), np.sqrt(weights))
     starts = search_starts(problem, law, rows.variables, count=n_starts, seed=seed)
-    u, solutions = best_of(problem, starts)
+    # Far from the end, only the order of the starts matters; the best is polished below.
+    u, solutions = best_of(problem, starts, iterations=60, tolerance=1e-4)
     problem = replace(problem, coordinates=_bound_floor(problem, rows, law, u))
     other = second_mode(solutions, u)
     if rows.weights is None and rows.target_name == "error" and rows.n_eval is not None:
@@ -121,7 +125,7 @@ def estimate(
         candidates = u[None] if other is None else np.stack([u, other])
         solved = minimise(problem, candidates, iterations=200, tolerance=1e-13)
         best = int(np.argmin(solved.cost))
-        u = solved.u[best]
+        u, other = solved.u[best], second_mode(solved, solved.u[best])
     converged = bool(solved.converged[best])
     return Estimate(law, rows, problem, u, float(solved.cost[best]), converged, other, len(starts))
 

@@ -162,8 +162,8 @@ class LawFit:
         value = float(self.definition.invert(self.theta, target, names[solve_for], given))
         if not len(self.draws):
             return value, float("nan"), float("nan")
-        drawn = [float(self.definition.invert(theta, target, names[solve_for], given)) for theta in self.draws]
-        low, high = quantiles(np.array(drawn), self._level(None))
+        drawn = self.definition.invert(self.draws, target, names[solve_for], given)
+        low, high = quantiles(drawn, self._level(None))
         return value, float(low), float(high)
 
     @property

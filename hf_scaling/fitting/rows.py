@@ -275,30 +275,18 @@ _NAMING = ("study", "task", "stage", "arm", "recipe", "model", "upstream", "down
 
 def _usable_sizes(columns: Columns, law: Law, mapping: Mapping[str, str]) -> np.ndarray:
     """Which rows have sizes the law is defined at; a zero is left out of a ResultsTable and refused elsewhere."""
-    keep = np.ones(len(columns), dtype=bool)
-    for variable, column in mapping.items():
+    for column in mapping.values():
         values = columns.numbers(column)
         _check_finite(values, columns, column)
         for row in np.flatnonzero(values < 0):
             raise InputError(f"column {column!r}, row {columns.labels[row]}: {values[row]:g} is negative; sizes are not")
-        zeros = values == 0
-        if not zeros.any() or defined_at_zero(law, variable):
-            continue
-        if not columns.leaves_out:
-            row = int(np.flatnonzero(zeros)[0])
-            raise InputError(
-                f"column {column!r}, row {columns.labels[row]}: {law.name} is not defined at 0; leave the row out"
-            )
-        keep &= ~zeros
+    keep = law.defined({variable: columns.numbers(column) for variable, column in mapping.items()})
+    if not columns.leaves_out:
+        for row in np.flatnonzero(~keep):
+            zeros = [c for c in mapping.values() if columns.numbers(c)[row] == 0]
+            where = f"column {zeros[0]!r}, row" if zeros else "row"
+            raise InputError(f"{where} {columns.labels[row]}: {law.name} is not defined there; leave the row out")
     return keep
-
-
-def defined_at_zero(law: Law, variable: str) -> bool:
-    """Whether the law has a finite value where that variable is zero (and the others are one)."""
-    theta = np.array([min(max(0.5, p.low), p.high) for p in law.parameters])
-    point = {name: np.array([0.0 if name == variable else 1.0]) for name in law.variables}
-    with np.errstate(all="ignore"):
-        return bool(np.isfinite(law.predict(theta, point)).all())
 
 
 def _check_finite(values: np.ndarray, columns: Columns, name: str) -> None:

@@ -29,9 +29,9 @@ def search_starts(
         count: How many starts to give at most.
         seed: Of the draw that thins a large grid.
     """
-    candidates = _grid(problem.coordinates, law, variables, seed)
+    candidates = _grid(problem, law, variables, seed)
     theta = problem.coordinates.to_theta(problem.coordinates.from_theta(candidates))
-    theta = _solve_linear(problem, law, variables, theta)
+    theta = _solve_linear(problem, law, theta)
     u = problem.coordinates.from_theta(theta)
     cost = _costs(problem, u)
     order = np.argsort(cost, kind="stable")
@@ -53,9 +53,10 @@ def second_mode(solutions: Solutions, best: np.ndarray, ratio: float = 2.0) -> n
     return solutions.u[others[np.argmin(solutions.cost[others])]] if len(others) else None
 
 
-def _grid(coordinates: Coordinates, law: Law, variables: dict[str, np.ndarray], seed: int) -> np.ndarray:
+def _grid(problem: Problem, law: Law, variables: dict[str, np.ndarray], seed: int) -> np.ndarray:
     """Parameter vectors (C, P) over the grid of starts; linear parameters are left at 1."""
-    values = {name: np.asarray(v, dtype=float) for name, v in law.starts(variables).items()}
+    coordinates, target = problem.coordinates, problem.objective.unscale(problem.target)
+    values = law.starts(variables, target)
     names = [p.name for p in law.parameters]
     free = [n for n in values if n in coordinates.names]
     sizes = [len(values[n]) for n in free]
@@ -71,7 +72,7 @@ def _grid(coordinates: Coordinates, law: Law, variables: dict[str, np.ndarray], 
     return theta
 
 
-def _solve_linear(problem: Problem, law: Law, variables, theta: np.ndarray) -> np.ndarray:
+def _solve_linear(problem: Problem, law: Law, theta: np.ndarray) -> np.ndarray:
     """Fill in the linear parameters by bounded least squares, for every candidate at once."""
     names = [p.name for p in law.parameters]
     free = [n for n in law.linear if n in problem.coordinates.names and _alone(problem.coordinates, names.index(n))]
@@ -80,7 +81,7 @@ def _solve_linear(problem: Problem, law: Law, variables, theta: np.ndarray) -> n
     probe = theta.copy()
     probe[:, [names.index(n) for n in free]] = 0.0
     with np.errstate(all="ignore"):
-        offset, columns = _design(law, probe, variables, free, names)
+        offset, columns = _design(problem.evaluator, law, probe, free, names)
     target = problem.objective.unscale(problem.target)
     weights = problem.root_weights / target if problem.objective.is_log else problem.root_weights
     index = [problem.coordinates.names.index(n) for n in free]
@@ -90,7 +91,7 @@ def _solve_linear(problem: Problem, law: Law, variables, theta: np.ndarray) -> n
         problem.coordinates.high[index],
     )
     signed = np.array([law.parameters[names.index(n)].low < 0 for n in free])
-    solved = bounded_least_squares(columns * weights[:, None], (target - offset) * weights, high, signed)
+    solved = bounded_least_squares(columns * weights, (target - offset) * weights, high, signed)
     filled = theta.copy()
     for column, name in enumerate(free):
         filled[:, names.index(name)] = solved[:, column]
@@ -102,13 +103,13 @@ def _alone(coordinates: Coordinates, parameter: int) -> bool:
     return coordinates.spread[:, column].sum() == 1
 
 
-def _design(law: Law, probe: np.ndarray, variables, free: list[str], names: list[str]):
-    """Offset (C, N) with the free linear parameters at zero, and their columns (C, N, K)."""
-    offset, columns = law.design(probe, variables)
+def _design(evaluator, law: Law, probe: np.ndarray, free: list[str], names: list[str]):
+    """Offset (C, N) with the free linear parameters at zero, and their columns (C, K, N)."""
+    offset, columns = evaluator.design(probe)
     for position, name in enumerate(law.linear):
         if name not in free:
-            offset = offset + columns[..., position] * probe[:, names.index(name), None]
-    return offset, columns[..., [law.linear.index(n) for n in free]]
+            offset = offset + columns[:, position] * probe[:, names.index(name), None]
+    return offset, columns[:, [law.linear.index(n) for n in free]]
 
 
 def bounded_least_squares(columns: np.ndarray, right: np.ndarray, high: np.ndarray, signed: np.ndarray) -> np.ndarray:
@@ -118,16 +119,16 @@ def bounded_least_squares(columns: np.ndarray, right: np.ndarray, high: np.ndarr
     most four or five unknowns this beats an iterative solver by far, since all candidates share each step.
 
     Args:
-        columns: (C, N, K).
+        columns: (C, K, N).
         right: (C, N).
         high: (K,) upper bounds.
         signed: (K,) unknowns that may be negative.
     """
-    count, _, unknowns = columns.shape
-    scale = np.sqrt(np.einsum("cnk,cnk->ck", columns, columns)) + 1e-300
-    unit = columns / scale[:, None, :]
-    gram = np.matmul(unit.transpose(0, 2, 1), unit)
-    moment = np.matmul(unit.transpose(0, 2, 1), right[..., None])[..., 0]
+    count, unknowns, _ = columns.shape
+    scale = np.sqrt(np.einsum("ckn,ckn->ck", columns, columns)) + 1e-300
+    unit = columns / scale[..., None]
+    gram = np.matmul(unit, unit.transpose(0, 2, 1))
+    moment = np.matmul(unit, right[..., None])[..., 0]
     best, best_gain = np.zeros((count, unknowns)), np.zeros(count)
     for size in range(1, unknowns + 1):
         for active in combinations(range(unknowns), size):

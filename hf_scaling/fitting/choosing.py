@@ -1,0 +1,3 @@
+"""placeholder while the engine is tried"""
+class Ranking: ...
+def compare_laws(*a, **k): raise RuntimeError
