@@ -154,7 +154,8 @@ class Law:
         """Which points (N,) the law can take: False for a zero raised to a negative power, a NaN, a negative size."""
         columns, _ = checked_columns(variables, self.variables, self._owner)
         starts = self.starts(variables)
-        ladder = np.linspace(0, 1, _PROBES)
+        # From above the smallest starts, among which an exponent may be zero.
+        ladder = np.linspace(0.3, 1, _PROBES)
         probes = np.ones((_PROBES, len(self.names)))
         for i, name in enumerate(self.names):
             if name in starts:
@@ -162,7 +163,9 @@ class Law:
         finite = np.isfinite(self.evaluator(variables).value(probes)).any(axis=0)
         return finite & np.all([np.isfinite(c) & (c >= 0) for c in columns.values()], axis=0)
 
-    def invert(self, theta: object, target: object, solve_for: str, variables: Mapping[str, object] | None = None):
+    def invert(
+        self, theta: object, target: object, solve_for: str, variables: Mapping[str, object] | None = None
+    ) -> np.ndarray:
         """The value of one variable at which the law reaches a target.
 
         Args:
@@ -191,9 +194,8 @@ class Law:
         lead, size = result[: len(result) - len(shape)], math.prod(shape)
         vectors = np.broadcast_to(vectors, (*lead, len(self.names))).reshape(-1, len(self.names))
         inverse = Inverse(self._source, self.parameters, self.variables, solve_for)
-        return inverse.solve(vectors, np.broadcast_to(wanted, result).reshape(-1, size), columns, size).reshape(
-            result
-        )[()]
+        wanted = np.broadcast_to(wanted, result).reshape(-1, size)
+        return inverse.solve(vectors, wanted, columns, size).reshape(result)[()]
 
     def vector(self, theta: object) -> np.ndarray:
         """Parameters as a float64 array (..., P); a mapping is put in the order of `names`.

@@ -15,10 +15,11 @@ _SUM, _TERM, _SIGN, _POWER, _ATOM = range(5)
 
 
 def plain(source) -> str:
-    """The formula with column names as they are, one clause after another; `source` is a `formula.Source`."""
-    clauses = [" = ".join(ast.unparse(tree) for tree in source.trees)]
-    clauses += [f"{name} = {ast.unparse(tree)}" for name, tree in source.where_trees.items()]
-    return ", ".join(clause.replace(" ** ", "^").replace(" * ", "*").replace(" / ", "/") for clause in clauses)
+    """The formula with column names as they are, then its parts; `source` is a `formula.Source`."""
+    text = " = ".join(ast.unparse(tree) for tree in source.trees)
+    if source.where_trees:
+        text += " where " + "; ".join(f"{name} = {ast.unparse(tree)}" for name, tree in source.where_trees.items())
+    return text.replace(" ** ", "^").replace(" * ", "*").replace(" / ", "/")
 
 
 def latex(source, variables: Iterable[str]) -> str:

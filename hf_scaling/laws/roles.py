@@ -70,8 +70,8 @@ class Parameter:
 def infer(trees: Iterable[ast.expr], variables: Iterable[str]) -> dict[str, tuple[str, str | None, float]]:
     """Kind, variable and lowest value of every parameter that stands in a telling place; the rest are coefficients.
 
-    A name in an exponent is an exponent; one added to a variable under a power is a scale, and so is one that divides
-    or is divided by a variable there; E alone in a sum is the floor.
+    A name in an exponent is an exponent; one added to a variable under a power (or in exp, log, sqrt) is a scale, and
+    so is one that divides or is divided by a variable there; E alone in a sum is the floor.
     """
     reader = _Reader(set(variables))
     for tree in trees:
@@ -151,7 +151,7 @@ class _Reader:
                 self.read(operand, inside_power, in_exponent)
             case ast.Call(args=args):
                 for arg in args:
-                    self.read(arg, inside_power or node.func.id in ("log", "sqrt"), in_exponent)
+                    self.read(arg, inside_power or node.func.id in ("log", "sqrt", "exp"), in_exponent)
 
     def _read_terms(self, terms: list[str], inside_power: bool) -> None:
         sizes = [term for term in terms if term in self.variables]
@@ -164,7 +164,8 @@ class _Reader:
                 self._note(term, "floor", None, 0.0)
 
     def _read_ratio(self, left: ast.expr, right: ast.expr) -> None:
-        names = [side.id for side in (left, right) if isinstance(side, ast.Name)]
+        sides = [side.operand if isinstance(side, ast.UnaryOp) else side for side in (left, right)]
+        names = [side.id for side in sides if isinstance(side, ast.Name)]
         if len(names) == 2 and len(self.variables.intersection(names)) == 1:
             size, other = sorted(names, key=lambda name: name not in self.variables)
             self._note(other, "scale", size, _ABOVE_ZERO)
