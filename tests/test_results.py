@@ -24,7 +24,8 @@ def row(run_id="a" * 16, **values):
 def test_the_schema_is_the_published_one():
     names = """run_id study task stage arm distillation recipe model n_params n_pretrain n_finetune image_size teacher
     teacher_n_params teacher_n_pretrain teacher_loss teacher_error agreement parent seed upstream downstream eval_split
-    n_eval error loss samples_seen train_flops teacher_flops seconds device precision versions schema_version created_at"""
+    n_eval error loss samples_seen train_flops teacher_flops seconds device precision versions schema_version
+    created_at"""
     assert list(SCHEMA) == names.split()
     assert ResultsTable().column_names == names.split()
     assert row()["schema_version"] == 1

@@ -14,6 +14,8 @@ from hf_scaling import __version__
 from hf_scaling.cli._frame import exit_status
 from hf_scaling.errors import InputError
 
+__all__ = ["command_names", "exit_status", "main"]
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `hf-scaling` and exit: 0 done, 1 failed, 2 bad arguments."""

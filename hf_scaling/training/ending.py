@@ -1,0 +1,22 @@
+"""What a recipe says when its run is finished."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_scaling.training.environment import is_main
+
+
+def announce(folder: Path, row: Mapping[str, Any], next_command: str) -> None:
+    """Print, from one process, the scores, the folder, and what to do next."""
+    if not is_main():
+        return
+    images = row["downstream"] or row["upstream"]
+    print(f"error   {row['error']:.4f}  (top-1, on the {row['n_eval']:,} {row['eval_split']} images of {images})")
+    print(f"loss    {row['loss']:.4f}  (cross-entropy, nats an image)")
+    if row["agreement"] is not None:
+        print(
+            f"teacher {row['teacher_error']:.4f} error, {row['teacher_loss']:.4f} loss, agreement {row['agreement']:.4f}"
+        )
+    print(f"folder  {folder}  (run {row['run_id']})")
+    print(f"next    {next_command}", flush=True)

@@ -1,0 +1,135 @@
+"""A run's folder: whose it is, whether it is finished, and which of its checkpoints are whole."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import yaml
+
+from hf_scaling import files
+from hf_scaling.errors import InputError
+from hf_scaling.grid import RunSpec
+from hf_scaling.results import ResultsTable
+
+_OURS = ("config.json", "model.safetensors", "README.md", "results")
+_SEEN = "seen.safetensors"
+_WHOLE = "whole.json"
+
+
+class RunFolder:
+    """The folder of one run: checkpoint, image processor, README.md, run.yaml and results/.
+
+    run.yaml is written first and says whose folder it is; the row in results/ is written last and says that the run is
+    finished.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the unfinished run keeps its training states; gone when it is finished."""
+        return self.path / "checkpoints"
+
+    def claim(self, spec: RunSpec) -> dict[str, Any] | None:
+        """Check that this folder is empty or the run's own.
+
+        Returns:
+            The row of the run if it is finished, else None.
+
+        Raises:
+            InputError: It holds another run, or files that a run would overwrite.
+        """
+        held = self._held_run_id()
+        if held not in (None, spec.run_id):
+            raise InputError(
+                f"{self.path} holds run {held}, and this command is run {spec.run_id}: "
+                f"give another --output_dir, or remove the folder"
+            )
+        foreign = [name for name in _OURS if (self.path / name).exists()]
+        if held is None and foreign:
+            raise InputError(f"{self.path} holds {foreign[0]}, which is no run's of ours: give another --output_dir")
+        return self.row()
+
+    def row(self) -> dict[str, Any] | None:
+        """The row of the finished run; None where there is none."""
+        if not (self.path / "results").is_dir() or not list((self.path / "results").glob("*.parquet")):
+            return None
+        return ResultsTable.load(self.path).rows()[-1]
+
+    def write_resolved(self, spec: RunSpec, resolved: Mapping[str, Any]) -> None:
+        """Write run.yaml: the run id, the spec it is the hash of, and the configuration as it was resolved."""
+        content = {"run_id": spec.run_id, "spec": spec.to_dict(), **resolved}
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        files.write_text(self.path / "run.yaml", text)
+
+    def write_seen(self, hashes: np.ndarray) -> None:
+        """Write the pixel hashes of the training images, so that a fine-tuning of this run can look for overlap."""
+        with files.replacing(self.path / _SEEN) as temporary:
+            safetensors.numpy.save_file({"pixel_hashes": np.unique(hashes)}, temporary)
+
+    def seen(self) -> np.ndarray | None:
+        """What `write_seen` wrote; None where there is nothing."""
+        path = self.path / _SEEN
+        return safetensors.numpy.load_file(path)["pixel_hashes"] if path.is_file() else None
+
+    def finish(self, row: Mapping[str, Any]) -> None:
+        """Write the row, and remove the training states that nobody will resume."""
+        ResultsTable([row]).save(self.path / "results")
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def _held_run_id(self) -> str | None:
+        path = self.path / "run.yaml"
+        if not path.is_file():
+            return None
+        try:
+            return yaml.safe_load(path.read_text(encoding="utf-8"))["run_id"]
+        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+            raise InputError(f"{path} is not the run.yaml of a run: give another --output_dir") from None
+
+
+def mark_whole(checkpoint: Path, notes: Mapping[str, Any]) -> None:
+    """Say that everything of `checkpoint` is written: the names and sizes of its files, and `notes` to itself.
+
+    The Trainer writes a checkpoint file by file; one that a kill cut short has no mark, or one that does not fit.
+    """
+    mark = {"files": _sizes(checkpoint), "notes": dict(notes)}
+    files.write_text(checkpoint / _WHOLE, json.dumps(mark))
+
+
+def newest_whole(checkpoints: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; None where there is none."""
+    folders = [each for each in checkpoints.glob("checkpoint-*") if each.name.split("-")[-1].isdigit()]
+    for folder in sorted(folders, key=lambda each: int(each.name.split("-")[-1]), reverse=True):
+        if _is_whole(folder):
+            return folder
+    return None
+
+
+def read_notes(checkpoint: Path) -> dict[str, Any]:
+    """The notes that `mark_whole` wrote."""
+    return json.loads((checkpoint / _WHOLE).read_text(encoding="utf-8"))["notes"]
+
+
+def remove_torn(checkpoints: Path) -> None:
+    """Remove the checkpoints that a kill cut short."""
+    for folder in checkpoints.glob("checkpoint-*"):
+        if not _is_whole(folder):
+            shutil.rmtree(folder)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        mark = json.loads((checkpoint / _WHOLE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return mark["files"] == _sizes(checkpoint)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    names = [each for each in folder.rglob("*") if each.is_file() and each.name != _WHOLE]
+    return {each.relative_to(folder).as_posix(): each.stat().st_size for each in sorted(names)}

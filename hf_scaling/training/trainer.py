@@ -1,0 +1,95 @@
+"""The Trainer of a run: takes the stream in order, marks whole checkpoints, and stops at a loss that is no number."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import SequentialSampler
+
+from hf_scaling.distillation import DistillationTrainer
+from hf_scaling.errors import RunError
+from hf_scaling.training import folder
+
+
+class RunTrainer(DistillationTrainer):
+    """A `DistillationTrainer` whose checkpoints are whole or not there, and that can go on from the newest."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._seconds_before, self._started = 0.0, time.monotonic()
+        self._batches_taught = 0
+
+    @property
+    def samples_taught(self) -> int:
+        """Images about which the teacher was asked in training."""
+        return self._batches_taught * self.args.per_device_train_batch_size * self.args.world_size
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, those before a kill included up to the checkpoint resumed from."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def go_on(self) -> None:
+        """Train to the end, from the newest whole checkpoint where there is one.
+
+        Raises:
+            RunError: A loss or a weight is no number; the checkpoints before it are kept.
+        """
+        checkpoints = Path(self.args.output_dir)
+        newest = folder.newest_whole(checkpoints)
+        if self.is_world_process_zero():
+            folder.remove_torn(checkpoints)
+        self.accelerator.wait_for_everyone()
+        if newest is not None:
+            notes = folder.read_notes(newest)
+            self._seconds_before, self._batches_taught = notes["seconds"], notes["batches_taught"]
+        self._started = time.monotonic()
+        self.train(resume_from_checkpoint=str(newest) if newest else None)
+        self._refuse_broken_weights()
+
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        """As the Trainer's, but a loss that is no number ends the run before it reaches the weights."""
+        self._batches_taught += self.alpha > 0
+        loss = super().training_step(*args, **kwargs)
+        if not math.isfinite(loss.item()):
+            raise RunError(f"the loss became {loss.item()} at step {self.state.global_step + 1}{self._kept()}")
+        return loss
+
+    def _get_train_sampler(self, *args, **kwargs) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+    def _save_checkpoint(self, *args, **kwargs) -> None:
+        self._refuse_broken_weights()
+        super()._save_checkpoint(*args, **kwargs)
+        # The other processes write their random states into the same folder.
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            folder.mark_whole(checkpoint, {"seconds": self.seconds, "batches_taught": self._batches_taught})
+
+    def _refuse_broken_weights(self) -> None:
+        if not all(torch.isfinite(weight).all() for weight in self.model.parameters()):
+            raise RunError(f"a weight is no number after step {self.state.global_step}{self._kept()}")
+
+    def _kept(self) -> str:
+        newest = folder.newest_whole(Path(self.args.output_dir))
+        advice = "a smaller learning_rate may help"
+        return (
+            f"; {advice}; the last good checkpoint is {newest}" if newest else f"; {advice}; no checkpoint before it"
+        )
+
+
+def own_arguments(args: Any, steps: int, checkpoints: Path) -> dict[str, Any]:
+    """What a run fixes in its TrainingArguments: lengths in steps, and what `ImageStream` and `RunTrainer` rely on."""
+    return {
+        "output_dir": str(checkpoints),
+        "max_steps": steps,
+        "num_train_epochs": 1,
+        "remove_unused_columns": False,
+        "prediction_loss_only": True,
+        "dataloader_pin_memory": args.dataloader_pin_memory and torch.cuda.is_available(),
+        "logging_nan_inf_filter": False,
+        "save_total_limit": max(2, args.save_total_limit or 2),
+    }
