@@ -4,13 +4,14 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from hf_scaling.files import write_text
 from hf_scaling.subsets.filling import Filling, Reader, full_disk_said
-from hf_scaling.subsets.shards import Shard, find_shards, is_whole
+from hf_scaling.subsets.shards import Shard, find_shards, is_whole, rows_per_shard
 
 
 class Store:
@@ -59,9 +60,9 @@ def open_store(
     shards that no other is filling, and all return when the last is there.
 
     Args:
-        folder: Of these pictures alone.
+        folder: Of these pictures alone; its layout has a folder within.
         make_reader: Opens the source; not called when the folder is whole.
-        storage: "raw", "jpeg" or "png".
+        storage: "raw" or "jpeg".
         image_size: Side in pixels.
         what: The source, as messages should name it.
         progress: Whether to show a progress bar and the expected size on stderr.
@@ -69,6 +70,7 @@ def open_store(
     Raises:
         InputError: The disk is full or too small; or whatever the reader finds wrong with the source.
     """
+    folder = folder / f"{storage}-{rows_per_shard(storage, image_size)}"  # what was cut otherwise is not mixed in
     with full_disk_said(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _drop_damaged(folder)
@@ -82,7 +84,9 @@ def open_store(
 
 
 def _drop_damaged(folder: Path) -> None:
-    for path in find_shards(folder).values():
-        if not is_whole(path) and path.exists():
-            path.unlink(missing_ok=True)
-            print(f"{path} is damaged (its checksum differs): it is made anew", file=sys.stderr)
+    paths = list(find_shards(folder).values())
+    with ThreadPoolExecutor() as pool:
+        damaged = [path for path, whole in zip(paths, pool.map(is_whole, paths)) if not whole and path.exists()]
+    for path in damaged:
+        path.unlink(missing_ok=True)
+        print(f"{path} is damaged (its checksum differs): it is made anew", file=sys.stderr)

@@ -10,7 +10,7 @@ import numpy as np
 from hf_scaling.errors import InputError
 
 
-def choose_classes(class_names: Sequence[str], classes: int | str | None) -> np.ndarray:
+def choose_classes(class_names: Sequence[str], classes: int | str | None, what: str) -> np.ndarray:
     """Choose classes, in the source's order.
 
     A number takes the classes whose names' SHA-256 come first. So a choice is a fixed random one, the same in every
@@ -20,6 +20,7 @@ def choose_classes(class_names: Sequence[str], classes: int | str | None) -> np.
         class_names: Of all classes, in label order.
         classes: None for all, how many, or the path of a file with one class name or class id a line (blank lines
             and lines that begin with # do not count).
+        what: The source, as messages should name it.
 
     Returns:
         Sorted int64 class ids.
@@ -34,7 +35,12 @@ def choose_classes(class_names: Sequence[str], classes: int | str | None) -> np.
     else:
         chosen = _listed(class_names, Path(classes))
     if len(chosen) < 2:
-        raise InputError(f"{len(chosen)} class is no classification: a data set needs at least two")
+        of = (
+            f"{what} has {len(class_names)}"
+            if classes is None
+            else f"classes: {classes} leaves {len(chosen)} of {what}"
+        )
+        raise InputError(f"{of}, and it takes at least two classes to tell apart")
     return np.array(sorted(chosen), np.int64)
 
 
@@ -42,7 +48,7 @@ def _first_by_key(class_names: Sequence[str], n: int) -> list[int]:
     if n > len(class_names):
         raise InputError(f"classes: {n:,} were asked for, but there are only {len(class_names):,}")
     keys = [hashlib.sha256(name.encode()).digest() for name in class_names]
-    return sorted(range(len(class_names)), key=keys.__getitem__)[:n]
+    return sorted(range(len(class_names)), key=keys.__getitem__)[: max(0, n)]
 
 
 def _listed(class_names: Sequence[str], path: Path) -> set[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from hf_scaling.files import write_text
 
 
-def hash_files(paths: Iterable[str], base: Path, root: Path) -> str:
+def hash_files(paths: Iterable[str], base: Path, root: Path, progress: bool) -> str:
     """Hash files' content and their names below `base`.
 
     A file whose size and time of change are as before is not read again: its hash is remembered under `root`.
@@ -19,15 +19,20 @@ def hash_files(paths: Iterable[str], base: Path, root: Path) -> str:
         paths: The files.
         base: The folder that holds them, or the file itself; its own name does not count.
         root: The cache's folder.
+        progress: Whether to show a progress bar on stderr when it takes longer than two seconds.
 
     Returns:
         64 hex digits.
     """
+    from tqdm import tqdm
+
     memory = root / "files" / f"{hashlib.sha256(os.fsencode(base.resolve())).hexdigest()[:16]}.json"
     known = json.loads(memory.read_text()) if memory.exists() else {}
     names = {os.path.relpath(path, base): path for path in paths}
     with ThreadPoolExecutor() as pool:
-        found = dict(zip(names, pool.map(lambda name: _entry(names[name], known.get(name)), names)))
+        entries = pool.map(lambda name: _entry(names[name], known.get(name)), names)
+        bar = tqdm(entries, "reading files' content", len(names), delay=2, disable=not progress, unit=" files")
+        found = dict(zip(names, bar))
     if found != known:
         write_text(memory, json.dumps(found))
     listing = sorted((name, digest) for name, (_, _, digest) in found.items())

@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Protocol
 
 from hf_scaling.errors import InputError
-from hf_scaling.subsets.shards import Block, Shard, find_shards, write_shard
+from hf_scaling.subsets.shards import Block, Shard, find_shards, rows_per_shard, write_shard
 
-_RAW_SHARD_BYTES = 1 << 25
-_ENCODED_SHARD_ROWS = 1_024
 _SAMPLE_ROWS = 64
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -50,18 +48,14 @@ class Filling:
     what: str
     progress: bool
 
+    def __post_init__(self) -> None:
+        self.shard_rows = rows_per_shard(self.storage, self.image_size)
+
     def run(self) -> int:
         """Fill until every shard is there, whoever wrote it; give their number."""
         self._check_room()
         with self._bar() as bar:
             return self._in_order(bar) if self.reader.sequential else self._any_order(bar)
-
-    @property
-    def shard_rows(self) -> int:
-        """Rows a shard: a power of two, some 15 to 30 MB."""
-        if self.storage != "raw":
-            return _ENCODED_SHARD_ROWS
-        return 1 << ((_RAW_SHARD_BYTES // (3 * self.image_size**2)).bit_length() - 1)
 
     def _any_order(self, bar) -> int:
         n_shards = -(-self.reader.n_rows // self.shard_rows)
@@ -111,9 +105,8 @@ class Filling:
         if self._shows:
             how_many = f"{n_rows:,} images" if n_rows is not None else "a stream of images"
             total = f"about {_size(n_rows * each)}" if n_rows is not None else f"about {_size(each)} an image"
-            kind = "raw" if self.storage == "raw" else self.storage.upper()
             print(
-                f"Caching {how_many} of {self.what} at {self.image_size} px, {kind}: {total} in {self.folder}",
+                f"Caching {how_many} of {self.what} at {self.image_size} px, {self.storage}: {total} in {self.folder}",
                 file=sys.stderr,
             )
 

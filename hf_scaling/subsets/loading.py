@@ -26,7 +26,15 @@ _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
 class DatasetOrigin:
     """A data set that `datasets` can load, its parts, columns and classes found. No picture is read for that."""
 
-    def __init__(self, name: str, image_column: str | None, label_column: str | None, streaming: bool, root: Path):
+    def __init__(
+        self,
+        name: str,
+        image_column: str | None,
+        label_column: str | None,
+        streaming: bool,
+        root: Path,
+        progress: bool,
+    ):
         """Find the data set `name` and what is in it.
 
         Raises:
@@ -34,7 +42,7 @@ class DatasetOrigin:
         """
         self._streaming, self._root = streaming, root
         with _faults_said(name):
-            self.name, self._builder, self._content = _locate(name, root)
+            self.name, self._builder, self._content = _locate(name, root, progress)
             self._streams = self._builder.as_streaming_dataset()
             self._train_part = _train_part(self._streams, name)
             features = self._streams[self._train_part].features
@@ -104,7 +112,7 @@ class DatasetOrigin:
         return sum(Path(file).suffix.lower() in Image.registered_extensions() for file in files)
 
 
-def _locate(name: str, root: Path) -> tuple:
+def _locate(name: str, root: Path, progress: bool) -> tuple:
     """Find what `name` means: its name for results, its builder, and what identifies its content."""
     from datasets import load_dataset_builder
 
@@ -119,7 +127,11 @@ def _locate(name: str, root: Path) -> tuple:
         raise InputError(f"{name}: a source is a folder, a .parquet file or a Hub id, and this file is none of them")
     files = [file for part in builder.config.data_files.values() for file in part]
     resolved = path.resolve()
-    return resolved.name if path.is_dir() else resolved.stem, builder, {"files": hash_files(files, path, root)}
+    return (
+        resolved.name if path.is_dir() else resolved.stem,
+        builder,
+        {"files": hash_files(files, path, root, progress)},
+    )
 
 
 def _locate_on_hub(name: str) -> tuple:

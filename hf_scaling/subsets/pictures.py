@@ -1,7 +1,6 @@
 """One picture: decoded, fitted into the square, packed for the cache and unpacked again."""
 
 import io
-import warnings
 
 import numpy as np
 
@@ -14,11 +13,12 @@ LARGEST_RAW_SIDE = 64
 _JPEG_QUALITY = 90
 
 
-def storage_for(image_size: int, lossless: bool) -> str:
-    """Choose how pictures of a side are kept: "raw", or above 64 px "jpeg", or "png" where nothing may be lost."""
-    if image_size <= LARGEST_RAW_SIDE:
-        return "raw"
-    return "png" if lossless else "jpeg"
+def storage_for(image_size: int, part: str) -> str:
+    """Choose how the pictures of "train" or "test" are kept: "raw" or "jpeg".
+
+    Test pictures are always raw: evaluation reads the source's very pixels, never an encoder's mistakes.
+    """
+    return "raw" if part == "test" or image_size <= LARGEST_RAW_SIDE else "jpeg"
 
 
 def fit_picture(picture, image_size: int):
@@ -28,6 +28,8 @@ def fit_picture(picture, image_size: int):
     from PIL import Image
 
     picture = picture.convert("RGB")
+    if picture.size == (image_size, image_size):
+        return picture
     width, height = picture.size
     scale = image_size / min(width, height)
     if scale != 1:
@@ -43,7 +45,7 @@ def pack(encoded: bytes, image_size: int, storage: str) -> tuple[bytes, int]:
     Args:
         encoded: The bytes of a PNG, JPEG or any other file that PIL opens.
         image_size: Side in pixels.
-        storage: "raw", "jpeg" or "png" (see `storage_for`).
+        storage: "raw" or "jpeg" (see `storage_for`).
 
     Returns:
         The bytes to keep, and the hash of the fitted pixels before any lossy encoding.
@@ -53,14 +55,15 @@ def pack(encoded: bytes, image_size: int, storage: str) -> tuple[bytes, int]:
     """
     from PIL import Image, ImageOps
 
-    with warnings.catch_warnings(), Image.open(io.BytesIO(encoded)) as picture:
-        warnings.simplefilter("ignore")
+    with Image.open(io.BytesIO(encoded)) as picture:
+        ImageOps.exif_transpose(picture, in_place=True)
         is_ready = picture.format == "JPEG" and picture.mode == "RGB" and picture.size == (image_size, image_size)
-        turned = ImageOps.exif_transpose(picture)
-        fitted = fit_picture(turned, image_size)
-    if storage == "jpeg" and is_ready:
-        return encoded, hash_pixels(fitted.tobytes())  # a second JPEG encoding would only lose more
-    return _encode(fitted, storage), hash_pixels(fitted.tobytes())
+        fitted = fit_picture(picture, image_size)
+    raw = fitted.tobytes()
+    if storage == "raw":
+        return raw, hash_pixels(raw)
+    # A second JPEG encoding of what is there already would only lose more.
+    return encoded if is_ready else _encode(fitted), hash_pixels(raw)
 
 
 def pack_pixels(pixels: np.ndarray, storage: str) -> tuple[bytes, int]:
@@ -68,11 +71,11 @@ def pack_pixels(pixels: np.ndarray, storage: str) -> tuple[bytes, int]:
     from PIL import Image
 
     raw = pixels.tobytes()
-    return raw if storage == "raw" else _encode(Image.fromarray(pixels), storage), hash_pixels(raw)
+    return raw if storage == "raw" else _encode(Image.fromarray(pixels)), hash_pixels(raw)
 
 
 def unpack(encoded: bytes) -> np.ndarray:
-    """Decode a picture kept as JPEG or PNG: uint8 array (image_size, image_size, 3)."""
+    """Decode a picture kept as JPEG: uint8 array (image_size, image_size, 3)."""
     from PIL import Image
 
     with Image.open(io.BytesIO(encoded)) as picture:
@@ -86,12 +89,7 @@ def hash_pixels(raw: bytes) -> int:
     return xxhash.xxh3_64_intdigest(raw)
 
 
-def _encode(picture, storage: str) -> bytes:
-    if storage == "raw":
-        return picture.tobytes()
+def _encode(picture) -> bytes:
     buffer = io.BytesIO()
-    if storage == "png":
-        picture.save(buffer, "PNG", compress_level=3)
-    else:
-        picture.save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    picture.save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return buffer.getvalue()

@@ -11,6 +11,8 @@ from hf_scaling.subsets.columns import LabelIds
 from hf_scaling.subsets.pictures import pack
 from hf_scaling.subsets.shards import Block
 
+_GROUP = 32  # pictures a thread takes at once; one by one, small ones cost more to hand over than to decode
+
 
 @dataclass
 class RowPacker:
@@ -35,28 +37,35 @@ class RowPacker:
         """
         places = [self.labels.place(row[self.label_column], start + at) for at, row in enumerate(rows)]
         kept = [at for at, place in enumerate(places) if place is not None]
-        block = Block(n_rows=len(rows))
+        pictures = [(start + at, rows[at][self.image_column]) for at in kept]
+        groups = [pictures[begin : begin + _GROUP] for begin in range(0, len(pictures), _GROUP)]
         with ThreadPoolExecutor(_n_threads()) as pool:
-            packed = pool.map(lambda at: self._try(rows[at][self.image_column], start + at), kept)
-            for at, (result, fault) in zip(kept, packed):
-                if fault is not None:
-                    block.skipped.append(fault)
-                    continue
-                block.payloads.append(result[0])
-                block.hashes.append(result[1])
-                block.labels.append(places[at])
-        return block
+            packed = [each for group in pool.map(self._pack_group, groups) for each in group]
+        whole = [(places[at], each) for at, each in zip(kept, packed) if not isinstance(each, str)]
+        return Block(
+            payloads=[payload for _, (payload, _) in whole],
+            hashes=[hashed for _, (_, hashed) in whole],
+            labels=[place for place, _ in whole],
+            n_rows=len(rows),
+            skipped=[fault for fault in packed if isinstance(fault, str)],
+        )
 
-    def _try(self, picture: dict | None, row: int) -> tuple[tuple[bytes, int] | None, str | None]:
+    def _pack_group(self, pictures: list[tuple[int, dict | None]]) -> list[tuple[bytes, int] | str]:
+        return [self._pack_one(row, picture) for row, picture in pictures]
+
+    def _pack_one(self, row: int, picture: dict | None) -> tuple[bytes, int] | str:
+        """Give a picture's bytes and hash, or what is wrong with it."""
         try:
-            return pack(_read(picture), self.image_size, self.storage), None
+            return pack(_read(picture), self.image_size, self.storage)
+        except MemoryError:
+            raise
         except Exception as error:  # PIL raises nearly anything on broken bytes
-            fault = f"{self._name(picture, row)} is not an image that can be decoded ({_first_line(error)})"
+            fault = f"{self._name(row, picture)} cannot be decoded as an image{_reason(error)}"
             if self.skip_corrupt:
-                return None, fault
-            raise InputError(f"{fault}: remove it, or leave out such images with skip_corrupt") from error
+                return fault
+            raise InputError(f"{fault}: mend or remove it, or leave out such images with skip_corrupt") from error
 
-    def _name(self, picture: dict | None, row: int) -> str:
+    def _name(self, row: int, picture: dict | None) -> str:
         is_file = picture is not None and picture["bytes"] is None and picture["path"]
         return picture["path"] if is_file else f"row {row} of {self.what}"
 
@@ -128,5 +137,9 @@ def _n_threads() -> int:
     return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _reason(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):  # its text holds a memory address
+        return ""
+    return f" ({(str(error).strip().splitlines() or [type(error).__name__])[0]})"

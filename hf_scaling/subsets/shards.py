@@ -13,6 +13,8 @@ import numpy as np
 from hf_scaling.files import replacing
 from hf_scaling.subsets.pictures import unpack
 
+_RAW_BYTES = 1 << 25
+_ENCODED_ROWS = 1_024
 _NAME = re.compile(r"(\d{6})-([0-9a-f]{16})\.arrow")
 
 
@@ -64,6 +66,13 @@ class Shard:
             return self._pixels[rows]
         spans = zip(self._offsets[rows], self._offsets[rows + 1])
         return np.stack([unpack(self._data[start:stop].to_pybytes()) for start, stop in spans])
+
+
+def rows_per_shard(storage: str, image_size: int) -> int:
+    """Give the rows of a shard, a power of two: some 15 to 30 MB of pictures."""
+    if storage != "raw":
+        return _ENCODED_ROWS
+    return 1 << max(0, (_RAW_BYTES // (3 * image_size**2)).bit_length() - 1)
 
 
 def write_shard(folder: Path, number: int, block: Block, storage: str, image_size: int) -> Path:

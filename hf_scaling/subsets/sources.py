@@ -131,8 +131,7 @@ class Source:
         return Split(whole.store, kept), Split(whole.store, tested)
 
     def _whole(self, part: str) -> Split:
-        # Evaluation then reads the very pixels of the source, never an encoder's mistakes.
-        storage = storage_for(self.image_size, lossless=part == "test")
+        storage = storage_for(self.image_size, part)
         store = open_store(
             self._folder / part,
             lambda: self._origin.reader(part, self._chosen, self.image_size, storage, self._skip_corrupt),
@@ -142,7 +141,11 @@ class Source:
             self._progress,
         )
         if store.skipped and not self._skip_corrupt:
-            raise InputError(f"{store.skipped[0]}: remove it, or leave out such images with skip_corrupt")
+            raise InputError(f"{store.skipped[0]}: mend or remove it, or leave out such images with skip_corrupt")
+        if part == "train" and len(np.unique(store.labels)) < 2:
+            raise InputError(
+                f"{self.name}: its images are not of two classes or more, so there is nothing to tell apart"
+            )
         return Split(store, np.arange(len(store.labels)))
 
 
@@ -183,11 +186,13 @@ def open_source(
     if image_size < 1:
         raise InputError(f"image_size: {image_size} is no number of pixels")
     root = cache_root(cache_dir)
-    origin = _find_origin(str(name), image_column, label_column, n_images, seed, streaming, root)
-    return Source(origin, choose_classes(origin.class_names, classes), image_size, skip_corrupt, root, progress)
+    origin = _find_origin(str(name), image_column, label_column, n_images, seed, streaming, root, progress)
+    return Source(
+        origin, choose_classes(origin.class_names, classes, origin.name), image_size, skip_corrupt, root, progress
+    )
 
 
-def _find_origin(name, image_column, label_column, n_images, seed, streaming, root: Path) -> Origin:
+def _find_origin(name, image_column, label_column, n_images, seed, streaming, root: Path, progress) -> Origin:
     if name == "glyphs":
         return GlyphOrigin(n_images, seed)
     if n_images is not None:
@@ -196,4 +201,4 @@ def _find_origin(name, image_column, label_column, n_images, seed, streaming, ro
         return DigitOrigin()
     from hf_scaling.subsets.loading import DatasetOrigin
 
-    return DatasetOrigin(name, image_column, label_column, streaming, root)
+    return DatasetOrigin(name, image_column, label_column, streaming, root, progress)
