@@ -12,7 +12,7 @@ from hf_scaling.distillation.loss import IGNORED, LossParts, distillation_loss
 from hf_scaling.distillation.schedule import UntilPassed, alpha_at
 from hf_scaling.distillation.teacher import AdaptedTeacher, Teacher, logits_of
 from hf_scaling.errors import InputError, RunError
-from hf_scaling.models import ImageStatistics
+from hf_scaling.models import ImageStatistics, flops_of
 
 
 class DistillationTrainer(Trainer):
@@ -56,6 +56,7 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.teacher = None if teacher is None else self._place(teacher)
         self._parts = _RunningParts()
+        self._flops_per_example: float | None = None
         if args.label_names is None:
             self.label_names = ["labels"]
         if teacher is not None and args.alpha_schedule == "until_passed":
@@ -109,8 +110,20 @@ class DistillationTrainer(Trainer):
         """Log, with the parts of the loss beside the training loss."""
         if self.teacher is not None and "loss" in logs:
             logs |= self._parts.drain(self.accelerator, self.state.global_step)
-            logs["alpha"] = self.alpha
         super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> float:
+        """Operations of the student on a batch, forward and backward: 3 x `models.flops_of` one example.
+
+        Counted once a run. (Trainer's own estimate takes every pixel for a token, and walks through all modules of
+        the model in each step.)
+        """
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super().floating_point_ops(inputs)
+        if self._flops_per_example is None:
+            one = {name: value[:1] for name, value in inputs.items() if name != "labels"}
+            self._flops_per_example = 3 * flops_of(self.model, one)
+        return self._flops_per_example * len(inputs["labels"])
 
     @property
     def _race(self) -> UntilPassed | None:
@@ -150,7 +163,7 @@ class DistillationTrainer(Trainer):
         if num_items is not None and self.args.average_tokens_across_devices and self.args.world_size > 1:
             parts = LossParts(*(part * self.accelerator.num_processes for part in parts))
         if self.teacher is not None:
-            self._parts.add(parts, self.state.global_step)
+            self._parts.add(parts, alpha, self.state.global_step)
         return parts.loss
 
     def _evaluation_loss(self, logits: Tensor, inputs: dict[str, Any]) -> Tensor:
@@ -219,8 +232,10 @@ class _RunningParts:
     def __init__(self):
         self._sums: Tensor | None = None
         self._since = 0
+        self._alpha = 0.0
 
-    def add(self, parts: LossParts, step: int) -> None:
+    def add(self, parts: LossParts, alpha: float, step: int) -> None:
+        self._alpha = alpha
         values = torch.stack([parts.task_loss.detach(), parts.distillation_loss.detach()])
         if self._sums is None:
             self._sums, self._since = values, step
@@ -228,12 +243,12 @@ class _RunningParts:
             self._sums += values
 
     def drain(self, accelerator, step: int) -> dict[str, float]:
-        """The means per step over all processes, and start anew."""
+        """The means per step over all processes and the last step's alpha; starts anew."""
         if self._sums is None:
             return {}
         sums = accelerator.reduce(self._sums, reduction="mean") / max(step - self._since, 1)
         self._sums = None
-        return {"task_loss": sums[0].item(), "distillation_loss": sums[1].item()}
+        return {"task_loss": sums[0].item(), "distillation_loss": sums[1].item(), "alpha": self._alpha}
 
 
 def _check_settings(args: DistillationArguments, teacher: PreTrainedModel | Teacher | None, others: dict) -> None:

@@ -1,7 +1,7 @@
 """Students and teachers by name and size, built or loaded."""
 
 from hf_scaling.models.building import FAMILIES, build_student, default_patch_size
-from hf_scaling.models.counting import count_params, forward_flops
+from hf_scaling.models.counting import count_params, flops_of, forward_flops
 from hf_scaling.models.heads import freeze_backbone, head_parameters, name_classes, replace_head
 from hf_scaling.models.loading import load_model
 from hf_scaling.models.processing import ImageStatistics, build_processor, input_size, load_statistics
@@ -13,6 +13,7 @@ __all__ = [
     "build_student",
     "count_params",
     "default_patch_size",
+    "flops_of",
     "forward_flops",
     "freeze_backbone",
     "head_parameters",

@@ -24,11 +24,16 @@ def forward_flops(model: nn.Module, image_size: int) -> float:
     """
     weight = next(model.parameters())
     image = torch.zeros(1, 3, image_size, image_size, device=weight.device, dtype=weight.dtype)
+    return flops_of(model, {"pixel_values": image})
+
+
+def flops_of(model: nn.Module, inputs: dict[str, torch.Tensor]) -> float:
+    """Floating-point operations of `model(**inputs)`, counted as `forward_flops` does, for inputs of any kind."""
     training = {module for module in model.modules() if module.training}
     model.eval()
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            model(pixel_values=image)
+            model(**inputs)
     finally:
         for module in training:
             module.training = True

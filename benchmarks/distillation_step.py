@@ -1,0 +1,114 @@
+"""What a teacher costs: a distilled step over the sum of a plain step and the teacher's forward pass.
+
+    python benchmarks/distillation_step.py [--student vit-200k] [--teacher vit-30k] [--rounds 15] [--steps 40]
+
+The three take turns and medians are printed. A ratio of 1 means that the teacher costs its forward pass and nothing
+else. On a CPU the clock is the process's own, which other programs on the machine do not advance.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+
+import torch
+from torch.utils.data import Dataset
+from transformers import TrainerCallback
+
+from hf_scaling.distillation import DistillationArguments, DistillationTrainer, Teacher
+from hf_scaling.models import build_student
+
+CLASSES = 10
+clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+
+
+class Clock(TrainerCallback):
+    """Times the steps alone, without what surrounds them."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Start."""
+        self.started = clock()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Stop."""
+        self.milliseconds = 1e3 * (clock() - self.started) / state.global_step
+
+
+class Batches(Dataset):
+    """Random images, read as whole batches."""
+
+    def __init__(self, n: int, image_size: int):
+        self.pixels, self.labels = torch.randn(n, 3, image_size, image_size), torch.randint(CLASSES, (n,))
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitems__(self, indices):
+        return {"pixel_values": self.pixels[indices], "labels": self.labels[indices]}
+
+
+def train(options, dataset: Dataset, teacher) -> float:
+    """Milliseconds of a step of the Trainer."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = DistillationArguments(
+            output_dir=folder,
+            use_cpu=not torch.cuda.is_available(),
+            per_device_train_batch_size=options.batch,
+            max_steps=options.steps,
+            remove_unused_columns=False,
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+        )
+        student = build_student(options.student, CLASSES, options.image_size)
+        timer = Clock()
+        DistillationTrainer(
+            student,
+            arguments,
+            teacher=teacher,
+            train_dataset=dataset,
+            data_collator=lambda batch: batch,
+            callbacks=[timer],
+        ).train()
+        return timer.milliseconds
+
+
+def ask(options, dataset: Dataset, teacher) -> float:
+    """Milliseconds of a forward pass of the teacher, as a plain loop would do it."""
+    device = next(teacher.parameters()).device
+    batch = dataset.pixels[: options.batch].to(device)
+    started = clock()
+    with torch.no_grad():
+        for _ in range(options.steps):
+            answers = teacher(pixel_values=batch).logits
+    answers.sum().item()  # waits for the device
+    return 1e3 * (clock() - started) / options.steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--student", default="vit-200k")
+    parser.add_argument("--teacher", default="vit-30k")
+    parser.add_argument("--image-size", type=int, default=28)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=40)
+    options = parser.parse_args()
+    dataset = Batches(options.batch * options.steps, options.image_size)
+    teacher = build_student(options.teacher, CLASSES, options.image_size, seed=1).eval()
+    Teacher(teacher).adapt_to(teacher)  # freezes it, as the Trainer will
+    rounds = []
+    for _ in range(options.rounds + 1):
+        rounds.append(
+            (train(options, dataset, None), train(options, dataset, teacher), ask(options, dataset, teacher))
+        )
+    plain, distilled, forward = (statistics.median(column) for column in zip(*rounds[1:]))  # the first warms up
+    ratio = statistics.median(b / (a + c) for a, b, c in rounds[1:])
+    print(f"plain step          {plain:7.2f} ms  ({options.student}, batch {options.batch}, {options.image_size} px)")
+    print(f"teacher's forward   {forward:7.2f} ms  ({options.teacher})")
+    print(f"distilled step      {distilled:7.2f} ms")
+    print(f"ratio               {ratio:7.3f}  distilled / (plain + forward), median of {options.rounds} rounds")
+
+
+if __name__ == "__main__":
+    main()

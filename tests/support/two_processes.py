@@ -1,0 +1,64 @@
+"""One script for one process and for several: a few steps of each kind of training, then their weights and losses.
+
+torchrun --nproc_per_node 2 tests/support/two_processes.py OUT_FILE
+"""
+
+import os
+import sys
+import tempfile
+
+import torch
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from tiny import STUDENTS, Images
+
+from hf_scaling.distillation import DistillationArguments, DistillationTrainer
+
+GLOBAL_BATCH = 8
+
+
+def train(student: str, teacher: str | None, folder: str) -> dict:
+    """Two epochs over 43 images in global batches of 8, two to a step: the last one of each epoch holds 3 images."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    arguments = DistillationArguments(
+        output_dir=folder,
+        use_cpu=True,
+        optim="sgd",
+        learning_rate=0.1,
+        num_train_epochs=2,
+        per_device_train_batch_size=GLOBAL_BATCH // world,
+        per_device_eval_batch_size=GLOBAL_BATCH // world,
+        gradient_accumulation_steps=2,
+        save_strategy="no",
+        logging_steps=6,
+        disable_tqdm=True,
+    )
+    trainer = DistillationTrainer(
+        STUDENTS[student](seed=1),
+        arguments,
+        teacher=None if teacher is None else STUDENTS[teacher](seed=2),
+        train_dataset=Images(43),
+        eval_dataset=Images(21, seed=5),
+    )
+    trainer.train()
+    logs = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    return {
+        "weights": {name: value.detach().clone() for name, value in trainer.model.state_dict().items()},
+        "eval_loss": trainer.evaluate()["eval_loss"],
+        "logs": {name: logs[name] for name in ("loss", "task_loss", "distillation_loss") if name in logs},
+    }
+
+
+def train_all() -> dict:
+    """Plain and distilled, of both libraries; a larger student under a smaller teacher among them."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {
+            f"{student}-{teacher}": train(student, teacher, folder)
+            for student, teacher in [("native", None), ("native", "timm"), ("timm", None), ("timm", "native")]
+        }
+
+
+if __name__ == "__main__":
+    results = train_all()
+    if int(os.environ.get("RANK", 0)) == 0:
+        torch.save(results, sys.argv[1])
