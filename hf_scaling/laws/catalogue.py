@@ -23,6 +23,7 @@ _DECLARATIONS = (
     {
         "name": "shifted_power_law",
         "expression": "E + A*(x + x0)**-a",
+        "parameters": ("E", "A", "a", "x0"),
         "paper": "Rosenfeld et al. 2020, A Constructive Prediction of the Generalization Error (arXiv 1909.12673)",
         "summary": "A power law that starts slowly: x0 is what the model already has before the first example.",
     },
@@ -140,7 +141,6 @@ _DECLARATIONS = (
             "teacher_loss + teacher_loss**-c0*(1 + (teacher_loss/(supervised_loss*d1))**(1/f1))**(-c1*f1)"
             "*(A*n_params**-alpha + B*n_pretrain**-beta)**gamma"
         ),
-        "variables": ("n_params", "n_pretrain", "teacher_loss"),
         "parameters": ("A", "alpha", "B", "beta", "gamma", "c0", "c1", "d1", "f1"),
         "where": {"supervised_loss": None},
         "bounds": {"c0": (0, 20), "c1": (0, 1e5), "d1": (0.01, 100), "f1": (0.01, 10)},
@@ -157,7 +157,6 @@ _DECLARATIONS = (
     {
         "name": "data_constrained",
         "expression": "E + A*N_eff**-alpha + B*D_eff**-beta",
-        "variables": ("n_params", "n_pretrain", "samples_seen"),
         "where": {
             "G": "(alpha*A/(beta*B))**(1/(alpha + beta))",
             "U_N": "min(n_params, G*(n_pretrain*G)**(beta/alpha))",

@@ -52,7 +52,9 @@ class Inverse:
         scan = np.linspace(self._low, self._high, _SCAN)
         scanned = np.stack([excess(np.full((len(theta), 1), u))[:, 0] for u in scan], axis=1)
         signs = np.sign(scanned)
-        crosses = signs[:, :-1] * signs[:, 1:] <= 0
+        # Far out a law may equal its floor to the last bit; being at the target is not yet being past it.
+        signs = np.where(signs == 0, _start_side(scanned)[:, None], signs)
+        crosses = signs[:, :-1] * signs[:, 1:] < 0
         first = np.argmax(crosses, axis=1)
         low, high = scan[first][:, None], scan[first + 1][:, None]
         side = np.take_along_axis(signs, first[:, None], axis=1)
@@ -64,13 +66,24 @@ class Inverse:
         return np.where(crosses.any(axis=1), found, _without_crossing(scanned))
 
 
-def _without_crossing(excess: np.ndarray) -> np.ndarray:
-    """0 where a falling curve is below the target (a rising one above it) throughout, infinity where it never is."""
+def _ends(excess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last finite value of each row, NaN where there is none."""
     finite = np.isfinite(excess)
     rows = np.arange(len(excess))
-    first = excess[rows, np.argmax(finite, axis=1)]
-    last = excess[rows, excess.shape[1] - 1 - np.argmax(finite[:, ::-1], axis=1)]
-    reached = np.where(last > first, first > 0, first < 0)
+    last = excess.shape[1] - 1 - np.argmax(finite[:, ::-1], axis=1)
+    return excess[rows, np.argmax(finite, axis=1)], excess[rows, last]
+
+
+def _start_side(excess: np.ndarray) -> np.ndarray:
+    """1 for curves that fall, -1 for those that rise: the sign of the excess before the target is reached."""
+    first, last = _ends(excess)
+    return np.where(last > first, -1.0, 1.0)
+
+
+def _without_crossing(excess: np.ndarray) -> np.ndarray:
+    """0 where the curve is past the target throughout, infinity where it never is."""
+    first, _ = _ends(excess)
+    reached = first * _start_side(excess) <= 0
     return np.where(np.isnan(first), np.nan, np.where(reached, 0.0, np.inf))
 
 

@@ -33,7 +33,8 @@ class Law:
         expression: The formula, such as "E + A*n_pretrain**-alpha": + - * / **, parentheses, numbers, names and exp,
             log, sqrt, min, max. With an "=" it is an equation in the unknown L, which stands in (L - low) and
             (high - L) alone and is solved for numerically.
-        variables: The names that are columns; by default those of `COLUMNS` are, and every other name is a parameter.
+        variables: The names that are columns; by default those of `COLUMNS`, in its order; every other name is a
+            parameter.
         parameters: The parameters in the order of their vector; by default as they first appear.
         bounds: Parameter to (low, high), None for no limit, where the kind's default does not fit.
         kinds: Parameter to kind, where the place of its name does not tell ("shape" never does).
@@ -296,7 +297,7 @@ class Law:
         free = self._source.names
         if given is not None:
             self._refuse_unknown(given, free, "the variable")
-        variables = tuple(name for name in free if name in COLUMNS) if given is None else tuple(given)
+        variables = tuple(name for name in COLUMNS if name in free) if given is None else tuple(given)
         if not variables:
             known = ", ".join(COLUMNS)
             raise InputError(f"{self._owner} has no variable; known columns are {known}, others go into variables=")

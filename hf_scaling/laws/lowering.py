@@ -39,9 +39,7 @@ class Lowering:
             InputError: A constant part has no finite value, or an exponent is absurdly large.
         """
         node = self._lower(tree, text)
-        if (node.op == "number" and not math.isfinite(node.payload)) or (
-            node.op == "recip" and node.args[0].is_number(0)
-        ):
+        if node.op == "number" and not math.isfinite(node.payload):
             raise fault(self.owner, text, tree.col_offset, "this has no finite value")
         return node
 
@@ -80,7 +78,10 @@ class Lowering:
             case ast.BinOp(left=left, op=ast.Mult(), right=right):
                 return self._product(self.lower(left, text), self.lower(right, text))
             case ast.BinOp(left=left, right=right):
-                return self._product(self.lower(left, text), graph.recip(self.lower(right, text)))
+                divisor = self.lower(right, text)
+                if divisor.is_number(0):
+                    raise fault(self.owner, text, right.col_offset, "this divides by zero")
+                return self._product(self.lower(left, text), graph.recip(divisor))
         raise AssertionError(f"the parser let {ast.dump(tree)} through")
 
     def _call(self, name: str, args: list[Node]) -> Node:

@@ -49,8 +49,10 @@ def parse_formula(text: str, owner: str) -> ast.expr:
             warnings.simplefilter("ignore")
             tree = ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
-        column = min(max((error.offset or 1) - 1, 0) + lead, max(len(text) - 1, 0))
-        raise fault(owner, text, column, f"the formula cannot be read here ({error.msg})") from None
+        if not error.offset:
+            raise fault(owner, text, len(text.rstrip()), "the formula ends too early") from None
+        message = f"the formula cannot be read here ({error.msg})"
+        raise fault(owner, text, error.offset - 1 + lead, message) from None
     except (ValueError, RecursionError, MemoryError):
         raise fault(owner, text, 0, "the formula is nested too deeply to be read") from None
     for node in ast.walk(tree):
