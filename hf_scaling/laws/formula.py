@@ -2,8 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from hf_scaling.errors import InputError
 from hf_scaling.laws.algebra import Graph, Node
 from hf_scaling.laws.lowering import HIDDEN, UNKNOWN, Lowering, lower_equation
 from hf_scaling.laws.parsing import fault, is_name, names_in, parse_equation, parse_formula
-from hf_scaling.laws.program import Program
+from hf_scaling.laws.program import Program, rows_per_block
 
 _MOST_PARTS = 32
 # Arguments of a sigmoid from the smallest double it gives to where it is one within a double's precision.
@@ -190,25 +190,31 @@ class Evaluator:
         """The hidden quantity (B, N) at which the residual, which rises with it, is zero."""
         program = self._formula.residual_program
         data = self._prepare(program)
+        roots = np.empty((len(theta), self._size))
+        # In blocks, so that each stays in cache through its steps and stops when its own members have settled.
+        rows = rows_per_block(self._size)
+        for start in range(0, len(theta), rows):
+            block = slice(start, start + rows)
+            roots[block] = rising_root(partial(_residual, program, theta[block], data), roots[block].shape)
+        return roots
 
-        def residual(position):
-            results = [np.empty(position.shape), np.empty(position.shape)]
-            program.run(theta, data, results, position)
-            return results
 
-        return rising_root(residual, np.zeros((len(theta), self._size)))
+def _residual(program: Program, theta: np.ndarray, data: dict, position: np.ndarray) -> list[np.ndarray]:
+    results = [np.empty(position.shape), np.empty(position.shape)]
+    program.run(theta, data, results, position)
+    return results
 
 
-def rising_root(function, start: np.ndarray) -> np.ndarray:
+def rising_root(function: Callable, shape: tuple[int, ...]) -> np.ndarray:
     """The zeros of a rising function of each element, by Newton steps kept inside a shrinking bracket.
 
     Args:
-        function: Takes an array and gives values and slopes of the same shape.
-        start: First guesses, any shape. Roots are sought in `_BRACKET`; one beyond comes back at that end.
+        function: Takes an array of this shape and gives values and slopes.
+        shape: Of the result. Roots are sought in `_BRACKET`; one beyond comes back at that end.
     """
-    position = start
-    low, high = np.full_like(start, -np.inf), np.full_like(start, np.inf)
-    settled = np.zeros(start.shape, dtype=bool)
+    position = np.zeros(shape)
+    low, high = np.full(shape, -np.inf), np.full(shape, np.inf)
+    settled = np.zeros(shape, dtype=bool)
     for _ in range(200):
         value, slope = function(position)
         low = np.where(value < 0, position, low)

@@ -43,6 +43,11 @@ _OPERATIONS = {
 }
 
 
+def rows_per_block(width: int) -> int:
+    """How many parameter vectors to evaluate at once over `width` points."""
+    return max(1, _BLOCK // max(width, 1))
+
+
 class Program:
     """A tape that computes `outputs` (nodes of one graph) from parameter vectors and data."""
 
@@ -90,7 +95,7 @@ class Program:
                 else _OPERATIONS[node.op](*(known[arg] for arg in node.args))
             )
         count, width = results[0].shape
-        rows = max(1, min(count, _BLOCK // max(width, 1)))
+        rows = min(count, rows_per_block(width))
         scratch = np.empty((self._n_scratch, rows, width))
         for start in range(0, count, rows):
             self._run_block(slice(start, min(start + rows, count)), known, results, scratch, hidden)
