@@ -297,7 +297,7 @@ class Law:
         free = self._source.names
         if given is not None:
             self._refuse_unknown(given, free, "the variable")
-        variables = tuple(name for name in COLUMNS if name in free) if given is None else tuple(given)
+        variables = tuple(name for name in COLUMNS if name in free) if given is None else tuple(dict.fromkeys(given))
         if not variables:
             known = ", ".join(COLUMNS)
             raise InputError(f"{self._owner} has no variable; known columns are {known}, others go into variables=")

@@ -10,6 +10,7 @@ import ast
 import copy
 import math
 from collections.abc import Mapping
+from functools import reduce
 
 from hf_scaling.laws.algebra import DATA, Graph, Node
 from hf_scaling.laws.parsing import fault
@@ -21,8 +22,8 @@ _LARGEST_PRODUCT = 8
 _MOST_FACTORS = 32
 
 UNKNOWN = "L"
-HIDDEN = "position"
-# Stand for the two gaps of an equation; no name of a formula holds a space.
+# Stand for the hidden quantity of an equation and for its two gaps; no name of a formula holds a space.
+HIDDEN = "position of L"
 _ABOVE, _BENEATH = "L - low", "high - L"
 
 
@@ -104,9 +105,8 @@ class Lowering:
         if exponent.op == "number":
             value = exponent.payload
             if abs(value) > _LARGEST_EXPONENT:
-                raise fault(
-                    self.owner, text, place.col_offset, f"an exponent beyond {_LARGEST_EXPONENT:g} is not allowed"
-                )
+                message = f"an exponent beyond {_LARGEST_EXPONENT:g} is not allowed"
+                raise fault(self.owner, text, place.col_offset, message)
             if base.op == "number":
                 return graph.number(_constant_power(base.payload, value))
             as_product = base.op != "exp" and base.reach != DATA
@@ -115,27 +115,16 @@ class Lowering:
         return graph.exp(graph.mul(exponent, self.log(base)))
 
     def _whole_power(self, base: Node, exponent: int) -> Node:
-        graph = self.graph
-        result = graph.number(1)
-        for _ in range(abs(exponent)):
-            result = graph.mul(result, base)
-        return graph.recip(result) if exponent < 0 else result
+        result = reduce(self.graph.mul, [base] * abs(exponent), self.graph.number(1))
+        return self.graph.recip(result) if exponent < 0 else result
 
     def _product(self, a: Node, b: Node) -> Node:
         """a * b with all powers among the factors gathered in one exp: one pass of exp instead of several."""
         graph = self.graph
-        plain, exponents = [], []
-        for factor in _factors(a) + _factors(b):
-            (exponents.append(factor.args[0]) if factor.op == "exp" else plain.append(factor))
-        result = graph.number(1)
-        for factor in plain:
-            result = graph.mul(result, factor)
-        if not exponents:
-            return result
-        total = exponents[0]
-        for exponent in exponents[1:]:
-            total = graph.add(total, exponent)
-        return graph.mul(result, graph.exp(total))
+        factors = _factors(a) + _factors(b)
+        plain = reduce(graph.mul, (f for f in factors if f.op != "exp"), graph.number(1))
+        exponent = reduce(graph.add, (f.args[0] for f in factors if f.op == "exp"), graph.number(0))
+        return graph.mul(plain, graph.exp(exponent))
 
 
 def lower_equation(

@@ -112,7 +112,9 @@ def _parameter(name: str, inferred: tuple[str, str | None, float], declared: Dec
     try:
         grid = tuple(float(value) for value in declared.starts.get(name, ()))
     except (TypeError, ValueError):
-        raise InputError(f"{declared.owner}: the starts of {name} must be numbers") from None
+        grid = (math.nan,)
+    if not all(map(math.isfinite, grid)):
+        raise InputError(f"{declared.owner}: the starts of {name} must be numbers")
     return Parameter(name, kind, low, high, variable, grid)
 
 
