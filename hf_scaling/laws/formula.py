@@ -191,8 +191,9 @@ class Evaluator:
         program = self._formula.residual_program
         data = self._prepare(program)
         roots = np.empty((len(theta), self._size))
-        # In blocks, so that each stays in cache through its steps and stops when its own members have settled.
-        rows = rows_per_block(self._size)
+        # In blocks, each of which stops when its own members have settled; small ones, since a step holds four times
+        # as many temporaries as an evaluation does.
+        rows = rows_per_block(4 * self._size)
         for start in range(0, len(theta), rows):
             block = slice(start, start + rows)
             roots[block] = rising_root(partial(_residual, program, theta[block], data), roots[block].shape)
