@@ -8,11 +8,13 @@ import argparse
 import dataclasses
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -77,6 +79,7 @@ class FinetuneFields(SourceFields):
 
     EXAMPLE: ClassVar[str] = "accelerate launch recipes/finetune.py --checkpoint runs/RUN_ID --source digits"
 
+    source: str = field(default="digits", metadata={"help": "digits, glyphs, a Hub id, a folder or a Parquet file"})
     checkpoint: str | None = field(
         default=None, metadata={"help": "run folder or Hub id of the checkpoint to fine-tune"}
     )
@@ -118,6 +121,10 @@ def _parse(fields_class: type, known_class: type, argv: Sequence[str], default_c
     given = parser.given_in_line(argv)
     config = given.pop("config", default_config)
     values = {**parser.given_in_file(Path(config)), **given} if config else given
+    # TrainingArguments would make up a folder; a run that is told none goes to the one named by its id.
+    values.setdefault("output_dir", "")
+    # Where there is no accelerator the processes of torchrun find each other only if told so.
+    values.setdefault("use_cpu", not torch.accelerator.is_available())
     return tuple(_build(each, values) for each in (fields_class, DistillationArguments))
 
 
@@ -134,7 +141,12 @@ class _Parser(HfArgumentParser):
 
     def __init__(self, classes: list[type]):
         super().__init__(
-            classes, allow_abbrev=False, formatter_class=argparse.HelpFormatter, conflict_handler="resolve"
+            classes,
+            description=classes[0].__doc__,
+            epilog=f"example: {classes[0].EXAMPLE}",
+            allow_abbrev=False,
+            formatter_class=argparse.HelpFormatter,
+            conflict_handler="resolve",
         )
         self.add_argument("--config", help="YAML file of fields; the command line wins over it")
         # In place of TrainingArguments' field of this name, which watches for overflows.
@@ -143,7 +155,8 @@ class _Parser(HfArgumentParser):
             action.default = argparse.SUPPRESS
 
     def error(self, message: str):
-        raise InputError(message.removeprefix("argument "))
+        # argparse names a flag by both its spellings: "argument --n_pretrain/--n-pretrain: ...".
+        raise InputError(re.sub(r"^argument --(\w+)(/--[\w-]+)*", r"\1", message))
 
     def given_in_line(self, argv: Sequence[str]) -> dict[str, Any]:
         """Field -> value for the flags of a command line."""

@@ -15,8 +15,7 @@ def announce(folder: Path, row: Mapping[str, Any], next_command: str) -> None:
     print(f"error   {row['error']:.4f}  (top-1, on the {row['n_eval']:,} {row['eval_split']} images of {images})")
     print(f"loss    {row['loss']:.4f}  (cross-entropy, nats an image)")
     if row["agreement"] is not None:
-        print(
-            f"teacher {row['teacher_error']:.4f} error, {row['teacher_loss']:.4f} loss, agreement {row['agreement']:.4f}"
-        )
+        scores = f"{row['teacher_error']:.4f} error, {row['teacher_loss']:.4f} loss"
+        print(f"teacher {scores}; agreement {row['agreement']:.4f}")
     print(f"folder  {folder}  (run {row['run_id']})")
     print(f"next    {next_command}", flush=True)

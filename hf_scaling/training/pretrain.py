@@ -1,6 +1,7 @@
 """Pretraining: a student with random weights on an upstream source, plain or taught."""
 
 import dataclasses
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ class _Setting:
 
     def _taught_by_checkpoint(self, name: str, model, output_dir: Path | None) -> Run:
         """By a trained model from a folder or the Hub, checked before anything is written."""
+        _refuse_misspelt(self.fields.teacher)
         found = identify(self.fields.teacher)
         teacher = Teacher.from_pretrained(found.folder)
         models.name_classes(model, self.source.class_names)
@@ -145,6 +147,15 @@ class _Setting:
 def is_architecture(name: str) -> bool:
     """Whether `name` says what to build (a family or timm name) rather than where trained weights are."""
     return not Path(name).exists() and "/" not in name and (name in models.FAMILIES or timm.is_model(name))
+
+
+def _refuse_misspelt(teacher: str) -> None:
+    """A bare name is no checkpoint: say which family was meant rather than look for it on the Hub."""
+    if "/" in teacher or Path(teacher).exists():
+        return
+    near = difflib.get_close_matches(teacher, models.FAMILIES, n=1, cutoff=0.5)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    raise InputError(f"teacher {teacher}: no family name, no folder and no Hub id (org/name){meant}")
 
 
 def describe_source(source: Source, chosen: Chosen) -> dict[str, Any]:

@@ -1,0 +1,20 @@
+"""What all tests share."""
+
+import os
+
+import pytest
+
+# Workers share the cores: more threads than cores make them wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory):
+    """A cache of the tests' own, so that they neither find nor leave anything in the user's."""
+    before = os.environ.get("HF_SCALING_CACHE")
+    if before is None:
+        os.environ["HF_SCALING_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["HF_SCALING_CACHE"]
