@@ -1,3 +1,275 @@
-"""placeholder while the engine is tried"""
-class Ranking: ...
-def compare_laws(*a, **k): raise RuntimeError
+"""`compare_laws` and law="auto": which law predicts the largest scales, and what several say together."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from hf_scaling.errors import InputError
+from hf_scaling.fitting.backtest import BASELINE, Backtest, run_backtest
+from hf_scaling.fitting.fit import Options, as_table, check_target, fit_rows, resolve_law
+from hf_scaling.fitting.lawfit import LawFit
+from hf_scaling.fitting.mixing import combine_fits
+from hf_scaling.fitting.rows import Choice, Columns, FitRows, column_of, note, read_columns, take_rows
+from hf_scaling.laws import LAWS, Law
+
+# The four published forms of one variable; together they predict better than any of them (docs/fitting.md).
+ONE_VARIABLE = ("power_law", "shifted_power_law", "m4", "bnsl")
+_SIZES = ("n_params", "n_pretrain", "n_finetune")
+# In several variables a law within this factor of the best held-out error has a say in the mixture.
+_CLOSE = 1.25
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Laws ranked by their error on the held-out largest scales.
+
+    Attributes:
+        table: A DataFrame: law, holdout_log_rmse, aicc, status, factor_out (how far beyond the fitted sizes the
+            farthest held-out row lay); the baseline `last_value` is always in it.
+        best: The law with the smallest held-out error.
+        p_better: How often, in paired bootstrap draws over held-out rows, it beats the second.
+        notes: What was left out, and what the comparison cannot tell.
+        backtest: The held-out errors behind the table.
+        fits: Law name to its fit on all compared rows (without a bootstrap).
+    """
+
+    table: object
+    best: str
+    p_better: float
+    notes: list[dict]
+    backtest: Backtest = field(repr=False)
+    fits: dict[str, LawFit] = field(repr=False)
+
+    def summary(self) -> str:
+        """The ranking as text."""
+        from hf_scaling.fitting.summary import describe_ranking
+
+        return describe_ranking(self)
+
+
+def compare_laws(
+    table,
+    target: str = "loss",
+    laws: Iterable[str | Law] | None = None,
+    holdout: str = "largest",
+    x: str | None = None,
+    arm: str | None = None,
+    upstream: str | None = None,
+    downstream: str | None = None,
+    stage: str | None = None,
+    objective: str = "log_huber",
+    delta: float | None = None,
+    weights=None,
+    seed: int = 0,
+) -> Ranking:
+    """Rank laws by how well they predict the largest scales from the smaller ones.
+
+    Args:
+        table: As for `fit_law`, as are target, x, arm, upstream, downstream, stage, objective, delta, weights and seed.
+        target: The column to predict.
+        laws: Names or laws; by default every law whose variables the table varies.
+        holdout: "largest": windows expand along each variable and the sizes beyond are predicted.
+        x: See `fit_law`.
+        arm: See `fit_law`.
+        upstream: See `fit_law`.
+        downstream: See `fit_law`.
+        stage: See `fit_law`.
+        objective: See `fit_law`.
+        delta: See `fit_law`.
+        weights: See `fit_law`.
+        seed: See `fit_law`.
+
+    Raises:
+        InputError: No law suits the table, holdout is unknown, or the input cannot be used.
+    """
+    if holdout != "largest":
+        raise InputError(f"holdout {holdout!r} is unknown: the largest scales are held out (holdout='largest')")
+    choice = Choice(target, x, arm, upstream, downstream, stage, weights)
+    options = Options(objective, delta, 0, "wild", 0.95, seed, {}, [])
+    return rank(as_table(table), choice, options, laws)
+
+
+def rank(table, choice: Choice, options: Options, laws=None) -> Ranking:
+    """Compare laws on the rows that all of them can take."""
+    import pandas as pd
+
+    candidates = _candidates(table, choice, laws)
+    rows, notes = _shared_rows(table, choice, candidates)
+    backtest = run_backtest(rows, candidates, options.objective, options.seed)
+    if not backtest.folds:
+        text = "no variable has enough sizes to hold the largest out: laws are ranked by AICc alone"
+        notes.append(note("no_holdout", "warn", text))
+    fits = {name: fit_rows(rows[name], law, options) for name, law in candidates.items()}
+    scored = {name: _score(backtest, name, candidates) for name in [*candidates, BASELINE]}
+    order = sorted(scored, key=lambda n: (np.isnan(scored[n]), scored[n], fits[n].scores["aicc"] if n in fits else np.inf))
+    factor = max((fold.factor_out for fold in backtest.folds), default=1.0)
+    frame = pd.DataFrame(
+        {
+            "law": order,
+            "holdout_log_rmse": [scored[n] for n in order],
+            "aicc": [fits[n].scores["aicc"] if n in fits else np.nan for n in order],
+            "status": [fits[n].status if n in fits else "baseline" for n in order],
+            "factor_out": factor,
+        }
+    )
+    ranked = [n for n in order if n != BASELINE]
+    best, second = ranked[0], order[1] if order[0] == ranked[0] else order[0]
+    p_better = backtest.p_better(best, second, options.seed)
+    notes += _findings(fits[best], best, order, p_better, second)
+    return Ranking(frame, best, p_better, notes, backtest, fits)
+
+
+def fit_best(table, choice: Choice, options: Options, combine: bool) -> LawFit:
+    """law="auto": rank, then fit the best law, or a mixture, on all the rows that it can take."""
+    if options.fixed or options.tied:
+        raise InputError("fixed and tied name parameters of one law: they cannot go with law='auto'")
+    ranking = rank(table, choice, options)
+    say = _have_a_say(ranking) if combine else [ranking.best]
+    laws = {name: LAWS[name] for name in say}
+    if len(say) == 1:
+        columns = read_columns(table, laws[say[0]], choice)
+        fit = fit_rows(take_rows(_keep_defined(columns, laws[say[0]], choice), laws[say[0]], choice), laws[say[0]], options)
+        return replace(fit, notes=[*fit.notes, *ranking.notes, _said(ranking, say)], settings=_validated(fit, ranking))
+    rows, _ = _shared_rows(table, choice, laws)
+    members = [fit_rows(rows[name], laws[name], options) for name in say]
+    fit = combine_fits(members, [*ranking.notes, _said(ranking, say)], rows[say[0]], options)
+    return replace(fit, settings=_validated(fit, ranking))
+
+
+def _have_a_say(ranking: Ranking) -> list[str]:
+    """The laws that a mixture averages, all with the same weight.
+
+    Short backtests pick badly among forms that disagree little, so weights by backtest lose to equal ones; a law that
+    cannot beat carrying the last value forward, though, has shown that it does not know the shape.
+    """
+    table = ranking.table.set_index("law")["holdout_log_rmse"]
+    if ranking.best in ONE_VARIABLE:
+        say = [n for n in ONE_VARIABLE if n in table.index and not table[n] > table[BASELINE]]
+    else:
+        say = [n for n in table.index if n != BASELINE and table[n] <= _CLOSE * table[ranking.best]]
+    return say or [ranking.best]
+
+
+def _candidates(table, choice: Choice, laws) -> dict[str, Law]:
+    if laws is not None:
+        chosen = [resolve_law(law) for law in laws]
+        if not chosen:
+            raise InputError("laws is empty: name at least one, or leave it out for all that suit the table")
+        return {law.name: law for law in chosen}
+    columns = Columns.of(table)
+    if choice.x is not None:
+        return {name: LAWS[name] for name in ONE_VARIABLE}
+    varied = _varied_sizes(columns, choice)
+    if len(varied) == 1:
+        return {name: LAWS[name] for name in ONE_VARIABLE}
+    found = {}
+    for name, law in LAWS.items():
+        if not law.unbound and set(law.variables) <= set(varied) and len(law.variables) > 1:
+            found[name] = law
+    found.pop("downstream_log", None)
+    if not found:
+        raise InputError(f"no law takes what this table varies ({', '.join(varied) or 'no size'}): choose laws=, or x=")
+    return found
+
+
+def _varied_sizes(columns: Columns, choice: Choice) -> list[str]:
+    """The sizes that take several values among the rows of the stage that a comparison would use."""
+    stage = choice.stage
+    if "stage" in columns.data and stage is None:
+        stage = "finetune" if "finetune" in columns.distinct("stage") else "pretrain"
+    keep = np.ones(len(columns), dtype=bool) if stage is None else columns.data["stage"].astype(str) == stage
+    varied = []
+    for name in _SIZES:
+        if name in columns.data and keep.any():
+            values = columns.where(keep, f"stage {stage!r}").numbers(name)
+            if len(np.unique(values[np.isfinite(values) & (values > 0)])) > 1:
+                varied.append(name)
+    return varied
+
+
+def _with_x(law: Law, choice: Choice, columns: Columns) -> Choice:
+    """The same choice with the one size that varies as the x of a one-variable law."""
+    if len(law.variables) > 1 or choice.x is not None:
+        return replace(choice, x=None) if len(law.variables) > 1 else choice
+    varied = _varied_sizes(columns, choice)
+    return replace(choice, x=varied[0]) if len(varied) == 1 else choice
+
+
+def _keep_defined(columns: Columns, law: Law, choice: Choice) -> Columns:
+    columns.leaves_out = True
+    return columns
+
+
+def _shared_rows(table, choice: Choice, laws: dict[str, Law]) -> tuple[dict[str, FitRows], list[dict]]:
+    """Each law's view of the rows that all the laws can take, and a note on those left out."""
+    original = Columns.of(table)
+    choices = {name: _with_x(law, choice, original) for name, law in laws.items()}
+    columns = {name: read_columns(table, law, choices[name]) for name, law in laws.items()}
+    labels = [tuple(c.labels) for c in columns.values()]
+    if len(set(labels)) > 1:
+        raise InputError("these laws take different rows (pretrain and finetune): choose stage=, or compare fewer laws")
+    keep = np.ones(len(labels[0]), dtype=bool)
+    for name, law in laws.items():
+        mapping = column_of(law, choices[name].x)
+        keep &= law.defined({v: columns[name].numbers(c) for v, c in mapping.items()})
+    notes = []
+    if not keep.all():
+        text = f"{int((~keep).sum())} of {len(keep)} rows left out: not every law compared is defined where a size is zero"
+        notes.append(note("rows_left_out", "info", text))
+    shared = {n: take_rows(c.where(keep, "sizes every law takes"), laws[n], choices[n]) for n, c in columns.items()}
+    return shared, notes
+
+
+def _score(backtest: Backtest, name: str, laws: dict[str, Law]) -> float:
+    """A law's held-out error over the folds that most laws could be fitted in; NaN where it is missing one."""
+    counts = [sum(backtest.errors[law][i] is not None for law in laws) for i in range(len(backtest.folds))]
+    folds = [i for i, count in enumerate(counts) if count >= (len(laws) + 1) // 2]
+    if not folds or any(backtest.errors[name][i] is None for i in folds):
+        return float("nan")
+    return backtest.score(name, folds)
+
+
+def _findings(fit: LawFit, best: str, order: list[str], p_better: float, second: str) -> list[dict]:
+    notes = []
+    if order[0] == BASELINE:
+        text = "no law predicts the largest scales better than carrying the last value forward: these runs show no trend"
+        notes.append(note("baseline_wins", "error", text))
+    elif 0.05 < p_better < 0.95:
+        text = f"{best} is not clearly better than {second}: ahead in {100 * p_better:.0f} % of paired bootstrap draws"
+        notes.append(note("not_clearly_better", "warn", text))
+    return notes + _little_effect(fit)
+
+
+def _little_effect(fit: LawFit) -> list[dict]:
+    """Say when moving one variable over its whole measured range hardly moves the best law."""
+    ranges = fit.data["ranges"]
+    if len(ranges) < 2:
+        return []
+    middle = {c: np.sqrt(max(low, 1e-12) * high) if low > 0 else high / 2 for c, (low, high) in ranges.items()}
+    effects = {}
+    for column, (low, high) in ranges.items():
+        ends = fit.values({**{c: np.full(2, v) for c, v in middle.items()}, column: np.array([low, high])})
+        effects[column] = abs(float(np.log(ends[1] / ends[0]))) if (ends > 0).all() else np.nan
+    largest = max(effects.values())
+    return [
+        note("hardly_matters", "info", f"{column} hardly matters here: over its whole range {fit.law} moves by {100 * effect:.1f} %")
+        for column, effect in effects.items()
+        if effect < max(0.2 * largest, 0.02)
+    ]
+
+
+def _said(ranking: Ranking, say: list[str]) -> dict:
+    table = ranking.table.set_index("law")["holdout_log_rmse"]
+    errors = ", ".join(f"{name} {table[name]:.3g}" for name in table.index)
+    if len(say) > 1:
+        text = f"the mean of {', '.join(say)}, equally weighted; held-out log RMSE: {errors}"
+        return note("combined", "info", text)
+    return note("chosen", "info", f"{say[0]} chosen by held-out log RMSE: {errors}")
+
+
+def _validated(fit: LawFit, ranking: Ranking) -> dict:
+    factor = float(ranking.table["factor_out"].iloc[0])
+    best = float(ranking.table["holdout_log_rmse"].min())
+    text = f"the largest scales, up to a factor of {factor:.3g} beyond the fitted ones: log RMSE {best:.3g} ({ranking.best})"
+    return {**fit.settings, "validation": text}

@@ -90,7 +90,7 @@ class LawFit:
         if self.members:
             scale = Objective(self.settings["objective"])
             total = sum(self.weights[m.law] * scale.scale(m.values(sizes)) for m in self.members)
-            return scale.unscale(total)
+            return scale.unscale(total + self.settings["carried"])
         return self._evaluate(self.theta[None], sizes)[0]
 
     def draw_values(self, sizes: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -100,7 +100,9 @@ class LawFit:
         laws disagree as well.
         """
         if self.members:
-            return _share_draws([m.draw_values(sizes) for m in self.members], [self.weights[m.law] for m in self.members])
+            drawn = _share_draws([m.draw_values(sizes) for m in self.members], [self.weights[m.law] for m in self.members])
+            scale = Objective(self.settings["objective"])
+            return scale.unscale(scale.scale(drawn) + self.settings["carried"])
         count = len(next(iter(sizes.values())))
         block = max(1, _LARGEST_BLOCK // max(count, 1))
         parts = [self._evaluate(self.draws[i : i + block], sizes) for i in range(0, len(self.draws), block)]

@@ -85,3 +85,20 @@ def card_values(fit: LawFit) -> tuple[dict[str, str], dict]:
         "example": ", ".join(f'"{c}": {high:.6g}' for c, (_, high) in fit.data["ranges"].items()),
     }
     return values, {"library_name": "hf_scaling", "tags": ["scaling-law", fit.law]}
+
+
+def describe_ranking(ranking) -> str:
+    """A ranking of laws as text for a terminal."""
+    table = ranking.table
+    width = max(len(name) for name in table["law"])
+    lines = [f"{'law':<{width}}  held-out log RMSE      AICc  status"]
+    for row in table.itertuples():
+        aicc = "" if row.aicc != row.aicc else f"{row.aicc:.1f}"
+        lines.append(f"{row.law:<{width}}  {row.holdout_log_rmse:<17.4g} {aicc:>9}  {row.status}")
+    lines += ["", f"held out: the largest scales, up to {table['factor_out'].iloc[0]:.3g} times the largest fitted"]
+    if ranking.p_better == ranking.p_better:
+        lines.append(f"best: {ranking.best}, ahead of the next in {100 * ranking.p_better:.0f} % of paired bootstrap draws")
+    else:
+        lines.append(f"best: {ranking.best}")
+    lines += [f"[{n['grade']}] {n['code']}: {n['text']}" for n in ranking.notes]
+    return "\n".join(lines)
