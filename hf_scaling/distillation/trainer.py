@@ -81,9 +81,12 @@ class DistillationTrainer(Trainer):
         """The loss of one batch, as the mean over the `num_items_in_batch` examples of the optimiser step."""
         labels = inputs["labels"]
         features = {name: value for name, value in inputs.items() if name != "labels"}
+        alpha = self.alpha if model.training else 0.0
+        # The teacher goes first: what its layers fill is free again when the student's activations pile up.
+        answers = self._ask_teacher(features) if alpha > 0 else None
         outputs = model(**features)
         if model.training:
-            loss = self._training_loss(logits_of(outputs), features, labels, num_items_in_batch)
+            loss = self._training_loss(logits_of(outputs), answers, labels, alpha, num_items_in_batch)
         else:
             loss = self._evaluation_loss(logits_of(outputs), inputs)
         # The teacher's logits stay out of the outputs: evaluation gathers whatever it finds there.
@@ -147,11 +150,17 @@ class DistillationTrainer(Trainer):
         with self.accelerator.autocast():
             return self.teacher(**features)
 
-    def _training_loss(self, logits: Tensor, features: dict, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
-        alpha = self.alpha
+    def _training_loss(
+        self,
+        logits: Tensor,
+        answers: Tensor | None,
+        labels: Tensor,
+        alpha: float,
+        num_items: Tensor | int | None,
+    ) -> Tensor:
         parts = distillation_loss(
             logits,
-            self._ask_teacher(features) if alpha > 0 else None,
+            answers,
             labels,
             alpha=alpha,
             temperature=self.args.temperature,
