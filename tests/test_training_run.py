@@ -66,7 +66,7 @@ def test_the_row_says_what_was_run(taught):
     }
     assert {name: row[name] for name in expected} == expected
     assert 0 <= row["error"] <= 1
-    assert 0 < row["loss"]
+    assert row["loss"] > 0
     assert 0 <= row["agreement"] <= 1
     assert torch.__version__.startswith(json.loads(row["versions"])["torch"])
 

@@ -15,7 +15,7 @@ from hf_scaling.errors import InputError
 _SHIFT_FRACTION = 8  # at most an eighth of the side, as the 4 of 32 pixels usual on CIFAR
 _CROP_AREA = (0.25, 1.0)  # of the image
 _CROP_RATIO = (3 / 4, 4 / 3)  # width over height
-_ERASE_AREA = (0.02, 0.2)  # of the image
+_ERASE_SIDE = (1 / 7, 3 / 7)  # of the image's
 
 
 class Uniforms:
@@ -31,6 +31,13 @@ class Uniforms:
         bits = _mix(self._state + np.uint64(self._draws * int(_GOLDEN) & _ALL_BITS))
         unit = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
         return torch.from_numpy((low + (high - low) * unit).astype(np.float32))
+
+    def draw_noise(self, side: int) -> torch.Tensor:
+        """Grey levels for every pixel, uint8 (n, side, side)."""
+        self._draws += 1
+        pixels = np.arange(side * side, dtype=np.uint64) << np.uint64(32)
+        levels = _mix(self._state[:, None] + (pixels + np.uint64(self._draws)) * _GOLDEN) >> np.uint64(56)
+        return torch.from_numpy(levels.astype(np.uint8)).view(-1, side, side)
 
 
 def augment(images: torch.Tensor, names: Sequence[str], seed: int, positions: np.ndarray) -> torch.Tensor:
@@ -96,21 +103,21 @@ def _resized_crop(images: torch.Tensor, uniforms: Uniforms) -> torch.Tensor:
 
 
 def _erase(images: torch.Tensor, uniforms: Uniforms) -> torch.Tensor:
-    """A quarter of the images lose a rectangle, which turns mid-grey."""
+    """Half of the images lose a rectangle to grey noise (random erasing, Zhong et al. 2017, arXiv 1708.04896)."""
     side = images.shape[-1]
-    erased = uniforms.draw() < 0.25
-    ratio = torch.exp(uniforms.draw(*np.log(_CROP_RATIO)))
-    area = uniforms.draw(*_ERASE_AREA)
-    rows = _inside(uniforms.draw(), (area / ratio).sqrt(), side)
-    columns = _inside(uniforms.draw(), (area * ratio).sqrt(), side)
+    erased = uniforms.draw() < 0.5
+    rows = _inside(uniforms.draw(), uniforms.draw(*_ERASE_SIDE), side)
+    columns = _inside(uniforms.draw(), uniforms.draw(*_ERASE_SIDE), side)
     hole = erased[:, None, None] & rows[:, :, None] & columns[:, None, :]
-    return images.masked_fill(hole[:, None], 128)
+    return torch.where(hole[:, None], uniforms.draw_noise(side)[:, None], images)
 
 
 def _inside(unit: torch.Tensor, length: torch.Tensor, side: int) -> torch.Tensor:
-    start = unit * (1 - length) * side
-    pixels = torch.arange(side)[None, :]
-    return (pixels >= start[:, None]) & (pixels < (start + length * side)[:, None])
+    """Which of `side` pixels lie in a stretch of the share `length`, whose place `unit` chooses: bool (n, side)."""
+    pixels = (length * side).round()[:, None]
+    start = (unit[:, None] * (side - pixels + 1)).floor()
+    place = torch.arange(side)
+    return (place >= start) & (place < start + pixels)
 
 
 #: Name -> function of a batch and its random numbers.
