@@ -74,7 +74,9 @@ def _refit(estimate: Estimate, multipliers: np.ndarray, method: str) -> tuple[np
     start = np.broadcast_to(estimate.u, (len(multipliers), len(estimate.u))).copy()
     solved = minimise(problem, start, iterations=60, tolerance=1e-7)
     if estimate.other_mode is not None:
-        again = minimise(problem, np.broadcast_to(estimate.other_mode, start.shape).copy(), iterations=60, tolerance=1e-7)
+        again = minimise(
+            problem, np.broadcast_to(estimate.other_mode, start.shape).copy(), iterations=60, tolerance=1e-7
+        )
         better = again.cost < solved.cost
         return np.where(better[:, None], again.u, solved.u), np.where(better, again.converged, solved.converged)
     return solved.u, solved.converged
@@ -113,6 +115,7 @@ def small_sample_factor(estimate: Estimate) -> float:
 
     freedom = max(estimate.rows.n_configurations - int((~estimate.held).sum()), 1)
     return float(stdtrit(freedom, 0.975)) / 1.959964
+
 
 def leverages(estimate: Estimate) -> np.ndarray:
     """(N,) how much of its own fitted value each row decides, 0 to 1."""

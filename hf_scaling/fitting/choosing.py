@@ -102,7 +102,9 @@ def rank(table, choice: Choice, options: Options, laws=None) -> Ranking:
         notes.append(note("no_holdout", "warn", text))
     fits = {name: fit_rows(rows[name], law, options) for name, law in candidates.items()}
     scored = {name: _score(backtest, name, candidates) for name in [*candidates, BASELINE]}
-    order = sorted(scored, key=lambda n: (np.isnan(scored[n]), scored[n], fits[n].scores["aicc"] if n in fits else np.inf))
+    order = sorted(
+        scored, key=lambda n: (np.isnan(scored[n]), scored[n], fits[n].scores["aicc"] if n in fits else np.inf)
+    )
     factor = max((fold.factor_out for fold in backtest.folds), default=1.0)
     frame = pd.DataFrame(
         {
@@ -129,7 +131,9 @@ def fit_best(table, choice: Choice, options: Options, combine: bool) -> LawFit:
     laws = {name: LAWS[name] for name in say}
     if len(say) == 1:
         columns = read_columns(table, laws[say[0]], choice)
-        fit = fit_rows(take_rows(_keep_defined(columns, laws[say[0]], choice), laws[say[0]], choice), laws[say[0]], options)
+        fit = fit_rows(
+            take_rows(_keep_defined(columns, laws[say[0]], choice), laws[say[0]], choice), laws[say[0]], options
+        )
         return replace(fit, notes=[*fit.notes, *ranking.notes, _said(ranking, say)], settings=_validated(fit, ranking))
     rows, _ = _shared_rows(table, choice, laws)
     members = [fit_rows(rows[name], laws[name], options) for name in say]
@@ -169,7 +173,9 @@ def _candidates(table, choice: Choice, laws) -> dict[str, Law]:
             found[name] = law
     found.pop("downstream_log", None)
     if not found:
-        raise InputError(f"no law takes what this table varies ({', '.join(varied) or 'no size'}): choose laws=, or x=")
+        raise InputError(
+            f"no law takes what this table varies ({', '.join(varied) or 'no size'}): choose laws=, or x="
+        )
     return found
 
 
@@ -208,7 +214,9 @@ def _shared_rows(table, choice: Choice, laws: dict[str, Law]) -> tuple[dict[str,
     columns = {name: read_columns(table, law, choices[name]) for name, law in laws.items()}
     labels = [tuple(c.labels) for c in columns.values()]
     if len(set(labels)) > 1:
-        raise InputError("these laws take different rows (pretrain and finetune): choose stage=, or compare fewer laws")
+        raise InputError(
+            "these laws take different rows (pretrain and finetune): choose stage=, or compare fewer laws"
+        )
     keep = np.ones(len(labels[0]), dtype=bool)
     for name, law in laws.items():
         mapping = column_of(law, choices[name].x)
@@ -233,7 +241,9 @@ def _score(backtest: Backtest, name: str, laws: dict[str, Law]) -> float:
 def _findings(fit: LawFit, best: str, order: list[str], p_better: float, second: str) -> list[dict]:
     notes = []
     if order[0] == BASELINE:
-        text = "no law predicts the largest scales better than carrying the last value forward: these runs show no trend"
+        text = (
+            "no law predicts the largest scales better than carrying the last value forward: these runs show no trend"
+        )
         notes.append(note("baseline_wins", "error", text))
     elif 0.05 < p_better < 0.95:
         text = f"{best} is not clearly better than {second}: ahead in {100 * p_better:.0f} % of paired bootstrap draws"
@@ -253,7 +263,11 @@ def _little_effect(fit: LawFit) -> list[dict]:
         effects[column] = abs(float(np.log(ends[1] / ends[0]))) if (ends > 0).all() else np.nan
     largest = max(effects.values())
     return [
-        note("hardly_matters", "info", f"{column} hardly matters here: over its whole range {fit.law} moves by {100 * effect:.1f} %")
+        note(
+            "hardly_matters",
+            "info",
+            f"{column} hardly matters here: over its whole range {fit.law} moves by {100 * effect:.1f} %",
+        )
         for column, effect in effects.items()
         if effect < max(0.2 * largest, 0.02)
     ]

@@ -57,7 +57,9 @@ def lack_of_fit(estimate: Estimate) -> tuple[list[dict], bool]:
         notes.append(note("large_residuals", "error", text))
     waves = _waves(estimate)
     if waves:
-        text = f"residuals rise and fall along {', '.join(waves)} instead of scattering: another shape would fit better"
+        text = (
+            f"residuals rise and fall along {', '.join(waves)} instead of scattering: another shape would fit better"
+        )
         notes.append(note("structured_residuals", "warn", text))
     return notes, any(n["grade"] == "error" for n in notes)
 
@@ -125,14 +127,18 @@ def other_objectives(estimate: Estimate) -> list[dict]:
         return []
     words = ", ".join(f"{name} {100 * shift:+.1f} %" for name, shift in shifts.items())
     text = f"at ten times the largest scale other objectives predict, against {here.objective.name}: {words}"
-    return [note("objectives_differ" if abs(worst) > 0.1 else "objectives", "warn" if abs(worst) > 0.1 else "info", text)]
+    return [
+        note("objectives_differ" if abs(worst) > 0.1 else "objectives", "warn" if abs(worst) > 0.1 else "info", text)
+    ]
 
 
 def leave_one_out(estimate: Estimate) -> list[dict]:
     """Outliers by leave-one-configuration-out: residual far outside the others' scatter, or a prediction it alone moves."""
     rows, problem = estimate.rows, estimate.problem
     scale = max(estimate.scale, 1e-9)
-    studentised = estimate.residuals * problem.root_weights / (scale * np.sqrt(1 - np.minimum(leverages(estimate), 0.95)))
+    studentised = (
+        estimate.residuals * problem.root_weights / (scale * np.sqrt(1 - np.minimum(leverages(estimate), 0.95)))
+    )
     groups = rows.n_configurations
     if groups <= len(estimate.u) + 1:
         return []
@@ -143,13 +149,19 @@ def leave_one_out(estimate: Estimate) -> list[dict]:
     outliers = np.flatnonzero(np.abs(studentised) > 5)
     for row in outliers[np.argsort(-np.abs(studentised[outliers]))][:5]:
         factor = float(np.exp(estimate.residuals[row])) if problem.objective.is_log else np.nan
-        size = f"{factor:.2f} times the fitted value" if np.isfinite(factor) else f"{studentised[row]:+.1f} deviations off"
+        size = (
+            f"{factor:.2f} times the fitted value"
+            if np.isfinite(factor)
+            else f"{studentised[row]:+.1f} deviations off"
+        )
         text = f"row {rows.labels[row]} is {size} ({abs(studentised[row]):.0f} robust standard deviations): look at the run"
         notes.append(note("outlier", "warn", text))
     worst = int(np.argmax(np.abs(shift)))
     if abs(shift[worst]) > 0.1:
         labels = ", ".join(rows.labels[i] for i in np.flatnonzero(rows.configuration == worst)[:4])
-        text = f"without row {labels} the prediction at ten times the largest scale moves by {100 * shift[worst]:+.0f} %"
+        text = (
+            f"without row {labels} the prediction at ten times the largest scale moves by {100 * shift[worst]:+.0f} %"
+        )
         notes.append(note("influential", "warn", text))
     return notes
 

@@ -15,6 +15,8 @@ from hf_scaling.laws import Law
 _EFFICIENT = 1.345
 # Below this the threshold would turn the fit into interpolation of single points.
 _SMALLEST_DELTA = 1e-3
+# Starts followed by the solver; many more where no parameter enters linearly and the grid alone finds none of them.
+_N_STARTS, _N_STARTS_NONLINEAR = 6, 60
 # The threshold of the first fit: near median regression for data noisier than 2 %, least squares for cleaner data.
 _FIRST_DELTA = 0.02
 
@@ -98,9 +100,7 @@ def robust_scale(residuals: np.ndarray, n_parameters: int) -> float:
     return float(1.4826 * np.median(size))
 
 
-def estimate(
-    rows: FitRows, law: Law, coordinates: Coordinates, objective: Objective, seed: int = 0, n_starts: int = 6
-) -> Estimate:
+def estimate(rows: FitRows, law: Law, coordinates: Coordinates, objective: Objective, seed: int = 0) -> Estimate:
     """Fit a law to rows.
 
     With objective log_huber and no delta given, delta follows the data: 1.345 robust standard deviations of the log
@@ -112,9 +112,10 @@ def estimate(
     weights = np.ones_like(rows.target) if rows.weights is None else rows.weights
     evaluator = law.evaluator(rows.variables)
     problem = Problem(evaluator, coordinates, first, objective.scale(rows.target), np.sqrt(weights))
-    starts = search_starts(problem, law, rows.variables, count=n_starts, seed=seed)
-    # Far from the end, only the order of the starts matters; the best is polished below.
-    u, solutions = best_of(problem, starts, iterations=60, tolerance=1e-4)
+    starts = search_starts(
+        problem, law, rows.variables, count=_N_STARTS if law.linear else _N_STARTS_NONLINEAR, seed=seed
+    )
+    u, solutions = best_of(problem, starts)
     problem = replace(problem, coordinates=_bound_floor(problem, rows, law, u))
     other = second_mode(solutions, u)
     if rows.weights is None and rows.target_name == "error" and rows.n_eval is not None:

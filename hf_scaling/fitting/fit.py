@@ -66,7 +66,9 @@ def fit_law(
         InputError: The input cannot be used; the message names the column and the row.
     """
     choice = Choice(target, x, arm, upstream, downstream, stage, weights)
-    options = Options(objective, delta, bootstrap, method, level, seed, dict(fixed or {}), [list(g) for g in tied or []])
+    options = Options(
+        objective, delta, bootstrap, method, level, seed, dict(fixed or {}), [list(g) for g in tied or []]
+    )
     table = as_table(table)
     if law == "auto":
         from hf_scaling.fitting.choosing import fit_best
@@ -129,7 +131,9 @@ def fit_rows(rows: FitRows, law: Law, options: Options) -> LawFit:
     check_target(rows, options.objective)
     if len(rows.target) < len(coordinates.names):
         free = len(coordinates.names)
-        raise InputError(f"{law.name} has {free} free parameters and the table gives {len(rows.target)} rows: add runs")
+        raise InputError(
+            f"{law.name} has {free} free parameters and the table gives {len(rows.target)} rows: add runs"
+        )
     found = estimate(rows, law, coordinates, options.objective, options.seed)
     draws, notes = np.empty((0, len(law.parameters))), []
     if options.bootstrap:
@@ -170,7 +174,9 @@ def _verdict(found: Estimate) -> tuple[str, list[dict]]:
     notes += fit_notes + diagnostics.replicate_notes(found) + diagnostics.leave_one_out(found)
     notes += diagnostics.other_objectives(found)
     if not found.converged:
-        notes.append(note("not_converged", "warn", "the solver did not come to rest: the flattest direction is still open"))
+        notes.append(
+            note("not_converged", "warn", "the solver did not come to rest: the flattest direction is still open")
+        )
     if hopeless or loose:
         return "not_identifiable", notes
     return ("at_bound" if at_bound else "poor_fit" if poor else "ok"), notes

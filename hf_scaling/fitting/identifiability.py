@@ -49,7 +49,9 @@ def profile_exponents(estimate: Estimate) -> list[Profile]:
     solved = minimise(estimate.problem, starts, low, high, iterations=40, tolerance=1e-6)
     drop = 2 * np.maximum(solved.cost - estimate.cost, 0) / max(estimate.variance, 1e-24)
     return [
-        _profile(estimate, i, starts[k * len(_STEPS) : (k + 1) * len(_STEPS), i], drop[k * len(_STEPS) :][: len(_STEPS)])
+        _profile(
+            estimate, i, starts[k * len(_STEPS) : (k + 1) * len(_STEPS), i], drop[k * len(_STEPS) :][: len(_STEPS)]
+        )
         for k, i in enumerate(exponents)
     ]
 
@@ -137,7 +139,9 @@ def zero_notes(estimate: Estimate) -> list[dict]:
             without = estimate.problem.evaluator.value(theta[None])[0]
         fitted = estimate.problem.objective.unscale(estimate.fitted)
         if np.isfinite(without).all() and np.abs(without / fitted - 1).max() < 1e-6:
-            notes.append(note("coefficient_zero", "warn", f"{name} is 0 for every purpose: its term adds nothing here"))
+            notes.append(
+                note("coefficient_zero", "warn", f"{name} is 0 for every purpose: its term adds nothing here")
+            )
     return notes
 
 

@@ -100,7 +100,9 @@ class LawFit:
         laws disagree as well.
         """
         if self.members:
-            drawn = _share_draws([m.draw_values(sizes) for m in self.members], [self.weights[m.law] for m in self.members])
+            drawn = _share_draws(
+                [m.draw_values(sizes) for m in self.members], [self.weights[m.law] for m in self.members]
+            )
             scale = Objective(self.settings["objective"])
             return scale.unscale(scale.scale(drawn) + self.settings["carried"])
         count = len(next(iter(sizes.values())))

@@ -146,7 +146,9 @@ class Columns:
         leaves_out = hasattr(table, "to_pandas")
         frame = table.to_pandas() if leaves_out else table
         if not isinstance(frame, Mapping) and not hasattr(frame, "columns"):
-            raise InputError(f"a table is a ResultsTable, a DataFrame or a mapping of columns, not {type(table).__name__}")
+            raise InputError(
+                f"a table is a ResultsTable, a DataFrame or a mapping of columns, not {type(table).__name__}"
+            )
         names = list(frame.columns) if hasattr(frame, "columns") else list(frame)
         data = {str(name): np.asarray(frame[name]) for name in names}
         if len({len(values) for values in data.values()}) > 1:
@@ -270,7 +272,19 @@ def take_rows(columns: Columns, law: Law, choice: Choice) -> FitRows:
     )
 
 
-_NAMING = ("study", "task", "stage", "arm", "recipe", "model", "upstream", "downstream", "eval_split", "seed", "device")
+_NAMING = (
+    "study",
+    "task",
+    "stage",
+    "arm",
+    "recipe",
+    "model",
+    "upstream",
+    "downstream",
+    "eval_split",
+    "seed",
+    "device",
+)
 
 
 def _usable_sizes(columns: Columns, law: Law, mapping: Mapping[str, str]) -> np.ndarray:
@@ -279,7 +293,9 @@ def _usable_sizes(columns: Columns, law: Law, mapping: Mapping[str, str]) -> np.
         values = columns.numbers(column)
         _check_finite(values, columns, column)
         for row in np.flatnonzero(values < 0):
-            raise InputError(f"column {column!r}, row {columns.labels[row]}: {values[row]:g} is negative; sizes are not")
+            raise InputError(
+                f"column {column!r}, row {columns.labels[row]}: {values[row]:g} is negative; sizes are not"
+            )
     keep = law.defined({variable: columns.numbers(column) for variable, column in mapping.items()})
     if not columns.leaves_out:
         for row in np.flatnonzero(~keep):
@@ -291,7 +307,9 @@ def _usable_sizes(columns: Columns, law: Law, mapping: Mapping[str, str]) -> np.
 
 def _check_finite(values: np.ndarray, columns: Columns, name: str) -> None:
     for row in np.flatnonzero(~np.isfinite(values)):
-        raise InputError(f"column {name!r}, row {columns.labels[row]}: the value is {values[row]}; give a finite number")
+        raise InputError(
+            f"column {name!r}, row {columns.labels[row]}: the value is {values[row]}; give a finite number"
+        )
 
 
 # The key under which weights travel through the filters, beside the columns they belong to.
@@ -307,7 +325,9 @@ def _attach_weights(columns: Columns, weights) -> None:
         return
     values = np.asarray(weights)
     if values.shape != (len(columns),):
-        raise InputError(f"weights has {values.size} values for {len(columns)} rows: give one a row, or a column's name")
+        raise InputError(
+            f"weights has {values.size} values for {len(columns)} rows: give one a row, or a column's name"
+        )
     columns.data[_WEIGHTS] = values
 
 

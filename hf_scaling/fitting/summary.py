@@ -45,11 +45,18 @@ def _parameter_lines(fit: LawFit) -> list[str]:
 def facts_of(fit: LawFit) -> dict[str, str]:
     """Name to text: the runs, the data, the objective, the algorithm, the starts, the validation, the versions."""
     settings, scores, data = fit.settings, fit.scores, fit.data
-    interval = "none" if not settings["bootstrap"] else (
-        f"{settings['bootstrap']} {settings['method']} bootstrap refits by configuration, level {settings['level']:g}"
+    interval = (
+        "none"
+        if not settings["bootstrap"]
+        else (
+            f"{settings['bootstrap']} {settings['method']} bootstrap refits by configuration, level {settings['level']:g}"
+        )
     )
     delta = f", delta {settings['delta']:.3g}" if settings.get("delta") is not None else ""
-    held = {**{f"{n} = {v:g}": "" for n, v in settings["fixed"].items()}, **{" = ".join(g): "" for g in settings["tied"]}}
+    held = {
+        **{f"{n} = {v:g}": "" for n, v in settings["fixed"].items()},
+        **{" = ".join(g): "" for g in settings["tied"]},
+    }
     facts = {
         "target": f"{settings['target']}, {data['target_range'][0]:.4g} to {data['target_range'][1]:.4g}",
         "runs": f"{scores['n_rows']} rows, {scores['n_configurations']} configurations",
@@ -97,7 +104,9 @@ def describe_ranking(ranking) -> str:
         lines.append(f"{row.law:<{width}}  {row.holdout_log_rmse:<17.4g} {aicc:>9}  {row.status}")
     lines += ["", f"held out: the largest scales, up to {table['factor_out'].iloc[0]:.3g} times the largest fitted"]
     if ranking.p_better == ranking.p_better:
-        lines.append(f"best: {ranking.best}, ahead of the next in {100 * ranking.p_better:.0f} % of paired bootstrap draws")
+        lines.append(
+            f"best: {ranking.best}, ahead of the next in {100 * ranking.p_better:.0f} % of paired bootstrap draws"
+        )
     else:
         lines.append(f"best: {ranking.best}")
     lines += [f"[{n['grade']}] {n['code']}: {n['text']}" for n in ranking.notes]
