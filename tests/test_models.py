@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from transformers import (
@@ -128,6 +129,23 @@ def test_what_cannot_be_loaded_is_refused_in_one_line(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(InputError, match="image classifier"):
         models.load_model(tmp_path)
+
+
+def test_a_checkpoint_of_timm_is_loaded_and_saved_with_our_processor(tmp_path):
+    timm_model = timm.create_model("test_vit", num_classes=1000)
+    timm.models.save_for_hf(timm_model, tmp_path / "hub", safe_serialization=True)
+    model = models.load_model(tmp_path / "hub")
+    image = torch.rand(2, 3, 160, 160)
+    assert torch.equal(model(image).logits, timm_model.eval()(image))
+    assert models.input_size(model) == 160
+    assert model.config.id2label[3].startswith("tiger shark")
+    assert models.load_statistics(tmp_path / "hub").mean == pytest.approx(timm_model.pretrained_cfg["mean"])
+    models.replace_head(model, 3, seed=0)
+    model.save_pretrained(tmp_path / "tuned")
+    models.build_processor(model, MEAN, STD).save_pretrained(tmp_path / "tuned")
+    classify = pipeline("image-classification", model=str(tmp_path / "tuned"))
+    assert list(classify.image_processor.image_mean) == list(MEAN)
+    assert {answer["label"] for answer in classify(Image.new("RGB", (99, 70)))} == {"LABEL_0", "LABEL_1", "LABEL_2"}
 
 
 def tiny_resnet(n_classes):

@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 
 from hf_scaling import transport
 from hf_scaling.errors import InputError
 from hf_scaling.models.building import FAMILIES
-
-# Weights come as safetensors; other files of a repository (pickles, training states) are not asked for.
-FILES = ["*.json", "*.safetensors"]
+from hf_scaling.models.processing import FILES, input_size
 
 
 def load_model(folder_or_hub_id: str | Path, revision: str | None = None) -> PreTrainedModel:
@@ -35,12 +33,16 @@ def load_model(folder_or_hub_id: str | Path, revision: str | None = None) -> Pre
     if not list(folder.glob("*.safetensors")):
         raise InputError(f"{name} holds no weights as *.safetensors")
     try:
+        config = AutoConfig.from_pretrained(folder)
+        # timm writes the number of classes twice; transformers would hand both on and fail.
+        (getattr(config, "model_args", None) or {}).pop("num_classes", None)
         model, report = AutoModelForImageClassification.from_pretrained(
-            folder, dtype="float32", output_loading_info=True
+            folder, config=config, dtype="float32", output_loading_info=True
         )
-    except (ValueError, KeyError, OSError, ImportError, RuntimeError) as error:
+    except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError) as error:
         raise InputError(f"{name} cannot be loaded as an image classifier: {_first_line(error)}") from error
     _check_whole(name, report)
+    _settle_image_size(model)
     return model
 
 
@@ -49,6 +51,18 @@ def _check_whole(name: str, report: dict) -> None:
     missing = sorted(report["missing_keys"])
     if missing:
         raise InputError(f"{name} lacks trained weights for {', '.join(missing[:3])}: it is no trained classifier")
+
+
+def _settle_image_size(model: PreTrainedModel) -> None:
+    """Keep of timm's own settings the image size alone, and keep it where native models do.
+
+    A checkpoint saved with the rest of them would be fed by timm's preprocessing: an image processor saved beside it
+    is passed over.
+    """
+    timm_settings = getattr(model.config, "pretrained_cfg", None)
+    if timm_settings:
+        model.config.image_size = input_size(model)
+        del model.config.pretrained_cfg
 
 
 def _first_line(error: Exception) -> str:

@@ -9,7 +9,9 @@ from transformers.image_utils import PILImageResampling
 
 from hf_scaling import transport
 from hf_scaling.errors import InputError
-from hf_scaling.models.loading import FILES
+
+# What is asked for of a repository on the Hub: no pickles, no training states.
+FILES = ["*.json", "*.safetensors"]
 
 
 @dataclass(frozen=True)
