@@ -13,6 +13,7 @@ import numpy as np
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.engine import Estimate
 from hf_scaling.fitting.solver import minimise
+from hf_scaling.fitting.starts import lift_zeros
 
 METHODS = ("wild", "pairs")
 # Memory of one batch of refits: draws times rows is kept below this.
@@ -71,15 +72,20 @@ def _refit(estimate: Estimate, multipliers: np.ndarray, method: str) -> tuple[np
     else:
         # The target is repeated so that members of the batch can be told apart by their weights alone.
         problem = replace(problem, root_weights=problem.root_weights * np.sqrt(spread))
-    start = np.broadcast_to(estimate.u, (len(multipliers), len(estimate.u))).copy()
-    solved = minimise(problem, start, iterations=60, tolerance=1e-7)
-    if estimate.other_mode is not None:
-        again = minimise(
-            problem, np.broadcast_to(estimate.other_mode, start.shape).copy(), iterations=60, tolerance=1e-7
-        )
-        better = again.cost < solved.cost
-        return np.where(better[:, None], again.u, solved.u), np.where(better, again.converged, solved.converged)
-    return solved.u, solved.converged
+    u, cost, converged = None, None, None
+    for start in _starts(estimate):
+        solved = minimise(problem, np.repeat(start[None], len(multipliers), axis=0), iterations=60, tolerance=1e-7)
+        better = np.ones(len(multipliers), dtype=bool) if u is None else solved.cost < cost
+        u = solved.u if u is None else np.where(better[:, None], solved.u, u)
+        converged = solved.converged if converged is None else np.where(better, solved.converged, converged)
+        cost = solved.cost if cost is None else np.minimum(solved.cost, cost)
+    return u, converged
+
+
+def _starts(estimate: Estimate) -> list[np.ndarray]:
+    """Where every refit starts: the estimate and a second mode, if any, neither with a vanished coefficient."""
+    modes = [estimate.u] if estimate.other_mode is None else [estimate.u, estimate.other_mode]
+    return [lift_zeros(estimate.problem, mode) for mode in modes]
 
 
 def adjusted_residuals(estimate: Estimate) -> np.ndarray:

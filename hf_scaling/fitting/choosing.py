@@ -7,7 +7,7 @@ import numpy as np
 
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.backtest import BASELINE, Backtest, run_backtest
-from hf_scaling.fitting.fit import Options, as_table, check_target, fit_rows, resolve_law
+from hf_scaling.fitting.fit import Options, as_table, fit_rows, resolve_law
 from hf_scaling.fitting.lawfit import LawFit
 from hf_scaling.fitting.mixing import combine_fits
 from hf_scaling.fitting.rows import Choice, Columns, FitRows, column_of, note, read_columns, take_rows
@@ -18,6 +18,8 @@ ONE_VARIABLE = ("power_law", "shifted_power_law", "m4", "bnsl")
 _SIZES = ("n_params", "n_pretrain", "n_finetune")
 # In several variables a law within this factor of the best held-out error has a say in the mixture.
 _CLOSE = 1.25
+# A variable that moves the target by less than this share over its whole measured range hardly matters.
+_SMALL_EFFECT = 0.05
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def compare_laws(
     """Rank laws by how well they predict the largest scales from the smaller ones.
 
     Args:
-        table: As for `fit_law`, as are target, x, arm, upstream, downstream, stage, objective, delta, weights and seed.
+        table: As for `fit_law`, as is everything else but laws and holdout.
         target: The column to predict.
         laws: Names or laws; by default every law whose variables the table varies.
         holdout: "largest": windows expand along each variable and the sizes beyond are predicted.
@@ -94,6 +96,7 @@ def rank(table, choice: Choice, options: Options, laws=None) -> Ranking:
     """Compare laws on the rows that all of them can take."""
     import pandas as pd
 
+    choice = _with_stage(table, choice)
     candidates = _candidates(table, choice, laws)
     rows, notes = _shared_rows(table, choice, candidates)
     backtest = run_backtest(rows, candidates, options.objective, options.seed)
@@ -129,16 +132,11 @@ def fit_best(table, choice: Choice, options: Options, combine: bool) -> LawFit:
     ranking = rank(table, choice, options)
     say = _have_a_say(ranking) if combine else [ranking.best]
     laws = {name: LAWS[name] for name in say}
-    if len(say) == 1:
-        columns = read_columns(table, laws[say[0]], choice)
-        fit = fit_rows(
-            take_rows(_keep_defined(columns, laws[say[0]], choice), laws[say[0]], choice), laws[say[0]], options
-        )
-        return replace(fit, notes=[*fit.notes, *ranking.notes, _said(ranking, say)], settings=_validated(fit, ranking))
-    rows, _ = _shared_rows(table, choice, laws)
+    rows, _ = _shared_rows(table, _with_stage(table, choice), laws)
     members = [fit_rows(rows[name], laws[name], options) for name in say]
-    fit = combine_fits(members, [*ranking.notes, _said(ranking, say)], rows[say[0]], options)
-    return replace(fit, settings=_validated(fit, ranking))
+    notes = [*ranking.notes, _said(ranking, say)]
+    fit = members[0] if len(say) == 1 else combine_fits(members, rows[say[0]])
+    return replace(fit, notes=[*fit.notes, *notes], settings=_validated(fit, ranking))
 
 
 def _have_a_say(ranking: Ranking) -> list[str]:
@@ -179,11 +177,17 @@ def _candidates(table, choice: Choice, laws) -> dict[str, Law]:
     return found
 
 
+def _with_stage(table, choice: Choice) -> Choice:
+    """The same choice with the stage that a comparison takes: the fine-tuned rows where there are any."""
+    columns = Columns.of(table)
+    if choice.stage is not None or "stage" not in columns.data:
+        return choice
+    return replace(choice, stage="finetune" if "finetune" in columns.distinct("stage") else "pretrain")
+
+
 def _varied_sizes(columns: Columns, choice: Choice) -> list[str]:
-    """The sizes that take several values among the rows of the stage that a comparison would use."""
+    """The sizes that take several values among the rows of the chosen stage."""
     stage = choice.stage
-    if "stage" in columns.data and stage is None:
-        stage = "finetune" if "finetune" in columns.distinct("stage") else "pretrain"
     keep = np.ones(len(columns), dtype=bool) if stage is None else columns.data["stage"].astype(str) == stage
     varied = []
     for name in _SIZES:
@@ -196,15 +200,10 @@ def _varied_sizes(columns: Columns, choice: Choice) -> list[str]:
 
 def _with_x(law: Law, choice: Choice, columns: Columns) -> Choice:
     """The same choice with the one size that varies as the x of a one-variable law."""
-    if len(law.variables) > 1 or choice.x is not None:
-        return replace(choice, x=None) if len(law.variables) > 1 else choice
+    if len(law.variables) > 1:
+        return replace(choice, x=None)
     varied = _varied_sizes(columns, choice)
-    return replace(choice, x=varied[0]) if len(varied) == 1 else choice
-
-
-def _keep_defined(columns: Columns, law: Law, choice: Choice) -> Columns:
-    columns.leaves_out = True
-    return columns
+    return choice if choice.x is not None or len(varied) != 1 else replace(choice, x=varied[0])
 
 
 def _shared_rows(table, choice: Choice, laws: dict[str, Law]) -> tuple[dict[str, FitRows], list[dict]]:
@@ -212,21 +211,20 @@ def _shared_rows(table, choice: Choice, laws: dict[str, Law]) -> tuple[dict[str,
     original = Columns.of(table)
     choices = {name: _with_x(law, choice, original) for name, law in laws.items()}
     columns = {name: read_columns(table, law, choices[name]) for name, law in laws.items()}
-    labels = [tuple(c.labels) for c in columns.values()]
-    if len(set(labels)) > 1:
-        raise InputError(
-            "these laws take different rows (pretrain and finetune): choose stage=, or compare fewer laws"
-        )
-    keep = np.ones(len(labels[0]), dtype=bool)
-    for name, law in laws.items():
-        mapping = column_of(law, choices[name].x)
-        keep &= law.defined({v: columns[name].numbers(c) for v, c in mapping.items()})
-    notes = []
-    if not keep.all():
-        text = f"{int((~keep).sum())} of {len(keep)} rows left out: not every law compared is defined where a size is zero"
+    takes = {name: set(c.labels[_defined(c, laws[name], choices[name])]) for name, c in columns.items()}
+    shared = set.intersection(*takes.values())
+    if not shared:
+        raise InputError("these laws share no row (pretrain and finetune?): choose stage=, or compare fewer laws")
+    notes, most = [], max(len(c) for c in columns.values())
+    if len(shared) < most:
+        text = f"{most - len(shared)} of {most} rows left out: not every law compared can take them"
         notes.append(note("rows_left_out", "info", text))
-    shared = {n: take_rows(c.where(keep, "sizes every law takes"), laws[n], choices[n]) for n, c in columns.items()}
-    return shared, notes
+    kept = {n: c.where(np.isin(c.labels, list(shared)), "sizes every law takes") for n, c in columns.items()}
+    return {name: take_rows(c, laws[name], choices[name]) for name, c in kept.items()}, notes
+
+
+def _defined(columns: Columns, law: Law, choice: Choice) -> np.ndarray:
+    return law.defined({v: columns.numbers(c) for v, c in column_of(law, choice.x).items()})
 
 
 def _score(backtest: Backtest, name: str, laws: dict[str, Law]) -> float:
@@ -269,7 +267,7 @@ def _little_effect(fit: LawFit) -> list[dict]:
             f"{column} hardly matters here: over its whole range {fit.law} moves by {100 * effect:.1f} %",
         )
         for column, effect in effects.items()
-        if effect < max(0.2 * largest, 0.02)
+        if effect < min(0.2 * largest, _SMALL_EFFECT)
     ]
 
 
@@ -285,5 +283,5 @@ def _said(ranking: Ranking, say: list[str]) -> dict:
 def _validated(fit: LawFit, ranking: Ranking) -> dict:
     factor = float(ranking.table["factor_out"].iloc[0])
     best = float(ranking.table["holdout_log_rmse"].min())
-    text = f"the largest scales, up to a factor of {factor:.3g} beyond the fitted ones: log RMSE {best:.3g} ({ranking.best})"
+    text = f"the largest scales, up to {factor:.3g} times the fitted ones: log RMSE {best:.3g} ({ranking.best})"
     return {**fit.settings, "validation": text}

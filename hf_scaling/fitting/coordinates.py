@@ -14,6 +14,7 @@ from hf_scaling.laws import Law
 # Below this a coefficient is zero for every purpose; its logarithm needs some end.
 _SMALLEST = 1e-150
 _LARGEST = 1e150
+_ZERO = np.log(1e-140)
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class Coordinates:
     high: np.ndarray
 
     def to_theta(self, u: np.ndarray) -> np.ndarray:
-        """The law's parameters (..., P) at the coordinates u (..., F)."""
-        return np.where(self.is_log, np.exp(np.where(self.is_log, u, 0.0)), u) @ self.spread.T + self.constants
+        """The law's parameters (..., P) at the coordinates u (..., F); a logarithm near its end stands for zero."""
+        scales = np.where(u > _ZERO, np.exp(np.where(self.is_log, u, 0.0)), 0.0)
+        return np.where(self.is_log, scales, u) @ self.spread.T + self.constants
 
     def from_theta(self, theta: np.ndarray) -> np.ndarray:
         """The coordinates (..., F) of parameters (..., P), moved inside the bounds."""

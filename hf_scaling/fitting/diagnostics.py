@@ -133,7 +133,7 @@ def other_objectives(estimate: Estimate) -> list[dict]:
 
 
 def leave_one_out(estimate: Estimate) -> list[dict]:
-    """Outliers by leave-one-configuration-out: residual far outside the others' scatter, or a prediction it alone moves."""
+    """Outliers, and configurations that alone move a prediction (leave-one-configuration-out)."""
     rows, problem = estimate.rows, estimate.problem
     scale = max(estimate.scale, 1e-9)
     studentised = (
@@ -154,7 +154,8 @@ def leave_one_out(estimate: Estimate) -> list[dict]:
             if np.isfinite(factor)
             else f"{studentised[row]:+.1f} deviations off"
         )
-        text = f"row {rows.labels[row]} is {size} ({abs(studentised[row]):.0f} robust standard deviations): look at the run"
+        deviations = f"{abs(studentised[row]):.0f} robust standard deviations"
+        text = f"row {rows.labels[row]} is {size} ({deviations}): look at the run"
         notes.append(note("outlier", "warn", text))
     worst = int(np.argmax(np.abs(shift)))
     if abs(shift[worst]) > 0.1:
@@ -189,7 +190,9 @@ def replicate_notes(estimate: Estimate) -> list[dict]:
 
 
 def replication(estimate: Estimate) -> tuple[float, float, float] | None:
-    """Seed-to-seed standard deviation, seeds a configuration now, seeds that would halve an interval; None without repeats.
+    """Seed-to-seed standard deviation, seeds a configuration now, seeds that would halve an interval.
+
+    None without repeats.
 
     An interval's width follows the variance of a configuration's mean: seed variance over seeds, plus what the law
     itself misses by. The second part does not shrink with seeds.

@@ -162,7 +162,8 @@ def _verdict(found: Estimate) -> tuple[str, list[dict]]:
     profiles = identifiability.profile_exponents(found)
     loose = [p for p in profiles if not p.identified]
     if found.rows.n_configurations < len(found.u):
-        text = f"{found.rows.n_configurations} distinct sizes cannot fix {len(found.u)} parameters, however often repeated"
+        count = found.rows.n_configurations
+        text = f"{count} distinct sizes cannot fix {len(found.u)} parameters, however often repeated"
         notes.append(note("too_few_configurations", "error", text))
         hopeless = True
     notes += [_loose_note(p) for p in loose]

@@ -106,6 +106,9 @@ def bound_notes(estimate: Estimate) -> tuple[list[dict], bool]:
             notes.append(_floor_note(name, upper, estimate))
             at_bound |= bool(upper)
             continue
+        if kind == "coefficient" and not upper:
+            # Said by zero_notes, which also knows a coefficient that is as good as zero.
+            continue
         value = estimate.theta[[p.name for p in estimate.law.parameters].index(name)]
         end = "upper" if upper else "lower"
         text = f"{name} ended on its {end} bound {value:.4g}: the rows would move it further; read it as a limit"
@@ -131,7 +134,7 @@ def zero_notes(estimate: Estimate) -> list[dict]:
     names = [p.name for p in estimate.law.parameters]
     notes = []
     for i, name in enumerate(coordinates.names):
-        if kinds[name] != "coefficient" or not coordinates.is_log[i] or estimate.held[i]:
+        if kinds[name] != "coefficient" or not coordinates.is_log[i]:
             continue
         theta = estimate.theta.copy()
         theta[names.index(name)] = 0.0
@@ -160,5 +163,6 @@ def trade_off_note(estimate: Estimate) -> dict | None:
     involved = [estimate.problem.coordinates.names[kept[i]] for i in np.argsort(-loading) if loading[i] > 0.3]
     if len(involved) < 2:
         return None
-    text = f"{', '.join(involved)} trade off: they move together with little change of fit (condition number {condition:.2g})"
+    how = f"they move together with little change of fit (condition number {condition:.2g})"
+    text = f"{', '.join(involved)} trade off: {how}"
     return note("trade_off", "info", text)

@@ -122,8 +122,8 @@ class LawFit:
             value, low, high.
 
         Example:
-            How much ten times the images would help:
-            `fit.interval(lambda params, predict: predict({"n_pretrain": 1e6})[:, 0] / predict({"n_pretrain": 1e5})[:, 0])`
+            What ten times the images would do to the loss, as a ratio:
+            `fit.interval(lambda params, predict: predict({"n_pretrain": [1e6]}) / predict({"n_pretrain": [1e5]}))`
 
         Raises:
             InputError: The fit holds no draws.

@@ -1,8 +1,8 @@
-"""Several fits as one prediction: the geometric mean of the laws, with what they all miss at the end carried forward."""
+"""Several fits as one prediction: the mean of the laws, with what they all miss at the end carried forward."""
 
 import numpy as np
 
-from hf_scaling.fitting.fit import Options, describe_rows
+from hf_scaling.fitting.fit import describe_rows
 from hf_scaling.fitting.lawfit import LawFit
 from hf_scaling.fitting.objectives import Objective
 from hf_scaling.fitting.rows import FitRows
@@ -11,7 +11,7 @@ from hf_scaling.fitting.rows import FitRows
 _SHARPNESS = 8.0
 
 
-def combine_fits(members: list[LawFit], notes: list[dict], rows: FitRows, options: Options) -> LawFit:
+def combine_fits(members: list[LawFit], rows: FitRows) -> LawFit:
     """A mixture of fits of the same rows, equally weighted.
 
     Laws are averaged on the objective's scale. In one variable, what the mean misses at the largest sizes is carried
@@ -42,7 +42,7 @@ def combine_fits(members: list[LawFit], notes: list[dict], rows: FitRows, option
             "n_rows": len(rows.target),
             "n_configurations": rows.n_configurations,
         },
-        notes=[*_member_notes(members), *notes],
+        notes=_member_notes(members),
         settings={
             **members[0].settings,
             "delta": None,

@@ -205,17 +205,15 @@ def _is_missing(value) -> bool:
 
 
 def _filter_stage(columns: Columns, mapping: Mapping[str, str], stage: str | None) -> Columns:
+    """The rows of one stage: finetune for laws of n_finetune, pretrain for the others, unless stage says so."""
+    fine = "n_finetune" in mapping.values()
     if stage is not None:
         columns.require("stage")
-    if "n_finetune" in mapping.values() and stage is None:
-        if "stage" in columns.data:
-            columns = columns.where(columns.data["stage"].astype(str) == "finetune", "stage 'finetune'")
-            columns = columns.where(columns.numbers("n_finetune") > 0, "n_finetune above 0")
-        return columns
     if "stage" not in columns.data:
         return columns
-    wanted = stage or "pretrain"
-    return columns.where(columns.data["stage"].astype(str) == wanted, f"stage {wanted!r}")
+    wanted = stage or ("finetune" if fine else "pretrain")
+    columns = columns.where(columns.data["stage"].astype(str) == wanted, f"stage {wanted!r}")
+    return columns.where(columns.numbers("n_finetune") > 0, "n_finetune above 0") if fine else columns
 
 
 def _refuse_mixtures(columns: Columns) -> None:

@@ -53,6 +53,26 @@ def best_of(problem: Problem, starts: np.ndarray) -> tuple[np.ndarray, Solutions
     return solved.u[int(np.argmin(solved.cost))], solved
 
 
+def lift_zeros(problem: Problem, u: np.ndarray) -> np.ndarray:
+    """The same coordinates (F,) with vanished coefficients raised to where they move a typical value by 3 %.
+
+    The logarithm of a coefficient has no slope at zero, so a refit that starts there would stay there whatever its
+    targets ask for.
+    """
+    theta = problem.coordinates.to_theta(u)
+    value, gradient = problem.evaluator.value_and_gradient(theta[None])
+    names = [p for p in range(len(theta)) if problem.coordinates.spread[p].any()]
+    lifted = u.copy()
+    for parameter in names:
+        column = int(np.argmax(problem.coordinates.spread[parameter]))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.median(np.abs(theta[parameter] * gradient[0, parameter] / value[0]))
+            enough = 0.03 * np.median(np.abs(value[0] / gradient[0, parameter]))
+        if problem.coordinates.is_log[column] and share < 1e-4 and np.isfinite(enough) and enough > 0:
+            lifted[column] = np.clip(np.log(enough), problem.coordinates.low[column], problem.coordinates.high[column])
+    return lifted
+
+
 def second_mode(solutions: Solutions, best: np.ndarray, ratio: float = 2.0) -> np.ndarray | None:
     """A local minimum clearly apart from the best one whose loss is within `ratio` of it, if the starts found any."""
     apart = np.abs(solutions.u - best).max(axis=1) > 0.2
