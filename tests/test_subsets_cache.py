@@ -1,6 +1,7 @@
 """The cache: filled once by any number of processes, whole after a kill, mended after damage, never half-written."""
 
 import json
+import os
 import pickle
 import resource
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 
@@ -32,7 +34,8 @@ def parquet(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def small_shards(monkeypatch):
+def small_shards_and_own_hugging_face_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
     monkeypatch.setattr(shards, "_RAW_BYTES", SHARD_ROWS * 8 * 8 * 3)
     monkeypatch.setattr(shards, "_ENCODED_ROWS", SHARD_ROWS)
 
@@ -59,7 +62,7 @@ def processes(parquet, tmp_path_factory) -> Path:
         workloads.append(workload | {"n_processes": n_processes, "kill_after": kill_after})
     (root / "workloads.json").write_text(json.dumps(workloads))
     command = [sys.executable, str(SUPPORT / "filling_processes.py"), str(root / "workloads.json")]
-    subprocess.run(command, check=True, timeout=300, cwd=root)
+    subprocess.run(command, check=True, timeout=300, cwd=root, env=os.environ | {"HF_HOME": str(root / "hf")})
     return root
 
 
@@ -164,7 +167,7 @@ def test_a_disk_that_fills_up_leaves_only_whole_files(tmp_path, monkeypatch):
 def test_a_cache_that_cannot_fit_is_refused_before_it_starts(parquet, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 50_000}))
     with pytest.raises(InputError, match=r"takes 115.2 kB more, but .* has 50.0 kB free: set HF_SCALING_CACHE"):
-        _ = open_quietly(parquet, tmp_path).train
+        _ = open_quietly(parquet, tmp_path, streaming=True).train
     assert list(tmp_path.rglob("*.arrow")) == []
 
 
