@@ -17,6 +17,8 @@ _EFFICIENT = 1.345
 _SMALLEST_DELTA = 1e-3
 # Starts followed by the solver; many more where no parameter enters linearly and the grid alone finds none of them.
 _N_STARTS, _N_STARTS_NONLINEAR = 6, 60
+# Degrees of freedom from which robust residuals are believed over plain ones.
+_TELLING = 10
 # The threshold of the first fit: near median regression for data noisier than 2 %, least squares for cleaner data.
 _FIRST_DELTA = 0.02
 
@@ -78,9 +80,15 @@ class Estimate:
 
     @property
     def variance(self) -> float:
-        """The variance of the residuals that the loss stands for: sum psi^2 / ((N - F) mean psi') (Huber 1981)."""
+        """The variance of the residuals that the loss stands for: sum psi^2 / ((N - F) mean psi') (Huber 1981).
+
+        With fewer than ten degrees of freedom an outlier cannot be told from a fit that bent towards the other rows,
+        and all residuals count in full.
+        """
         residual = self.residuals * self.problem.root_weights
         weights = np.broadcast_to(self.problem.objective.reweighting(residual), residual.shape)
+        if self.freedom < _TELLING:
+            return float((residual**2).sum() / self.freedom)
         inside = max(float((weights >= 1).mean()), 1 / len(residual))
         return float(((weights * residual) ** 2).sum() / self.freedom / inside)
 

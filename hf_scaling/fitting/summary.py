@@ -1,9 +1,11 @@
 """A fit in words: for the terminal and for its card."""
 
 import importlib.metadata
+import textwrap
 
 from hf_scaling.cards import markdown_table
 from hf_scaling.fitting.lawfit import LawFit
+from hf_scaling.laws import COLUMNS
 
 _VERDICTS = {
     "ok": "these runs fix the law",
@@ -11,17 +13,22 @@ _VERDICTS = {
     "at_bound": "a parameter ended on its bound: read it as a limit",
     "poor_fit": "the law does not describe these runs",
 }
+# How each target was collected; the sizes' units stand in COLUMNS.
+_TARGETS = {"loss": "cross-entropy, nats per image or token", "error": "top-1 error rate, 0 to 1"}
+# Below this a coefficient is 0: its logarithm moves towards minus infinity in the solver.
+_NOTHING = 1e-30
+_MOST_NAMES = 6
+_WIDTH = 110
 
 
 def describe_fit(fit: LawFit) -> str:
     """Everything that (Mis)Fitting (2025) asks a report of a scaling law to state, as text for a terminal."""
-    lines = [f"{fit.law}: {formula_of(fit)}", f"status: {fit.status} ({_VERDICTS[fit.status]})", ""]
+    lines = [*_wrapped(f"{fit.law}: {formula_of(fit)}"), f"status: {fit.status} ({_VERDICTS[fit.status]})", ""]
     lines += _parameter_lines(fit)
-    lines += ["", *(f"  {name}: {value}" for name, value in facts_of(fit).items())]
-    if fit.notes:
-        lines += ["", "notes"]
-        lines += [f"  [{n['grade']}] {n['code']}: {n['text']}" for n in fit.notes]
-    return "\n".join(lines)
+    facts = facts_of(fit)
+    width = max(map(len, facts)) + 2
+    lines += ["", *(line for name, text in facts.items() for line in _wrapped(f"  {name:<{width}}{text}", width + 2))]
+    return "\n".join([*lines, *_note_lines(fit.notes)])
 
 
 def formula_of(fit: LawFit) -> str:
@@ -32,47 +39,92 @@ def formula_of(fit: LawFit) -> str:
     return f"the weighted geometric mean of {parts}" if fit.settings["objective"] != "mse" else f"the mean of {parts}"
 
 
+def _wrapped(text: str, indent: int = 2) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _note_lines(notes: list[dict]) -> list[str]:
+    lines = [line for n in notes for line in _wrapped(f"  [{n['grade']}] {n['code']}: {n['text']}", 4)]
+    return ["", "notes (docs/fitting.md says what to do about each)", *lines] if lines else []
+
+
 def _parameter_lines(fit: LawFit) -> list[str]:
     width = max(len(name) for name in fit.params)
+    level = f"{100 * fit.settings['level']:g} %"
     lines = []
     for name, value in fit.params.items():
         ends = fit.intervals.get(name)
-        interval = f"   {fit.settings['level']:.0%} [{ends[0]:.4g}, {ends[1]:.4g}]" if ends else ""
-        lines.append(f"  {name:<{width}}  {value:<12.6g}{interval}")
+        interval = f"   {level} [{_short(ends[0])}, {_short(ends[1])}]" if ends else ""
+        lines.append(f"  {name:<{width}}  {_short(value, 6):<12}{interval}".rstrip())
     return lines
+
+
+def _short(value: float, digits: int = 4) -> str:
+    """A number as people write it; a coefficient that the solver drove towards 0 is 0."""
+    return "0" if abs(value) < _NOTHING else f"{value:.{digits}g}"
 
 
 def facts_of(fit: LawFit) -> dict[str, str]:
     """Name to text: the runs, the data, the objective, the algorithm, the starts, the validation, the versions."""
-    settings, scores, data = fit.settings, fit.scores, fit.data
-    interval = (
-        "none"
-        if not settings["bootstrap"]
-        else (
-            f"{settings['bootstrap']} {settings['method']} bootstrap refits by configuration, level {settings['level']:g}"
-        )
-    )
-    delta = f", delta {settings['delta']:.3g}" if settings.get("delta") is not None else ""
-    held = {
-        **{f"{n} = {v:g}": "" for n, v in settings["fixed"].items()},
-        **{" = ".join(g): "" for g in settings["tied"]},
-    }
-    facts = {
-        "target": f"{settings['target']}, {data['target_range'][0]:.4g} to {data['target_range'][1]:.4g}",
-        "runs": f"{scores['n_rows']} rows, {scores['n_configurations']} configurations",
-        "sizes": "; ".join(
-            f"{c} {low:.4g} to {high:.4g} ({data['levels'][c]} levels)" for c, (low, high) in data["ranges"].items()
+    settings, scores = fit.settings, fit.scores
+    rows = f"{scores['n_rows']} rows, {scores['n_configurations']} distinct sizes"
+    return {
+        **_data_facts(fit, rows),
+        "fixed or tied": _held_in_words(settings),
+        "objective": f"{settings['objective']}{_delta_in_words(fit)}, summed over rows; weights {settings['weights']}",
+        "algorithm": (
+            "variable projection over a grid of the nonlinear parameters, then bounded Levenberg-Marquardt from "
+            f"{settings['n_starts']} starts"
         ),
-        "data": "; ".join(f"{name} {', '.join(values[:6])}" for name, values in data["study"].items()) or "not stated",
-        "held": ", ".join(held) or "nothing",
-        "objective": f"{settings['objective']}{delta}, summed; weights {settings['weights']}",
-        "algorithm": f"variable projection over a grid, then Levenberg-Marquardt from {settings['n_starts']} starts",
-        "intervals": interval,
+        "intervals": _intervals_in_words(settings),
         "in range": f"log RMSE {scores['log_rmse']:.4g}, RMSE {scores['rmse']:.4g}, AICc {scores['aicc']:.4g}",
-        "held out": settings.get("validation", "nothing: `hf-scaling compare` holds out the largest scales"),
+        "held out": settings.get("validation", "nothing; `hf-scaling compare` holds out the largest scales"),
         "versions": f"hf_scaling {importlib.metadata.version('hf_scaling')}, seed {settings['seed']}",
     }
-    return facts
+
+
+def _data_facts(fit: LawFit, rows: str) -> dict[str, str]:
+    data, target = fit.data, fit.settings["target"]
+    sizes = [
+        f"{column} {low:.4g} to {high:.4g} ({data['levels'][column]} levels; {_unit(column)})"
+        for column, (low, high) in data["ranges"].items()
+    ]
+    low, high = data["target_range"]
+    return {
+        "target": f"{target}, {low:.4g} to {high:.4g} ({_unit(target)})",
+        "runs": rows,
+        "sizes": "; ".join(sizes),
+        "data": "; ".join(f"{name} {_listed(values)}" for name, values in data["study"].items())
+        or "the table names no task, model or data set",
+    }
+
+
+def _unit(column: str) -> str:
+    known = COLUMNS.get(column)
+    return known.unit if known else _TARGETS.get(column, "as the table has it")
+
+
+def _listed(values: list[str]) -> str:
+    rest = len(values) - _MOST_NAMES
+    return ", ".join(values[:_MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _held_in_words(settings: dict) -> str:
+    fixed = [f"{name} = {value:g}" for name, value in settings["fixed"].items()]
+    return ", ".join([*fixed, *(" = ".join(group) for group in settings["tied"])]) or "nothing"
+
+
+def _delta_in_words(fit: LawFit) -> str:
+    deltas = {m.law: m.settings["delta"] for m in fit.members} or {"": fit.settings["delta"]}
+    known = [f"{law} {delta:.3g}".strip() for law, delta in deltas.items() if delta is not None]
+    return f", delta {', '.join(known)}" if known else ""
+
+
+def _intervals_in_words(settings: dict) -> str:
+    if not settings["bootstrap"]:
+        return "none asked for"
+    kind = {"wild": "wild cluster", "pairs": "pairs cluster"}[settings["method"]]
+    return f"{settings['bootstrap']} {kind} bootstrap refits, level {settings['level']:g}"
 
 
 def card_values(fit: LawFit) -> tuple[dict[str, str], dict]:
@@ -96,18 +148,38 @@ def card_values(fit: LawFit) -> tuple[dict[str, str], dict]:
 
 def describe_ranking(ranking) -> str:
     """A ranking of laws as text for a terminal."""
-    table = ranking.table
+    best = ranking.fits[ranking.best]
+    facts = _data_facts(best, f"{best.scores['n_rows']} rows that every law takes")
+    lines = [line for name, text in facts.items() for line in _wrapped(f"{name:<8}{text}", 8)]
+    lines += ["", *_table_lines(ranking.table), "", *_wrapped(_holdout_in_words(ranking), 0)]
+    return "\n".join([*lines, _best_in_words(ranking), *_note_lines(ranking.notes)])
+
+
+def _table_lines(table) -> list[str]:
     width = max(len(name) for name in table["law"])
-    lines = [f"{'law':<{width}}  held-out log RMSE      AICc  status"]
+    lines = [f"{'law':<{width}}  {'held-out log RMSE':>17}  {'AICc':>9}  status"]
     for row in table.itertuples():
-        aicc = "" if row.aicc != row.aicc else f"{row.aicc:.1f}"
-        lines.append(f"{row.law:<{width}}  {row.holdout_log_rmse:<17.4g} {aicc:>9}  {row.status}")
-    lines += ["", f"held out: the largest scales, up to {table['factor_out'].iloc[0]:.3g} times the largest fitted"]
-    if ranking.p_better == ranking.p_better:
-        lines.append(
-            f"best: {ranking.best}, ahead of the next in {100 * ranking.p_better:.0f} % of paired bootstrap draws"
+        held_out, aicc = (
+            "" if value != value else f"{value:{form}}"
+            for value, form in ((row.holdout_log_rmse, ".4g"), (row.aicc, ".1f"))
         )
-    else:
-        lines.append(f"best: {ranking.best}")
-    lines += [f"[{n['grade']}] {n['code']}: {n['text']}" for n in ranking.notes]
-    return "\n".join(lines)
+        lines.append(f"{row.law:<{width}}  {held_out:>17}  {aicc:>9}  {row.status}")
+    return lines
+
+
+def _holdout_in_words(ranking) -> str:
+    folds = ranking.backtest.folds
+    if not folds:
+        return "held out: nothing"
+    columns = list(dict.fromkeys(fold.column for fold in folds))
+    return (
+        f"held out: the largest {' and, in turn, '.join(columns)}, in {len(folds)} windows, "
+        f"up to {ranking.table['factor_out'].iloc[0]:.3g} times the largest fitted"
+    )
+
+
+def _best_in_words(ranking) -> str:
+    if ranking.p_better != ranking.p_better:
+        return f"best: {ranking.best}"
+    second = next(name for name in ranking.table["law"] if name != ranking.best)
+    return f"best: {ranking.best}, ahead of {second} in {100 * ranking.p_better:.0f} % of paired bootstrap draws"
