@@ -66,7 +66,11 @@ def name_classes(labels: list, what: str) -> list[str]:
 
 
 class LabelIds:
-    """Turns a column's labels into class ids, and those into places among the chosen classes."""
+    """Turns a column's labels into class ids, and those into places among the chosen classes.
+
+    Attributes:
+        share: Of the classes, how many are chosen.
+    """
 
     def __init__(self, feature, names: Sequence[str], chosen: Iterable[int], what: str):
         """Prepare for labels of `feature`, whose classes are `names`, of which `chosen` take part."""
@@ -74,6 +78,7 @@ class LabelIds:
         keys = range(len(names)) if hasattr(feature, "names") else names
         self._ids = {str(key): number for number, key in enumerate(keys)}
         self._places = {number: place for place, number in enumerate(chosen)}
+        self.share = len(self._places) / len(names)
 
     def place(self, label, row: int) -> int | None:
         """Give a label's place among the chosen classes, None when its class does not take part.

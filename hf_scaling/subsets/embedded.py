@@ -63,7 +63,7 @@ class GlyphReader:
 
     def __init__(self, n_images: int, chosen: np.ndarray, image_size: int, seed: int, part: str, storage: str):
         """Prepare to draw `n_images` of the class ids `chosen` (sorted)."""
-        self.n_rows = n_images
+        self.n_rows = self.n_pictures = n_images
         self._chosen, self._image_size, self._storage = chosen, image_size, storage
         self._part, self._seed = part, seed
 
@@ -89,7 +89,7 @@ class DigitReader:
         scans, labels = digits.part(part)
         kept = np.isin(labels, chosen)
         self._scans, self._labels = scans[kept], np.searchsorted(chosen, labels[kept])
-        self.n_rows = len(self._labels)
+        self.n_rows = self.n_pictures = len(self._labels)
         self._image_size, self._storage = image_size, storage
 
     def read(self, start: int, stop: int, state: dict | None) -> Block:

@@ -19,6 +19,7 @@ from hf_scaling.errors import InputError
 from hf_scaling.subsets.shards import Block, Shard, find_shards, rows_per_shard, write_shard
 
 _SAMPLE_ROWS = 64
+_USUAL_JPEG = 0.35  # bytes a pixel
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -27,10 +28,12 @@ class Reader(Protocol):
 
     Attributes:
         n_rows: Rows in all, None for a stream that does not know.
+        n_pictures: About how many of them are of the chosen classes.
         sequential: Whether rows can only be read in order.
     """
 
     n_rows: int | None
+    n_pictures: int | None
     sequential: bool
 
     def read(self, start: int, stop: int, state: dict | None) -> Block:
@@ -94,28 +97,29 @@ class Filling:
 
     def _check_room(self) -> None:
         """Say how much the cache will take, and refuse what the disk cannot hold."""
-        n_rows, each = self.reader.n_rows, self._picture_bytes()
-        n_left = max(0, (n_rows or 0) - len(find_shards(self.folder)) * self.shard_rows)
+        n_pictures, each = self.reader.n_pictures, self._picture_bytes()
+        there = sum(path.stat().st_size for path in find_shards(self.folder).values())
+        missing = max(0, (n_pictures or 0) * each - there)
         free = shutil.disk_usage(self.folder).free
-        if n_left * each > free:
+        if missing > free:
             raise InputError(
-                f"the cache of {self.what} takes {_size(n_left * each)} more, but {self.folder} has {_size(free)} "
+                f"the cache of {self.what} takes {_size(missing)} more, but {self.folder} has {_size(free)} "
                 "free: set HF_SCALING_CACHE to a larger disk"
             )
         if self._shows:
-            how_many = f"{n_rows:,} images" if n_rows is not None else "a stream of images"
-            total = f"about {_size(n_rows * each)}" if n_rows is not None else f"about {_size(each)} an image"
-            print(
-                f"Caching {how_many} of {self.what} at {self.image_size} px, {self.storage}: {total} in {self.folder}",
-                file=sys.stderr,
-            )
+            images, size = "a stream of images", f"about {_size(each)} an image"
+            if n_pictures is not None:
+                images, size = f"{n_pictures:,} images", f"about {_size(n_pictures * each)}"
+            how = f"at {self.image_size} px, {self.storage}: {size} in {self.folder}"
+            print(f"Caching {images} of {self.what} {how}", file=sys.stderr)
 
     def _picture_bytes(self) -> float:
         """Give a picture's size in the cache: known when raw, else measured on the first few."""
         if self.storage == "raw":
             return 3 * self.image_size**2
-        sample = self.reader.read(0, _SAMPLE_ROWS, None).payloads
-        return sum(map(len, sample)) / max(1, len(sample))
+        sizes = [len(payload) for payload in self.reader.read(0, _SAMPLE_ROWS, None).payloads]
+        # Where the first rows are of other classes, a photograph's usual size.
+        return sum(sizes) / len(sizes) if sizes else _USUAL_JPEG * self.image_size**2
 
     @property
     def _shows(self) -> bool:

@@ -76,9 +76,9 @@ def _warp(draws: np.ndarray, image_size: int) -> tuple[np.ndarray, np.ndarray]:
     the column, so that sines are taken a row and a column, not a pixel.
     """
     place = (np.arange(image_size) + 0.5) / image_size - 0.5
-    angle, shear = _between(draws[4], -0.35, 0.35), _between(draws[5], -0.3, 0.3)
-    wide, tall = 1 / _between(draws[6], 0.75, 1.35), 1 / _between(draws[7], 0.85, 1.4)
-    across, down = _between(draws[8], -0.12, 0.12), _between(draws[9], -0.12, 0.12)
+    angle, shear = _between(draws[4], -0.25, 0.25), _between(draws[5], -0.25, 0.25)
+    wide, tall = 1 / _between(draws[6], 0.85, 1.35), 1 / _between(draws[7], 0.95, 1.35)
+    across, down = _between(draws[8], -0.07, 0.07), _between(draws[9], -0.07, 0.07)
     cos, sin = np.cos(angle), np.sin(angle)
     wave = _wave(draws[10:13], place), _wave(draws[13:16], place)
     u_of_column, u_of_row = np.outer(wide * cos, place), np.outer(wide * (sin + shear * cos), place) + wave[0]
@@ -91,7 +91,7 @@ def _warp(draws: np.ndarray, image_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _wave(draws: np.ndarray, place: np.ndarray) -> np.ndarray:
-    height, frequency, phase = _between(draws[0], 0, 0.05), _between(draws[1], 3, 9), _between(draws[2], 0, 2 * np.pi)
+    height, frequency, phase = _between(draws[0], 0, 0.04), _between(draws[1], 3, 9), _between(draws[2], 0, 2 * np.pi)
     return height[:, None] * np.sin(np.outer(frequency, place) + phase[:, None])
 
 
@@ -112,17 +112,17 @@ def _look_up(maps: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _tint(ink: np.ndarray, draws: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Give ink and paper their grey levels, light ink four times in five, a shade across, and grain."""
+    """Give ink and paper their grey levels, light ink nine times in ten, a shade across, and grain."""
     size = ink.shape[1]
     dark = _between(draws[16], 0, 0.35)
-    light = dark + (1 - dark) * _between(draws[17], 0.35, 1.0)
-    inverted = draws[18] < 0.2
+    light = dark + (1 - dark) * _between(draws[17], 0.45, 1.0)
+    inverted = draws[18] < 0.1
     paper, contrast = np.where(inverted, light, dark), np.where(inverted, dark - light, light - dark)
     image = ink * _per_image(contrast)
     place = (np.arange(size) + 0.5) / size - 0.5
     image += (np.outer(_between(draws[19], -0.2, 0.2), place) + paper[:, None]).astype(np.float32)[:, None, :]
     image += np.outer(_between(draws[20], -0.2, 0.2), place).astype(np.float32)[:, :, None]
-    image += _grain(keys, size) * _per_image(_between(draws[21] ** 2, 0.0, 0.16))
+    image += _grain(keys, size) * _per_image(_between(draws[21] ** 2, 0.0, 0.12))
     image *= 255
     image += np.float32(0.5)
     return np.clip(image, 0, 255, out=image).astype(np.uint8)

@@ -55,8 +55,9 @@ class RowPacker:
 
     def _pack_one(self, row: int, picture: dict | None) -> tuple[bytes, int] | str:
         """Give a picture's bytes and hash, or what is wrong with it."""
+        encoded = _read(picture)  # an error of the disk or the network is no fault of the picture
         try:
-            return pack(_read(picture), self.image_size, self.storage)
+            return pack(encoded, self.image_size, self.storage)
         except MemoryError:
             raise
         except Exception as error:  # PIL raises nearly anything on broken bytes
@@ -78,14 +79,15 @@ class MapReader:
     def __init__(self, dataset, packer: RowPacker, faults: Callable[[], AbstractContextManager]):
         """Read `dataset` (a `datasets.Dataset` of undecoded images); `faults` words the errors of its files."""
         self.n_rows = len(dataset)
+        self.n_pictures = round(self.n_rows * packer.labels.share)
         self._dataset, self._packer, self._faults = dataset, packer, faults
 
     def read(self, start: int, stop: int, state: dict | None) -> Block:
         """Pack the rows `start` to `stop`."""
         with self._faults():
             columns = self._dataset[start:stop]
-        rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
-        return self._packer.pack(rows, start)
+            rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
+            return self._packer.pack(rows, start)
 
 
 class StreamReader:
@@ -96,6 +98,7 @@ class StreamReader:
     def __init__(self, dataset, n_rows: int | None, packer: RowPacker, faults: Callable[[], AbstractContextManager]):
         """Read `dataset` (a `datasets.IterableDataset` of undecoded images) of `n_rows`, if that is known."""
         self.n_rows = n_rows
+        self.n_pictures = None if n_rows is None else round(n_rows * packer.labels.share)
         self._dataset, self._packer, self._faults = dataset, packer, faults
         self._begin = dataset.state_dict()
         self._rows: Iterator[dict] = iter(())
@@ -109,7 +112,7 @@ class StreamReader:
             rows = [row for _, row in zip(range(stop - start), self._rows)]
             self._at = start + len(rows)
             reached = self._dataset.state_dict()
-        block = self._packer.pack(rows, start)
+            block = self._packer.pack(rows, start)
         block.state = reached
         return block
 
@@ -125,7 +128,7 @@ def _read(picture: dict | None) -> bytes:
     from datasets.utils.file_utils import xopen
 
     if picture is None:
-        raise ValueError("there is none")
+        return b""
     if picture["bytes"] is not None:
         return picture["bytes"]
     with xopen(picture["path"], "rb") as file:  # also a file within an archive, here or on the Hub
