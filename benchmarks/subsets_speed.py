@@ -1,0 +1,88 @@
+"""How fast pictures are drawn, cached, checked and read, on one core.
+
+    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/subsets_speed.py
+
+Prints a Markdown table of pictures a second; the numbers of docs/data.md come from here.
+"""
+
+import io
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from hf_scaling import subsets
+from hf_scaling.subsets import glyphs
+from hf_scaling.subsets.pictures import pack, unpack
+
+REPEATS = 5
+
+
+def rate(work: Callable[[], object], n: int) -> float:
+    """Give pictures a second of `work` on `n` pictures: the median of five runs after a first."""
+    work()
+    seconds = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return n / float(np.median(seconds))
+
+
+def photograph(side: tuple[int, int]) -> bytes:
+    """Give a photograph that scikit-learn ships, as a JPEG file of a size."""
+    buffer = io.BytesIO()
+    Image.fromarray(load_sample_image("china.jpg")).resize(side).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(glyphs.draw(np.array([0]), 28, 0)[0]).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def cached(cache: str) -> dict[str, float]:
+    """Time filling, opening and reading a cache of 50,000 glyphs at 28 px."""
+    started = time.perf_counter()
+    part = subsets.open_source("glyphs", cache_dir=cache, progress=False).train
+    filling = len(part) / (time.perf_counter() - started)
+    generator = np.random.default_rng(0)
+    batches = [generator.integers(0, len(part), 128) for _ in range(500)]
+
+    def open_again():
+        return subsets.open_source("glyphs", cache_dir=cache, progress=False).train
+
+    return {
+        "glyphs, 28 px: fill the cache with 50,000 (fonts rendered, too)": filling,
+        "glyphs, 28 px: open the full cache, checksums verified": rate(open_again, len(part)),
+        "glyphs, 28 px: read random batches of 128": rate(
+            lambda: [part.images(batch) for batch in batches], 500 * 128
+        ),
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    large, small = photograph((500, 375)), png()
+    kept, _ = pack(large, 224, "jpeg")
+    rates = {"glyphs, 28 px: draw 64 at a time": rate(lambda: glyphs.draw(np.arange(64), 28, 0), 64)}
+    rates["PNG 28 px: decode and pack raw"] = rate(lambda: [pack(small, 28, "raw") for _ in range(500)], 500)
+    rates["JPEG 500x375: decode, fit to 224 px, encode as JPEG"] = rate(
+        lambda: [pack(large, 224, "jpeg") for _ in range(50)], 50
+    )
+    rates["JPEG 224 px: decode from the cache"] = rate(lambda: [unpack(kept) for _ in range(200)], 200)
+    with tempfile.TemporaryDirectory() as cache:
+        rates |= cached(str(Path(cache)))
+    print("| what | images/s |\n|---|---|")
+    for name, value in rates.items():
+        print(f"| {name} | {value:,.0f} |")
+    print(f"\nA photograph of 500x375 at 224 px, JPEG: {len(kept):,} bytes")
+
+
+if __name__ == "__main__":
+    main()
