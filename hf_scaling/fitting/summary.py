@@ -9,7 +9,7 @@ from hf_scaling.laws import COLUMNS
 
 _VERDICTS = {
     "ok": "these runs fix the law",
-    "not_identifiable": "these runs do not fix the law: its parameters and anything outside the measured range are open",
+    "not_identifiable": "these runs leave the law open: trust it inside the measured range at most",
     "at_bound": "a parameter ended on its bound: read it as a limit",
     "poor_fit": "the law does not describe these runs",
 }
@@ -40,7 +40,9 @@ def formula_of(fit: LawFit) -> str:
 
 
 def _wrapped(text: str, indent: int = 2) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    # A no-break space keeps a number and its per cent sign on one line.
+    lines = textwrap.wrap(text.replace(" %", "\xa0%"), _WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False)
+    return [line.replace("\xa0", " ") for line in lines]
 
 
 def _note_lines(notes: list[dict]) -> list[str]:
@@ -129,7 +131,9 @@ def _intervals_in_words(settings: dict) -> str:
 
 def card_values(fit: LawFit) -> tuple[dict[str, str], dict]:
     """What the card template asks for, and the metadata the Hub reads."""
-    rows = [[name, value, *(fit.intervals.get(name) or (None, None))] for name, value in fit.params.items()]
+    rows = [[name, _short(value, 6), *map(_short, fit.intervals.get(name, ()))] for name, value in fit.params.items()]
+    level = f"{100 * fit.settings['level']:g} %"
+    heads = ["parameter", "estimate", f"{level} from", "to"][: 4 if fit.intervals else 2]
     values = {
         "law": fit.law,
         "formula": formula_of(fit),
@@ -137,7 +141,7 @@ def card_values(fit: LawFit) -> tuple[dict[str, str], dict]:
         "paper": fit.definition.paper if fit.definition else "a combination of published laws",
         "status": fit.status,
         "verdict": _VERDICTS[fit.status],
-        "parameters": markdown_table(["parameter", "estimate", "low", "high"], rows),
+        "parameters": markdown_table(heads, rows),
         "facts": markdown_table(["", ""], [[name, value] for name, value in facts_of(fit).items()]),
         "notes": "\n".join(f"- **{n['code']}** ({n['grade']}): {n['text']}" for n in fit.notes) or "none",
         "range": "; ".join(f"{c} from {low:.4g} to {high:.4g}" for c, (low, high) in fit.data["ranges"].items()),
