@@ -5,6 +5,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -101,6 +102,12 @@ def _is_positive_scale(parameter) -> bool:
 def _groups(law: Law, fixed: Mapping[str, float], tied) -> list[list[str]]:
     names = [p.name for p in law.parameters]
     ties = [list(group) for group in (tied or [])]
+    for group in ties:
+        if len(group) < 2:
+            raise InputError(f"tied {', '.join(group)!r} changes nothing: a group needs at least two parameters")
+    for name, value in fixed.items():
+        if not isinstance(value, Real) or not np.isfinite(value):
+            raise InputError(f"fixed {name} = {value!r}: give a finite number")
     for name in [*fixed, *(n for group in ties for n in group)]:
         if name not in names:
             raise InputError(f"{name!r} is not a parameter of {law.name}: it has {', '.join(names)}")

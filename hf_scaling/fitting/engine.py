@@ -15,8 +15,6 @@ from hf_scaling.laws import Law
 _EFFICIENT = 1.345
 # Below this the threshold would turn the fit into interpolation of single points.
 _SMALLEST_DELTA = 1e-3
-# Starts followed by the solver; many more where no parameter enters linearly and the grid alone finds none of them.
-_N_STARTS, _N_STARTS_NONLINEAR = 6, 60
 # Degrees of freedom from which robust residuals are believed over plain ones.
 _TELLING = 10
 # The threshold of the first fit: near median regression for data noisier than 2 %, least squares for cleaner data.
@@ -120,9 +118,7 @@ def estimate(rows: FitRows, law: Law, coordinates: Coordinates, objective: Objec
     weights = np.ones_like(rows.target) if rows.weights is None else rows.weights
     evaluator = law.evaluator(rows.variables)
     problem = Problem(evaluator, coordinates, first, objective.scale(rows.target), np.sqrt(weights))
-    starts = search_starts(
-        problem, law, rows.variables, count=_N_STARTS if law.linear else _N_STARTS_NONLINEAR, seed=seed
-    )
+    starts = search_starts(problem, law, rows.variables, seed)
     u, solutions = best_of(problem, starts)
     problem = replace(problem, coordinates=_bound_floor(problem, rows, law, u))
     other = second_mode(solutions, u)

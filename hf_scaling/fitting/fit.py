@@ -81,8 +81,7 @@ class Options:
     """How to fit, apart from which rows: checked once, kept with the fit."""
 
     def __init__(self, objective, delta, bootstrap, method, level, seed, fixed, tied):
-        if not isinstance(bootstrap, int) or bootstrap < 0:
-            raise InputError(f"bootstrap is a number of refits, 0 or more, not {bootstrap!r}")
+        bootstrap, seed = _whole(bootstrap, "bootstrap, the number of refits,"), _whole(seed, "seed")
         if not 0 < level < 1:
             raise InputError(f"level must lie between 0 and 1, not {level}")
         self.objective = make_objective(objective, delta)
@@ -99,6 +98,12 @@ class Options:
             "fixed": {name: float(value) for name, value in self.fixed.items()},
             "tied": self.tied,
         }
+
+
+def _whole(value, name: str) -> int:
+    if not isinstance(value, int | np.integer) or value < 0:
+        raise InputError(f"{name} is a whole number, 0 or more, not {value!r}")
+    return int(value)
 
 
 def as_table(table):

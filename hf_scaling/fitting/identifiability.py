@@ -32,10 +32,12 @@ class Profile:
         return self.low is not None and self.high is not None and self.high <= _WIDEST * self.low
 
     def in_words(self) -> str:
-        """The interval as a sentence part."""
-        low = "no lower end" if self.low is None else f"from {self.low:.3g}"
-        high = "no upper end" if self.high is None else f"to {self.high:.3g}"
-        return f"{self.name} = {self.value:.3g}, 95 % profile interval {low} {high}"
+        """The estimate and its interval as a sentence part."""
+        if self.low is None and self.high is None:
+            return f"{self.name} = {self.value:.3g} (a third of it or three times as much fit about as well)"
+        low = "no lower end" if self.low is None else f"{self.low:.3g}"
+        high = "no upper end" if self.high is None else f"{self.high:.3g}"
+        return f"{self.name} = {self.value:.3g} (95 % profile interval: {low} to {high})"
 
 
 def profile_exponents(estimate: Estimate) -> list[Profile]:

@@ -15,23 +15,25 @@ from hf_scaling.laws import Law
 
 # More grid points than this are thinned by a seeded draw: they cost more than the solver's own steps repay.
 _MOST_CANDIDATES = 1500
+# Starts followed by the solver: more where a thinned grid is coarse, many more where no parameter enters linearly and
+# the grid alone finds none of them.
+_N_STARTS, _N_STARTS_THINNED, _N_STARTS_NONLINEAR = 6, 24, 60
 # Steps of the solver from every start, and from the quarter of them that got furthest.
 _FIRST_STEPS, _MORE_STEPS = 25, 100
 
 
-def search_starts(
-    problem: Problem, law: Law, variables: dict[str, np.ndarray], count: int = 6, seed: int = 0
-) -> np.ndarray:
-    """The best starting coordinates (count, F), best first, spread over distinct regions of the grid.
+def search_starts(problem: Problem, law: Law, variables: dict[str, np.ndarray], seed: int = 0) -> np.ndarray:
+    """The best starting coordinates (S, F), best first, spread over distinct regions of the grid.
 
     Args:
         problem: The fit; its targets must be one set (N,).
         law: The law.
         variables: The rows' sizes, name to (N,).
-        count: How many starts to give at most.
         seed: Of the draw that thins a large grid.
     """
     candidates = _grid(problem, law, variables, seed)
+    thinned = len(candidates) >= _MOST_CANDIDATES
+    count = _N_STARTS_NONLINEAR if not law.linear else _N_STARTS_THINNED if thinned else _N_STARTS
     theta = problem.coordinates.to_theta(problem.coordinates.from_theta(candidates))
     theta = _solve_linear(problem, law, theta)
     u = problem.coordinates.from_theta(theta)
@@ -164,7 +166,9 @@ def bounded_least_squares(columns: np.ndarray, right: np.ndarray, high: np.ndarr
             feasible = ((x >= 0) | signed[list(active)]).all(axis=1) & np.isfinite(x).all(axis=1)
             full = np.zeros((count, unknowns))
             full[:, list(active)] = x
-            gain = 2 * np.einsum("ck,ck->c", full, moment) - np.einsum("ck,ckl,cl->c", full, gram, full)
+            # Candidates at which the law overflows give infinities here, and lose.
+            with np.errstate(invalid="ignore", over="ignore"):
+                gain = 2 * np.einsum("ck,ck->c", full, moment) - np.einsum("ck,ckl,cl->c", full, gram, full)
             better = feasible & (gain > best_gain)
             best[better], best_gain[better] = full[better], gain[better]
     solution = best / scale
