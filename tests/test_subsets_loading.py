@@ -251,7 +251,9 @@ def test_sources_that_are_none_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}], ids=["offline", "refused"]
+    "environment",
+    [{"HF_HUB_OFFLINE": "1"}, {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}],
+    ids=["offline", "refused"],
 )
 def test_a_hub_id_without_a_network_is_offline_not_absent(environment, tmp_path):
     program = """

@@ -1,0 +1,73 @@
+"""Data sets of the Hub, spoken to through a small server on this machine (run with -m hub)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SUPPORT = Path(__file__).parent / "support"
+sys.path.insert(0, str(SUPPORT))
+from hub_server import HubServer  # noqa: E402
+from numbered_images import write_parquet  # noqa: E402
+
+pytestmark = pytest.mark.hub
+
+# Of its own, because the Hub's address is read when huggingface_hub is imported.
+OPEN = """
+import json, sys
+import numpy as np
+from hf_scaling import subsets
+from hf_scaling.errors import InputError
+name, streaming = sys.argv[1], sys.argv[2] == "streamed"
+try:
+    source = subsets.open_source(name, image_size=8, cache_dir=sys.argv[3], streaming=streaming, progress=False)
+    images = [part.images(np.arange(len(part)))[:, 0, 0].tolist() for part in (source.train, source.test)]
+    print(json.dumps([source.name, source.fingerprint, source.class_names, images]))
+except InputError as error:
+    print(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("files")
+    write_parquet(folder / "train.parquet", 300)
+    write_parquet(folder / "test.parquet", 30, first=300)
+    return {
+        f"data/{part}-00000-of-00001.parquet": (folder / f"{part}.parquet").read_bytes() for part in ("train", "test")
+    }
+
+
+def open_from(url: str, name: str, way: str, folder: Path, cache: str = "cache") -> str:
+    environment = os.environ | {"HF_ENDPOINT": url, "HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
+    command = [sys.executable, "-c", OPEN, name, way, str(folder / cache)]
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("way", ["prepared", "streamed"])
+def test_a_data_set_of_the_hub_is_cached_under_its_commit(way, files, tmp_path):
+    with HubServer("someone/numbers", files) as hub:
+        said = open_from(hub.url, "someone/numbers", way, tmp_path)
+        name, fingerprint, class_names, (train, test) = json.loads(said)
+        assert (name, class_names) == ("someone/numbers", ["a", "b", "c"])
+        numbers = np.array(train + test)
+        assert np.array_equal(numbers[:, 0] + 256 * numbers[:, 1], np.arange(330))
+        other = "streamed" if way == "prepared" else "prepared"
+        assert open_from(hub.url, "someone/numbers", other, tmp_path, "another cache") == said
+    with HubServer("someone/numbers", files | {"README.md": b"# Another commit"}) as hub:
+        assert json.loads(open_from(hub.url, "someone/numbers", way, tmp_path, "third cache"))[1] != fingerprint
+
+
+def test_an_absent_data_set_is_absent_and_an_unreachable_hub_is_offline(files, tmp_path):
+    with HubServer("someone/numbers", files) as hub:
+        said = open_from(hub.url, "someone/letters", "streamed", tmp_path)
+        assert "someone/letters is not on the Hub" in said and said.count("\n") == 1
+    said = open_from(hub.url, "someone/numbers", "streamed", tmp_path)
+    assert said.startswith("offline") and said.count("\n") == 1
