@@ -40,7 +40,7 @@ def draw(estimate: Estimate, count: int, method: str = "wild", seed: int = 0) ->
     Args:
         estimate: The fit.
         count: How many refits.
-        method: wild, or pairs (whole configurations resampled with replacement, weights as multiplicities).
+        method: wild, or pairs (whole configurations resampled with replacement).
         seed: Of the draws; equal seeds give equal draws, and two fits of tables with equal configurations that share
             a seed share their multipliers (what a paired comparison of arms needs).
 
@@ -70,8 +70,7 @@ def _refit(estimate: Estimate, multipliers: np.ndarray, method: str) -> tuple[np
             target=estimate.fitted + spread * adjusted_residuals(estimate),
         )
     else:
-        # The target is repeated so that members of the batch can be told apart by their weights alone.
-        problem = replace(problem, root_weights=problem.root_weights * np.sqrt(spread))
+        problem = replace(problem, counts=spread)
     u, cost, converged = None, None, None
     for start in _starts(estimate):
         solved = minimise(problem, np.repeat(start[None], len(multipliers), axis=0), iterations=60, tolerance=1e-7)

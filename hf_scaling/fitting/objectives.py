@@ -45,13 +45,21 @@ class Objective:
         """The inverse of `scale`."""
         return np.exp(values) if self.is_log else values
 
-    def loss(self, residuals: np.ndarray) -> np.ndarray:
-        """The summed loss over the last axis: squares / 2 inside delta, linear outside (Huber 1964)."""
+    def loss(self, residuals: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+        """The summed loss over the last axis: squares / 2 inside delta, linear outside (Huber 1964).
+
+        Args:
+            residuals: (..., N).
+            counts: (..., N) how often each row counts; once by default. Not the same as scaling residuals: outside
+                delta the loss is linear, and a row that was drawn twice counts twice there too.
+        """
         if np.isinf(self.delta):
-            return 0.5 * np.einsum("...n,...n->...", residuals, residuals)
+            each = residuals if counts is None else residuals * counts
+            return 0.5 * np.einsum("...n,...n->...", each, residuals)
         size = np.abs(residuals)
         inner = np.minimum(size, self.delta)
-        return (inner * (size - 0.5 * inner)).sum(axis=-1)
+        each = inner * (size - 0.5 * inner)
+        return (each if counts is None else each * counts).sum(axis=-1)
 
     def reweighting(self, residuals: np.ndarray) -> np.ndarray | float:
         """The weights psi(r)/r with which least squares takes the step of the Huber loss."""

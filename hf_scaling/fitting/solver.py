@@ -21,7 +21,8 @@ class Problem:
         coordinates: The free coordinates.
         objective: Scale and loss of the residuals.
         target: (N,) or (B, N), on the objective's scale.
-        root_weights: (N,) or (B, N) square roots of the rows' weights.
+        root_weights: (N,) or (B, N) square roots of the rows' weights, which scale the residuals.
+        counts: (B, N) how often each row counts in the loss, for resampled rows; None for once each.
     """
 
     evaluator: object
@@ -29,6 +30,7 @@ class Problem:
     objective: Objective
     target: np.ndarray
     root_weights: np.ndarray
+    counts: np.ndarray | None = None
 
     def residuals(self, u: np.ndarray, members=slice(None)) -> tuple[np.ndarray, np.ndarray]:
         """Weighted residuals (B, N) and their derivatives (B, F, N) at u (B, F); NaN where the law is undefined."""
@@ -77,9 +79,11 @@ def minimise(
     low = np.broadcast_to(problem.coordinates.low if low is None else low, start.shape)
     high = np.broadcast_to(problem.coordinates.high if high is None else high, start.shape)
     batch = _Batch(problem, np.clip(start, low, high), low, high)
-    for _ in range(iterations):
-        if not batch.step(tolerance):
-            break
+    # Trials that leave the law's domain overflow on their way to being refused.
+    with np.errstate(all="ignore"):
+        for _ in range(iterations):
+            if not batch.step(tolerance):
+                break
     return batch.finish()
 
 
@@ -98,8 +102,11 @@ class _Batch:
         self.damping = np.full(len(start), 1e-3)
         self._keep(np.isfinite(self.cost))
 
+    def _counts(self) -> np.ndarray | None:
+        return None if self.problem.counts is None else _member(self.problem.counts, self.members)
+
     def _cost(self, residual: np.ndarray) -> np.ndarray:
-        cost = self.objective.loss(residual)
+        cost = self.objective.loss(residual, self._counts())
         return np.where(np.isfinite(cost), cost, np.inf)
 
     def step(self, tolerance: float) -> bool:
@@ -125,7 +132,8 @@ class _Batch:
 
     def _propose(self) -> np.ndarray:
         weighted = self.jacobian
-        weights = self.objective.reweighting(self.residual)
+        weights, counts = self.objective.reweighting(self.residual), self._counts()
+        weights = weights if counts is None else weights * counts
         if np.ndim(weights):
             weighted = self.jacobian * weights[:, None, :]
         slope = np.matmul(weighted, self.residual[..., None])[..., 0]
