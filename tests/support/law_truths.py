@@ -46,6 +46,13 @@ _RANGES = {
     "teacher_loss": (1.8, 3.0),
     "sparsity": (0.05, 0.9),
 }
+# Where a law's own term would be lost over the ranges above: n_finetune in characters, as its paper counts.
+_OWN_RANGES = {"effective_data_model": {"n_params": (1e5, 1e9), "n_finetune": (1e5, 1e10)}}
+
+
+def ranges(name):
+    """Variable to its (low, high), of a study that could fix the law."""
+    return {v: _OWN_RANGES.get(name, {}).get(v, _RANGES[v]) for v in LAWS[name].variables}
 
 
 def law_of(name):
