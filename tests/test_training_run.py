@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -233,6 +234,19 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     assert not (tmp_path / "model.safetensors").exists()
     kept = load_file(tmp_path / "checkpoints" / "checkpoint-1" / "model.safetensors")
     assert all(torch.isfinite(each).all() for each in kept.values())
+
+
+def test_a_full_disk_is_said_to_be_full(tmp_path, monkeypatch):
+    def no_room(*args, **kwargs):
+        raise RuntimeError("unexpected pos 1217216 vs 1217104")
+
+    monkeypatch.setattr(torch, "save", no_room)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    argv = ["--n_pretrain=100", "--save_steps=1"]
+    with pytest.raises(OSError, match="No space left on device"):
+        run_pretrain(tmp_path, *argv)
+    monkeypatch.undo()
+    assert run_pretrain(tmp_path, *argv)[1]["n_pretrain"] == 100
 
 
 @pytest.mark.parametrize(

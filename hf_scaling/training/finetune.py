@@ -18,7 +18,7 @@ from hf_scaling.training.rule import count_steps, holds_out, rule_of
 from hf_scaling.training.run import Run
 
 #: What the row of a fine-tuned run takes over from its parent's: how the parent came to be.
-_INHERITED = ("arm", "distillation", "model", "teacher", "teacher_n_params", "teacher_n_pretrain", "upstream", "study")
+_INHERITED = ("arm", "distillation", "model", "teacher", "teacher_n_params", "teacher_n_pretrain", "upstream")
 
 
 @quiet_libraries()

@@ -1,7 +1,12 @@
 """The Trainer of a run: takes the stream in order, marks whole checkpoints, and stops at a loss that is no number."""
 
+import errno
 import math
+import os
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +16,8 @@ from torch.utils.data import SequentialSampler
 from hf_scaling.distillation import DistillationTrainer
 from hf_scaling.errors import RunError
 from hf_scaling.training import folder
+
+_NO_ROOM = 1 << 20  # bytes; what no training state fits into
 
 
 class RunTrainer(DistillationTrainer):
@@ -62,7 +69,8 @@ class RunTrainer(DistillationTrainer):
 
     def _save_checkpoint(self, *args, **kwargs) -> None:
         self._refuse_broken_weights()
-        super()._save_checkpoint(*args, **kwargs)
+        with _full_disk_named(self.args.output_dir):
+            super()._save_checkpoint(*args, **kwargs)
         # The other processes write their random states into the same folder.
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
@@ -79,6 +87,21 @@ class RunTrainer(DistillationTrainer):
         return (
             f"; {advice}; the last good checkpoint is {newest}" if newest else f"; {advice}; no checkpoint before it"
         )
+
+
+@contextmanager
+def _full_disk_named(folder: str) -> Iterator[None]:
+    """Name a full disk, which torch reports as a position in a file that it did not expect.
+
+    Raises:
+        OSError: In place of any error that leaves no room on the disk.
+    """
+    try:
+        yield
+    except Exception as error:
+        if shutil.disk_usage(folder).free > _NO_ROOM:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder) from error
 
 
 def own_arguments(args: Any, steps: int, checkpoints: Path) -> dict[str, Any]:
