@@ -80,7 +80,8 @@ def test_plain_training_is_what_transformers_trains(tmp_path):
 
 def test_two_processes_equal_one(tmp_path):
     out = tmp_path / "two.pt"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SUPPORT.parents[1])}
+    path = os.pathsep.join([str(SUPPORT.parents[1]), *sys.path])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run(
         [sys.executable, *command, str(SUPPORT / "two_processes.py"), str(out)],
@@ -92,10 +93,12 @@ def test_two_processes_equal_one(tmp_path):
     from two_processes import train_all
 
     one, two = train_all(), torch.load(out)
+    assert len(one["timm native until_passed"]["teacher_losses"]) == 1
     for name, expected in one.items():
         for weight, value in expected["weights"].items():
             assert (two[name]["weights"][weight] - value).abs().max() <= 1e-6, (name, weight)
         assert two[name]["eval_loss"] == pytest.approx(expected["eval_loss"], abs=1e-6)
+        assert two[name]["teacher_losses"] == pytest.approx(expected["teacher_losses"], abs=1e-6)
         assert two[name]["logs"] == pytest.approx(expected["logs"], abs=1e-5)
 
 

@@ -17,7 +17,7 @@ from hf_scaling.distillation import DistillationArguments, DistillationTrainer
 GLOBAL_BATCH = 8
 
 
-def train(student: str, teacher: str | None, folder: str) -> dict:
+def train(folder: str, student: str, teacher: str | None, alpha_schedule: str = "constant") -> dict:
     """Two epochs over 43 images in global batches of 8, two to a step: the last one of each epoch holds 3 images."""
     world = int(os.environ.get("WORLD_SIZE", 1))
     arguments = DistillationArguments(
@@ -26,6 +26,8 @@ def train(student: str, teacher: str | None, folder: str) -> dict:
         optim="sgd",
         learning_rate=0.1,
         num_train_epochs=2,
+        alpha_schedule=alpha_schedule,
+        eval_strategy="epoch" if alpha_schedule == "until_passed" else "no",
         per_device_train_batch_size=GLOBAL_BATCH // world,
         per_device_eval_batch_size=GLOBAL_BATCH // world,
         gradient_accumulation_steps=2,
@@ -42,7 +44,11 @@ def train(student: str, teacher: str | None, folder: str) -> dict:
     )
     trainer.train()
     logs = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    teacher_losses = [
+        callback.teacher_loss for callback in trainer.callback_handler.callbacks if hasattr(callback, "teacher_loss")
+    ]
     return {
+        "teacher_losses": teacher_losses,
         "weights": {name: value.detach().clone() for name, value in trainer.model.state_dict().items()},
         "eval_loss": trainer.evaluate()["eval_loss"],
         "logs": {name: logs[name] for name in ("loss", "task_loss", "distillation_loss") if name in logs},
@@ -53,8 +59,14 @@ def train_all() -> dict:
     """Plain and distilled, of both libraries; a larger student under a smaller teacher among them."""
     with tempfile.TemporaryDirectory() as folder:
         return {
-            f"{student}-{teacher}": train(student, teacher, folder)
-            for student, teacher in [("native", None), ("native", "timm"), ("timm", None), ("timm", "native")]
+            " ".join(map(str, case)): train(folder, *case)
+            for case in [
+                ("native", None),
+                ("native", "timm"),
+                ("timm", None),
+                ("timm", "native"),
+                ("timm", "native", "until_passed"),
+            ]
         }
 
 
