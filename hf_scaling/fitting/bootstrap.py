@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hf_scaling.errors import InputError
 from hf_scaling.fitting.engine import Estimate
 from hf_scaling.fitting.solver import minimise
 from hf_scaling.fitting.starts import lift_zeros
@@ -43,12 +42,7 @@ def draw(estimate: Estimate, count: int, method: str = "wild", seed: int = 0) ->
         method: wild, or pairs (whole configurations resampled with replacement).
         seed: Of the draws; equal seeds give equal draws, and two fits of tables with equal configurations that share
             a seed share their multipliers (what a paired comparison of arms needs).
-
-    Raises:
-        InputError: The method is unknown.
     """
-    if method not in METHODS:
-        raise InputError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}")
     generator = np.random.default_rng(seed)
     groups = estimate.rows.n_configurations
     if method == "wild":

@@ -15,6 +15,8 @@ from hf_scaling.laws import LAWS, Law
 
 # The four published forms of one variable; together they predict better than any of them (docs/fitting.md).
 ONE_VARIABLE = ("power_law", "shifted_power_law", "m4", "bnsl")
+# The parameter that places a law's break.
+_BREAKS = {"bnsl": "d1"}
 _SIZES = ("n_params", "n_pretrain", "n_finetune")
 # In several variables a law within this factor of the best held-out error has a say in the mixture.
 _CLOSE = 1.25
@@ -142,15 +144,25 @@ def fit_best(table, choice: Choice, options: Options, combine: bool) -> LawFit:
 def _have_a_say(ranking: Ranking) -> list[str]:
     """The laws that a mixture averages, all with the same weight.
 
-    Short backtests pick badly among forms that disagree little, so weights by backtest lose to equal ones; a law that
-    cannot beat carrying the last value forward, though, has shown that it does not know the shape.
+    Short backtests pick badly among forms that disagree little, so weights by backtest lose to equal ones. But a law
+    that cannot beat carrying the last value forward has shown that it does not know the shape, and one whose break
+    lies beyond the largest size fitted says of larger sizes whatever it likes.
     """
     table = ranking.table.set_index("law")["holdout_log_rmse"]
-    if ranking.best in ONE_VARIABLE:
-        say = [n for n in ONE_VARIABLE if n in table.index and not table[n] > table[BASELINE]]
-    else:
-        say = [n for n in table.index if n != BASELINE and table[n] <= _CLOSE * table[ranking.best]]
+    if ranking.best not in _one_variable(ranking.fits[ranking.best].columns):
+        return [n for n in table.index if n != BASELINE and table[n] <= _CLOSE * table[ranking.best]]
+    say = [n for n in ranking.fits if not table[n] > table[BASELINE] and not _break_unseen(ranking.fits[n])]
     return say or [ranking.best]
+
+
+def _break_unseen(fit: LawFit) -> bool:
+    name = _BREAKS.get(fit.law)
+    return name is not None and fit.params[name] > max(high for _, high in fit.data["ranges"].values())
+
+
+def _one_variable(columns) -> tuple[str, ...]:
+    """The one-variable laws for a table column: the rectified law is one of fine-tuning data."""
+    return (*ONE_VARIABLE, "rectified") if "n_finetune" in dict(columns).values() else ONE_VARIABLE
 
 
 def _candidates(table, choice: Choice, laws) -> dict[str, Law]:
@@ -159,12 +171,9 @@ def _candidates(table, choice: Choice, laws) -> dict[str, Law]:
         if not chosen:
             raise InputError("laws is empty: name at least one, or leave it out for all that suit the table")
         return {law.name: law for law in chosen}
-    columns = Columns.of(table)
-    if choice.x is not None:
-        return {name: LAWS[name] for name in ONE_VARIABLE}
-    varied = _varied_sizes(columns, choice)
+    varied = [choice.x] if choice.x is not None else _varied_sizes(Columns.of(table), choice)
     if len(varied) == 1:
-        return {name: LAWS[name] for name in ONE_VARIABLE}
+        return {name: LAWS[name] for name in _one_variable({"x": varied[0]})}
     found = {}
     for name, law in LAWS.items():
         if not law.unbound and set(law.variables) <= set(varied) and len(law.variables) > 1:

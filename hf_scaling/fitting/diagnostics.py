@@ -112,7 +112,7 @@ def other_objectives(estimate: Estimate) -> list[dict]:
     """Refit under the other objectives and say how far the prediction at ten times the largest scale moves."""
     here = estimate.problem
     far = estimate.law.evaluator(far_sizes(estimate.rows))
-    reference = float(far.value(estimate.theta[None])[0, 0])
+    reference = far.value(estimate.theta[None])[0, 0]
     shifts = {}
     for objective in (Objective("log_mse"), Objective("mse")):
         if objective.name == here.objective.name:
@@ -120,8 +120,7 @@ def other_objectives(estimate: Estimate) -> list[dict]:
         target = objective.scale(here.objective.unscale(here.target))
         problem = replace(here, objective=objective, target=target)
         solved = minimise(problem, estimate.u[None], iterations=60, tolerance=1e-8)
-        value = float(far.value(here.coordinates.to_theta(solved.u))[0, 0])
-        shifts[objective.name] = value / reference - 1
+        shifts[objective.name] = far.value(here.coordinates.to_theta(solved.u))[0, 0] / reference - 1
     worst = max(shifts.values(), key=abs)
     if not np.isfinite(worst):
         return []

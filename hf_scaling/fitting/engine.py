@@ -77,6 +77,11 @@ class Estimate:
         return max(len(self.rows.target) - len(self.u), 1)
 
     @property
+    def has_scatter(self) -> bool:
+        """Whether there are more configurations than parameters: else the law passes through all of them."""
+        return self.rows.n_configurations > int((~self.held).sum())
+
+    @property
     def variance(self) -> float:
         """The variance of the residuals that the loss stands for: sum psi^2 / ((N - F) mean psi') (Huber 1981).
 
@@ -106,6 +111,7 @@ def robust_scale(residuals: np.ndarray, n_parameters: int) -> float:
     return float(1.4826 * np.median(size))
 
 
+@np.errstate(all="ignore")
 def estimate(rows: FitRows, law: Law, coordinates: Coordinates, objective: Objective, seed: int = 0) -> Estimate:
     """Fit a law to rows.
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import diagnostics, identifiability
-from hf_scaling.fitting.bootstrap import draw
+from hf_scaling.fitting.bootstrap import METHODS, draw
 from hf_scaling.fitting.coordinates import coordinates_of
 from hf_scaling.fitting.engine import Estimate, estimate
 from hf_scaling.fitting.lawfit import LawFit, quantiles
@@ -81,6 +81,8 @@ class Options:
     """How to fit, apart from which rows: checked once, kept with the fit."""
 
     def __init__(self, objective, delta, bootstrap, method, level, seed, fixed, tied):
+        if method not in METHODS:
+            raise InputError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}")
         bootstrap, seed = _whole(bootstrap, "bootstrap, the number of refits,"), _whole(seed, "seed")
         if not 0 < level < 1:
             raise InputError(f"level must lie between 0 and 1, not {level}")
@@ -130,6 +132,8 @@ def fit_one(table, law: Law, choice: Choice, options: Options) -> LawFit:
     return fit_rows(choose_rows(table, law, choice), law, options)
 
 
+# A law overflows at sizes or parameters far out; what comes of it is looked at, not announced.
+@np.errstate(all="ignore")
 def fit_rows(rows: FitRows, law: Law, options: Options) -> LawFit:
     """Fit one law to chosen rows."""
     coordinates = coordinates_of(law, options.fixed, options.tied)
@@ -140,8 +144,8 @@ def fit_rows(rows: FitRows, law: Law, options: Options) -> LawFit:
             f"{law.name} has {free} free parameters and the table gives {len(rows.target)} rows: add runs"
         )
     found = estimate(rows, law, coordinates, options.objective, options.seed)
-    draws, notes = np.empty((0, len(law.parameters))), []
-    if options.bootstrap:
+    draws, notes = np.full((options.bootstrap, len(law.parameters)), np.nan), []
+    if options.bootstrap and found.has_scatter:
         drawn = draw(found, options.bootstrap, options.method, options.seed)
         draws = found.problem.coordinates.to_theta(drawn.u)
         if drawn.converged < 0.9:
@@ -166,9 +170,9 @@ def _verdict(found: Estimate) -> tuple[str, list[dict]]:
     notes, hopeless = diagnostics.design_notes(found.rows)
     profiles = identifiability.profile_exponents(found)
     loose = [p for p in profiles if not p.identified]
-    if found.rows.n_configurations < len(found.u):
+    if found.rows.n_configurations <= len(found.u):
         count = found.rows.n_configurations
-        text = f"{count} distinct sizes cannot fix {len(found.u)} parameters, however often repeated"
+        text = f"{count} distinct sizes, however often repeated, leave nothing to judge {len(found.u)} parameters by"
         notes.append(note("too_few_configurations", "error", text))
         hopeless = True
     notes += [_loose_note(p) for p in loose]

@@ -234,11 +234,16 @@ class LawFit:
 
 
 def quantiles(drawn: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """The central interval of draws along the first axis; NaN where most draws are undefined."""
+    """The central interval of draws along the first axis; NaN where most draws are undefined.
+
+    An end among infinite draws is infinite: no amount of data reaches the target there.
+    """
     tail = (1 - level) / 2
-    defined = np.isfinite(drawn) | np.isinf(drawn)
-    with np.errstate(invalid="ignore"):
-        low, high = (np.quantile(np.where(defined, drawn, np.inf), p, axis=0) for p in (tail, 1 - tail))
+    defined = ~np.isnan(drawn)
+    filled = np.where(defined, drawn, np.inf)
+    # Interpolation between infinities is undefined; the nearest draw is not.
+    method = "linear" if np.isfinite(filled).all() else "nearest"
+    low, high = (np.quantile(filled, p, axis=0, method=method) for p in (tail, 1 - tail))
     lost = defined.mean(axis=0) < 0.5
     return np.where(lost, np.nan, low), np.where(lost, np.nan, high)
 

@@ -190,7 +190,7 @@ class Columns:
             try:
                 float(value)
             except (TypeError, ValueError):
-                raise InputError(f"column {name!r}, row {label}: {value!r} is not a number") from None
+                raise InputError(f"column {name!r}, row {label}: {str(value)!r} is not a number") from None
         return np.array([float(value) for value in values])
 
     def distinct(self, name: str) -> list[str]:
