@@ -101,6 +101,9 @@ def rank(table, choice: Choice, options: Options, laws=None) -> Ranking:
     choice = _with_stage(table, choice)
     candidates = _candidates(table, choice, laws)
     rows, notes = _shared_rows(table, choice, candidates)
+    if laws is None:
+        candidates, more = _small_enough(candidates, rows)
+        notes += more
     backtest = run_backtest(rows, candidates, options.objective, options.seed)
     if not backtest.folds:
         text = "no variable has enough sizes to hold the largest out: laws are ranked by AICc alone"
@@ -167,6 +170,8 @@ def _one_variable(columns) -> tuple[str, ...]:
 
 def _candidates(table, choice: Choice, laws) -> dict[str, Law]:
     if laws is not None:
+        if isinstance(laws, str | Law):
+            raise InputError(f"laws takes a list of laws: write laws=[{laws!r}]")
         chosen = [resolve_law(law) for law in laws]
         if not chosen:
             raise InputError("laws is empty: name at least one, or leave it out for all that suit the table")
@@ -192,6 +197,19 @@ def _with_stage(table, choice: Choice) -> Choice:
     if choice.stage is not None or "stage" not in columns.data:
         return choice
     return replace(choice, stage="finetune" if "finetune" in columns.distinct("stage") else "pretrain")
+
+
+def _small_enough(candidates: dict[str, Law], rows: dict[str, FitRows]) -> tuple[dict[str, Law], list[dict]]:
+    """The laws with fewer parameters than there are rows (else the smallest laws), and a note on the others."""
+    sizes = {name: len(law.parameters) for name, law in candidates.items()}
+    kept = [name for name, size in sizes.items() if size < len(rows[name].target)]
+    kept = kept or [name for name, size in sizes.items() if size == min(sizes.values())]
+    dropped = [name for name in candidates if name not in kept]
+    notes = []
+    if dropped:
+        text = f"{', '.join(dropped)} left out of the comparison: too many parameters for the table's rows"
+        notes.append(note("laws_left_out", "info", text))
+    return {name: candidates[name] for name in kept}, notes
 
 
 def _varied_sizes(columns: Columns, choice: Choice) -> list[str]:
