@@ -204,8 +204,17 @@ def replication(estimate: Estimate) -> tuple[float, float, float] | None:
     means = np.bincount(rows.configuration, residual) / counts
     seed_variance = float(((residual - means[rows.configuration]) ** 2).sum() / free)
     seeds = float(len(residual) / len(counts))
-    total = float((means**2).sum() / max(len(counts) - len(estimate.u), 1))
-    misfit = max(total - seed_variance / seeds, 0.0)
-    target = max(total, seed_variance / seeds) / 4
+    misfit = _misfit(means, seed_variance / seeds, len(counts) - len(estimate.u), free)
+    target = (misfit + seed_variance / seeds) / 4
     needed = seed_variance / (target - misfit) if target > misfit else np.inf
-    return float(np.sqrt(seed_variance)), seeds, float(np.ceil(needed))
+    return float(np.sqrt(seed_variance)), seeds, float(np.ceil(needed - 1e-9))
+
+
+def _misfit(means: np.ndarray, expected: float, free_lack: int, free_pure: int) -> float:
+    """The variance of configurations' means beyond what seeds explain; 0 unless it stands out (F test at 5 %)."""
+    from scipy.special import fdtrc
+
+    if free_lack < 1 or expected <= 0:
+        return 0.0
+    total = float((means**2).sum() / free_lack)
+    return total - expected if fdtrc(free_lack, free_pure, total / expected) < 0.05 else 0.0

@@ -126,11 +126,14 @@ def estimate(rows: FitRows, law: Law, coordinates: Coordinates, objective: Objec
     problem = Problem(evaluator, coordinates, first, objective.scale(rows.target), np.sqrt(weights))
     starts = search_starts(problem, law, rows.variables, seed)
     u, solutions = best_of(problem, starts)
-    problem = replace(problem, coordinates=_bound_floor(problem, rows, law, u))
     other = second_mode(solutions, u)
-    if rows.weights is None and rows.target_name == "error" and rows.n_eval is not None:
+    binomial = rows.weights is None and rows.target_name == "error" and rows.n_eval is not None
+    if binomial:
         problem = replace(problem, root_weights=np.sqrt(_binomial_weights(problem, rows, u)))
-    for _ in range(3 if adaptive else 1):
+    problem = replace(problem, coordinates=_bound_floor(problem, rows, law, u))
+    for _ in range(3 if adaptive or binomial else 1):
+        if binomial:
+            problem = replace(problem, root_weights=np.sqrt(_binomial_weights(problem, rows, u)))
         if adaptive:
             problem = replace(problem, objective=objective.with_delta(_delta(problem, u)))
         candidates = u[None] if other is None else np.stack([u, other])
@@ -150,11 +153,12 @@ def _bound_floor(problem: Problem, rows: FitRows, law: Law, u: np.ndarray) -> Co
     floors = [p.name for p in law.parameters if p.kind == "floor" and p.name in coordinates.names]
     if not floors:
         return coordinates
-    counts = np.bincount(rows.configuration)
-    means = np.bincount(rows.configuration, problem.target) / counts
+    weights = problem.root_weights**2
+    counts = np.bincount(rows.configuration, weights)
+    means = np.bincount(rows.configuration, weights * problem.target) / counts
     smallest = int(np.argmin(means))
-    residual = problem.target - problem.objective.scale(problem.evaluator.value(coordinates.to_theta(u)[None])[0])
-    error = robust_scale(residual, len(u)) / np.sqrt(counts[smallest])
+    residual, _ = problem.residuals(u[None])
+    error = robust_scale(residual[0], len(u)) / np.sqrt(counts[smallest])
     highest = float(problem.objective.unscale(means[smallest] + 2 * error))
     return coordinates.with_bound(floors[0], high=highest) if np.isfinite(highest) else coordinates
 
@@ -168,14 +172,28 @@ def _binomial_weights(problem: Problem, rows: FitRows, u: np.ndarray) -> np.ndar
     """1 / (binomial variance + variance beyond it), to mean one.
 
     An error rate over n images has variance p(1-p)/n, its logarithm (1-p)/(p n). Runs also differ by seed; that
-    part is what the robust variance of the residuals shows beyond the binomial one.
+    part is what the residuals show beyond the binomial one.
     """
-    residual, _ = problem.residuals(u[None])
     value = problem.evaluator.value(problem.coordinates.to_theta(u)[None])[0]
     rate = np.clip(value, 1e-6, 1 - 1e-6)
     variance = (1 - rate) / (rate * rows.n_eval)
     if not problem.objective.is_log:
         variance = variance * rate**2
-    beyond = max(robust_scale(residual[0], len(u)) ** 2 - float(np.median(variance)), 0.0)
-    weights = 1.0 / (beyond + variance)
+    residual = problem.objective.scale(value) - problem.target
+    weights = 1.0 / (_variance_beyond(residual, variance, len(u)) + variance)
     return weights / weights.mean()
+
+
+def _variance_beyond(residual: np.ndarray, variance: np.ndarray, n_parameters: int) -> float:
+    """What, added to the known variance of each row, makes the residuals scatter as much as they do; at least 0."""
+
+    def excess(beyond: float) -> float:
+        return robust_scale(residual / np.sqrt(variance + beyond), n_parameters) - 1
+
+    if excess(0.0) <= 0:
+        return 0.0
+    low, high = 0.0, 4 * float(np.max(residual**2))
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+    return high
