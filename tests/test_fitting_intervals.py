@@ -1,0 +1,191 @@
+"""Intervals mean what they say: coverage on planted studies, both bootstraps, predictions, functions, inverses."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import hf_scaling as hs
+from hf_scaling import InputError
+
+sys.path.insert(0, str(Path(__file__).parent / "support"))
+from designs import far, fit, study, truth
+from law_truths import TRUTHS
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    return fit("chinchilla", study("chinchilla", 0.02), bootstrap=400)
+
+
+@pytest.mark.parametrize(("name", "points"), [("power_law", 64), ("chinchilla", 8), ("transfer_gap", 8)])
+def test_intervals_hold_the_truth_as_often_as_they_say(name, points):
+    held, studies = [], 30
+    for seed in range(studies):
+        found = fit(name, study(name, 0.01, seed, points=points), bootstrap=200, seed=seed)
+        held += [low <= TRUTHS[name][p] <= high for p, (low, high) in found.intervals.items()]
+        band = found.predict(far(name)).iloc[0]
+        held.append(band.low <= truth(name, far(name))[0] <= band.high)
+    # 30 studies, quantities of one study all correlated: the standard error of the share is at most
+    # sqrt(.95 * .05 / 30) = 4 %, so 85 % is two and a half of them below. Naive residual resampling reaches 74 %.
+    assert np.mean(held) >= 0.85
+
+
+def test_intervals_are_not_wide_out_of_caution():
+    estimates = np.array([list(fit("chinchilla", study("chinchilla", 0.02, s)).params.values()) for s in range(40)])
+    found = fit("chinchilla", study("chinchilla", 0.02), bootstrap=400)
+    widths = np.array([(high - low) / 2 / 1.96 for low, high in found.intervals.values()])
+    # A spread over 40 studies is known to 11 %, a bootstrap's of one study varies by about as much again.
+    assert widths[0] / estimates[:, 0].std() == pytest.approx(1, abs=0.5)
+    assert widths[2] / estimates[:, 2].std() == pytest.approx(1, abs=0.5)
+
+
+def test_pairs_agree_with_wild_where_noise_is_plain():
+    table = study("power_law", 0.02)
+    wild, pairs = (fit("power_law", table, bootstrap=400, method=method) for method in ("wild", "pairs"))
+    for name in TRUTHS["power_law"]:
+        widths = [found.intervals[name][1] - found.intervals[name][0] for found in (wild, pairs)]
+        # Two consistent estimates of one spread from 64 points: each is known to about 15 %.
+        assert widths[1] / widths[0] == pytest.approx(1, abs=0.4)
+    assert pairs.settings["method"] == "pairs"
+
+
+def test_a_row_drawn_twice_counts_twice():
+    table = study("power_law", 0.02)
+    found = fit("power_law", table, bootstrap=1000, method="pairs", delta=1e-3)
+    again = []
+    for seed in range(150):
+        rows = np.random.default_rng(seed).integers(64, size=64)
+        again.append(list(fit("power_law", {k: v[rows] for k, v in table.items()}, delta=1e-3).params.values()))
+    # 150 draws know a spread to 6 %. Were a row drawn twice to scale its residual in place of its share of the loss,
+    # fits near the median, as this delta's, would spread .82 times as much.
+    assert np.mean(found.draws.std(axis=0) / np.std(again, axis=0)) == pytest.approx(1, abs=0.1)
+
+
+def test_replicates_move_together():
+    # Four rows a size that share one error: the interval must be that of 16 sizes, not of 64 rows.
+    table = study("power_law", 0.0, points=16, seeds=4)
+    shared = np.repeat(np.random.default_rng(5).standard_normal(16), 4)
+    table["loss"] = table["loss"] * np.exp(0.02 * shared)
+    single = {k: v[::4] for k, v in table.items()}
+    repeated, once = (fit("power_law", t, bootstrap=400, objective="log_mse") for t in (table, single))
+    for name, (low, high) in once.intervals.items():
+        ends = repeated.intervals[name]
+        # The same 16 errors either way; the two differ by their random multipliers.
+        assert (ends[1] - ends[0]) / (high - low) == pytest.approx(1, abs=0.25)
+
+
+def test_a_new_run_is_less_certain_than_the_mean(noisy):
+    at = {"n_params": [1e7, 1e9], "n_pretrain": [1e8, 1e10]}
+    mean, new = noisy.predict(at), noisy.predict(at, kind="new_run")
+    assert (new.value == mean.value).all()
+    assert ((new.high - new.low) > (mean.high - mean.low)).all()
+    # One run's 95 % band at 2 % noise is at least 2 * 1.96 * 2 % wide, and not twice that.
+    width = np.log(new.high / new.low)
+    assert ((width > 0.06) & (width < 0.16)).all()
+
+
+def test_a_level_narrows_the_band(noisy):
+    at = {"n_params": 1e9, "n_pretrain": 1e10}
+    wide, narrow = noisy.predict(at), noisy.predict(at, level=0.5)
+    assert wide.low[0] < narrow.low[0] < narrow.value[0] < narrow.high[0] < wide.high[0]
+    half = fit("chinchilla", study("chinchilla", 0.02), bootstrap=400, level=0.5)
+    assert half.intervals["E"][1] - half.intervals["E"][0] < noisy.intervals["E"][1] - noisy.intervals["E"][0]
+
+
+def test_predictions_stand_on_the_frames_index(noisy):
+    frame = pd.DataFrame({"n_params": [1e6, 1e8], "n_pretrain": 1e9, "other": "x"}, index=["small", "large"])
+    found = noisy.predict(frame)
+    assert list(found.index) == ["small", "large"]
+    assert list(found.columns) == ["value", "low", "high", "extrapolation"]
+    # Fitted from 3e6 to 4e9 parameters and from 1e6 to 2e10 images.
+    assert found.extrapolation.tolist() == pytest.approx([np.log(3), 0.0])
+
+
+def test_a_prediction_needs_its_columns(noisy):
+    for given, words in (
+        ({"n_params": 1e6}, "'n_pretrain'"),
+        ({"n_params": ["many"], "n_pretrain": 1e6}, "numbers"),
+        ({"n_params": [1, 2, 3], "n_pretrain": [1, 2]}, "different lengths"),
+    ):
+        with pytest.raises(InputError, match=words):
+            noisy.predict(given)
+    for settings, words in (({"kind": "median"}, "median"), ({"level": 95}, "level")):
+        with pytest.raises(InputError, match=words):
+            noisy.predict({"n_params": 1e6, "n_pretrain": 1e6}, **settings)
+
+
+def test_where_the_law_is_undefined_the_prediction_is_nan(noisy):
+    found = noisy.predict({"n_params": 1e6, "n_pretrain": [0, 1e6]})
+    assert found[["value", "low", "high"]].isna().all(axis=1).tolist() == [True, False]
+
+
+def test_the_interval_of_a_function_follows_parameters_and_predictions(noisy):
+    value, low, high = noisy.interval(lambda params, predict: params["alpha"] / params["beta"])
+    assert value == pytest.approx(noisy.params["alpha"] / noisy.params["beta"])
+    assert low < value < high
+    at = {"n_params": 1e9, "n_pretrain": [1e9, 1e10]}
+    gain = noisy.interval(lambda params, predict: predict(at)[:, 1] / predict(at)[:, 0])
+    both = noisy.predict(at)
+    assert gain[0] == pytest.approx(both.value[1] / both.value[0])
+    # Errors of the two predictions are shared: their ratio is surer than either end alone would make it.
+    assert gain[2] - gain[1] < both.high[1] / both.low[0] - both.low[1] / both.high[0]
+    with pytest.raises(InputError, match="bootstrap"):
+        fit("chinchilla", study("chinchilla", 0.02)).interval(lambda params, predict: params["E"])
+
+
+def test_the_inverse_comes_with_an_interval(noisy):
+    reached = truth("chinchilla", {"n_params": np.array([1e9]), "n_pretrain": np.array([5e9])})[0]
+    value, low, high = noisy.invert(reached, "n_pretrain", n_params=1e9)
+    assert low < 5e9 < high
+    assert noisy.predict({"n_params": 1e9, "n_pretrain": value}).value[0] == pytest.approx(reached, rel=1e-9)
+    assert noisy.invert(noisy.params["E"] * 0.5, "n_pretrain", n_params=1e9) == (np.inf, np.inf, np.inf)
+    for arguments, words in (((2.2, "n_finetune"), "n_finetune"), ((-1, "n_pretrain"), "positive")):
+        with pytest.raises(InputError, match=words):
+            noisy.invert(*arguments, n_params=1e9)
+
+
+def test_without_a_bootstrap_there_is_no_interval():
+    found = fit("power_law", study("power_law", 0.02))
+    assert found.intervals == {}
+    row = found.predict({"n_pretrain": 1e7}).iloc[0]
+    assert np.isnan(row.low)
+    assert np.isnan(row.high)
+    assert row.value > 0
+
+
+def test_as_many_sizes_as_parameters_leave_no_interval():
+    table = study("power_law", 0.05, points=3)
+    found = fit("power_law", table, bootstrap=50)
+    assert found.status == "not_identifiable"
+    assert "too_few_configurations" in found.note_codes
+    assert np.isnan(list(found.intervals.values())).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"bootstrap": -1}, "bootstrap"),
+        ({"bootstrap": 0.5}, "bootstrap"),
+        ({"method": "jackknife"}, "wild, pairs"),
+        ({"level": 1.0}, "level"),
+        ({"seed": -1}, "seed"),
+        ({"objective": "l1"}, "log_huber, log_mse, mse"),
+        ({"objective": "mse", "delta": 0.1}, "changes nothing"),
+        ({"delta": 0.0}, "delta"),
+        ({"fixed": {"Q": 1}}, "'Q'"),
+        ({"fixed": {"E": float("nan")}}, "finite"),
+        ({"fixed": {"E": 0, "A": 1, "a": 1}}, "every parameter"),
+        ({"tied": [("E", "Q")]}, "'Q'"),
+        ({"tied": [("E",)]}, "at least two"),
+        ({"tied": [("E", "A")], "fixed": {"E": 1}}, "fixed and tied"),
+        ({"supervised": {"E": 1}}, "supervised changes nothing"),
+        ({"law": "powerlaw"}, "power_law"),
+        ({"law": "distillation"}, "n_params"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(settings, words):
+    with pytest.raises(InputError, match=words):
+        hs.fit_law(study("power_law"), **{"law": "power_law", "bootstrap": 0, **settings})
