@@ -10,7 +10,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ResultsTable": "results",
+    "Grid": "grid",
     "RunSpec": "grid",
+    "run_grid": "runner",
     "LAWS": "laws",
     "Law": "laws",
     "LawFit": "fitting",

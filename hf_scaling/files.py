@@ -1,10 +1,14 @@
 """Writes that a kill cannot tear: a reader sees the old file or the new one."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
@@ -35,6 +39,26 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Write `text` as UTF-8 to `path`, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def disk_trouble(error: BaseException | None) -> str | None:
+    """The line for a disk that takes no more writes, also where a library wrapped the system's error into its own.
+
+    Args:
+        error: What was raised; the errors that it came from are looked at too.
+
+    Returns:
+        None where the error has nothing to do with a full disk or a folder that cannot be written to.
+    """
+    while error is not None:
+        where = getattr(error, "filename", None)
+        number = getattr(error, "errno", None)
+        if number in _FULL or os.strerror(errno.ENOSPC) in str(error):
+            return f"the disk is full{f': {where}' if where else ''}; free some space and run the same command again"
+        if number in _READ_ONLY and where:
+            return f"{where} cannot be written to: {os.strerror(number)}"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas
     import pyarrow
 
+    from hf_scaling.grid import Grid, RunSpec
+
 SCHEMA_VERSION = 1
 
 #: Column -> type, in the order of the row. Units: error 0..1, loss in nats an image, flops operations (not rates).
@@ -94,6 +96,20 @@ class ResultsTable:
         table._home = home
         return table
 
+    @classmethod
+    def open(cls, folder: str | Path) -> "ResultsTable":
+        """The table that is kept in a folder, to append to: empty where the folder holds none yet.
+
+        Raises:
+            InputError: What is there is not readable, or one run_id has different values.
+        """
+        folder = Path(folder)
+        if any(_parquet_folder(folder).glob("*.parquet")):
+            return cls.load(folder)
+        table = cls()
+        table._home = folder
+        return table
+
     @property
     def column_names(self) -> list[str]:
         """The columns, in order."""
@@ -146,6 +162,22 @@ class ResultsTable:
         merged = ResultsTable()
         merged._table = _unique(_concatenate([self._table, other._table]), "the two tables")
         return merged
+
+    def missing(self, grid: "Grid") -> "list[RunSpec]":
+        """The runs of a grid that have no row here, those first that others need.
+
+        Their ids are worked out without training anything (see `Grid.plan`).
+
+        Raises:
+            InputError: The grid asks for what does not exist, or this table is not one of ours.
+        """
+        self._refuse_foreign("compare a grid with")
+        there = self.run_ids()
+        return [spec for spec in grid.specs() if spec.run_id not in there]
+
+    def run_ids(self) -> set[str]:
+        """The ids of the rows."""
+        return set(self._table["run_id"].to_pylist())
 
     def save(self, folder: str | Path) -> Path:
         """Write the table to `folder`/results.parquet, atomically; returns the file's path."""

@@ -76,7 +76,7 @@ def test_what_cannot_be_meant_is_refused_with_what_may_be(write, text, argv, wor
 
 
 def test_finetuning_knows_no_teacher():
-    for flag in ("--alpha", "--teacher", "--n_pretrain"):
+    for flag in ("--alpha", "--teacher", "--patch_size"):
         with pytest.raises(InputError, match=flag):
             parse_finetune([flag, "1"], None)
 

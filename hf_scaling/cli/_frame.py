@@ -1,14 +1,12 @@
 """What every command and recipe does with an error: one line, and the exit status that says whose it is."""
 
-import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable
 
+from hf_scaling import files
 from hf_scaling.errors import InputError, RunError
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def exit_status(command: Callable[[], int | None], debug: bool = False) -> int:
@@ -36,7 +34,7 @@ def exit_status(command: Callable[[], int | None], debug: bool = False) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        line = _full_disk(error) or f"{type(error).__name__}: {error} (--debug shows where)"
+        line = files.disk_trouble(error) or f"{type(error).__name__}: {error} (--debug shows where)"
         return _report(error, line, 1, debug)
 
 
@@ -46,13 +44,3 @@ def _report(error: BaseException, line: str, status: int, debug: bool) -> int:
     if os.environ.get("RANK", "0") == "0":
         print(f"error: {' '.join(line.split())}", file=sys.stderr, flush=True)
     return status
-
-
-def _full_disk(error: BaseException) -> str | None:
-    """The line for a full disk, also where a library has wrapped the operating system's error into its own."""
-    while error is not None:
-        if getattr(error, "errno", None) in _FULL or os.strerror(errno.ENOSPC) in str(error):
-            where = getattr(error, "filename", None)
-            return f"the disk is full{f': {where}' if where else ''}; free some space and run the same command again"
-        error = error.__cause__ or error.__context__
-    return None

@@ -1,6 +1,6 @@
 """Students and teachers by name and size, built or loaded."""
 
-from hf_scaling.models.building import FAMILIES, build_student, default_patch_size
+from hf_scaling.models.building import FAMILIES, build_student, default_patch_size, sketch_student
 from hf_scaling.models.counting import count_params, flops_of, forward_flops
 from hf_scaling.models.heads import freeze_backbone, head_parameters, name_classes, replace_head
 from hf_scaling.models.loading import load_model
@@ -22,4 +22,5 @@ __all__ = [
     "load_statistics",
     "name_classes",
     "replace_head",
+    "sketch_student",
 ]

@@ -69,23 +69,29 @@ def build_student(
     Raises:
         InputError: Unknown name (the nearest known ones are named), or sizes that do not fit each other.
     """
-    if n_classes < 2:
-        raise InputError(f"n_classes {n_classes}: a classifier needs at least 2 classes")
-    if image_size < 1:
-        raise InputError(f"image_size {image_size}: must be a positive number of pixels")
-    architecture, arguments = _resolve(name, image_size, patch_size)
-    config = TimmWrapperConfig(
-        architecture=architecture, num_labels=n_classes, model_args=arguments, image_size=image_size
-    )
+    config = _configure(name, n_classes, image_size, patch_size)
     with _seeded(seed):
         model = TimmWrapperForImageClassification(config)
     with _seeded(seed):
         # The wrapper draws its linear and convolution layers anew, all of one width (patch embedding .02 wide
         # where timm's is .08), so that a wrapped student would not start where the field's do.
-        fresh = timm.create_model(architecture, num_classes=n_classes, **arguments)
+        fresh = timm.create_model(config.architecture, num_classes=n_classes, **config.model_args)
     model.timm_model.load_state_dict(fresh.state_dict())
     _check_patches(name, model.timm_model, image_size)
     return model.train()
+
+
+def sketch_student(name: str, n_classes: int, image_size: int, patch_size: int | None = None) -> PreTrainedModel:
+    """The student that `build_student` would build, without its weights: on the device `meta`, to be counted.
+
+    Raises:
+        InputError: What `build_student` refuses.
+    """
+    config = _configure(name, n_classes, image_size, patch_size)
+    with torch.device("meta"):
+        model = TimmWrapperForImageClassification(config)
+    _check_patches(name, model.timm_model, image_size)
+    return model
 
 
 def default_patch_size(image_size: int) -> int:
@@ -103,6 +109,17 @@ def default_patch_size(image_size: int) -> int:
     if not fitting:
         raise InputError(f"image_size {image_size} has no usual patch size: give patch_size, a divisor of it")
     return (even or fitting)[0]
+
+
+def _configure(name: str, n_classes: int, image_size: int, patch_size: int | None) -> TimmWrapperConfig:
+    if n_classes < 2:
+        raise InputError(f"n_classes {n_classes}: a classifier needs at least 2 classes")
+    if image_size < 1:
+        raise InputError(f"image_size {image_size}: must be a positive number of pixels")
+    architecture, arguments = _resolve(name, image_size, patch_size)
+    return TimmWrapperConfig(
+        architecture=architecture, num_labels=n_classes, model_args=arguments, image_size=image_size
+    )
 
 
 def _resolve(name: str, image_size: int, patch_size: int | None) -> tuple[str, dict]:

@@ -51,6 +51,11 @@ def cache_root(cache_dir: str | os.PathLike | None) -> Path:
     return Path(cache_dir or os.environ.get("HF_SCALING_CACHE") or caches / "hf_scaling").expanduser()
 
 
+def is_filled(folder: Path, storage: str, image_size: int) -> bool:
+    """Whether a cache folder was filled to its end, by whomever; damage is not looked for."""
+    return (_layout(folder, storage, image_size) / "index.json").exists()
+
+
 def open_store(
     folder: Path, make_reader: Callable[[], Reader], storage: str, image_size: int, what: str, progress: bool
 ) -> Store:
@@ -70,7 +75,7 @@ def open_store(
     Raises:
         InputError: The disk is full or too small; or whatever the reader finds wrong with the source.
     """
-    folder = folder / f"{storage}-{rows_per_shard(storage, image_size)}"  # what was cut otherwise is not mixed in
+    folder = _layout(folder, storage, image_size)
     with full_disk_said(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _drop_damaged(folder)
@@ -81,6 +86,11 @@ def open_store(
             write_text(index, json.dumps({"n_shards": n_shards}))
     shards = find_shards(folder)
     return Store([shards[number] for number in range(n_shards)], storage, image_size)
+
+
+def _layout(folder: Path, storage: str, image_size: int) -> Path:
+    """Where shards of one length lie: what was cut otherwise is not mixed in."""
+    return folder / f"{storage}-{rows_per_shard(storage, image_size)}"
 
 
 def _drop_damaged(folder: Path) -> None:

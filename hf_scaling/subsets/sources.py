@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from hf_scaling.errors import InputError
-from hf_scaling.subsets.cache import Store, cache_root, open_store
+from hf_scaling.subsets.cache import Store, cache_root, is_filled, open_store
 from hf_scaling.subsets.classes import choose_classes
 from hf_scaling.subsets.embedded import DigitOrigin, GlyphOrigin
 from hf_scaling.subsets.filling import Reader
@@ -102,6 +102,16 @@ class Source:
         self._folder = root / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', self.name)}-{image_size}px-{self.fingerprint}"
         self._origin, self._chosen = origin, chosen
         self._skip_corrupt, self._progress = skip_corrupt, progress
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether its pictures are cached, or drawn here, so that reading them downloads and decodes nothing."""
+        if isinstance(self._origin, GlyphOrigin | DigitOrigin):
+            return True
+        parts = ("train", "test") if self._origin.has_test else ("train",)
+        return all(
+            is_filled(self._folder / part, storage_for(self.image_size, part), self.image_size) for part in parts
+        )
 
     @functools.cached_property
     def train(self) -> Split:

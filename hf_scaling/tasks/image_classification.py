@@ -53,6 +53,19 @@ class ImageClassification:
 
     name = "image_classification"
 
+    def source_arguments(self, fields: Any, image_size: int, n_images: int | None) -> dict[str, Any]:
+        """What `subsets.open_source` is told by `open_source`: equal arguments are one source."""
+        return {
+            "name": fields.source,
+            "image_size": image_size,
+            "image_column": fields.image_column,
+            "label_column": fields.label_column,
+            "classes": _number_or_path(fields.classes),
+            "n_images": n_images if fields.source == "glyphs" and (n_images or 0) > _EMBEDDED_GLYPHS else None,
+            "streaming": fields.streaming,
+            "skip_corrupt": fields.skip_corrupt,
+        }
+
     def open_source(self, fields: Any, image_size: int, n_images: int | None) -> subsets.Source:
         """Open the source that `fields` (`SourceFields`) names.
 
@@ -64,16 +77,7 @@ class ImageClassification:
         Raises:
             InputError: See `subsets.open_source`.
         """
-        return subsets.open_source(
-            fields.source,
-            image_size=image_size,
-            image_column=fields.image_column,
-            label_column=fields.label_column,
-            classes=_number_or_path(fields.classes),
-            n_images=n_images if fields.source == "glyphs" and (n_images or 0) > _EMBEDDED_GLYPHS else None,
-            streaming=fields.streaming,
-            skip_corrupt=fields.skip_corrupt,
-        )
+        return subsets.open_source(**self.source_arguments(fields, image_size, n_images))
 
     def choose(self, source: subsets.Source, field: str, n: int | None, seed: int, hold_out: bool) -> Chosen:
         """Choose `n` training images (None: all), and the validation part where one is held out.

@@ -31,14 +31,32 @@ class Checkpoint:
     row: dict[str, Any]
     seen: Any
 
+    def n_pretrain(self, stated: int | None) -> int | None:
+        """Unique images it was pretrained on: its row's, else `stated`.
+
+        Raises:
+            InputError: Both are there and differ.
+        """
+        if not self.row:
+            return stated
+        if stated not in (None, self.row["n_pretrain"]):
+            raise InputError(
+                f"n_pretrain {stated}: checkpoint {self.name} was pretrained on {self.row['n_pretrain']:,} images"
+            )
+        return self.row["n_pretrain"]
+
 
 def identify(where: str) -> Checkpoint:
     """Find a checkpoint, downloading it if it is a Hub id.
 
+    Args:
+        where: A folder or a Hub id; `org/name@revision` says which branch, tag or commit.
+
     Raises:
         InputError: Nothing there, offline, or no checkpoint.
     """
-    folder = transport.local_folder(where, allow_patterns=_FILES)
+    repository, _, revision = (where, "", "") if Path(where).exists() else where.partition("@")
+    folder = transport.local_folder(repository, revision=revision or None, allow_patterns=_FILES)
     weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     if not [each for each in weights if each.name.startswith("model")]:
         raise InputError(f"{where} holds no checkpoint: no model.safetensors in it")
@@ -47,7 +65,7 @@ def identify(where: str) -> Checkpoint:
     if row:
         return Checkpoint(folder, row["run_id"], row["run_id"], row, ours.seen())
     if not Path(where).exists():
-        return Checkpoint(folder, f"{where}@{folder.name}", where, row, None)
+        return Checkpoint(folder, f"{repository}@{folder.name}", where, row, None)
     digest = _digest(weights)
     return Checkpoint(folder, digest, digest, row, None)
 

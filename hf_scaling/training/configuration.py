@@ -7,9 +7,10 @@ for text, is a float because its field is one.
 import argparse
 import dataclasses
 import difflib
+import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -84,6 +85,10 @@ class FinetuneFields(SourceFields):
         default=None, metadata={"help": "run folder or Hub id of the checkpoint to fine-tune"}
     )
     n_finetune: int | None = field(default=None, metadata={"help": "labelled images; all that there are when absent"})
+    n_pretrain: int | None = field(
+        default=None,
+        metadata={"help": "unique images the checkpoint was pretrained on, where it is none of ours and does not say"},
+    )
     train_part: Literal["all", "head"] = field(
         default="all", metadata={"help": "weights to train: all, or the new head alone"}
     )
@@ -107,6 +112,20 @@ def parse_finetune(argv: Sequence[str], default_config: Path | None) -> tuple[Fi
     return _parse(FinetuneFields, TrainingArguments, argv, default_config)
 
 
+def parse_fields(stage: str, values: Mapping[str, Any]) -> tuple[SourceFields, DistillationArguments]:
+    """Read the fields of one run of a grid; a value means what it would mean in a recipe's file.
+
+    Args:
+        stage: "pretrain" or "finetune".
+        values: Field -> value, as YAML gives them.
+
+    Raises:
+        InputError: As `parse_pretrain`.
+    """
+    classes = {"pretrain": (PretrainFields, DistillationArguments), "finetune": (FinetuneFields, TrainingArguments)}
+    return _complete(classes[stage][0], _parser(*classes[stage]).given_in(values))
+
+
 def describe(fields: SourceFields, args: TrainingArguments) -> dict[str, Any]:
     """The configuration as run.yaml records it: the recipe's fields, and those of TrainingArguments not at rest."""
     at_rest = type(args)(output_dir=args.output_dir)
@@ -117,10 +136,18 @@ def describe(fields: SourceFields, args: TrainingArguments) -> dict[str, Any]:
 
 
 def _parse(fields_class: type, known_class: type, argv: Sequence[str], default_config: Path | None) -> tuple:
-    parser = _Parser([fields_class, known_class])
+    parser = _parser(fields_class, known_class)
     given = parser.given_in_line(argv)
     config = given.pop("config", default_config)
-    values = {**parser.given_in_file(Path(config)), **given} if config else given
+    return _complete(fields_class, {**parser.given_in_file(Path(config)), **given} if config else given)
+
+
+@functools.cache
+def _parser(*classes: type) -> "_Parser":
+    return _Parser(list(classes))
+
+
+def _complete(fields_class: type, values: dict[str, Any]) -> tuple:
     # TrainingArguments would make up a folder; a run that is told none goes to the one named by its id.
     values.setdefault("output_dir", "")
     # Where there is no accelerator the processes of torchrun find each other only if told so.
@@ -169,15 +196,19 @@ class _Parser(HfArgumentParser):
 
     def given_in_file(self, path: Path) -> dict[str, Any]:
         """Field -> value for the keys of a YAML file."""
+        try:
+            return self.given_in(_read_yaml(path))
+        except InputError as error:
+            raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+
+    def given_in(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Field -> value for keys and values as YAML gives them."""
         given = {}
-        for key, value in _read_yaml(path).items():
+        for key, value in values.items():
             if key not in self._known() or key in ("config", "debug"):
-                raise InputError(f"{path}: unknown key {key!r}{self._nearest(str(key))}")
-            try:
-                # Neither nothing nor an empty list can be said on a command line.
-                given[key] = value if value in (None, []) else self.given_in_line(_as_flags(key, value))[key]
-            except InputError as error:
-                raise InputError(f"{path}: {error}") from None
+                raise InputError(f"unknown key {key!r}{self._nearest(str(key))}")
+            # Neither nothing nor an empty list can be said on a command line.
+            given[key] = value if value in (None, []) else self.given_in_line(_as_flags(key, value))[key]
         return given
 
     def _known(self) -> list[str]:

@@ -6,24 +6,30 @@ from typing import Any
 from hf_scaling import models
 from hf_scaling.distillation import DistillationArguments
 from hf_scaling.errors import InputError
-from hf_scaling.grid import RunSpec
 from hf_scaling.subsets import Source
 from hf_scaling.tasks import Chosen, ImageClassification
 from hf_scaling.training.checkpoint import Checkpoint, identify
 from hf_scaling.training.configuration import FinetuneFields, describe
 from hf_scaling.training.environment import check_processes, quiet_libraries
 from hf_scaling.training.folder import RunFolder
-from hf_scaling.training.pretrain import describe_source
-from hf_scaling.training.rule import count_steps, holds_out, rule_of
+from hf_scaling.training.rule import holds_out
 from hf_scaling.training.run import Run
+from hf_scaling.training.specification import Images, finetune_spec
+from hf_scaling.training.warm import Warm
 
 #: What the row of a fine-tuned run takes over from its parent's: how the parent came to be.
 _INHERITED = ("arm", "distillation", "model", "teacher", "teacher_n_params", "teacher_n_pretrain", "upstream")
 
 
 @quiet_libraries()
-def finetune(fields: FinetuneFields, args: DistillationArguments) -> tuple[Path, dict[str, Any]]:
+def finetune(
+    fields: FinetuneFields, args: DistillationArguments, warm: Warm | None = None
+) -> tuple[Path, dict[str, Any]]:
     """Fine-tune a checkpoint.
+
+    Args:
+        fields, args: What the recipe is told.
+        warm: What a process that makes many runs keeps between them.
 
     Returns:
         The run's folder and its row.
@@ -33,13 +39,14 @@ def finetune(fields: FinetuneFields, args: DistillationArguments) -> tuple[Path,
         RunError: A run that began could not be finished.
     """
     check_processes()
+    warm = warm or Warm()
     parent = _find_parent(fields)
-    model = models.load_model(parent.folder)
+    model = warm.model(parent.folder)
     image_size = models.input_size(model)
     if image_size is None:
         raise InputError(f"checkpoint {fields.checkpoint}: its config states no image size")
     task = ImageClassification()
-    source = task.open_source(fields, image_size, fields.n_finetune)
+    source = warm.source(task, fields, image_size, fields.n_finetune)
     chosen = task.choose(source, "n_finetune", fields.n_finetune, args.seed, holds_out(args))
     models.replace_head(model, len(source.class_names), args.seed)
     if fields.train_part == "head":
@@ -62,7 +69,8 @@ def _make_run(
     source: Source,
     chosen: Chosen,
 ) -> Run:
-    spec = _spec(fields, args, parent, source, chosen)
+    n_pretrain = parent.n_pretrain(fields.n_pretrain)
+    spec = finetune_spec(fields, args, Images.of(source, chosen), parent.id, n_pretrain)
     foreign = {"arm": "plain", "model": _architecture(parent, model)}
     inherited = {name: parent.row[name] for name in _INHERITED} if parent.row else foreign
     return Run(
@@ -81,27 +89,8 @@ def _make_run(
     )
 
 
-def _spec(
-    fields: FinetuneFields, args: DistillationArguments, parent: Checkpoint, source: Source, chosen: Chosen
-) -> RunSpec:
-    n_finetune = len(chosen.train)
-    return RunSpec(
-        stage="finetune",
-        # The parent's id covers the architecture.
-        model={},
-        source=describe_source(source, chosen),
-        n_pretrain=parent.row.get("n_pretrain"),
-        n_finetune=n_finetune,
-        n_classes=len(source.class_names),
-        rule=rule_of(args, fields),
-        steps=count_steps(args, n_finetune, fields.min_steps),
-        seed=args.seed,
-        parent=parent.id,
-    )
-
-
 def _architecture(parent: Checkpoint, model: Any) -> str:
     """What a row calls a model that is none of ours: its Hub id, or the architecture its config names."""
     if parent.name != parent.id:
-        return parent.name
+        return parent.name.partition("@")[0]
     return getattr(model.config, "architecture", None) or model.config.model_type

@@ -18,15 +18,21 @@ from hf_scaling.training.configuration import PretrainFields, describe
 from hf_scaling.training.environment import check_processes, quiet_libraries
 from hf_scaling.training.folder import RunFolder
 from hf_scaling.training.row import describe_distillation
-from hf_scaling.training.rule import count_steps, holds_out, rule_of
+from hf_scaling.training.rule import holds_out
 from hf_scaling.training.run import Run, Taught
-
-_DISTILLATION = ("kind", "alpha", "temperature", "alpha_schedule")
+from hf_scaling.training.specification import Images, check_schedule, pretrain_spec
+from hf_scaling.training.warm import Warm
 
 
 @quiet_libraries()
-def pretrain(fields: PretrainFields, args: DistillationArguments) -> tuple[Path, dict[str, Any]]:
+def pretrain(
+    fields: PretrainFields, args: DistillationArguments, warm: Warm | None = None
+) -> tuple[Path, dict[str, Any]]:
     """Pretrain one student, and its teacher first where that is given as a family name.
+
+    Args:
+        fields, args: What the recipe is told.
+        warm: What a process that makes many runs keeps between them.
 
     Returns:
         The run's folder and its row.
@@ -36,12 +42,9 @@ def pretrain(fields: PretrainFields, args: DistillationArguments) -> tuple[Path,
         RunError: A run that began could not be finished.
     """
     check_processes()
-    if fields.teacher is not None and args.alpha_schedule == "until_passed" and not holds_out(args):
-        raise InputError(
-            "alpha_schedule until_passed compares on a validation part: give eval_strategy and eval_steps"
-        )
+    check_schedule(fields, args)
     task = ImageClassification()
-    source = task.open_source(fields, fields.image_size, fields.n_pretrain)
+    source = (warm or Warm()).source(task, fields, fields.image_size, fields.n_pretrain)
     model = _build(fields.model, fields, source, args.seed)
     chosen = task.choose(source, "n_pretrain", fields.n_pretrain, args.seed, holds_out(args))
     setting = _Setting(fields, args, source, chosen)
@@ -104,21 +107,10 @@ class _Setting:
         return run
 
     def _spec(self, name: str, model, teacher_id: str | None) -> RunSpec:
-        n_pretrain = len(self.chosen.train)
-        distillation = {key: getattr(self.args, key) for key in _DISTILLATION} if teacher_id else None
-        return RunSpec(
-            stage="pretrain",
-            model={"name": name, "config": _configuration(model)},
-            source=describe_source(self.source, self.chosen),
-            n_pretrain=n_pretrain,
-            n_finetune=0,
-            n_classes=len(self.source.class_names),
-            rule=rule_of(self.args, self.fields),
-            steps=count_steps(self.args, n_pretrain, self.fields.min_steps),
-            seed=self.args.seed,
-            distillation=distillation,
-            teacher=teacher_id,
-        )
+        fields = dataclasses.replace(self.fields, model=name)
+        images = Images.of(self.source, self.chosen)
+        configuration = {"architecture": model.config.architecture, **model.config.model_args}
+        return pretrain_spec(fields, self.args, images, configuration, teacher_id)
 
     def _make(self, spec: RunSpec, model, output_dir: Path | None, teach, label: str) -> Run:
         columns = {
@@ -158,18 +150,8 @@ def _refuse_misspelt(teacher: str) -> None:
     raise InputError(f"teacher {teacher}: no family name, no folder and no Hub id (org/name){meant}")
 
 
-def describe_source(source: Source, chosen: Chosen) -> dict[str, Any]:
-    """A source in a specification: which images, by content, and how many of them are held out."""
-    return {"name": source.name, "fingerprint": source.fingerprint, "held_out": len(chosen.validation)}
-
-
 def _build(name: str, fields: PretrainFields, source: Source, seed: int):
     return models.build_student(name, len(source.class_names), fields.image_size, fields.patch_size, seed)
-
-
-def _configuration(model) -> dict[str, Any]:
-    """The architecture and what it was built with."""
-    return {"architecture": model.config.architecture, **model.config.model_args}
 
 
 def _folder(output_dir: Path | None, spec: RunSpec) -> Path:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from hf_scaling import models
 from hf_scaling.grid import RunSpec
 from hf_scaling.results import new_row
@@ -36,7 +38,7 @@ def make_row(
         "seed": spec.seed,
         "eval_split": "test",
         "samples_seen": samples,
-        "train_flops": samples * _flops_an_image(trainer, source.image_size),
+        "train_flops": samples * training_flops(trainer.model, source.image_size),
         "teacher_flops": _teacher_flops(trainer, source.image_size),
         "seconds": round(trainer.seconds, 3),
         "device": device_name(trainer.args.device, trainer.args.world_size),
@@ -53,12 +55,12 @@ def describe_distillation(distillation: Mapping[str, Any] | None) -> str | None:
     return " ".join(f"{name}={value}" for name, value in distillation.items())
 
 
-def _flops_an_image(trainer: RunTrainer, image_size: int) -> float:
-    """Forward, and backward through the weights that are trained."""
-    forward = models.forward_flops(trainer.model, image_size)
-    if all(weight.requires_grad for weight in trainer.model.parameters()):
+def training_flops(model: PreTrainedModel, image_size: int) -> float:
+    """Operations that training takes for one image: forward, and backward through the weights that are trained."""
+    forward = models.forward_flops(model, image_size)
+    if all(weight.requires_grad for weight in model.parameters()):
         return (1 + _BACKWARD) * forward
-    head = sum(weight.numel() for weight in models.head_parameters(trainer.model) if weight.ndim > 1)
+    head = sum(weight.numel() for weight in models.head_parameters(model) if weight.ndim > 1)
     # Nothing lies below the head that wants its gradient: one product of its size, for the head's own weights.
     return forward + 2 * head
 

@@ -1,0 +1,42 @@
+"""`hf-scaling run`: a whole study, from a grid to its table of results."""
+
+import argparse
+import sys
+
+HELP = "Make every run of a grid that its study lacks; stop and go on as you like."
+EXAMPLE = "hf-scaling run recipes/grids/demo.yaml --workers 2"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("grid", metavar="GRID.yaml", help="what to run")
+    parser.add_argument("--out", metavar="FOLDER", help="the study's folder (default: studies/NAME)")
+    parser.add_argument("--workers", type=int, metavar="N", help="runs at once (default: one a GPU, else one a core)")
+    parser.add_argument("--engine", default="local", metavar="NAME", help="local (default) or ray")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be run, and what it would cost")
+    parser.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run and summarise."""
+    from hf_scaling.errors import InputError
+    from hf_scaling.grid import Grid
+    from hf_scaling.runner import machine, run_grid, running, summary
+
+    workers = machine.default_workers() if arguments.workers is None else arguments.workers
+    if workers < 1:
+        raise InputError(f"--workers {workers}: give at least 1")
+    grid = Grid.load(arguments.grid)
+    out = arguments.out or running.default_folder(grid)
+    if arguments.dry_run:
+        from hf_scaling.runner.estimate import describe
+
+        print(describe(grid, out, workers))
+        return
+    try:
+        run_grid(grid, out, workers, arguments.engine, arguments.retry_failed)
+    finally:
+        # Also after a failure or an interrupt: what there is, is worth seeing.
+        if sys.exc_info()[0] is not InputError:
+            print(summary.summarise(out), flush=True)
+    print(f"next    {summary.next_command(out)}", flush=True)
