@@ -1,4 +1,4 @@
-"""Time a warm fit and 1,000 bootstrap refits, 64 points, one thread.
+"""Time a warm fit and 1,000 bootstrap refits, 64 points, one thread: processor time, the shortest of several runs.
 
     OMP_NUM_THREADS=1 python benchmarks/fit_speed.py
 
@@ -31,12 +31,12 @@ REPEATS = 15
 
 
 def shortest(function: Callable[[], object], repeats: int = REPEATS) -> float:
-    """The shortest of several runs, in milliseconds: other work on the machine only ever adds."""
+    """The shortest of several runs, in milliseconds of this process: other work on the machine only ever adds."""
     times = []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = time.process_time()
         function()
-        times.append(time.perf_counter() - started)
+        times.append(time.process_time() - started)
     return 1e3 * min(times)
 
 

@@ -66,7 +66,7 @@ def synthetic_to_real() -> None:
         fit = hs.fit_law(rows, "transfer_gap", target="error", bootstrap=0)
         numbers = " | ".join(f"{fit.params[name]:.4g}" for name in ("A", "alpha", "G", "beta", "E"))
         print(f"| {model} | {len(rows)} | {fit.status} | {numbers} | {fit.scores['log_rmse']:.4f} |")
-    print("\ncompare_laws on the 32 rows of r50:\n")
+    print("\ncompare_laws on the rows of r50:\n")
     print(hs.compare_laws(table[table.model == "r50"], target="error").summary())
 
 

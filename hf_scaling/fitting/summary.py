@@ -81,8 +81,12 @@ def facts_of(fit: LawFit) -> dict[str, str]:
         "intervals": _intervals_in_words(settings),
         "in range": f"log RMSE {scores['log_rmse']:.4g}, RMSE {scores['rmse']:.4g}, AICc {scores['aicc']:.4g}",
         "held out": settings.get("validation", "nothing; `hf-scaling compare` holds out the largest scales"),
-        "versions": f"hf_scaling {importlib.metadata.version('hf_scaling')}, seed {settings['seed']}",
+        "versions": _versions(settings),
     }
+
+
+def _versions(settings: dict) -> str:
+    return f"hf_scaling {importlib.metadata.version('hf_scaling')}, seed {settings['seed']}"
 
 
 def _data_facts(fit: LawFit, rows: str) -> dict[str, str]:
@@ -154,7 +158,9 @@ def describe_ranking(ranking) -> str:
     """A ranking of laws as text for a terminal."""
     best = ranking.fits[ranking.best]
     facts = _data_facts(best, f"{best.scores['n_rows']} rows that every law takes")
-    lines = [line for name, text in facts.items() for line in _wrapped(f"{name:<8}{text}", 8)]
+    facts["objective"] = f"{best.settings['objective']}, summed over rows; weights {best.settings['weights']}"
+    facts["versions"] = _versions(best.settings)
+    lines = [line for name, text in facts.items() for line in _wrapped(f"{name:<11}{text}", 11)]
     lines += ["", *_table_lines(ranking.table), "", *_wrapped(_holdout_in_words(ranking), 0)]
     return "\n".join([*lines, _best_in_words(ranking), *_note_lines(ranking.notes)])
 
