@@ -17,6 +17,7 @@ _HOMES = {
     "Law": "laws",
     "LawFit": "fitting",
     "compare_laws": "fitting",
+    "find_boundary": "boundary",
     "fit_law": "fitting",
     "DistillationArguments": "distillation",
     "DistillationTrainer": "distillation",

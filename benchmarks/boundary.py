@@ -1,0 +1,73 @@
+"""Planted boundaries: is the true one in the interval, and is a crossing claimed only where there is one?
+
+    python benchmarks/boundary.py [--studies 200] [--bootstrap 400]
+
+Two arms follow known power laws; each study draws noise for three seeds a size and asks `find_boundary`.
+"""
+
+import argparse
+from collections import Counter
+
+import numpy as np
+
+import hf_scaling as hs
+
+LAW = hs.LAWS["power_law"]
+PLAIN = (0.35, 12.0, 0.35)
+CASES = {
+    "crossing, shallow": (PLAIN, (0.48, 7.2, 0.30)),
+    "crossing, steep": ((0.3, 20.0, 0.4), (0.45, 9.0, 0.32)),
+    "identical arms": (PLAIN, PLAIN),
+    "distilled 10 % better": (PLAIN, (0.315, 10.8, 0.35)),
+    "distilled 10 % worse": (PLAIN, (0.385, 13.2, 0.35)),
+}
+
+
+def true_zero(plain, distilled) -> float | None:
+    grid = np.geomspace(10, 1e7, 200_000)
+    gap = LAW.predict(plain, {"x": grid}) - LAW.predict(distilled, {"x": grid})
+    falls = np.flatnonzero((gap[:-1] > 0) & (gap[1:] <= 0))
+    return float(grid[falls[0]]) if len(falls) else None
+
+
+def study(plain, distilled, levels: int, noise: float, number: int, bootstrap: int):
+    generator = np.random.default_rng(number)
+    sizes = np.repeat(np.geomspace(250, 32_000, levels), 3)
+    rows = {"arm": [], "n_pretrain": [], "seed": [], "loss": []}
+    for arm, theta in (("plain", plain), ("distilled", distilled)):
+        values = LAW.predict(theta, {"x": sizes}) * np.exp(noise * generator.standard_normal(len(sizes)))
+        rows["arm"] += [arm] * len(sizes)
+        rows["n_pretrain"] += list(sizes)
+        rows["seed"] += [0, 1, 2] * levels
+        rows["loss"] += list(values)
+    return hs.find_boundary({k: np.array(v) for k, v in rows.items()}, bootstrap=bootstrap, seed=number)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--studies", type=int, default=200)
+    parser.add_argument("--bootstrap", type=int, default=400)
+    arguments = parser.parse_args()
+    print("| case | sizes | noise | statuses | interval holds the truth | law-free interval does |")
+    print("|---|---|---|---|---|---|")
+    for name, (plain, distilled) in CASES.items():
+        truth = true_zero(plain, distilled)
+        for levels in (5, 8):
+            for noise in (0.005, 0.02, 0.05):
+                found = [
+                    study(plain, distilled, levels, noise, n, arguments.bootstrap) for n in range(arguments.studies)
+                ]
+                print(line(name, levels, noise, truth, found), flush=True)
+
+
+def line(name: str, levels: int, noise: float, truth: float | None, found: list) -> str:
+    statuses = ", ".join(f"{status} {count}" for status, count in Counter(b.status for b in found).most_common())
+    held = [b.low <= truth <= b.high for b in found if b.status == "crossing"] if truth else []
+    free = [b.law_free["low"] <= truth <= b.law_free["high"] for b in found] if truth else []
+    share = f"{100 * np.mean(held):.1f} % of {len(held)}" if held else "-"
+    share_free = f"{100 * np.mean(free):.1f} %" if free else "-"
+    return f"| {name} | {levels} | {noise:.1%} | {statuses} | {share} | {share_free} |"
+
+
+if __name__ == "__main__":
+    main()

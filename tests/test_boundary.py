@@ -1,0 +1,138 @@
+"""The distillation boundary: planted crossings found, absent ones not claimed, mistakes named."""
+
+import json
+
+import numpy as np
+import pytest
+
+import hf_scaling as hs
+from hf_scaling.cli import main
+
+LAW = hs.LAWS["power_law"]
+PLAIN, DISTILLED = (0.35, 12.0, 0.35), (0.48, 7.2, 0.30)
+# Where the two planted laws cross, from a fine grid.
+TRUTH = 1421.0
+
+
+def study(plain=PLAIN, distilled=DISTILLED, noise=0.02, number=0, levels=8, seeds=3, **columns):
+    """A table of both arms from planted laws."""
+    generator = np.random.default_rng(number)
+    sizes = np.repeat(np.geomspace(250, 32_000, levels), seeds)
+    table = {"arm": np.repeat(["plain", "distilled"], len(sizes)), "n_pretrain": np.tile(sizes, 2)}
+    table["seed"] = np.tile(np.tile(np.arange(seeds), levels), 2)
+    values = np.concatenate([LAW.predict(theta, {"x": sizes}) for theta in (plain, distilled)])
+    table["loss"] = values * np.exp(noise * generator.standard_normal(len(values)))
+    return {**table, **{name: np.resize(value, len(values)) for name, value in columns.items()}}
+
+
+def test_planted_crossing_is_found_inside_its_interval():
+    held = []
+    for number in range(12):
+        found = hs.find_boundary(study(number=number), bootstrap=300)
+        assert found.status == "crossing"
+        held.append(found.low <= TRUTH <= found.high)
+    # A 95 % interval misses at least 4 of 12 with probability 0.002.
+    assert sum(held) >= 9
+
+
+def test_both_answers_agree_without_noise():
+    found = hs.find_boundary(study(noise=1e-4), bootstrap=200)
+    assert found.n_pretrain == pytest.approx(TRUTH, rel=0.01)
+    # Linear interpolation between sizes a factor of two apart bends a little.
+    assert found.law_free["n_pretrain"] == pytest.approx(TRUTH, rel=0.1)
+
+
+def test_identical_arms_are_not_resolved():
+    statuses = [hs.find_boundary(study(distilled=PLAIN, number=n), bootstrap=200).status for n in range(10)]
+    assert statuses.count("not_resolved") >= 9
+
+
+@pytest.mark.parametrize("factor, status", [(0.85, "distillation_always"), (1.15, "distillation_never")])
+def test_a_constant_factor_is_always_or_never(factor, status):
+    distilled = (PLAIN[0] * factor, PLAIN[1] * factor, PLAIN[2])
+    found = hs.find_boundary(study(distilled=distilled), bootstrap=200)
+    assert found.status == status
+    assert found.n_pretrain is None and found.low is None and found.high is None
+
+
+def test_a_zero_outside_the_sizes_is_a_note_not_a_crossing():
+    table = study(noise=0.005)
+    keep = table["n_pretrain"] < 600
+    sizes = {name: values[keep] for name, values in table.items()}
+    found = hs.find_boundary({**sizes}, bootstrap=200)
+    assert found.status != "crossing"
+    assert any(n["code"] in ("extrapolated", "evidence") for n in found.notes)
+
+
+def test_difference_is_plain_minus_distilled_at_every_size():
+    found = hs.find_boundary(study(noise=0.002), bootstrap=200)
+    table = found.difference
+    assert list(table["n_pretrain"]) == sorted(set(study()["n_pretrain"]))
+    assert table["difference"].iloc[0] > 0 > table["difference"].iloc[-1]
+    assert (table["low"] <= table["difference"]).all() and (table["difference"] <= table["high"]).all()
+    assert np.allclose(table["measured"], table["difference"], atol=0.02)
+    assert (table["n_pairs"] == 3).all()
+
+
+def test_boundary_moves_with_model_size():
+    # The plain arm gains more from size than the one taught by a small teacher.
+    arms = {"plain": (0.2, 10.0, 0.3, 12.0, 0.35), "distilled": (0.45, 3.0, 0.2, 7.2, 0.30)}
+    chinchilla, n_params = hs.LAWS["chinchilla"], np.repeat([1e5, 4e5, 1.6e6], 24)
+    base = study(noise=0.0)
+    table = {name: np.concatenate([np.tile(v[:24], 3), np.tile(v[24:], 3)]) for name, v in base.items()}
+    table["n_params"] = np.tile(n_params, 2)
+    sizes = {"n_params": n_params, "n_pretrain": table["n_pretrain"][:72]}
+    table["loss"] = np.concatenate([chinchilla.predict(theta, sizes) for theta in arms.values()])
+    table["loss"] *= np.exp(0.003 * np.random.default_rng(0).standard_normal(144))
+    found = hs.find_boundary(table, bootstrap=200)
+    assert set(found.sizes) == {"n_params"}
+    assert found.at(n_params=1e5).n_pretrain > 1.1 * found.at(n_params=1.6e6).n_pretrain
+    with pytest.raises(hs.InputError, match="n_finetune"):
+        found.at(n_finetune=10)
+
+
+def test_compute_matched_view_counts_the_teacher():
+    table = study(noise=0.005)
+    table["train_flops"] = table["n_pretrain"] * 1e6
+    table["teacher_flops"] = np.where(table["arm"] == "distilled", table["n_pretrain"] * 5e5, np.nan)
+    found = hs.find_boundary(table, x="train_flops", bootstrap=200)
+    assert found.teacher_not_counted.n_pretrain == pytest.approx(TRUTH * 1e6, rel=0.05)
+    # Half as dear again, the distilled arm is overtaken earlier.
+    assert found.n_pretrain < found.teacher_not_counted.n_pretrain
+
+
+def test_equal_seeds_give_equal_boundaries():
+    one, two = (hs.find_boundary(study(), bootstrap=200, seed=3) for _ in range(2))
+    assert (one.low, one.high) == (two.low, two.high)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda t: t.pop("arm"), "arm"),
+        (lambda t: t.update(arm=np.repeat("plain", len(t["loss"]))), "no row with arm 'distilled'"),
+        (lambda t: t.update(seed=np.arange(len(t["loss"]))), "nothing to compare"),
+        (lambda t: t.update(distillation=np.resize(["a", "b"], len(t["loss"]))), "more than one distillation: a, b"),
+        (lambda t: t["loss"].__setitem__(3, np.nan), "row 3"),
+    ],
+)
+def test_unusable_tables_are_named(change, words):
+    table = study()
+    change(table)
+    with pytest.raises(hs.InputError, match=words):
+        hs.find_boundary(table, bootstrap=200)
+
+
+def test_command_prints_the_keys_of_the_api(tmp_path, capsys):
+    import pandas as pd
+
+    path = tmp_path / "results.csv"
+    pd.DataFrame(study()).to_csv(path, index=False)
+    with pytest.raises(SystemExit) as end:
+        main(["boundary", str(path), "--bootstrap", "200", "--json"])
+    assert end.value.code == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["status"] == "crossing" and content["low"] < content["n_pretrain"] < content["high"]
+    with pytest.raises(SystemExit) as end:
+        main(["boundary", str(path), "--bootstrap", "200"])
+    assert "distillation stops paying at" in capsys.readouterr().out
