@@ -7,7 +7,7 @@ import hf_scaling as hs
 
 # Points an axis: 64 sizes of one variable, 8 x 8, 6 x 6 x 6.
 _POINTS = {1: 64, 2: 8, 3: 6}
-# Shares and losses end somewhere; only sizes grow tenfold.
+# Only sizes grow tenfold: a share ends at one, and a teacher far worse than its student teaches nothing.
 _NOT_SIZES = ("sparsity", "teacher_loss")
 
 
@@ -19,10 +19,10 @@ def grid(name, points=None):
 
 
 def far(name, times=10.0):
-    """One row: every size at ten times its largest."""
+    """One row: every size at ten times its largest, shares and teachers' losses at their smallest."""
     return {
-        ("n_pretrain" if v == "x" else v): np.array([high * (1.0 if v in _NOT_SIZES else times)])
-        for v, (_, high) in ranges(name).items()
+        ("n_pretrain" if v == "x" else v): np.array([low if v in _NOT_SIZES else high * times])
+        for v, (low, high) in ranges(name).items()
     }
 
 
