@@ -66,6 +66,7 @@ class LocalEngine:
             worker.process.kill()
         for worker in self._workers:
             worker.process.wait()
+            self._log(worker.slot).unlink(missing_ok=True)
 
     def _take(self, worker: "_Worker", message: dict[str, Any] | None) -> tuple[int, dict[str, Any]] | None:
         """What a worker's message, or the end of its output (None), means: the outcome of its run, or nothing."""
@@ -83,7 +84,9 @@ class LocalEngine:
         if not worker.ready:
             self._stillborn += 1
         if self._stillborn >= _STILLBORN:
-            raise RunError(f"workers die before they are ready (status {status}); see {self._log(worker.slot)}")
+            raise RunError(
+                f"workers die before they are ready (status {status}): {_last_line(self._log(worker.slot))}"
+            )
         self._workers[worker.slot] = self._start(worker.slot)
         return (worker.slot, {"status": "lost"}) if worker.busy else None
 
@@ -118,6 +121,11 @@ class LocalEngine:
 
     def _log(self, slot: int) -> Path:
         return self._study / "logs" / f"worker-{os.getpid()}-{slot}.log"
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
 class _Worker:

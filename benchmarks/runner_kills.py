@@ -1,0 +1,119 @@
+"""Kill -9 at random moments: does a study end with the table of an undisturbed one?
+
+    python benchmarks/runner_kills.py --kills 20
+
+A grid of 24 tiny runs is made once undisturbed. Then it is made again while the runner, or one of its workers, is
+killed at random moments, and at the end by two runners at once. Printed: what was killed, and whether the two tables
+are equal row by row (in all columns but seconds, device, versions, created_at), none missing, none twice.
+Exit status 1 where they are not.
+"""
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import yaml
+
+from hf_scaling import ResultsTable
+from hf_scaling.results import same_values
+
+SHORT = {
+    "max_steps": 12,
+    "per_device_train_batch_size": 16,
+    "learning_rate": 1.0e-3,
+    "save_steps": 4,
+    "per_device_eval_batch_size": 250,
+}
+GRID = {
+    "models": ["vit-30k", "vit-50k"],
+    "n_pretrain": [50, 100],
+    "arms": ["plain", {"teacher": "vit-30k", "alpha": 0.5}],
+    "downstream": ["digits"],
+    "n_finetune": [20, 40],
+    "pretrain": {"source": "digits", "image_size": 8, "patch_size": 4, **SHORT},
+    "finetune": SHORT,
+}
+
+
+def main() -> int:
+    """Run, kill, compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        grid = Path(folder) / "grid.yaml"
+        grid.write_text(yaml.safe_dump(GRID))
+        began = time.monotonic()
+        assert start(grid, Path(folder) / "undisturbed").wait() == 0
+        duration = time.monotonic() - began
+        print(f"undisturbed: {duration:.0f} s", flush=True)
+        disturb(grid, Path(folder) / "killed", arguments.kills, random.Random(arguments.seed), duration)
+        return compare(Path(folder) / "undisturbed", Path(folder) / "killed")
+
+
+def start(grid: Path, out: Path) -> subprocess.Popen:
+    """A runner with two workers."""
+    code = "from hf_scaling.cli import main; main()"
+    command = [sys.executable, "-c", code, "run", str(grid), "--out", str(out), "--workers", "2"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def disturb(grid: Path, out: Path, kills: int, draw: random.Random, duration: float) -> None:
+    """Make the study under `kills` kills, then finish it with two runners at once."""
+    runner = start(grid, out)
+    for number in range(kills):
+        rows = len(list(out.glob("results/*.parquet")))
+        # Half of the moments anywhere, the start included; half just after a run has ended.
+        if draw.random() < 0.5:
+            time.sleep(draw.uniform(0, duration / 2))
+        else:
+            wait_for_row(out, rows, runner)
+            time.sleep(draw.uniform(0, 1))
+        kind = kill(runner, draw)
+        print(f"kill {number + 1}: {kind}, {len(list(out.glob('results/*.parquet')))} rows", flush=True)
+        # Without the child that resolves the grid the runner ends too.
+        time.sleep(0.5)
+        if runner.poll() is not None:
+            runner = start(grid, out)
+    others = [runner, start(grid, out)]
+    assert [each.wait() for each in others] == [0, 0]
+
+
+def kill(runner: subprocess.Popen, draw: random.Random) -> str:
+    """Kill the runner or one of its children; say which."""
+    try:
+        process = psutil.Process(runner.pid)
+        children = process.children() if draw.random() < 0.5 else []
+        victim = draw.choice(children) if children else process
+        victim.kill()
+        runner.wait() if victim is process else None
+        return "a child" if children else "the runner"
+    except psutil.NoSuchProcess:
+        return "nothing (it had ended)"
+
+
+def wait_for_row(out: Path, rows: int, runner: subprocess.Popen) -> None:
+    """Until the study has one row more, or its runner has ended."""
+    while runner.poll() is None and len(list(out.glob("results/*.parquet"))) <= rows:
+        time.sleep(0.01)
+
+
+def compare(undisturbed: Path, killed: Path) -> int:
+    """Print whether the two studies are the same; 0 if so."""
+    one, other = ({row["run_id"]: row for row in ResultsTable.load(each).rows()} for each in (undisturbed, killed))
+    different = [run_id for run_id in one if run_id not in other or not same_values(one[run_id], other[run_id])]
+    extra = sorted(set(other) - set(one))
+    left = sorted(str(each.relative_to(killed)) for each in killed.glob("runs/*/checkpoints"))
+    files = len(list(killed.glob("results/*.parquet")))
+    print(f"{len(one)} rows, {files} files; different or missing: {different}; too many: {extra}; left over: {left}")
+    return int(bool(different or extra or left or files != len(one)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
