@@ -1,6 +1,6 @@
 """How often a 95 % interval holds the truth: simulated studies, cell by cell.
 
-    python benchmarks/coverage.py [--studies 200] [--bootstrap 400] [--out benchmarks/coverage.jsonl] [--cells NAME ...]
+    python benchmarks/coverage.py [--studies 200] [--bootstrap 400] [--out coverage.jsonl] [--cells NAME ...]
 
 Each study plants a law, draws noise, fits with the defaults and looks whether the interval of every parameter and of
 the prediction at ten times the largest sizes holds the planted value. Seeds are the study's number. Finished studies
@@ -21,10 +21,10 @@ import hf_scaling as hs
 SIZES = {"n_params": (1e6, 1e9), "n_pretrain": (1e3, 1e7), "n_finetune": (1e1, 1e5)}
 # Law, planted parameters, sizes an axis.
 DESIGNS = {
-    "chinchilla": (dict(E=0.5, A=60.0, alpha=0.3, B=10.0, beta=0.3), (8, 4)),
-    "transfer_gap": (dict(A=12.0, alpha=0.35, G=0.8, beta=0.25, E=0.2), (8, 4)),
-    "joint_additive": (dict(E=0.3, A=60.0, alpha=0.3, B=10.0, beta=0.3, C=3.0, gamma=0.3), (4, 3)),
-    "power_law": (dict(E=0.5, A=10.0, a=0.3), (64, 16)),
+    "chinchilla": ({"E": 0.5, "A": 60.0, "alpha": 0.3, "B": 10.0, "beta": 0.3}, (8, 4)),
+    "transfer_gap": ({"A": 12.0, "alpha": 0.35, "G": 0.8, "beta": 0.25, "E": 0.2}, (8, 4)),
+    "joint_additive": ({"E": 0.3, "A": 60.0, "alpha": 0.3, "B": 10.0, "beta": 0.3, "C": 3.0, "gamma": 0.3}, (4, 3)),
+    "power_law": ({"E": 0.5, "A": 10.0, "a": 0.3}, (64, 16)),
 }
 NOISES = (0.01, 0.05)
 
