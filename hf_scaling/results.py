@@ -374,7 +374,8 @@ def _download(where: str, revision: str | None) -> Path:
         return transport.download(where, repo_type="dataset", revision=revision, allow_patterns=patterns)
     except InputError as as_dataset:
         if "is not on the Hub" not in str(as_dataset):
-            raise
+            # The name may as well have been meant as a path, misspelt.
+            raise InputError(f"{where}: no such file or folder here; as a Hub id: {as_dataset}") from as_dataset
         return transport.download(where, repo_type="model", revision=revision, allow_patterns=patterns)
 
 

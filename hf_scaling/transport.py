@@ -11,12 +11,16 @@ from pathlib import Path
 
 from hf_scaling.errors import InputError
 
+# A name that ends so is a file that is not there, not a repository.
+_FILE_SUFFIXES = (".csv", ".json", ".parquet", ".txt", ".yaml", ".yml")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 
 
 def is_hub_id(name: str) -> bool:
     """Whether `name` can be a Hub id (`org/name` or `name`); a path that exists always wins."""
-    return not Path(name).exists() and _HUB_ID.fullmatch(name) is not None
+    if Path(name).exists() or Path(name).suffix in _FILE_SUFFIXES:
+        return False
+    return _HUB_ID.fullmatch(name) is not None
 
 
 @contextmanager

@@ -108,6 +108,9 @@ def _groups(law: Law, fixed: Mapping[str, float], tied) -> list[list[str]]:
     for name, value in fixed.items():
         if not isinstance(value, Real) or not np.isfinite(value):
             raise InputError(f"fixed {name} = {value!r}: give a finite number")
+        parameter = next((p for p in law.parameters if p.name == name), None)
+        if parameter and not parameter.low <= value <= parameter.high:
+            raise InputError(f"fixed {name} = {value:g} lies outside its bounds {parameter.low:g} to {parameter.high:g}")
     for name in [*fixed, *(n for group in ties for n in group)]:
         if name not in names:
             raise InputError(f"{name!r} is not a parameter of {law.name}: it has {', '.join(names)}")
