@@ -200,7 +200,7 @@ def _loose_note(profile) -> dict:
 def _assemble(found: Estimate, status: str, notes: list[dict], draws: np.ndarray, options: Options) -> LawFit:
     rows, law = found.rows, found.law
     names = [p.name for p in law.parameters]
-    low, high = quantiles(draws, options.level) if len(draws) else (None, None)
+    low, high = quantiles(draws, options.level, found.theta) if len(draws) else (None, None)
     return LawFit(
         law=law.name,
         status=status,

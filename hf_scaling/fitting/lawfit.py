@@ -74,10 +74,11 @@ class LawFit:
         if kind not in ("mean", "new_run"):
             raise InputError(f"kind {kind!r} is unknown: choose mean or new_run")
         sizes, index = _sizes(frame, set(self.columns.values()))
-        low, high = self._band(sizes, kind, self._level(level))
+        values = self.values(sizes)
+        low, high = self._band(sizes, values, kind, self._level(level))
         return pd.DataFrame(
             {
-                "value": self.values(sizes),
+                "value": values,
                 "low": low,
                 "high": high,
                 "extrapolation": _extrapolation(sizes, self.data["ranges"]),
@@ -221,7 +222,7 @@ class LawFit:
     def _parameter_draws(self) -> np.ndarray:
         return np.concatenate([m.draws for m in self.members], axis=1) if self.members else self.draws
 
-    def _band(self, sizes, kind: str, level: float) -> tuple[np.ndarray, np.ndarray]:
+    def _band(self, sizes, values: np.ndarray, kind: str, level: float) -> tuple[np.ndarray, np.ndarray]:
         if not self._n_draws():
             nothing = np.full(len(next(iter(sizes.values()))), np.nan)
             return nothing, nothing
@@ -230,13 +231,14 @@ class LawFit:
             scale = Objective(self.settings["objective"])
             noise = np.random.default_rng(self.settings["seed"]).choice(self.noise, size=drawn.shape)
             drawn = scale.unscale(scale.scale(drawn) + noise)
-        return quantiles(drawn, level)
+        return quantiles(drawn, level, values)
 
 
-def quantiles(drawn: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+def quantiles(drawn: np.ndarray, level: float, around: object = None) -> tuple[np.ndarray, np.ndarray]:
     """The central interval of draws along the first axis; NaN where most draws are undefined.
 
-    An end among infinite draws is infinite: no amount of data reaches the target there.
+    An end among infinite draws is infinite: no amount of data reaches the target there. Draws of a loose law can all
+    drift to one side of the estimate `around`; the interval then reaches back to it.
     """
     tail = (1 - level) / 2
     defined = ~np.isnan(drawn)
@@ -245,6 +247,8 @@ def quantiles(drawn: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     method = "linear" if np.isfinite(filled).all() else "nearest"
     low, high = (np.quantile(filled, p, axis=0, method=method) for p in (tail, 1 - tail))
     lost = defined.mean(axis=0) < 0.5
+    if around is not None:
+        low, high = np.minimum(low, around), np.maximum(high, around)
     return np.where(lost, np.nan, low), np.where(lost, np.nan, high)
 
 
