@@ -110,7 +110,8 @@ def _groups(law: Law, fixed: Mapping[str, float], tied) -> list[list[str]]:
             raise InputError(f"fixed {name} = {value!r}: give a finite number")
         parameter = next((p for p in law.parameters if p.name == name), None)
         if parameter and not parameter.low <= value <= parameter.high:
-            raise InputError(f"fixed {name} = {value:g} lies outside its bounds {parameter.low:g} to {parameter.high:g}")
+            bounds = f"{parameter.low:g} to {parameter.high:g}"
+            raise InputError(f"fixed {name} = {value:g} lies outside its bounds, {bounds}")
     for name in [*fixed, *(n for group in ties for n in group)]:
         if name not in names:
             raise InputError(f"{name!r} is not a parameter of {law.name}: it has {', '.join(names)}")
