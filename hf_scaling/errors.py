@@ -9,7 +9,7 @@ class InputError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run that began could not be finished (NaN loss, full disk): one line; commands end with exit status 1.
+    """A run that began could not be finished (NaN loss, full disk): one line; commands end with exit status 2.
 
     What was measured before it is kept.
     """

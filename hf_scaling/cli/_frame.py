@@ -17,14 +17,12 @@ def exit_status(command: Callable[[], int | None], debug: bool = False) -> int:
         debug: Print the traceback of an error as well.
 
     Returns:
-        0 done, 1 failed, 2 a user's mistake, 130 interrupted.
+        0 done, 1 failed, 2 for what the user can mend (a mistake, a rate that diverged, a full disk), 130 interrupted.
     """
     try:
         return command() or 0
-    except InputError as error:
+    except (InputError, RunError) as error:
         return _report(error, str(error), 2, debug)
-    except RunError as error:
-        return _report(error, str(error), 1, debug)
     except KeyboardInterrupt as error:
         return _report(
             error, "interrupted; what was finished is kept, and the same command goes on from there", 130, debug
@@ -34,8 +32,9 @@ def exit_status(command: Callable[[], int | None], debug: bool = False) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        line = files.disk_trouble(error) or f"{type(error).__name__}: {error} (--debug shows where)"
-        return _report(error, line, 1, debug)
+        trouble = files.disk_trouble(error)
+        line = trouble or f"{type(error).__name__}: {error} (--debug shows where)"
+        return _report(error, line, 2 if trouble else 1, debug)
 
 
 def _report(error: BaseException, line: str, status: int, debug: bool) -> int:
