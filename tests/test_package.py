@@ -136,7 +136,7 @@ def test_merge_makes_one_table_of_several(tmp_path):
     assert "Traceback" in cli("merge", str(tmp_path / "nothing"), "--out", str(tmp_path / "d"), "--debug").stderr
 
 
-def test_errors_that_are_nobodys_mistake_have_their_own_status(capsys):
+def test_an_error_is_one_line_and_the_status_says_who_can_mend_it(capsys):
     import errno
 
     from hf_scaling.cli import exit_status
@@ -148,9 +148,9 @@ def test_errors_that_are_nobodys_mistake_have_their_own_status(capsys):
     wrapped = RuntimeError("PytorchStreamWriter failed writing file")
     wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device", "out/model.safetensors")
     cases = [
-        (RunError("the loss became nan at step 7"), 1, "the loss became nan at step 7"),
-        (OSError(errno.ENOSPC, "No space left on device", "out/x"), 1, "the disk is full: out/x"),
-        (wrapped, 1, "the disk is full: out/model.safetensors"),
+        (RunError("the loss became nan at step 7"), 2, "the loss became nan at step 7"),
+        (OSError(errno.ENOSPC, "No space left on device", "out/x"), 2, "the disk is full: out/x"),
+        (wrapped, 2, "the disk is full: out/model.safetensors"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (KeyError("x"), 1, "--debug"),
         (InputError("two\nlines"), 2, "two lines"),
