@@ -17,11 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retry-failed", action="store_true", help="try again what failed before")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Run and summarise."""
+def run(arguments: argparse.Namespace) -> int:
+    """Run and summarise; 1 where some runs failed."""
     from hf_scaling.errors import InputError
     from hf_scaling.grid import Grid
-    from hf_scaling.runner import machine, run_grid, running, summary
+    from hf_scaling.runner import estimate, machine, running, summary
 
     workers = machine.default_workers() if arguments.workers is None else arguments.workers
     if workers < 1:
@@ -29,14 +29,15 @@ def run(arguments: argparse.Namespace) -> None:
     grid = Grid.load(arguments.grid)
     out = arguments.out or running.default_folder(grid)
     if arguments.dry_run:
-        from hf_scaling.runner.estimate import describe
-
-        print(describe(grid, out, workers))
-        return
+        print(estimate.describe(grid, out, workers))
+        return 0
+    failure = None
     try:
-        run_grid(grid, out, workers, arguments.engine, arguments.retry_failed)
-    finally:
-        # Also after a failure or an interrupt: what there is, is worth seeing.
-        if sys.exc_info()[0] is not InputError:
-            print(summary.summarise(out), flush=True)
+        running.run_grid(grid, out, workers, arguments.engine, arguments.retry_failed)
+    except running.RunsFailedError as error:
+        failure = error
+    print(summary.summarise(out))
     print(f"next    {summary.next_command(out)}", flush=True)
+    if failure is not None:
+        print(f"error: {failure}", file=sys.stderr)
+    return 0 if failure is None else 1

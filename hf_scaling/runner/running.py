@@ -16,6 +16,10 @@ from hf_scaling.runner.study import Study
 _LOOK_AROUND = 1.0  # seconds between two looks at what other runners do
 
 
+class RunsFailedError(RunError):
+    """Some runs of a grid failed, and the others were made."""
+
+
 def run_grid(
     grid: Grid | str | Path,
     out: str | Path | None = None,
@@ -42,7 +46,8 @@ def run_grid(
 
     Raises:
         InputError: The grid cannot be run as it is written, or the folder cannot be written to; nothing was run.
-        RunError: Some runs failed (the study's failures.jsonl says why), or the disk is full. What was made is kept.
+        RunsFailedError: Some runs failed; the study's failures.jsonl says why, the others were made.
+        RunError: The disk is full, or no worker starts. What was made is kept.
     """
     grid = grid if isinstance(grid, Grid) else Grid.load(grid)
     study = Study(default_folder(grid) if out is None else out)
@@ -178,12 +183,13 @@ class _Runner:
     def _look_elsewhere(self) -> None:
         """See what became of the runs that other runners are at."""
         for run_id in list(self.schedule.elsewhere):
-            row = self.study.finished_row(run_id)
+            # In this order: a claim ends only after the row is there.
+            held, row = self.study.claims.is_held(run_id), self.study.finished_row(run_id)
             if row is not None:
                 self.table.append(row)
                 self.schedule.finish(run_id)
                 self.progress.found()
-            elif not self.study.claims.is_held(run_id):
+            elif not held:
                 error = self.study.failures().get(run_id, {}).get("error")
                 self.schedule.take_back(run_id) if error is None else self.schedule.give_up(run_id, error)
 
@@ -196,7 +202,7 @@ def _refuse_failures(study: Study, plan: Sequence[PlannedRun]) -> None:
     if failed:
         waiting = len(records) - len(failed)
         rest = f" and {waiting} wait for them" if waiting else ""
-        raise RunError(
+        raise RunsFailedError(
             f"{len(failed)} of {len(ids)} runs failed{rest}: {study.path / 'failures.jsonl'} says why; "
             f"--retry-failed (retry_failed=True) tries them again"
         )

@@ -1,0 +1,286 @@
+"""A whole study through real workers: the table, the ids, nothing twice, nothing lost, one line for mistakes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hf_scaling import Grid, ResultsTable, run_grid
+from hf_scaling.errors import InputError
+from hf_scaling.grid import PlannedRun, asking
+from hf_scaling.results import same_values
+from hf_scaling.runner import estimate, resolving, summary
+from hf_scaling.runner.engines import local
+
+sys.path.insert(0, str(Path(__file__).parent / "support"))
+from grids import CONTENT, command, write_grid
+
+N_RUNS = 12
+
+
+def rows_of(study):
+    return {row["run_id"]: row for row in ResultsTable.load(study).rows()}
+
+
+def assert_same(one, other):
+    one, other = rows_of(one), rows_of(other)
+    assert set(one) == set(other)
+    assert [run_id for run_id in one if not same_values(one[run_id], other[run_id])] == []
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The study of the grid in tests/support/grids.py, made by the command; what it said is beside it."""
+    folder = tmp_path_factory.mktemp("study")
+    process = command("run", write_grid(folder / "tiny.yaml"), "--out", folder / "tiny", "--workers", 2)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    (folder / "out").write_text(out)
+    (folder / "err").write_text(err)
+    return folder / "tiny"
+
+
+def test_the_table_is_complete_and_printed_with_the_next_command(study):
+    rows = rows_of(study)
+    grid = Grid.load(study.parent / "tiny.yaml")
+    assert len(rows) == len(grid) == N_RUNS
+    assert ResultsTable.load(study).missing(grid) == []
+    assert len(ResultsTable().missing(grid)) == N_RUNS
+    out, err = (study.parent / name for name in ("out", "err"))
+    for words in ("digits, n_finetune 30: error", "vit-50k  distilled", f"{N_RUNS} runs", "next    hf-scaling fit"):
+        assert words in out.read_text()
+    assert f"{N_RUNS}/{N_RUNS} runs" in err.read_text()
+    assert "left" in err.read_text()
+    assert sorted(each.name for each in study.iterdir()) == ["claims", "grid.yaml", "logs", "results", "runs"]
+    assert list((study / "logs").iterdir()) == []
+
+
+def test_students_and_fine_tunings_name_the_runs_they_came_from(study):
+    rows = rows_of(study)
+    for row in rows.values():
+        if row["stage"] == "finetune":
+            parent = rows[row["parent"]]
+            assert [row[name] for name in ("arm", "teacher", "model")] == [
+                parent[name] for name in ("arm", "teacher", "model")
+            ]
+        elif row["arm"] == "distilled":
+            teacher = rows[row["teacher"]]
+            assert (teacher["arm"], teacher["model"], teacher["n_pretrain"]) == ("plain", "vit-30k", 40)
+
+
+def test_a_run_of_the_grid_is_the_run_of_the_recipe(study, tmp_path):
+    from hf_scaling import training
+
+    values = {
+        **CONTENT["pretrain"],
+        "model": "vit-50k",
+        "teacher": "vit-30k",
+        "n_pretrain": 40,
+        "alpha": 0.3,
+        "seed": 0,
+    }
+    recipe = training.parse_fields("pretrain", {**values, "output_dir": str(tmp_path / "out"), "disable_tqdm": True})
+    _, row = training.pretrain(*recipe)
+    assert same_values(row, rows_of(study)[row["run_id"]])
+
+
+def test_a_second_call_makes_nothing_and_one_more_size_makes_only_that(study, tmp_path, monkeypatch):
+    started, given = [], []
+    start, submit = local.LocalEngine._start, local.LocalEngine.submit
+    monkeypatch.setattr(local.LocalEngine, "_start", lambda engine, slot: started.append(slot) or start(engine, slot))
+    monkeypatch.setattr(
+        local.LocalEngine, "submit", lambda engine, slot, run: given.append(run) or submit(engine, slot, run)
+    )
+    shutil.copytree(study, tmp_path / "copy")
+    table = run_grid(study.parent / "tiny.yaml", tmp_path / "copy", workers=2, progress=False)
+    assert (len(table), started) == (N_RUNS, [])
+    larger = write_grid(tmp_path / "larger.yaml", n_finetune=[20, 30, 50], models=["vit-30k"], arms=["plain"])
+    table = run_grid(larger, tmp_path / "copy", workers=2, progress=False)
+    assert (len(table), started) == (N_RUNS + 1, [0])
+    assert [run["spec"]["n_finetune"] for run in given] == [50]
+
+
+def test_whatever_is_killed_the_table_is_the_same(study, tmp_path):
+    grid, out = write_grid(tmp_path / "tiny.yaml"), tmp_path / "killed"
+    interrupt(grid, out)
+    wait_for_rows(out, 4, runner := command("run", grid, "--out", out, "--workers", 1))
+    runner.kill()
+    runner.communicate()
+    # Two runners at once, one of which loses its worker.
+    runners = [command("run", grid, "--out", out, "--workers", 1) for _ in range(2)]
+    wait_for_rows(out, 6, runners[0])
+    kill_children(runners[0])
+    said = [runner.communicate(timeout=300) for runner in runners]
+    assert [runner.returncode for runner in runners] == [0, 0], said
+    assert_same(study, out)
+    assert len(list((out / "results").iterdir())) == N_RUNS
+    assert list(out.glob("runs/*/checkpoints")) == []
+
+
+def interrupt(grid, out):
+    """Ctrl-C after the first runs: they are kept, a line says so, and no worker is left."""
+    wait_for_rows(out, 2, runner := command("run", grid, "--out", out, "--workers", 1))
+    workers = psutil.Process(runner.pid).children()
+    runner.send_signal(signal.SIGINT)
+    _, err = runner.communicate(timeout=60)
+    assert runner.returncode == 130
+    assert "interrupted; what was finished is kept" in err
+    assert "Traceback" not in err
+    assert len(rows_of(out)) >= 2
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert alive == []
+
+
+def test_a_failing_run_does_not_stop_the_others(tmp_path):
+    broken = [{"where": {"arm": "distilled"}, "pretrain": {"learning_rate": "1e30", "max_grad_norm": 0}}]
+    grid, out = write_grid(tmp_path / "tiny.yaml", models=["vit-30k"], overrides=broken), tmp_path / "study"
+    process = command("run", grid, "--out", out, "--workers", 1)
+    said, err = process.communicate(timeout=300)
+    assert process.returncode == 1, err
+    assert "failed: " in err
+    assert "error: 1 of 6 runs failed and 2 wait for them" in err.splitlines()[-1]
+    assert "3 runs in" in said
+    (failed, *waiting) = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
+    assert "step" in failed["error"]
+    assert "Traceback" in (out / failed["log"]).read_text()
+    assert [each["waiting_on"] for each in waiting] == [failed["run_id"]] * 2
+    assert [line.split() for line in summary.describe_state(out).splitlines()[1:5]] == [
+        ["pretrain", "plain", "1", "1", "0", "0", "0"],
+        ["pretrain", "distilled", "1", "0", "0", "1", "0"],
+        ["finetune", "plain", "2", "2", "0", "0", "0"],
+        ["finetune", "distilled", "2", "0", "0", "0", "2"],
+    ]
+
+
+def test_a_dry_run_says_what_it_would_take_and_makes_nothing(study, tmp_path):
+    before = sorted(study.rglob("*"))
+    larger = Grid.load(write_grid(tmp_path / "larger.yaml", n_finetune=[20, 30, 60]))
+    said = estimate.describe(larger, study, workers=2)
+    assert next(line for line in said.splitlines() if line.startswith("all ")).split()[1:4] == ["16", "12", "4"]
+    for words in ("training FLOPs left", "time    about", "with 2 workers", "disk    about"):
+        assert words in said
+    assert sorted(study.rglob("*")) == before
+
+
+def resolve(guess=False, **changes):
+    """A grid's runs as the resolving process finds them, in this process."""
+    runs = Grid.from_dict({**CONTENT, **changes}).runs
+    return resolving.resolve({"runs": asking.to_json(runs), "fill": False, "guess": guess})
+
+
+def test_a_source_out_of_reach_is_guessed_where_a_guess_will_do():
+    far = {"pretrain": {**CONTENT["pretrain"], "source": "org/name"}}
+    with pytest.raises(InputError, match="offline"):
+        resolve(**far)
+    runs = resolve(guess=True, **far)
+    assert len(runs) == N_RUNS
+    assert all("offline" in run["provisional"] and run["train_flops"] > 0 for run in runs)
+    assert not any(run["provisional"] for run in resolve())
+
+
+def test_a_ladder_of_given_checkpoints_is_fine_tuned_with_its_n_pretrain(study, tmp_path):
+    from hf_scaling import training
+
+    first = next(row for row in rows_of(study).values() if row["stage"] == "pretrain" and row["arm"] == "plain")
+    foreign = shutil.copytree(study / "runs" / first["run_id"], tmp_path / "foreign")
+    for ours in ("results", "run.yaml", "seen.safetensors"):
+        shutil.rmtree(foreign / ours) if (foreign / ours).is_dir() else (foreign / ours).unlink()
+    ladder = [
+        {"checkpoint": str(foreign), "n_pretrain": 7000},
+        {"checkpoint": str(study / "runs" / first["run_id"])},
+    ]
+    content = {"checkpoints": ladder, "downstream": ["digits"], "n_finetune": [20], "finetune": CONTENT["finetune"]}
+    runs = Grid.from_dict(content).runs
+    planned = resolving.resolve({"runs": asking.to_json(runs), "fill": False, "guess": False})
+    assert [run["spec"]["n_pretrain"] for run in planned] == [7000, 40]
+    for run in planned:
+        told = {**run["fields"], "output_dir": str(tmp_path / run["spec"]["parent"]), "disable_tqdm": True}
+        _, row = training.finetune(*training.parse_fields("finetune", told))
+        assert row["run_id"] == PlannedRun.from_dict(run).run_id
+        assert row["n_pretrain"] == run["spec"]["n_pretrain"]
+    wrong = [{**ladder[1], "n_pretrain": 41}]
+    with pytest.raises(InputError, match="pretrained on 40 images"):
+        resolving.resolve(
+            {
+                "runs": asking.to_json(Grid.from_dict({**content, "checkpoints": wrong}).runs),
+                "fill": False,
+                "guess": False,
+            }
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pretrain": {**CONTENT["pretrain"], "learning_rat": 1}}, ["pretrain", "did you mean learning_rate?"]),
+        ({"n_finetune": [20, 5000]}, ["finetune", "n_finetune", "5,000", "1,297"]),
+        ({"n_pretrain": [5]}, ["n_pretrain", "10 classes"]),
+        ({"models": ["vit-31k"]}, ["vit-31k", "vit-30k"]),
+        ({"downstream": ["digitts"]}, ["digitts", "did you mean digits?"]),
+        ({"arms": [{"teacher": "vit-31k"}]}, ["vit-31k", "vit-30k"]),
+        ({"arms": [{"teacher": "absent/folder"}]}, ["absent/folder"]),
+        ({"arms": [{"teacher": "vit-30k", "alpha_schedule": "until_passed"}]}, ["until_passed", "eval_strategy"]),
+        ({"finetune": {"teacher": "vit-30k"}}, ["finetune", "teacher"]),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_run_is_refused_when_it_is_resolved(changes, words):
+    with pytest.raises(InputError) as caught:
+        resolve(**changes)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_refused_grid_leaves_nothing_behind(tmp_path):
+    with pytest.raises(InputError, match="did you mean learning_rate"):
+        run_grid(write_grid(tmp_path / "bad.yaml", finetune={"learning_rat": 1}), tmp_path / "study", progress=False)
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_remembered_plan_is_given_again_until_its_source_changes(tmp_path, monkeypatch):
+    from numbered_images import write_folder
+
+    write_folder(tmp_path / "images" / "train", 30)
+    source = {"pretrain": {**CONTENT["pretrain"], "source": str(tmp_path / "images")}, "n_pretrain": [20]}
+    first = resolve(**source)
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_scaling.training.planning.Planner.plan", lambda *_: pytest.fail("asked again"))
+        assert resolve(**source) == first
+    write_folder(tmp_path / "images" / "train", 31)
+    second = resolve(**source)
+    assert {run["spec"]["source"]["fingerprint"] for run in first if run["spec"]["stage"] == "pretrain"}.isdisjoint(
+        run["spec"]["source"]["fingerprint"] for run in second if run["spec"]["stage"] == "pretrain"
+    )
+
+
+def test_a_thousand_planned_runs_are_light():
+    code = f"""
+import psutil, sys
+from hf_scaling import Grid, ResultsTable
+grid = Grid.from_dict({CONTENT!r} | {{"seeds": list(range(84))}})
+missing = ResultsTable().missing(grid)
+print(len(missing), "torch" in sys.modules, psutil.Process().memory_info().rss)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    missing, torch, memory = said.stdout.split()
+    assert (int(missing), torch) == (1008, "False"), said.stderr
+    assert int(memory) < 200e6
+
+
+def wait_for_rows(out, n, runner):
+    deadline = time.monotonic() + 200
+    while len(list(out.glob("results/*.parquet"))) < n and runner.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def kill_children(runner):
+    for child in psutil.Process(runner.pid).children():
+        os.kill(child.pid, signal.SIGKILL)
