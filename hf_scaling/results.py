@@ -271,14 +271,17 @@ def _read_file(path: Path) -> "pyarrow.Table":
     try:
         table = readers[path.suffix](path)
         return _to_schema(table, path) if _is_ours(table.column_names) else table
-    except pyarrow.ArrowException as error:
-        raise InputError(f"{path}: not readable as a results table: {error}") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        # A damaged page is an OSError to pyarrow.
+        raise InputError(f"{path}: not readable as a results table: {' '.join(str(error).split())}") from None
 
 
 def _read_parquet(path: Path) -> "pyarrow.Table":
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_table(path)
+    # Opened once: by its path it would be opened twice, and an append may replace the file in between.
+    with path.open("rb") as file:
+        return pyarrow.parquet.read_table(file)
 
 
 def _read_csv(path: Path) -> "pyarrow.Table":
