@@ -40,6 +40,14 @@ def exit_status(command: Callable[[], int | None], debug: bool = False) -> int:
 def _report(error: BaseException, line: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
+    _close_bars()
     if os.environ.get("RANK", "0") == "0":
         print(f"error: {' '.join(line.split())}", file=sys.stderr, flush=True)
     return status
+
+
+def _close_bars() -> None:
+    """End the progress bars that are still open: they would be drawn once more below the line that matters."""
+    if "tqdm" in sys.modules:
+        for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+            bar.close()
