@@ -1,6 +1,7 @@
 """The distillation boundary: planted crossings found, absent ones not claimed, mistakes named."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,3 +137,23 @@ def test_command_prints_the_keys_of_the_api(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main(["boundary", str(path), "--bootstrap", "200"])
     assert "distillation stops paying at" in capsys.readouterr().out
+
+
+def measured_on_fashion_mnist():
+    """Both arms at four sizes by the recipe's 10-epoch rule, as docs/measured.md says."""
+    frame = hs.ResultsTable.load(Path(__file__).parent / "data" / "fashion_mnist").to_pandas()
+    distilled = frame[frame.arm == "distilled"]
+    return frame[frame.recipe == distilled.recipe.iloc[0]].reset_index(drop=True)
+
+
+def test_measured_loss_boundary_lies_between_the_sizes():
+    found = hs.find_boundary(measured_on_fashion_mnist(), target="loss", bootstrap=300)
+    assert found.status == "crossing"
+    assert 250 < found.low < found.n_pretrain < found.high < 8000
+    # The paired differences alone agree.
+    assert found.low < found.law_free["n_pretrain"] < found.high
+
+
+def test_measured_error_has_no_boundary_inside():
+    found = hs.find_boundary(measured_on_fashion_mnist(), target="error", bootstrap=300)
+    assert found.status in ("distillation_never", "not_resolved")
