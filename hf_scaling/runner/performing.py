@@ -17,14 +17,17 @@ from hf_scaling.grid import PlannedRun
 from hf_scaling.runner.study import Study
 
 
+def freeze_libraries() -> None:
+    """Tell the garbage collector that what is loaded by now stays, so that no collection looks at it again."""
+    gc.collect()
+    gc.freeze()
+
+
 class Performer:
     """What a worker is while it lives: warm, one run after the other."""
 
     def __init__(self):
         self.warm = training.Warm()
-        # The libraries' objects live as long as the worker: no collection needs to look at them again.
-        gc.collect()
-        gc.freeze()
 
     def perform(self, study_path: str, run: Mapping[str, Any]) -> dict[str, Any]:
         """Make a planned run.
@@ -58,13 +61,9 @@ def make_run(study: Study, planned: PlannedRun, warm: training.Warm | None = Non
         InputError, RunError: The run cannot be made.
         AssertionError: It was another run than the plan says.
     """
-    try:
-        fields, args = training.parse_fields(planned.spec.stage, _told(study, planned))
-        recipe = training.pretrain if planned.spec.stage == "pretrain" else training.finetune
-        _, row = recipe(fields, args, warm)
-    except Exception:
-        traceback.print_exc()
-        raise
+    fields, args = training.parse_fields(planned.spec.stage, told_to_recipe(study, planned))
+    recipe = training.pretrain if planned.spec.stage == "pretrain" else training.finetune
+    _, row = recipe(fields, args, warm)
     if row["run_id"] != planned.run_id:
         raise AssertionError(
             f"planned as {planned.run_id}, made as {row['run_id']}: the source or the code has changed"
@@ -88,7 +87,7 @@ def launch_run(study: Study, planned: PlannedRun) -> None:
         raise RunError(errors[0].removeprefix("error: "))
 
 
-def _told(study: Study, planned: PlannedRun) -> dict[str, Any]:
+def told_to_recipe(study: Study, planned: PlannedRun) -> dict[str, Any]:
     """What the recipe is told: the run's fields, and where on this disk its teacher and its checkpoint are."""
     told = dict(planned.fields)
     if planned.teacher is not None:
@@ -96,7 +95,8 @@ def _told(study: Study, planned: PlannedRun) -> dict[str, Any]:
     if planned.parent is not None:
         told["checkpoint"] = str(study.run_folder(planned.parent))
     own = {"output_dir": str(study.run_folder(planned.run_id)), "disable_tqdm": True}
-    return {"run_name": f"{study.path.name}-{planned.run_id}", **told, **own}
+    # How a tracker (report_to) shows it, unless the grid says otherwise.
+    return {"project": study.path.resolve().name, "run_name": planned.run_id, **told, **own}
 
 
 def _line(error: Exception, trouble: str | None) -> str:
@@ -108,17 +108,21 @@ def _line(error: Exception, trouble: str | None) -> str:
 
 @contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """Send what the libraries and their processes say into a file."""
+    """Send what the libraries and their processes say into a file, and the traceback of an error too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
-    with path.open("ab") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
+    log = path.open("a", encoding="utf-8")
+    for number in (1, 2):
+        os.dup2(log.fileno(), number)
     try:
         yield
+    except Exception:
+        traceback.print_exc(file=log)
+        raise
     finally:
+        log.close()
         sys.stdout.flush()
         sys.stderr.flush()
         for number, before in enumerate(kept, start=1):

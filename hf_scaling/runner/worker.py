@@ -19,8 +19,9 @@ def main() -> None:
     os.dup2(2, 1)
     requests: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
-    from hf_scaling.runner.performing import Performer
+    from hf_scaling.runner.performing import Performer, freeze_libraries
 
+    freeze_libraries()
     performer = Performer()
     _say(answers, {"status": "ready"})
     while True:

@@ -104,8 +104,9 @@ class _Worker:
         # Paths in a grid are the runner's; on a node of its own the folder may be missing, and paths absolute.
         with contextlib.suppress(OSError):
             os.chdir(folder)
-        from hf_scaling.runner.performing import Performer
+        from hf_scaling.runner.performing import Performer, freeze_libraries
 
+        freeze_libraries()
         self._performer = Performer()
 
     def ready(self) -> None:

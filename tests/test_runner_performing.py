@@ -1,0 +1,102 @@
+"""How a worker says that a run ended, and a run of several processes."""
+
+import errno
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_scaling import Grid, ResultsTable, run_grid, training
+from hf_scaling.errors import InputError, RunError
+from hf_scaling.grid import PlannedRun, asking
+from hf_scaling.runner import resolving
+from hf_scaling.runner.performing import Performer
+from hf_scaling.runner.study import Study
+
+sys.path.insert(0, str(Path(__file__).parent / "support"))
+from grids import CONTENT, write_grid
+
+
+@pytest.fixture(scope="module")
+def planned():
+    """One planned pretraining run."""
+    runs = Grid.from_dict(CONTENT).runs
+    return resolving.resolve({"runs": asking.to_json(runs), "fill": False, "guess": False})[0]
+
+
+def full_disk():
+    raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
+
+
+def full_cache():
+    try:
+        full_disk()
+    except OSError as error:
+        raise InputError("the disk of the cache is full: set HF_SCALING_CACHE") from error
+
+
+def read_only():
+    raise OSError(errno.EROFS, "Read-only file system", "runs/x")
+
+
+def broken():
+    raise ValueError("two\nlines")
+
+
+def diverged():
+    raise RunError("the loss became nan at step 2")
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "words"),
+    [
+        (full_disk, "disk", "the disk is full: model.safetensors"),
+        (full_cache, "disk", "the disk of the cache is full: set HF_SCALING_CACHE"),
+        (read_only, "disk", "runs/x cannot be written to"),
+        (broken, "failed", "ValueError: two lines"),
+        (diverged, "failed", "the loss became nan at step 2"),
+    ],
+)
+def test_a_fault_is_one_line_and_its_traceback_is_in_the_log(planned, tmp_path, monkeypatch, fault, status, words):
+    monkeypatch.setattr(training, "pretrain", lambda *_: fault())
+    outcome = Performer().perform(str(tmp_path), planned)
+    assert outcome["status"] == status
+    assert words in outcome["error"]
+    assert "\n" not in outcome["error"]
+    (log,) = (tmp_path / "logs").iterdir()
+    assert f"in {fault.__name__}" in log.read_text()
+    assert not list((tmp_path / "claims").glob("*.json"))
+
+
+def test_a_run_that_somebody_is_at_is_not_touched(planned, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "pretrain", lambda *_: pytest.fail("made"))
+    with Study(tmp_path).claims.held(PlannedRun.from_dict(planned).run_id):
+        assert Performer().perform(str(tmp_path), planned) == {"status": "busy"}
+
+
+def test_another_run_than_the_planned_one_is_not_passed_off_as_it(planned, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "pretrain", lambda *_: (tmp_path, {"run_id": "0" * 16}))
+    outcome = Performer().perform(str(tmp_path), planned)
+    assert outcome["status"] == "failed"
+    assert "the source or the code has changed" in outcome["error"]
+
+
+def test_records_of_failures_survive_a_broken_line(tmp_path):
+    study = Study(tmp_path)
+    study.claims.folder.mkdir()
+    study.record_failures([{"run_id": "a", "error": "x"}, {"run_id": "b", "error": "y"}])
+    path = tmp_path / "failures.jsonl"
+    path.write_text(path.read_text() + '{"run_id": "c", "err')
+    study.forget_failures(["a"])
+    assert [json.loads(line)["run_id"] for line in path.read_text().splitlines()] == ["b"]
+
+
+@pytest.mark.slow
+def test_a_run_of_several_processes_goes_through_accelerate(tmp_path):
+    overrides = [{"where": {"model": "vit-30k"}, "processes": 2}, {"where": {"n_finetune": 20}, "processes": 1}]
+    grid = write_grid(tmp_path / "two.yaml", models=["vit-30k"], arms=["plain"], n_finetune=[20], overrides=overrides)
+    run_grid(grid, tmp_path / "study", progress=False)
+    pretrained, tuned = sorted(ResultsTable.load(tmp_path / "study").rows(), key=lambda row: row["n_finetune"])
+    assert (pretrained["device"], pretrained["samples_seen"]) == ("2 x cpu", 2 * 16 * 4)
+    assert (tuned["device"], tuned["samples_seen"]) == ("cpu", 16 * 4)
