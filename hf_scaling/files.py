@@ -1,4 +1,4 @@
-"""Writes that a kill cannot tear: a reader sees the old file or the new one."""
+"""Files: writes that a kill cannot tear, and YAML read with one clear line for whatever is wrong with it."""
 
 import errno
 import os
@@ -6,6 +6,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from hf_scaling.errors import InputError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -33,6 +36,27 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """The keys and values of a YAML file; `what` is how messages call a missing one: "configuration", "grid".
+
+    Raises:
+        InputError: No such file, unreadable, not YAML, or no mapping; one line.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such {what} file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: must hold keys and values, one `key: value` a line")
+    return values
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from hf_scaling.errors import InputError
+from hf_scaling.files import read_yaml
 from hf_scaling.grid import asking
 from hf_scaling.grid.expansion import WrittenRun, expand
 from hf_scaling.grid.planned import PlannedRun
-from hf_scaling.grid.reading import check, read_yaml
+from hf_scaling.grid.reading import check
 from hf_scaling.grid.spec import RunSpec
 
 
@@ -37,7 +38,7 @@ class Grid:
         """
         path = Path(path)
         try:
-            return cls.from_dict(read_yaml(path), path.stem)
+            return cls.from_dict(read_yaml(path, "grid"), path.stem)
         except InputError as error:
             raise InputError(str(error) if str(error).startswith(f"{path}: ") else f"{path}: {error}") from None
 

@@ -2,10 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from hf_scaling.errors import InputError
 
@@ -20,25 +17,6 @@ _OWN = {
     "finetune": ("checkpoint", "n_pretrain", "source", "n_finetune", "seed", "output_dir", "config"),
 }
 _PLACE = {"model": "models", "teacher": "arms", "seed": "seeds", "source": "downstream", "checkpoint": "checkpoints"}
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file.
-
-    Raises:
-        InputError: No such file, unreadable, not YAML, or no mapping; one line.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such grid file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: must hold keys and values, one `key: value` a line")
-    return values
 
 
 def check(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from hf_scaling import files
 from hf_scaling.distillation import DistillationArguments
 from hf_scaling.errors import InputError
 
@@ -197,7 +197,7 @@ class _Parser(HfArgumentParser):
     def given_in_file(self, path: Path) -> dict[str, Any]:
         """Field -> value for the keys of a YAML file."""
         try:
-            return self.given_in(_read_yaml(path))
+            return self.given_in(files.read_yaml(path, "configuration"))
         except InputError as error:
             raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
@@ -224,17 +224,3 @@ def _as_flags(key: str, value: Any) -> list[str]:
     if isinstance(value, list):
         return [f"--{key}", *map(str, value)]
     return [f"--{key}={json.dumps(value) if isinstance(value, dict) else value}"]
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: must hold keys and values, one `key: value` a line")
-    return values
