@@ -20,7 +20,7 @@ run() {
 
 for n in 250 500 1000 2000 4000; do for seed in 0 1 2; do run curve 30 "$n" "$seed" none; done; done
 for n in 8000 16000 32000 60000; do run curve 30 "$n" 0 none; done
-for n in 250 8000; do for seed in 0 1 2; do for teacher in none vit-30k; do
+for n in 250 4000 8000; do for seed in 0 1 2; do for teacher in none vit-30k; do
     run boundary 10 "$n" "$seed" "$teacher"
 done; done; done
 hf-scaling merge "$out"/curve/* --out "$out/curve-results"
