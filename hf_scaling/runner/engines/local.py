@@ -66,6 +66,8 @@ class LocalEngine:
             worker.process.kill()
         for worker in self._workers:
             worker.process.wait()
+            # A thread that is still inside a native call when the interpreter ends takes the process down with it.
+            worker.listener.join(timeout=10)
             self._log(worker.slot).unlink(missing_ok=True)
 
     def _take(self, worker: "_Worker", message: dict[str, Any] | None) -> tuple[int, dict[str, Any]] | None:
@@ -105,7 +107,8 @@ class LocalEngine:
                 start_new_session=True,
             )
         worker = _Worker(slot, process)
-        threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
+        worker.listener = threading.Thread(target=self._listen, args=(worker,), daemon=True)
+        worker.listener.start()
         return worker
 
     def _share_of_gpus(self, slot: int) -> dict[str, str]:
@@ -132,3 +135,4 @@ class _Worker:
     def __init__(self, slot: int, process: subprocess.Popen):
         self.slot, self.process = slot, process
         self.ready = self.busy = False
+        self.listener: threading.Thread | None = None
