@@ -1,0 +1,141 @@
+"""Rows as Arrow tables, and tables of any schema version brought up to today's."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from hf_scaling import __version__
+from hf_scaling.errors import InputError
+from hf_scaling.results.schema import SCHEMA, SCHEMA_VERSION, differences, is_ours, refuse_unknown
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+def arrow_schema() -> "pyarrow.Schema":
+    """`SCHEMA` in Arrow's types."""
+    import pyarrow
+
+    types = {"string": pyarrow.string(), "int64": pyarrow.int64(), "float64": pyarrow.float64()}
+    types["timestamp[us, tz=UTC]"] = pyarrow.timestamp("us", tz="UTC")
+    return pyarrow.schema([(name, types[kind]) for name, kind in SCHEMA.items()])
+
+
+def to_arrow(rows: list[Mapping[str, Any]]) -> "pyarrow.Table":
+    """Rows as a table.
+
+    Raises:
+        InputError: An unknown column, a missing run_id, or a value of the wrong type.
+    """
+    import pyarrow
+
+    for row in rows:
+        refuse_unknown(row)
+    columns = {name: [row.get(name) for row in rows] for name in SCHEMA}
+    try:
+        return pyarrow.table(columns, schema=arrow_schema())
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        raise InputError(f"a results row holds a value of the wrong type: {error}") from None
+
+
+def bring_up(table: "pyarrow.Table", where: str) -> "pyarrow.Table":
+    """`table` in today's schema: columns that an older version did not know are null, schema_version is today's.
+
+    Raises:
+        InputError: Written by a newer version, a column that no version knew, or values of another type.
+    """
+    import pyarrow
+
+    _refuse_newer(table, where)
+    unknown = sorted(set(table.column_names) - set(SCHEMA))
+    if unknown:
+        raise InputError(
+            f"{where}: a table with run_id must have the results columns alone; unknown: {', '.join(unknown)}"
+        )
+    columns = [_column(table, field, where) for field in arrow_schema()]
+    if columns[0].null_count:
+        raise InputError(f"{where}: a row has no run_id")
+    return pyarrow.table(columns, schema=arrow_schema())
+
+
+def concatenate(tables: list["pyarrow.Table"]) -> "pyarrow.Table":
+    """The tables one after another."""
+    import pyarrow
+
+    return pyarrow.concat_tables(tables, promote_options="permissive")
+
+
+def unique(table: "pyarrow.Table", where: str) -> "pyarrow.Table":
+    """`table` with each run_id once, the first of equal rows; a foreign table as it is.
+
+    Raises:
+        InputError: One run_id with different values, naming the columns and both values.
+    """
+    if not is_ours(table.column_names):
+        return table
+    first: dict[str, int] = {}
+    keep = []
+    run_ids = table["run_id"].to_pylist()
+    for position, run_id in enumerate(run_ids):
+        if run_id not in first:
+            first[run_id] = position
+            keep.append(position)
+            continue
+        found = differences(_row(table, first[run_id]), _row(table, position))
+        if found:
+            raise InputError(f"{where}: run_id {run_id} stands for different values: {'; '.join(found)}")
+    return table if len(keep) == len(run_ids) else table.take(keep)
+
+
+def _refuse_newer(table: "pyarrow.Table", where: str) -> None:
+    if "schema_version" not in table.column_names:
+        return
+    written = [each for each in table["schema_version"].to_pylist() if each is not None]
+    if not all(isinstance(each, int) for each in written):
+        raise InputError(f"{where}: schema_version holds {table['schema_version'].type}, not a whole number")
+    newest = max(written, default=SCHEMA_VERSION)
+    if newest > SCHEMA_VERSION:
+        raise InputError(
+            f"{where}: written by a newer version (schema {newest}; hf_scaling {__version__} reads up to "
+            f"{SCHEMA_VERSION}): install {_writer(table) or 'a newer hf_scaling'}"
+        )
+
+
+def _writer(table: "pyarrow.Table") -> str | None:
+    """The newest hf_scaling that the rows' `versions` name; None where they name none."""
+    found = []
+    for text in table["versions"].to_pylist() if "versions" in table.column_names else ():
+        try:
+            found.append(tuple(int(part) for part in json.loads(text)["hf_scaling"].split(".")))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return f"hf_scaling {'.'.join(map(str, max(found)))} or later" if found else None
+
+
+def _column(table: "pyarrow.Table", field: "pyarrow.Field", where: str) -> Any:
+    import pyarrow
+
+    if field.name == "schema_version":
+        return pyarrow.chunked_array([pyarrow.array([SCHEMA_VERSION] * len(table), field.type)])
+    if field.name not in table.column_names:
+        return pyarrow.chunked_array([pyarrow.nulls(len(table), field.type)])
+    column = table[field.name]
+    try:
+        return column.cast(_with_a_zone(column, field.type)).cast(field.type)
+    except pyarrow.ArrowException as error:
+        said = " ".join(str(error).split())
+        raise InputError(
+            f"{where}: column {field.name} holds {column.type}, not {SCHEMA[field.name]}: {said}"
+        ) from None
+
+
+def _with_a_zone(column: Any, wanted: "pyarrow.DataType") -> "pyarrow.DataType":
+    """The type to read `column` by first: a time without a zone is UTC."""
+    import pyarrow
+
+    naive = pyarrow.types.is_timestamp(wanted) and pyarrow.types.is_timestamp(column.type) and column.type.tz is None
+    return pyarrow.timestamp("us") if naive else wanted
+
+
+def _row(table: "pyarrow.Table", position: int) -> dict[str, Any]:
+    return table.slice(position, 1).to_pylist()[0]

@@ -1,0 +1,133 @@
+"""The row: its columns, their types, units and meanings, and when two rows are equal."""
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from hf_scaling.errors import InputError
+
+SCHEMA_VERSION = 1
+
+#: Column -> type, in the order of the row. Units: error 0..1, loss in nats an image, flops operations (not rates).
+SCHEMA = {
+    "run_id": "string",
+    "study": "string",
+    "task": "string",
+    "stage": "string",
+    "arm": "string",
+    "distillation": "string",
+    "recipe": "string",
+    "model": "string",
+    "n_params": "int64",
+    "n_pretrain": "int64",
+    "n_finetune": "int64",
+    "image_size": "int64",
+    "teacher": "string",
+    "teacher_n_params": "int64",
+    "teacher_n_pretrain": "int64",
+    "teacher_loss": "float64",
+    "teacher_error": "float64",
+    "agreement": "float64",
+    "parent": "string",
+    "seed": "int64",
+    "upstream": "string",
+    "downstream": "string",
+    "eval_split": "string",
+    "n_eval": "int64",
+    "error": "float64",
+    "loss": "float64",
+    "samples_seen": "int64",
+    "train_flops": "float64",
+    "teacher_flops": "float64",
+    "seconds": "float64",
+    "device": "string",
+    "precision": "string",
+    "versions": "string",
+    "schema_version": "int64",
+    "created_at": "timestamp[us, tz=UTC]",
+}
+
+#: Column -> what it says, with its unit: the table of a data set's card.
+MEANINGS = {
+    "run_id": "16 hex digits, the hash of everything that changes the weights; each stands here once",
+    "study": "what the study is called; mostly null, since a run is the same whichever study asked for it",
+    "task": "what kind of problem",
+    "stage": "pretrain or finetune",
+    "arm": "plain or distilled; of a fine-tuned run, the arm its checkpoint was pretrained in",
+    "distillation": "kind, alpha, temperature and schedule; null for plain",
+    "recipe": "hash of the training rule as it is written, shared by all sizes and both arms",
+    "model": "name of the student",
+    "n_params": "parameters of the student, counted",
+    "n_pretrain": "unique upstream images (or tokens)",
+    "n_finetune": "unique labelled downstream images (or tokens); 0 = none",
+    "image_size": "pixels a side",
+    "teacher": "run_id or Hub id; null for plain",
+    "teacher_n_params": "parameters of the teacher",
+    "teacher_n_pretrain": "unique images (or tokens) that the teacher saw",
+    "teacher_loss": "the teacher's cross-entropy on the same evaluation images, nats",
+    "teacher_error": "the teacher's top-1 error there, 0 to 1",
+    "agreement": "share of the evaluation images on which student and teacher give the same answer",
+    "parent": "run_id or Hub id of the checkpoint that was fine-tuned",
+    "seed": "of the initial weights, the subset, the order and the augmentation",
+    "upstream": "data set of the pretraining",
+    "downstream": "data set of the fine-tuning; null in pretrain",
+    "eval_split": "the split that error and loss were measured on, once, at the end",
+    "n_eval": "how many images (or tokens) it holds",
+    "error": "top-1 error rate, 0 to 1",
+    "loss": "cross-entropy in nats an image (or token)",
+    "samples_seen": "training images (or tokens), repeats counted",
+    "train_flops": "operations of the student's training, forward and backward",
+    "teacher_flops": "operations of the teacher's forward passes beside it",
+    "seconds": "training time",
+    "device": "where it was trained",
+    "precision": "fp32, bf16, fp16",
+    "versions": "JSON: of hf_scaling and the libraries",
+    "schema_version": "of this list of columns",
+    "created_at": "when the run ended, UTC",
+}
+
+#: The columns in which two measurements of one run may differ.
+INCIDENTAL = ("seconds", "device", "versions", "created_at")
+
+
+def new_row(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A full row of the current schema from `values`; columns not given are null, `created_at` is now.
+
+    Raises:
+        InputError: A column that the schema does not have.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    given = {"schema_version": SCHEMA_VERSION, "created_at": now, **values}
+    refuse_unknown(given)
+    return {name: given.get(name) for name in SCHEMA}
+
+
+def refuse_unknown(row: Mapping[str, Any]) -> None:
+    """Refuse a row that has other columns than the schema's, or no run_id.
+
+    Raises:
+        InputError: Names the columns.
+    """
+    unknown = sorted(set(row) - set(SCHEMA))
+    if unknown:
+        raise InputError(f"a results row has no column {', '.join(unknown)}")
+    if not row.get("run_id"):
+        raise InputError("a results row needs a run_id")
+
+
+def same_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two rows are equal in design's sense: in every column but the `INCIDENTAL` ones."""
+    return not differences(first, second)
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """The columns in which two rows differ, each with both values; the `INCIDENTAL` ones left out."""
+    names = [name for name in SCHEMA if name not in INCIDENTAL]
+    pairs = [(name, first.get(name), second.get(name)) for name in names]
+    # NaN is no value of a row, but a table made by hand may hold one: it equals itself here.
+    return [f"{name} {a!r} and {b!r}" for name, a, b in pairs if a != b and not (a != a and b != b)]
+
+
+def is_ours(names: list[str]) -> bool:
+    """Whether columns of these names are a results table's and not somebody else's."""
+    return "run_id" in names and ("schema_version" in names or set(names) <= set(SCHEMA))
