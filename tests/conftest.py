@@ -1,8 +1,12 @@
 """What all tests share."""
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 # Workers share the cores: more threads than cores make them wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,3 +22,23 @@ def _cache(tmp_path_factory):
     yield
     if before is None:
         del os.environ["HF_SCALING_CACHE"]
+
+
+@pytest.fixture(scope="session")
+def _hub():
+    from hub_server import HubServer
+
+    with HubServer() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(_hub):
+    """The Hub of the whole test run, without the faults and the requests of the test before; it keeps repositories.
+
+    Its address is read when a library of Hugging Face is imported: speak to it from processes that are started with
+    `hub.environment(folder)`.
+    """
+    _hub.calm()
+    yield _hub
+    _hub.calm()

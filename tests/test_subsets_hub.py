@@ -1,7 +1,6 @@
 """Data sets of the Hub, spoken to through a small server on this machine (run with -m hub)."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,32 +41,33 @@ def files(tmp_path_factory) -> dict[str, bytes]:
     }
 
 
-def open_from(url: str, name: str, way: str, folder: Path, cache: str = "cache") -> str:
-    environment = os.environ | {"HF_ENDPOINT": url, "HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
+def open_from(hub: HubServer, name: str, way: str, folder: Path, cache: str = "cache") -> str:
     command = [sys.executable, "-c", OPEN, name, way, str(folder / cache)]
+    environment = hub.environment(folder / "hf")
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.mark.parametrize("way", ["prepared", "streamed"])
-def test_a_data_set_of_the_hub_is_cached_under_its_commit(way, files, tmp_path):
-    with HubServer("someone/numbers", files) as hub:
-        said = open_from(hub.url, "someone/numbers", way, tmp_path)
-        name, fingerprint, class_names, (train, test) = json.loads(said)
-        assert (name, class_names) == ("someone/numbers", ["a", "b", "c"])
-        numbers = np.array(train + test)
-        assert np.array_equal(numbers[:, 0] + 256 * numbers[:, 1], np.arange(330))
-        other = "streamed" if way == "prepared" else "prepared"
-        assert open_from(hub.url, "someone/numbers", other, tmp_path, "another cache") == said
-    with HubServer("someone/numbers", files | {"README.md": b"# Another commit"}) as hub:
-        assert json.loads(open_from(hub.url, "someone/numbers", way, tmp_path, "third cache"))[1] != fingerprint
+def test_a_data_set_of_the_hub_is_cached_under_its_commit(way, files, hub, tmp_path):
+    name = f"someone/numbers-{way}"
+    hub.add("datasets", name, files)
+    said = open_from(hub, name, way, tmp_path)
+    found, fingerprint, class_names, (train, test) = json.loads(said)
+    assert (found, class_names) == (name, ["a", "b", "c"])
+    numbers = np.array(train + test)
+    assert np.array_equal(numbers[:, 0] + 256 * numbers[:, 1], np.arange(330))
+    other = "streamed" if way == "prepared" else "prepared"
+    assert open_from(hub, name, other, tmp_path, "another cache") == said
+    hub.add("datasets", name, {"README.md": b"# Another commit"})
+    assert json.loads(open_from(hub, name, way, tmp_path, "third cache"))[1] != fingerprint
 
 
-def test_an_absent_data_set_is_absent_and_an_unreachable_hub_is_offline(files, tmp_path):
-    with HubServer("someone/numbers", files) as hub:
-        said = open_from(hub.url, "someone/letters", "streamed", tmp_path)
-        assert "someone/letters is not on the Hub" in said and said.count("\n") == 1
-    said = open_from(hub.url, "someone/numbers", "streamed", tmp_path)
+def test_an_absent_data_set_is_absent_and_an_unreachable_hub_is_offline(files, hub, tmp_path):
+    said = open_from(hub, "someone/letters", "streamed", tmp_path)
+    assert "someone/letters is not on the Hub" in said and said.count("\n") == 1
+    with HubServer() as gone:
+        gone.add("datasets", "someone/numbers", files)
+    said = open_from(gone, "someone/numbers", "streamed", tmp_path)
     assert said.startswith("offline") and said.count("\n") == 1
