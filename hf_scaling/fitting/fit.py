@@ -1,12 +1,14 @@
 """`fit_law`: from a table to a `LawFit`, with intervals and an honest verdict."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import diagnostics, identifiability
 from hf_scaling.fitting.bootstrap import METHODS, draw
+from hf_scaling.fitting.compute import measured_compute
 from hf_scaling.fitting.coordinates import coordinates_of
 from hf_scaling.fitting.engine import Estimate, estimate
 from hf_scaling.fitting.lawfit import LawFit, quantiles
@@ -73,8 +75,10 @@ def fit_law(
     if law == "auto":
         from hf_scaling.fitting.choosing import fit_best
 
-        return fit_best(table, choice, options, combine)
-    return fit_one(table, resolve_law(law, supervised), choice, options)
+        fit = fit_best(table, choice, options, combine)
+    else:
+        fit = fit_one(table, resolve_law(law, supervised), choice, options)
+    return replace(fit, data={**fit.data, "compute": measured_compute(table, fit.data["study"])})
 
 
 class Options:

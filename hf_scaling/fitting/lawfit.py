@@ -25,7 +25,8 @@ class LawFit:
         scores: log_rmse, rmse, aicc, n_rows, n_configurations.
         notes: Findings, each with code, grade (info, warn, error) and text.
         settings: How it was fitted: target, objective, delta, columns, method, bootstrap, level, seed and the rest.
-        data: What it was fitted to: the range of each variable, the values of the naming columns.
+        data: What it was fitted to: the range of each variable, the values of the naming columns, and what the runs
+            cost (`compute`; absent from laws kept by older versions).
         definition: The law itself; None in a mixture.
         draws: (B, P) bootstrap draws of the parameters.
         noise: (N,) residuals on the objective's scale, corrected for the fitted parameters: what a new run adds.
