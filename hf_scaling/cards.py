@@ -5,6 +5,7 @@ records in the package's metadata wherever it puts them.
 """
 
 import importlib.metadata
+import re
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,12 @@ from typing import Any
 import yaml
 
 from hf_scaling.errors import InputError
+
+# What stands between these is made anew with each push; what people write before or after it stays.
+_BEGIN, _END = "<!-- made by hf_scaling, made anew with each push -->", "<!-- end of what hf_scaling made -->"
+_HEAD = re.compile(r"\A---\r?\n(.*?\r?\n|)---\r?\n?(.*)\Z", re.DOTALL)
+# Keys of a card's head in which people's own choice wins over ours.
+_THEIRS = ("license", "license_name", "license_link", "pretty_name", "language")
 
 _IN_REPOSITORY = Path(__file__).resolve().parent.parent / "model_cards"
 
@@ -36,14 +43,68 @@ def render_card(template: str, values: Mapping[str, Any], metadata: Mapping[str,
         body = string.Template(text).substitute(values)
     except KeyError as error:
         raise InputError(f"the card {template!r} asks for {error}, which this run does not have") from None
-    head = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)
-    return f"---\n{head}---\n\n{body}"
+    return _with_head(metadata, body)
+
+
+def read_card(text: str, where: str) -> tuple[dict[str, Any], str]:
+    """The head and the body of a card that is not ours to trust.
+
+    Args:
+        text: The README.
+        where: How a message calls it.
+
+    Raises:
+        InputError: The head is not plain YAML of keys and values.
+    """
+    found = _HEAD.match(text)
+    if not found:
+        return {}, text
+    try:
+        head = yaml.safe_load(found[1]) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: the head of README.md is not plain YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(head, dict):
+        raise InputError(f"{where}: the head of README.md must hold keys and values")
+    return head, found[2].lstrip("\n")
+
+
+def renew_card(old: str, new: str, where: str) -> str:
+    """A card rendered anew in the place of the one that a repository holds, with what people wrote into that one.
+
+    Args:
+        old: The README that is there; "" where there is none.
+        new: The card as rendered.
+        where: The repository, for messages.
+
+    Returns:
+        `new` between two comments, and round it what stood round them; of the head, keys that only the old one has,
+        its license, name and language, and the tags of both.
+
+    Raises:
+        InputError: The old card's head is not plain YAML.
+    """
+    theirs, around = read_card(old, where)
+    ours, body = read_card(new, where)
+    tags = list(dict.fromkeys([*ours.get("tags", ()), *(theirs.get("tags") or ())]))
+    head = {**theirs, **ours, **{key: theirs[key] for key in _THEIRS if key in theirs}} | (
+        {"tags": tags} if tags else {}
+    )
+    before, begin, rest = around.partition(_BEGIN)
+    after = rest.partition(_END)[2] if begin else ""
+    made = f"{_BEGIN}\n\n{body.strip()}\n\n{_END}"
+    parts = [before.strip(), made, after.strip()] if begin else [made, around.strip()]
+    return _with_head(head, "\n\n".join(part for part in parts if part) + "\n")
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table; floats with four significant digits, None as a dash."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(_cell(each) for each in line) + " |" for line in lines)
+
+
+def _with_head(metadata: Mapping[str, Any], body: str) -> str:
+    head = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)
+    return f"---\n{head}---\n\n{body}"
 
 
 def _cell(value: Any) -> str:
