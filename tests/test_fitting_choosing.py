@@ -192,6 +192,18 @@ def test_the_band_of_a_mixture_spans_its_laws(mixture):
         mixture.invert(0.5, "n_pretrain")
 
 
+def test_auto_combines_laws_that_know_the_model_size_with_laws_that_do_not():
+    sizes = [a.ravel() for a in np.meshgrid([1e5, 2e5, 4e5, 8e5], np.geomspace(100, 1e4, 5), [20, 80, 320, 1280])]
+    rows = dict(zip(("n_params", "n_pretrain", "n_finetune"), sizes))
+    noise = np.exp(0.02 * np.random.default_rng(2).standard_normal(80))
+    # The model's size hardly matters here, so laws with it and laws without it predict about as well.
+    rows["loss"] = (0.2 + (8 * sizes[1] ** -0.3 + 1) * sizes[2] ** -0.4 + 5 * sizes[0] ** -0.5) * noise
+    fit = hs.fit_law(rows, "auto", bootstrap=20)
+    assert {"n_params" in member.columns.values() for member in fit.members} == {True, False}
+    assert set(fit.data["ranges"]) == {"n_params", "n_pretrain", "n_finetune"}
+    assert np.isfinite(fit.predict({"n_params": 2e5, "n_pretrain": 1e3, "n_finetune": 80})["value"]).all()
+
+
 def test_auto_without_combining_gives_the_best_single_law(ranking):
     found = hs.fit_law(curve(), "auto", bootstrap=0, combine=False)
     assert found.law == ranking.best

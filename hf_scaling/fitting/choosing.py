@@ -140,7 +140,7 @@ def fit_best(table, choice: Choice, options: Options, combine: bool) -> LawFit:
     rows, _ = _shared_rows(table, _with_stage(table, choice), laws)
     members = [fit_rows(rows[name], laws[name], options) for name in say]
     notes = [*ranking.notes, _said(ranking, say)]
-    fit = members[0] if len(say) == 1 else combine_fits(members, rows[say[0]])
+    fit = members[0] if len(say) == 1 else combine_fits(members, [rows[name] for name in say])
     return replace(fit, notes=[*fit.notes, *notes], settings=_validated(fit, ranking))
 
 

@@ -1,5 +1,8 @@
 """Several fits as one prediction: the mean of the laws, with what they all miss at the end carried forward."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import numpy as np
 
 from hf_scaling.fitting.fit import describe_rows
@@ -11,8 +14,8 @@ from hf_scaling.fitting.rows import FitRows
 _SHARPNESS = 8.0
 
 
-def combine_fits(members: list[LawFit], rows: FitRows) -> LawFit:
-    """A mixture of fits of the same rows, equally weighted.
+def combine_fits(members: list[LawFit], views: Iterable[FitRows]) -> LawFit:
+    """A mixture of fits of the same rows, equally weighted; `views` are the rows as each member's variables.
 
     Laws are averaged on the objective's scale. In one variable, what the mean misses at the largest sizes is carried
     forward as far as it stands out of the scatter between neighbours: a curve that has left the law's path seldom
@@ -20,8 +23,8 @@ def combine_fits(members: list[LawFit], rows: FitRows) -> LawFit:
     """
     weights = {member.law: 1 / len(members) for member in members}
     scale = Objective(members[0].settings["objective"])
-    sizes = {rows.columns[name]: values for name, values in rows.variables.items()}
-    fitted = np.mean([scale.scale(member.values(sizes)) for member in members], axis=0)
+    rows = _all_sizes(list(views))
+    fitted = np.mean([scale.scale(member.values(rows.variables)) for member in members], axis=0)
     residual = scale.scale(rows.target) - fitted
     carried = carried_residual(next(iter(rows.variables.values())), residual) if len(rows.variables) == 1 else 0.0
     residual = residual - carried
@@ -56,6 +59,13 @@ def combine_fits(members: list[LawFit], rows: FitRows) -> LawFit:
         members=tuple(members),
         weights=weights,
     )
+
+
+def _all_sizes(views: list[FitRows]) -> FitRows:
+    """The rows with every size that one of the laws takes: some know the model's size and some do not."""
+    sizes = {view.columns[name]: values for view in views for name, values in view.variables.items()}
+    together = np.unique(np.stack(list(sizes.values()), axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+    return replace(views[0], columns={name: name for name in sizes}, variables=sizes, configuration=together)
 
 
 def carried_residual(x: np.ndarray, residual: np.ndarray) -> float:
