@@ -19,6 +19,7 @@ _HOMES = {
     "compare_laws": "fitting",
     "find_boundary": "boundary",
     "fit_law": "fitting",
+    "plan": "planning",
     "DistillationArguments": "distillation",
     "DistillationTrainer": "distillation",
     "InputError": "errors",

@@ -134,7 +134,7 @@ def cost_model(
         "flops_per_param": flops_per_param,
         "flops_per_second": flops_per_second,
     }.items():
-        if value is not None and not (_is_number(value) and value > 0):
+        if value is not None and not is_positive(value):
             raise InputError(f"{name} is a positive number, not {value!r}")
     compute, notes = compute_of(fit, table), []
     flop = prices["flop"] + _price_of_hour(prices["hour"], compute, flops_per_second, notes)
@@ -171,6 +171,11 @@ def compute_of(fit: LawFit, table=None) -> dict:
     if table is not None:
         return measured_compute(as_table(table), fit.data["study"])
     return fit.data.get("compute", {})
+
+
+def is_positive(value) -> bool:
+    """Whether a value is a positive, finite number."""
+    return _is_number(value) and value > 0
 
 
 def _is_number(value) -> bool:

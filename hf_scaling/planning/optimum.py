@@ -1,0 +1,118 @@
+"""The allocation of a budget that a law predicts to be best.
+
+Every candidate spends the whole budget. For one model size the candidates are a line: a share of the budget goes to
+pre-training and buys the most images that it can, the rest goes to labels. The line is scanned in the logit of the
+share, so that shares of a millionth are seen as well as halves, and the scan is repeated around the best point found,
+finer each time. Where every model size may be chosen, the sizes are scanned and refined in the same way around it.
+Nothing is random and nothing needs derivatives, so steps in a training rule and kinks in a law do no harm.
+"""
+
+import numpy as np
+
+from hf_scaling.planning.problem import Problem
+
+# The logit of the share that goes to pre-training: from a hundred-millionth to all but that.
+_LARGEST_LOGIT = 18.0
+_SCAN, _FINER, _ROUNDS = 81, 13, 6
+_MODELS, _FINER_MODELS, _MODEL_ROUNDS = 61, 9, 6
+_HALVINGS = 60
+
+
+def solve(problem: Problem, budget: float) -> dict[str, float] | None:
+    """The best sizes for a budget: n_params, n_pretrain, n_finetune (NaN where unknown); None where it buys no run."""
+    if not problem.any_n_params:
+        return _best(problem, *_profile(problem, budget, problem.n_params))
+    centre, reach = np.log(problem.n_params).mean(), np.ptp(np.log(problem.n_params)) / 2
+    best, count = None, _MODELS
+    for _ in range(1 + _MODEL_ROUNDS):
+        inside = np.clip(centre + reach * np.linspace(-1, 1, count), *np.log(problem.n_params))
+        found = _best(problem, *_profile(problem, budget, np.exp(inside)), best)
+        if found is None:
+            return None
+        best, centre = found, np.log(found["n_params"])
+        reach, count = 3 * reach / (count - 1), _FINER_MODELS
+    return best
+
+
+def candidates(problem: Problem, budget: float, n_params: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
+    """Sizes that spend the budget, for model sizes (K,) and logits of the share for pre-training (K, J) or (J,).
+
+    Returns:
+        n_params, n_pretrain, n_finetune, each (K * J,); NaN where the budget does not reach so far. Laws that are
+        defined without pre-training add (K,) candidates without any.
+    """
+    logits = np.broadcast_to(logits, (len(n_params), np.shape(logits)[-1]))
+    models = np.repeat(n_params, logits.shape[1])
+    share = 1 / (1 + np.exp(-logits.ravel()))
+    if "n_pretrain" not in problem.bought:
+        upstream = np.full(len(models), problem.ends["n_pretrain"][0])
+    elif "n_finetune" in problem.bought:
+        upstream = _most(problem, "n_pretrain", models, share * budget, {})
+    else:
+        upstream = _most(problem, "n_pretrain", models, budget, {"n_finetune": problem.ends["n_finetune"][0]})
+    if problem.zero and "n_pretrain" in problem.bought:
+        models, upstream = np.concatenate([models, n_params]), np.concatenate([upstream, np.zeros(len(n_params))])
+    if "n_finetune" in problem.bought:
+        labelled = _most(problem, "n_finetune", models, budget, {"n_pretrain": upstream})
+    else:
+        labelled = np.full(len(models), problem.ends["n_finetune"][0])
+    return _affordable(problem, budget, {"n_params": models, "n_pretrain": upstream, "n_finetune": labelled})
+
+
+def _affordable(problem: Problem, budget: float, sizes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The candidates, all NaN where they cost more than the budget or lack a size that it buys."""
+    lost = problem.costs.total(sizes) > budget * (1 + 1e-9)
+    for name in problem.bought:
+        lost |= np.isnan(sizes[name])
+    return {name: np.where(lost, np.nan, values) for name, values in sizes.items()}
+
+
+def _most(problem: Problem, name: str, models: np.ndarray, budget, others: dict) -> np.ndarray:
+    """The most of one size (N,) that a budget pays for beside the other sizes; NaN where not even the least."""
+    low, high = np.log(problem.ends[name])
+
+    def price(logs):
+        return problem.costs.total({"n_params": models, name: np.exp(logs), **others})
+
+    below, above = np.full(len(models), low), np.full(len(models), high)
+    everything = price(above) <= budget
+    reached = price(below) <= budget * (1 + 1e-12)
+    for _ in range(_HALVINGS):
+        middle = (below + above) / 2
+        pays = price(middle) <= budget
+        below, above = np.where(pays, middle, below), np.where(pays, above, middle)
+    return np.where(reached, np.exp(np.where(everything, high, below)), np.nan)
+
+
+def _profile(problem: Problem, budget: float, n_params: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The best sizes of each model size and what is predicted there, each (K,)."""
+    rounds, count = (1 + _ROUNDS, _SCAN) if len(problem.bought) > 1 else (1, 1)
+    centre, reach = np.zeros(len(n_params)), _LARGEST_LOGIT
+    for _ in range(rounds):
+        steps = reach * np.linspace(-1, 1, count)
+        logits = np.clip(centre[:, None] + steps, -2 * _LARGEST_LOGIT, 2 * _LARGEST_LOGIT)
+        sizes = candidates(problem, budget, n_params, logits)
+        values = problem.predict(sizes)
+        table = values[: len(n_params) * count].reshape(len(n_params), count)
+        place = table.argmin(axis=1)
+        rows = np.arange(len(n_params))
+        at, found = rows * count + place, table[rows, place]
+        if len(values) > table.size:
+            extra = values[table.size :]
+            at, found = np.where(extra < found, table.size + rows, at), np.minimum(found, extra)
+        best = {name: column[at] for name, column in sizes.items()}
+        centre = logits[rows, place]
+        reach, count = 3 * reach / max(count - 1, 1), _FINER
+    return best, found
+
+
+def _best(problem: Problem, sizes: dict[str, np.ndarray], values: np.ndarray, before=None) -> dict[str, float] | None:
+    """The best of several candidates, or what was the best before where none is better."""
+    place = int(np.argmin(values))
+    if not np.isfinite(values[place]):
+        return before
+    found = {name: float(column[place]) for name, column in sizes.items()}
+    if before is None:
+        return found
+    earlier = problem.predict({name: np.array([value]) for name, value in before.items()})[0]
+    return before if earlier <= values[place] else found
