@@ -15,6 +15,27 @@ import yaml
 
 from hf_scaling.errors import InputError
 
+#: How to cite the method and this project (CITATION.cff), as a card shows it.
+CITATION = """```bibtex
+@article{yang2025scaling,
+  title = {Scaling Laws for Data-Efficient Visual Transfer Learning},
+  author = {Yang and others},
+  journal = {arXiv preprint arXiv:2504.13219},
+  year = {2025}
+}
+@article{barnett2024empirical,
+  title = {An Empirical Study of Scaling Laws for Transfer},
+  author = {Barnett},
+  journal = {arXiv preprint arXiv:2408.16947},
+  year = {2024}
+}
+@software{hf_scaling,
+  title = {hf_scaling: scaling laws of visual transfer learning and distillation},
+  author = {{The hf_scaling maintainers}},
+  license = {Apache-2.0}
+}
+```"""
+
 # What stands between these is made anew with each push; what people write before or after it stays.
 _BEGIN, _END = "<!-- made by hf_scaling, made anew with each push -->", "<!-- end of what hf_scaling made -->"
 _HEAD = re.compile(r"\A---\r?\n(.*?\r?\n|)---\r?\n?(.*)\Z", re.DOTALL)
