@@ -16,6 +16,9 @@ from hf_scaling.fitting.objectives import make_objective
 from hf_scaling.fitting.rows import Choice, FitRows, choose_rows, note
 from hf_scaling.laws import LAWS, Law
 
+# Configurations that a fit remembers: somebody else's table may hold thousands, and a figure needs no more.
+_MOST_KEPT = 512
+
 
 def fit_law(
     table,
@@ -229,13 +232,24 @@ def _assemble(found: Estimate, status: str, notes: list[dict], draws: np.ndarray
 
 
 def describe_rows(rows: FitRows) -> dict:
-    """What a fit remembers of its rows: the range of each size, of the target, and who they are."""
+    """What a fit remembers of its rows: the range of each size, of the target, who they are, and their means."""
     return {
         "ranges": {rows.columns[v]: (float(a.min()), float(a.max())) for v, a in rows.variables.items()},
         "levels": {rows.columns[v]: len(np.unique(a)) for v, a in rows.variables.items()},
         "target_range": (float(rows.target.min()), float(rows.target.max())),
         "study": rows.study,
+        "measured": _means(rows),
     }
+
+
+def _means(rows: FitRows) -> dict[str, list[float]]:
+    """The sizes and the mean target of each configuration, evenly thinned where there are very many: for figures."""
+    count = rows.n_configurations
+    first = np.unique(rows.configuration, return_index=True)[1]
+    kept = np.unique(np.linspace(0, count - 1, min(count, _MOST_KEPT)).round().astype(int))
+    means = np.bincount(rows.configuration, rows.target) / np.bincount(rows.configuration)
+    sizes = {rows.columns[name]: values[first][kept].tolist() for name, values in rows.variables.items()}
+    return {**sizes, rows.target_name: means[kept].tolist()}
 
 
 def _weights_in_words(rows: FitRows) -> str:

@@ -1,4 +1,4 @@
-"""A fit on disk: law.json of plain numbers, the draws in safetensors, a card. Nothing in it is ever executed."""
+"""A fit on disk and on the Hub: law.json of plain numbers, draws in safetensors, a card. Nothing of it is executed."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_scaling import files, transport
-from hf_scaling.cards import render_card
+from hf_scaling.cards import render_card, renew_card
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.lawfit import LawFit
 from hf_scaling.fitting.summary import card_values
@@ -15,21 +15,18 @@ from hf_scaling.laws import Law
 
 FORMAT = "hf_scaling.law"
 VERSION = 1
-_LAW_FILE, _DRAWS_FILE = "law.json", "draws.safetensors"
+_LAW_FILE, _DRAWS_FILE, _CARD, _FIGURE = "law.json", "draws.safetensors", "README.md", "figure.png"
 # A fit of seven parameters is a few kilobytes; anything near this is not one.
 _LARGEST_JSON = 4_000_000
 
 
 def save(fit: LawFit, folder) -> None:
     """Write a fit into a folder; each file is replaced atomically, law.json last."""
-    from safetensors.numpy import save as to_bytes
-
     folder = Path(folder)
-    with files.replacing(folder / _DRAWS_FILE) as path:
-        path.write_bytes(to_bytes(_arrays(fit, "")))
-    files.write_text(folder / "README.md", render_card("scaling_law", *card_values(fit)))
-    content = {"format": FORMAT, "version": VERSION, **_to_dict(fit)}
-    files.write_text(folder / _LAW_FILE, json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
+    content = _contents(fit, "PATH_OR_HUB_ID")
+    for name in sorted(content, key=lambda each: each == _LAW_FILE):
+        with files.replacing(folder / name) as path:
+            path.write_bytes(content[name])
 
 
 def load(where, revision: str | None = None) -> LawFit:
@@ -38,7 +35,10 @@ def load(where, revision: str | None = None) -> LawFit:
     Raises:
         InputError: There is no law there, or its files are damaged, of a newer version or not what they say.
     """
-    folder = transport.local_folder(str(where), revision=revision, allow_patterns=[_LAW_FILE, _DRAWS_FILE])
+    repo_id, _, written = (str(where), "", "") if Path(where).exists() else str(where).partition("@")
+    folder = transport.local_folder(
+        repo_id, revision=revision or written or None, allow_patterns=[_LAW_FILE, _DRAWS_FILE]
+    )
     content = _read_json(folder / _LAW_FILE)
     arrays = _read_arrays(folder / _DRAWS_FILE)
     try:
@@ -47,6 +47,37 @@ def load(where, revision: str | None = None) -> LawFit:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{folder / _LAW_FILE} is not a whole law: {type(error).__name__} {error}") from None
+
+
+def push(fit: LawFit, repo_id: str, private: bool | None, dry_run: bool) -> "transport.Commit | transport.Planned":
+    """Write a fit into a model repository of the Hub; see `LawFit.push_to_hub`."""
+    made = _contents(fit, repo_id)
+
+    def prepare(base: "transport.RemoteFolder") -> list:
+        from huggingface_hub import CommitOperationAdd
+
+        if "config.json" in base.files:
+            raise InputError(f"{repo_id} holds a model (config.json): push the law to a repository of its own")
+        old = base.read(_CARD).decode("utf-8", "replace") if _CARD in base.files else ""
+        card = renew_card(old, made[_CARD].decode(), repo_id)
+        return [CommitOperationAdd(name, content) for name, content in {**made, _CARD: card.encode()}.items()]
+
+    return transport.commit(repo_id, "model", prepare, f"{fit.law} for {fit.settings['target']}", private, dry_run)
+
+
+def _contents(fit: LawFit, where: str) -> dict[str, bytes]:
+    """File name -> content; `where` is what the card's example loads."""
+    from safetensors.numpy import save as to_bytes
+
+    from hf_scaling.fitting.figure import draw_fit
+
+    content = {"format": FORMAT, "version": VERSION, **_to_dict(fit)}
+    return {
+        _DRAWS_FILE: to_bytes(_arrays(fit, "")),
+        _FIGURE: draw_fit(fit),
+        _CARD: render_card("scaling_law", *card_values(fit, where, _FIGURE)).encode(),
+        _LAW_FILE: (json.dumps(_plain(content), indent=1, allow_nan=False) + "\n").encode(),
+    }
 
 
 def _to_dict(fit: LawFit) -> dict:

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.objectives import Objective
 from hf_scaling.laws import Law
+
+if TYPE_CHECKING:
+    from hf_scaling import transport
 
 # Rows times draws evaluated at once.
 _LARGEST_BLOCK = 2_000_000
@@ -25,8 +29,9 @@ class LawFit:
         scores: log_rmse, rmse, aicc, n_rows, n_configurations.
         notes: Findings, each with code, grade (info, warn, error) and text.
         settings: How it was fitted: target, objective, delta, columns, method, bootstrap, level, seed and the rest.
-        data: What it was fitted to: the range of each variable, the values of the naming columns, and what the runs
-            cost (`compute`; absent from laws kept by older versions).
+        data: What it was fitted to: the range of each variable, the values of the naming columns, the mean of
+            each configuration (`measured`) and what the runs cost (`compute`), both absent from laws kept by older
+            versions.
         definition: The law itself; None in a mixture.
         draws: (B, P) bootstrap draws of the parameters.
         noise: (N,) residuals on the objective's scale, corrected for the fitted parameters: what a new run adds.
@@ -183,14 +188,18 @@ class LawFit:
         return [n["code"] for n in self.notes]
 
     def save_pretrained(self, folder) -> None:
-        """Write law.json (plain numbers), the draws as safetensors and a card into a folder."""
+        """Write law.json (plain numbers), the draws as safetensors and a card with its figure into a folder."""
         from hf_scaling.fitting.keeping import save
 
         save(self, folder)
 
     @classmethod
     def from_pretrained(cls, where, revision: str | None = None) -> "LawFit":
-        """Load a fit from a folder or a Hub id; predictions are those of the saved fit to the last bit.
+        """Load a fit; predictions are those of the saved fit to the last bit.
+
+        Args:
+            where: A folder or a Hub id; `org/name@revision` says which branch, tag or commit.
+            revision: The same, apart.
 
         Raises:
             InputError: There is no law there, or the file is damaged, of a newer version or hostile.
@@ -198,6 +207,27 @@ class LawFit:
         from hf_scaling.fitting.keeping import load
 
         return load(where, revision)
+
+    def push_to_hub(
+        self, repo_id: str, private: bool | None = None, dry_run: bool = False
+    ) -> "transport.Commit | transport.Planned":
+        """Write what `save_pretrained` writes into a repository of the Hub, which is made where it is not there yet.
+
+        Args:
+            repo_id: `org/name`, a model repository of the law's own.
+            private: Whether a repository that is made now is private; the account's default when None.
+            dry_run: Write nothing and say what would be written.
+
+        Returns:
+            What was written where, or would be.
+
+        Raises:
+            InputError: The repository holds a model, or no right to write to it.
+            PushError: Offline, or the Hub kept failing; nothing was written.
+        """
+        from hf_scaling.fitting.keeping import push
+
+        return push(self, repo_id, private, dry_run)
 
     def summary(self) -> str:
         """The fit as text: everything (Mis)Fitting (2025) asks a report to state."""

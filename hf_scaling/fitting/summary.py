@@ -3,7 +3,8 @@
 import importlib.metadata
 import textwrap
 
-from hf_scaling.cards import markdown_table
+from hf_scaling import transport
+from hf_scaling.cards import CITATION, markdown_table
 from hf_scaling.fitting.lawfit import LawFit
 from hf_scaling.laws import COLUMNS
 
@@ -133,13 +134,23 @@ def _intervals_in_words(settings: dict) -> str:
     return f"{settings['bootstrap']} {kind} bootstrap refits, level {settings['level']:g}"
 
 
-def card_values(fit: LawFit) -> tuple[dict[str, str], dict]:
-    """What the card template asks for, and the metadata the Hub reads."""
+def card_values(fit: LawFit, where: str, figure: str) -> tuple[dict[str, str], dict]:
+    """What the card template asks for, and the metadata the Hub reads.
+
+    Args:
+        fit: The law.
+        where: The folder's name or the Hub id that the example loads.
+        figure: The path of the figure beside the card.
+    """
     rows = [[name, _short(value, 6), *map(_short, fit.intervals.get(name, ()))] for name, value in fit.params.items()]
     level = f"{100 * fit.settings['level']:g} %"
     heads = ["parameter", "estimate", f"{level} from", "to"][: 4 if fit.intervals else 2]
     values = {
         "law": fit.law,
+        "target": fit.settings["target"],
+        "columns": _joined([f"`{column}`" for column in fit.data["ranges"]]),
+        "where": where,
+        "figure": figure,
         "formula": formula_of(fit),
         "latex": f"$$ {fit.definition.latex} $$" if fit.definition else "",
         "paper": fit.definition.paper if fit.definition else "a combination of published laws",
@@ -151,7 +162,24 @@ def card_values(fit: LawFit) -> tuple[dict[str, str], dict]:
         "range": "; ".join(f"{c} from {low:.4g} to {high:.4g}" for c, (low, high) in fit.data["ranges"].items()),
         "example": ", ".join(f'"{c}": {high:.6g}' for c, (_, high) in fit.data["ranges"].items()),
     }
-    return values, {"library_name": "hf_scaling", "tags": ["scaling-law", fit.law]}
+    return {**values, "citation": CITATION}, _card_head(fit)
+
+
+def _card_head(fit: LawFit) -> dict:
+    head = {
+        "license": "apache-2.0",
+        "library_name": "hf_scaling",
+        "pipeline_tag": "tabular-regression",
+        "tags": ["hf_scaling", "scaling-law", fit.law],
+    }
+    named = {each for name in ("upstream", "downstream") for each in fit.data["study"].get(name, ())}
+    # Of the Hub's data sets; those of a local folder have no slash.
+    on_hub = sorted(each for each in named if "/" in each and transport.is_hub_id(each))
+    return {**head, "datasets": on_hub} if on_hub else head
+
+
+def _joined(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
 def describe_ranking(ranking) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import datasets
     import pandas
 
+    from hf_scaling import transport
     from hf_scaling.grid import Grid, RunSpec
 
 
@@ -149,6 +150,31 @@ class ResultsTable:
         import datasets
 
         return datasets.Dataset(self._table)
+
+    def push_to_hub(
+        self, repo_id: str, private: bool | None = None, config_name: str = hub.DEFAULT_CONFIG, dry_run: bool = False
+    ) -> "transport.Commit | transport.Planned":
+        """Merge the rows into a data set of the Hub, which is made where it is not there yet.
+
+        Rows are merged by run_id with those that are there, as `merge` does; nothing that is there is removed, other
+        tables of the data set stay, and of several who push at once each one's rows arrive. The card is made anew;
+        what people wrote before and after our part of it stays.
+
+        Args:
+            repo_id: `org/name`.
+            private: Whether a data set that is made now is private; the account's default when None.
+            config_name: Which of the data set's tables.
+            dry_run: Write nothing and say what would be written.
+
+        Returns:
+            What was written where, or would be.
+
+        Raises:
+            InputError: A foreign table, one run_id with other values there, a table there that is damaged or of a
+                newer version, no right to write, or offline. Nothing was written.
+        """
+        self._refuse_foreign("push")
+        return hub.push(self._table, repo_id, private, config_name, dry_run)
 
     def _refuse_foreign(self, verb: str) -> None:
         if self.is_foreign:

@@ -1,0 +1,149 @@
+"""The card of a results data set."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hf_scaling import cards
+from hf_scaling.results.schema import MEANINGS, SCHEMA
+
+if TYPE_CHECKING:
+    import pandas
+
+_SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+_TASKS = {"image_classification": "image-classification", "causal_lm": "text-generation"}
+_MOST_NAMED = 5
+
+
+def write_card(
+    repo_id: str,
+    config_name: str,
+    frames: Mapping[str, "pandas.DataFrame"],
+    figures: Mapping[str, str],
+    configs: Sequence[Mapping[str, Any]],
+    grid: bool,
+) -> str:
+    """The README of a results data set.
+
+    Args:
+        repo_id: The data set.
+        config_name: The table that the examples load.
+        frames: The results tables of the repository: name of the config to its rows.
+        figures: Name of the config to the path of its figure.
+        configs: What the head says of all tables of the repository, also of those with other columns.
+        grid: Whether the repository holds the grid.yaml that the runs were made from.
+    """
+    frame = frames[config_name]
+    default = config_name == "default"
+    values = {
+        "title": repo_id.rpartition("/")[2],
+        "summary": _summary(frame),
+        "tables": "\n\n".join(_section(name, frames[name], figures.get(name)) for name in frames),
+        "repo_id": repo_id,
+        "config_name": config_name,
+        "chosen": "" if default else f', config_name="{config_name}"',
+        "chosen_flag": "" if default else f" --config {config_name}",
+        "columns": cards.markdown_table(
+            ("column", "type", "meaning"), [(f"`{name}`", kind, MEANINGS[name]) for name, kind in SCHEMA.items()]
+        ),
+        "reproduce": _reproduce(repo_id, grid),
+        "limits": "\n".join(f"- {each}" for each in _limits(frame)),
+        "citation": cards.CITATION,
+    }
+    return cards.render_card("results_dataset", values, _metadata(repo_id, frames, configs))
+
+
+def file_of(config_name: str) -> str:
+    """Where a table of a data set lies."""
+    return f"{'results' if config_name == 'default' else config_name}/results.parquet"
+
+
+def _metadata(
+    repo_id: str, frames: Mapping[str, "pandas.DataFrame"], configs: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    count = sum(map(len, frames.values()))
+    tasks = sorted({_TASKS[task] for frame in frames.values() for task in frame["task"].dropna() if task in _TASKS})
+    return {
+        "license": "apache-2.0",
+        "pretty_name": repo_id.rpartition("/")[2],
+        "tags": ["hf_scaling", "scaling-laws", *tasks],
+        "size_categories": [next((text for size, text in _SIZES.items() if count < size), "1M<n<10M")],
+        "configs": list(configs),
+    }
+
+
+def _summary(frame: "pandas.DataFrame") -> str:
+    models = frame.groupby("model")["n_params"].mean().sort_values()
+    sizes = f", {models.iloc[0]:,.0f} to {models.iloc[-1]:,.0f} parameters" if len(models) else ""
+    parts = [f"{len(frame):,} runs of {_named(models.index)}{sizes}"]
+    if frame["upstream"].notna().any():
+        parts.append(f"pretrained on {_named(frame['upstream'].dropna().unique())}{_span(frame, 'n_pretrain')}")
+    if frame["downstream"].notna().any():
+        tuned = frame[frame["downstream"].notna()]
+        parts.append(f"fine-tuned on {_named(tuned['downstream'].unique())}{_span(tuned, 'n_finetune')}")
+    arms = " and ".join(sorted(frame["arm"].dropna().unique()))
+    return f"{'; '.join(parts)}. Arms: {arms or 'not said'}."
+
+
+def _span(frame: "pandas.DataFrame", name: str) -> str:
+    sizes = frame[name][frame[name] > 0]
+    return f" ({name} {_range(sizes)})" if len(sizes) else ""
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+
+
+def _named(names: Sequence[str]) -> str:
+    rest = len(names) - _MOST_NAMED
+    return ", ".join(map(str, names[:_MOST_NAMED])) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _section(name: str, frame: "pandas.DataFrame", figure: str | None) -> str:
+    lines = [f"## Table `{name}`: {len(frame):,} runs", ""]
+    if figure:
+        lines += [f"![Error against the amount of data, a line for each model and arm]({figure})", ""]
+    keys = ["stage", "arm", "upstream", "downstream"]
+    rows = [_group(key, part) for key, part in frame.groupby(keys, dropna=False)]
+    heads = (*keys, "runs", "models", "n_pretrain", "n_finetune", "best error", "n_eval")
+    return "\n".join([*lines, cards.markdown_table(heads, rows)])
+
+
+def _group(key: tuple, part: "pandas.DataFrame") -> list[Any]:
+    named = [None if each != each else each for each in key]
+    spans = [
+        _range(part[each].dropna()) if part[each].notna().any() else None for each in ("n_pretrain", "n_finetune")
+    ]
+    if not part["error"].notna().any():
+        return [*named, len(part), part["model"].nunique(), *spans, None, None]
+    best = part.loc[part["error"].idxmin()]
+    n_eval = f"{best['n_eval']:,.0f}" if best["n_eval"] == best["n_eval"] else None
+    return [*named, len(part), part["model"].nunique(), *spans, float(best["error"]), n_eval]
+
+
+def _reproduce(repo_id: str, grid: bool) -> str:
+    if not grid:
+        return "The card of each model holds its `run.yaml`: the configuration as it was resolved."
+    folder = f"studies/{repo_id.rpartition('/')[2]}"
+    return (
+        "The runs follow from `grid.yaml`. This brings the study back and makes what is missing:\n\n"
+        f"```bash\nhf-scaling pull {repo_id} --out {folder}\n"
+        f"hf-scaling run {folder}/grid.yaml --out {folder}\n```"
+    )
+
+
+def _limits(frame: "pandas.DataFrame") -> list[str]:
+    found = [
+        "`error` and `loss` were read once, on the test split, at the end of each run; nothing was chosen by them."
+    ]
+    if (frame["n_eval"] > 0).any():
+        n = frame["n_eval"].dropna().min()
+        found.append(f"On {n:,.0f} evaluation images an error of 0.1 has a standard error of {(0.09 / n) ** 0.5:.4f}.")
+    seeds = frame["seed"].nunique()
+    found.append(f"{seeds} seed{'s' * (seeds != 1)}{'' if seeds > 1 else ': nothing here says how far seeds differ'}.")
+    if frame["recipe"].nunique() > 1:
+        found.append(
+            f"{frame['recipe'].nunique()} training rules (`recipe`): numbers of different recipes are not comparable."
+        )
+    found.append(f"Training took {frame['train_flops'].sum() + frame['teacher_flops'].sum():.3g} FLOPs in all.")
+    return found
