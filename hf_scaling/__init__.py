@@ -20,9 +20,11 @@ _HOMES = {
     "find_boundary": "boundary",
     "fit_law": "fitting",
     "plan": "planning",
+    "transfer_gaps": "planning",
     "DistillationArguments": "distillation",
     "DistillationTrainer": "distillation",
     "InputError": "errors",
+    "PushError": "errors",
     "RunError": "errors",
 }
 __all__ = ["__version__", *_HOMES]

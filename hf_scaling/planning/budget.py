@@ -12,6 +12,7 @@ from hf_scaling.planning.findings import findings
 from hf_scaling.planning.frontier import best_allocation, frontier, predict_at
 from hf_scaling.planning.marginal import marginal_values
 from hf_scaling.planning.problem import Problem, check_limits, make_problem
+from hf_scaling.planning.transfer import LAWS_WITH_A_GAP, judge_gap
 from hf_scaling.planning.uncertainty import compare_arms, judge, with_arms
 
 
@@ -32,6 +33,7 @@ class Plan:
         marginal: A DataFrame: what one more of each size would bring, and one more unit of cost spent on it.
         arms: A DataFrame, a row an arm: its own best allocation, its prediction, and p_better, the share of the draws
             in which it is ahead of the best other one.
+        gap: The transfer gap of the law (see `transfer_gaps`), where it has one and draws; else None.
         notes: Findings.
         budget: The budget.
         costs: The prices.
@@ -48,6 +50,7 @@ class Plan:
     frontier: object = field(repr=False)
     marginal: object = field(repr=False)
     arms: object = field(repr=False)
+    gap: dict | None
     notes: list[dict]
     budget: float
     costs: dict[str, float]
@@ -133,6 +136,7 @@ def plan(
         frontier=frontier(problems, budget, level),
         marginal=marginal_values(answers[best].problem, answers[best].sizes, level),
         arms=arms,
+        gap=_gap(fits[best], level),
         notes=findings({arm: (a.problem, a.sizes) for arm, a in answers.items()}, best, arms, doubt, settings),
         budget=float(budget),
         costs={name: price for name, price in check_prices(costs).items() if price},
@@ -193,6 +197,10 @@ def _paid(answer: _Answer) -> dict[str, float]:
     parts = answer.problem.costs.parts({name: np.array([value]) for name, value in answer.sizes.items()})
     paid = {name: float(value[0]) for name, value in parts.items()}
     return {**paid, "total": sum(paid.values())}
+
+
+def _gap(fit: LawFit, level: float) -> dict | None:
+    return judge_gap(fit, level) if fit.law in LAWS_WITH_A_GAP and len(fit.draws) else None
 
 
 def _whole(value: float) -> int | None:

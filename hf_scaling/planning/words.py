@@ -1,4 +1,4 @@
-"""A plan in words."""
+"""A plan, and transfer gaps, in words."""
 
 import textwrap
 
@@ -16,6 +16,13 @@ _VERDICTS = {
     "hardly_matters": "hardly_matters: other splits of the budget are as good",
     "cannot_tell": "cannot_tell: these runs do not fix where the budget should go",
 }
+_ADVICE = {
+    "low": "low: pre-train more",
+    "high": "high: label more",
+    "cannot_tell": "cannot_tell: these runs do not say whether to pre-train or to label",
+}
+# Below this a coefficient is 0: its logarithm moves towards minus infinity in the solver.
+_NOTHING = 1e-9
 _WIDTH = 110
 # Every fourth budget of the frontier is printed: one a decade.
 _STEP = 4
@@ -26,10 +33,51 @@ def describe_plan(plan) -> str:
     lines = [*_answer(plan), "", *_spending(plan), "", *_frontier(plan), "", *_marginal(plan)]
     if len(plan.arms) > 1:
         lines += ["", *_arms(plan)]
-    if plan.notes:
-        lines += ["", "notes (docs/planning.md says what to do about each)"]
-        lines += [line for n in plan.notes for line in _wrapped(f"[{n['grade']}] {n['code']}: {n['text']}")]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_notes(plan.notes)])
+
+
+def describe_gaps(gaps) -> str:
+    """Each downstream set's gap and verdict, then what its pre-training was worth, and the notes."""
+    lines = []
+    for row in gaps.table.to_dict("records"):
+        lines += [f"{row['downstream']}: transfer gap {_gap(row, gaps.target, gaps.level)}"]
+    lines += ["", *_worth(gaps)]
+    return "\n".join([*lines, *_notes(gaps.notes)])
+
+
+def _gap(row: dict, target: str, level: float) -> str:
+    """The verdict on one transfer gap, and what it rests on."""
+    advice = _ADVICE[row["verdict"]] + (", or a larger model" if row["larger_model_helps"] else "")
+    gap, low, high = (0.0 if row[name] < _NOTHING else row[name] for name in ("G", "low", "high"))
+    return (
+        f"{advice}\n"
+        f"  G {gap:.4g}   {level:.0%} [{low:.4g}, {high:.4g}]\n"
+        f"  {target} above the floor at the largest sizes measured: {row['never_closed']:.3g} that no more pre-training "
+        f"closes, {row['closable']:.3g} that it may\n"
+        f"  share never closed {row['share']:.0%}   {level:.0%} [{row['share_low']:.0%}, {row['share_high']:.0%}]"
+    )
+
+
+def _worth(gaps) -> list[str]:
+    ends, known = f"{gaps.level:.0%}", gaps.worth["from_scratch"].notna().any()
+    heads = ["downstream", "n_finetune", "n_pretrain", "against", "worth", ends]
+    heads += ["against 0", ends] if known else []
+    rows = []
+    for row in gaps.worth.to_dict("records"):
+        cells = [_number(row[name]) for name in ("n_finetune", "n_pretrain", "against", "worth")]
+        alone = [_number(row["from_scratch"]), _ends(row["from_scratch_low"], row["from_scratch_high"])]
+        ends = _ends(row["worth_low"], row["worth_high"])
+        rows.append([row["downstream"], *cells, ends, *(alone if known else [])])
+    return ["n_pretrain was worth so many more labelled images, against fewer upstream images", *_columns(heads, rows)]
+
+
+def _ends(low: float, high: float) -> str:
+    return "" if np.isnan(low) else f"{_number(low)} to {_number(high)}"
+
+
+def _notes(notes: list[dict]) -> list[str]:
+    lines = [line for n in notes for line in _wrapped(f"[{n['grade']}] {n['code']}: {n['text']}")]
+    return ["", "notes (docs/planning.md says what to do about each)", *lines] if lines else []
 
 
 def _answer(plan) -> list[str]:
@@ -45,7 +93,9 @@ def _answer(plan) -> list[str]:
     value, low, high = (plan.predicted[name] for name in ("value", "low", "high"))
     interval = f"   {plan.level:.0%} [{low:.4g}, {high:.4g}]" if np.isfinite(low) else ""
     lines.append(f"  {plan.target:<11}{value:>16.4g}  predicted{interval}")
-    return [*lines, *([_VERDICTS[plan.verdict]] if plan.verdict else [])]
+    if plan.verdict:
+        lines.append(_VERDICTS[plan.verdict])
+    return [*lines, *([f"transfer gap {_gap(plan.gap, plan.target, plan.level)}"] if plan.gap else [])]
 
 
 def _spending(plan) -> list[str]:
