@@ -13,3 +13,10 @@ class RunError(RuntimeError):
 
     What was measured before it is kept.
     """
+
+
+class PushError(RuntimeError):
+    """Something could not be brought to the Hub (offline, or the Hub kept failing): one line; exit status 1.
+
+    Nothing of it is there, everything of it is kept here, and the same command tries again.
+    """

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 
 from hf_scaling import files
-from hf_scaling.errors import InputError, RunError
+from hf_scaling.errors import InputError, PushError, RunError
 
 
 def exit_status(command: Callable[[], int | None], debug: bool = False) -> int:
@@ -17,12 +17,15 @@ def exit_status(command: Callable[[], int | None], debug: bool = False) -> int:
         debug: Print the traceback of an error as well.
 
     Returns:
-        0 done, 1 failed, 2 for what the user can mend (a mistake, a rate that diverged, a full disk), 130 interrupted.
+        0 done, 1 failed (also to arrive on the Hub), 2 for what the user can mend (a mistake, a rate that diverged, a
+        full disk), 130 interrupted.
     """
     try:
         return command() or 0
     except (InputError, RunError) as error:
         return _report(error, str(error), 2, debug)
+    except PushError as error:
+        return _report(error, str(error), 1, debug)
     except KeyboardInterrupt as error:
         return _report(
             error, "interrupted; what was finished is kept, and the same command goes on from there", 130, debug

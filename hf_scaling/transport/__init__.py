@@ -1,0 +1,21 @@
+"""Down from the Hub and up to it, and nothing of ours: files, commits, and its errors as one line each.
+
+Nothing of Hugging Face is imported before it is needed, so that HF_ENDPOINT can still be set. The token is
+huggingface_hub's affair alone: nothing here reads it but to keep it out of what is said.
+"""
+
+from hf_scaling.transport.committing import Commit, Planned, commit
+from hf_scaling.transport.downloading import download, is_hub_id, local_folder
+from hf_scaling.transport.remote import RemoteFolder
+from hf_scaling.transport.telling import hub_errors
+
+__all__ = [
+    "Commit",
+    "Planned",
+    "RemoteFolder",
+    "commit",
+    "download",
+    "hub_errors",
+    "is_hub_id",
+    "local_folder",
+]
