@@ -23,8 +23,9 @@ def findings(answers: dict, best: str | None, arms, doubt, settings: dict) -> li
     problem, sizes = answers[best]
     notes = _out_of_range(problem, sizes) + _passes(problem, sizes, settings)
     notes += _law_notes(problem.fit) + _arm_notes(answers, best, arms) + _doubt_notes(doubt, settings["level"])
-    for each, _ in answers.values():
-        notes += [n for n in (*each.costs.notes, *each.notes) if n not in notes]
+    for arm, (each, _) in answers.items():
+        of_arm = f"{arm}: " if len(answers) > 1 else ""
+        notes += [{**n, "text": of_arm + n["text"]} for n in (*each.costs.notes, *each.notes)]
     return notes
 
 
@@ -102,12 +103,13 @@ def _spans(fit) -> dict[str, tuple]:
 def _doubt_notes(doubt, level: float) -> list[dict]:
     if doubt.verdict in (None, "clear"):
         return []
-    spans = "; ".join(f"{name} {low:,.4g} to {high:,.4g}" for name, (low, high) in doubt.intervals.items())
+    spans = "; ".join(f"{name} {_count(low)} to {_count(high)}" for name, (low, high) in doubt.intervals.items())
+    lost = f"in {level:.0%} of the draws this allocation is at most {doubt.regret:.1%} worse than the draw's own best"
     if doubt.verdict == "hardly_matters":
-        text = f"the draws' own best is {spans}; {level:.0%} of them lose at most {doubt.regret:.1%} by this one"
-        return [note("flat_optimum", "info", text)]
-    text = (
-        f"the draws' own best is {spans}, and this one may lose {doubt.regret:.1%} of the target against it: run what "
-        "suggest_runs names first"
-    )
+        return [note("flat_optimum", "info", f"{lost}, which lies at {spans or 'the same sizes'}")]
+    text = f"{lost}, which lies at {spans or 'the same sizes'}: run what suggest_runs names first"
     return [note("allocation_open", "warn", text)]
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value < 1e7 else f"{value:.3g}"

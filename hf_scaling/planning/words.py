@@ -52,8 +52,8 @@ def _gap(row: dict, target: str, level: float) -> str:
     return (
         f"{advice}\n"
         f"  G {gap:.4g}   {level:.0%} [{low:.4g}, {high:.4g}]\n"
-        f"  {target} above the floor at the largest sizes measured: {row['never_closed']:.3g} that no more pre-training "
-        f"closes, {row['closable']:.3g} that it may\n"
+        f"  {target} above the floor at the largest sizes measured: {row['never_closed']:.3g} that more pre-training "
+        f"never closes, {row['closable']:.3g} that it may\n"
         f"  share never closed {row['share']:.0%}   {level:.0%} [{row['share_low']:.0%}, {row['share_high']:.0%}]"
     )
 
