@@ -64,7 +64,7 @@ def render_card(template: str, values: Mapping[str, Any], metadata: Mapping[str,
         body = string.Template(text).substitute(values)
     except KeyError as error:
         raise InputError(f"the card {template!r} asks for {error}, which this run does not have") from None
-    return _with_head(metadata, body)
+    return with_head(metadata, body)
 
 
 def read_card(text: str, where: str) -> tuple[dict[str, Any], str]:
@@ -114,18 +114,19 @@ def renew_card(old: str, new: str, where: str) -> str:
     after = rest.partition(_END)[2] if begin else ""
     made = f"{_BEGIN}\n\n{body.strip()}\n\n{_END}"
     parts = [before.strip(), made, after.strip()] if begin else [made, around.strip()]
-    return _with_head(head, "\n\n".join(part for part in parts if part) + "\n")
+    return with_head(head, "\n\n".join(part for part in parts if part) + "\n")
+
+
+def with_head(metadata: Mapping[str, Any], body: str) -> str:
+    """A card of a head that the Hub reads and a body."""
+    head = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)
+    return f"---\n{head}---\n\n{body}"
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table; floats with four significant digits, None as a dash."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(_cell(each) for each in line) + " |" for line in lines)
-
-
-def _with_head(metadata: Mapping[str, Any], body: str) -> str:
-    head = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)
-    return f"---\n{head}---\n\n{body}"
 
 
 def _cell(value: Any) -> str:

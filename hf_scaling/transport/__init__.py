@@ -7,7 +7,8 @@ huggingface_hub's affair alone: nothing here reads it but to keep it out of what
 from hf_scaling.transport.committing import Commit, Planned, commit
 from hf_scaling.transport.downloading import download, is_hub_id, local_folder
 from hf_scaling.transport.remote import RemoteFolder
-from hf_scaling.transport.telling import hub_errors
+from hf_scaling.transport.retrying import retried
+from hf_scaling.transport.telling import hub_errors, push_errors
 
 __all__ = [
     "Commit",
@@ -18,4 +19,6 @@ __all__ = [
     "hub_errors",
     "is_hub_id",
     "local_folder",
+    "push_errors",
+    "retried",
 ]

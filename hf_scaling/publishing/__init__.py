@@ -1,0 +1,9 @@
+"""Checkpoints, results, laws and whole studies to the Hub and back.
+
+Nothing here loads torch: a checkpoint is pushed as the files that it is.
+"""
+
+from hf_scaling.publishing.checkpoint import push_checkpoint
+from hf_scaling.publishing.kinds import kind_of
+
+__all__ = ["kind_of", "push_checkpoint"]
