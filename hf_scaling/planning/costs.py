@@ -102,6 +102,26 @@ class CostModel:
         """The whole price (N,) of sizes by column."""
         return sum(self.parts(sizes).values())
 
+    def stage(self, name: str, n_params: np.ndarray):
+        """The price of one stage, as a function of its data: n_pretrain's or n_finetune's, for model sizes (N,).
+
+        The whole price is the sum of both stages', so a budget can be split between them.
+        """
+        if name == "n_pretrain":
+            unit, training, teacher = self.image / self.reuse, self.pretraining, self.teacher
+            flop = self.flop / self.reuse
+        else:
+            unit, training, teacher, flop = self.label, self.finetuning, None, self.flop
+        a_sample = flop * training.flops(n_params) if training else None
+
+        def price(size: np.ndarray) -> np.ndarray:
+            paid = unit * size
+            if training:
+                paid = paid + np.where(size > 0, a_sample * training.samples(size), 0.0)
+            return paid + flop * teacher.of(size) if teacher else paid
+
+        return price
+
     def prices(self, name: str) -> bool:
         """Whether more of a size costs anything."""
         if name == "n_pretrain":

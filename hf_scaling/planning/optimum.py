@@ -13,9 +13,10 @@ from hf_scaling.planning.problem import Problem
 
 # The logit of the share that goes to pre-training: from a hundred-millionth to all but that.
 _LARGEST_LOGIT = 18.0
-_SCAN, _FINER, _ROUNDS = 81, 13, 6
-_MODELS, _FINER_MODELS, _MODEL_ROUNDS = 61, 9, 6
-_HALVINGS = 60
+_SCAN, _FINER, _ROUNDS = 49, 9, 6
+_MODELS, _FINER_MODELS, _MODEL_ROUNDS = 31, 7, 7
+# Halvings of the logarithm of a size until it is known to ten digits.
+_HALVINGS = 40
 
 
 def solve(problem: Problem, budget: float) -> dict[str, float] | None:
@@ -44,18 +45,19 @@ def candidates(problem: Problem, budget: float, n_params: np.ndarray, logits: np
     logits = np.broadcast_to(logits, (len(n_params), np.shape(logits)[-1]))
     models = np.repeat(n_params, logits.shape[1])
     share = 1 / (1 + np.exp(-logits.ravel()))
-    if "n_pretrain" not in problem.bought:
-        upstream = np.full(len(models), problem.ends["n_pretrain"][0])
-    elif "n_finetune" in problem.bought:
-        upstream = _most(problem, "n_pretrain", models, share * budget, {})
-    else:
-        upstream = _most(problem, "n_pretrain", models, budget, {"n_finetune": problem.ends["n_finetune"][0]})
-    if problem.zero and "n_pretrain" in problem.bought:
-        models, upstream = np.concatenate([models, n_params]), np.concatenate([upstream, np.zeros(len(n_params))])
+    upstream, labelled = (np.full(len(models), problem.ends[name][0]) for name in ("n_pretrain", "n_finetune"))
+    if "n_pretrain" in problem.bought:
+        rest = (
+            share * budget
+            if "n_finetune" in problem.bought
+            else budget - _paid(problem, "n_finetune", models, labelled)
+        )
+        upstream = _most(problem, "n_pretrain", models, rest)
+        if problem.zero:
+            models, upstream = np.concatenate([models, n_params]), np.concatenate([upstream, np.zeros(len(n_params))])
+            labelled = np.full(len(models), problem.ends["n_finetune"][0])
     if "n_finetune" in problem.bought:
-        labelled = _most(problem, "n_finetune", models, budget, {"n_pretrain": upstream})
-    else:
-        labelled = np.full(len(models), problem.ends["n_finetune"][0])
+        labelled = _most(problem, "n_finetune", models, budget - _paid(problem, "n_pretrain", models, upstream))
     return _affordable(problem, budget, {"n_params": models, "n_pretrain": upstream, "n_finetune": labelled})
 
 
@@ -67,21 +69,21 @@ def _affordable(problem: Problem, budget: float, sizes: dict[str, np.ndarray]) -
     return {name: np.where(lost, np.nan, values) for name, values in sizes.items()}
 
 
-def _most(problem: Problem, name: str, models: np.ndarray, budget, others: dict) -> np.ndarray:
-    """The most of one size (N,) that a budget pays for beside the other sizes; NaN where not even the least."""
-    low, high = np.log(problem.ends[name])
+def _paid(problem: Problem, name: str, models: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """What one stage costs at sizes (N,); a size that is not known is not paid for."""
+    return np.where(np.isnan(size), 0.0, problem.costs.stage(name, models)(np.nan_to_num(size)))
 
-    def price(logs):
-        return problem.costs.total({"n_params": models, name: np.exp(logs), **others})
 
-    below, above = np.full(len(models), low), np.full(len(models), high)
-    everything = price(above) <= budget
-    reached = price(below) <= budget * (1 + 1e-12)
+def _most(problem: Problem, name: str, models: np.ndarray, budget) -> np.ndarray:
+    """The most of one size (N,) that a budget (N,) pays for; NaN where not even the least."""
+    price, ends = problem.costs.stage(name, models), problem.ends[name]
+    below, above = (np.full(len(models), np.log(end)) for end in ends)
+    reached, everything = (price(np.full(len(models), end)) <= budget * (1 + 1e-12) for end in ends)
     for _ in range(_HALVINGS):
         middle = (below + above) / 2
-        pays = price(middle) <= budget
+        pays = price(np.exp(middle)) <= budget
         below, above = np.where(pays, middle, below), np.where(pays, above, middle)
-    return np.where(reached, np.exp(np.where(everything, high, below)), np.nan)
+    return np.where(reached, np.where(everything, ends[1], np.exp(below)), np.nan)
 
 
 def _profile(problem: Problem, budget: float, n_params: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -1,0 +1,108 @@
+"""Fits of planted laws, made without fitting, and what brute force says that a budget buys best by them."""
+
+import numpy as np
+from law_truths import TRUTHS, law_of
+
+from hf_scaling.fitting import LawFit
+
+SIZES = ("n_params", "n_pretrain", "n_finetune")
+MODELS = (1e5, 4e5, 1.6e6)
+# Least steps below 4,000 images, ten passes beyond, as a training rule has it; fine-tuning likewise.
+PRETRAIN = [[250.0, 40_000.0], [1000.0, 40_000.0], [4000.0, 40_000.0], [32_000.0, 320_000.0]]
+FINETUNE = [[20.0, 5000.0], [500.0, 5000.0], [5000.0, 50_000.0]]
+_RANGES = {"n_params": (MODELS[0], MODELS[-1]), "n_pretrain": (250.0, 32_000.0), "n_finetune": (20.0, 5000.0)}
+
+# The planted laws over small studies: coefficients that leave every size its say over these ranges.
+SMALL = {
+    **{name: TRUTHS[name] for name in ("power_law", "shifted_power_law", "m4", "bnsl")},
+    "chinchilla": {"E": 0.3, "A": 40.0, "alpha": 0.4, "B": 12.0, "beta": 0.35},
+    "chinchilla_coupled": {"E": 0.3, "A": 400.0, "alpha": 0.6, "B": 60.0, "beta": 0.5, "gamma": 0.7},
+    "joint_additive": {"E": 0.1, "A": 40.0, "alpha": 0.4, "B": 12.0, "beta": 0.35, "C": 2.0, "gamma": 0.4},
+    "joint_multiplicative": {"E": 0.1, "A": 60.0, "alpha": 0.25, "beta": 0.3},
+    "joint_multiplicative_data": {"E": 0.1, "A": 40.0, "alpha": 0.25, "beta": 0.3},
+    "joint_multiplicative_full": {"E": 0.1, "A": 400.0, "alpha": 0.2, "gamma": 0.2, "beta": 0.3},
+    "transfer_gap": {"A": 30.0, "alpha": 0.4, "G": 0.8, "beta": 0.3, "E": 0.05},
+    "transfer_gap_shifted": {"A": 30.0, "alpha": 0.4, "G": 0.8, "D0": 60.0, "beta": 0.3, "E": 0.05},
+    "transfer_gap_joint": {"A": 30.0, "alpha": 0.4, "G": 0.5, "H": 30.0, "delta": 0.35, "beta": 0.3, "E": 0.05},
+    "rectified": {"B": 60.0, "Dl": 40.0, "beta": 0.8, "E": 0.1},
+    "rectified_joint": {"B": 60.0, "D0": 10.0, "k": 0.5, "b": 0.5, "beta": 0.8, "E": 0.1},
+    "effective_data": {"k": 3.0, "a": 0.3, "b": 0.4, "B": 4.0, "beta": 0.35, "E": 0.1},
+    "effective_data_shifted": {"k": 3.0, "a": 0.3, "b": 0.4, "D0": 50.0, "B": 4.0, "beta": 0.35, "E": 0.1},
+    "effective_data_model": {"k": 1.0, "a": 0.3, "b": 0.4, "B": 8.0, "beta": 0.3, "E": 0.1},
+}
+
+
+def planted(name, params=None, spread=0.0, draws=200, x="n_pretrain", models=MODELS, seed=0, **data):
+    """A fit whose parameters are the planted ones, its draws scattered around them by a share."""
+    law, truth = law_of(name), {**SMALL[name], **(params or {})}
+    columns = {v: x if v == "x" else v for v in law.variables}
+    theta = np.array([truth[p.name] for p in law.parameters])
+    scatter = np.random.default_rng(seed).standard_normal((draws, len(theta)))
+    flops = [[m, 6.0 * m] for m in models]
+    compute = {
+        "sizes": {
+            "n_params": list(models),
+            "n_pretrain": [p for p, _ in PRETRAIN],
+            "n_finetune": [20.0, 500.0, 5000.0],
+        },
+        "pretrain": {"samples": PRETRAIN, "flops": flops},
+        "finetune": {"samples": FINETUNE, "flops": flops},
+        "flops_per_second": 1e10,
+        "devices": ["cpu"],
+    }
+    settings = {"target": "loss", "objective": "log_huber", "delta": None, "columns": columns, "weights": "equal"}
+    settings |= {"n_starts": 1, "bootstrap": draws, "method": "wild", "level": 0.95, "seed": seed}
+    return LawFit(
+        law=name,
+        status="ok",
+        params={p.name: float(v) for p, v in zip(law.parameters, theta)},
+        intervals={},
+        scores={"log_rmse": 0.01, "rmse": 0.01, "aicc": 0.0, "n_rows": 60, "n_configurations": 60},
+        notes=[],
+        settings=settings,
+        data={
+            "ranges": {c: _RANGES[c] for c in columns.values()},
+            "levels": dict.fromkeys(columns.values(), 4),
+            "target_range": (0.1, 3.0),
+            "study": {},
+            "compute": {**compute, **data},
+        },
+        definition=law,
+        draws=theta * np.exp(spread * scatter),
+        noise=np.zeros(60),
+    )
+
+
+def samples(points, n):
+    """The steps rule of `PRETRAIN` and `FINETUNE`, written out once more."""
+    return np.maximum(points[0][1], points[-1][1] / points[-1][0] * n)
+
+
+def price(costs, n_params, n_pretrain, n_finetune):
+    """What sizes cost by the planted rules."""
+    seen = samples(PRETRAIN, n_pretrain) * (n_pretrain > 0) + samples(FINETUNE, n_finetune) * (n_finetune > 0)
+    flops = 6 * n_params * seen
+    flop = costs.get("flop", 0) + costs.get("hour", 0) / 3600e10
+    return costs.get("label", 0) * n_finetune + costs.get("pretrain_image", 0) * n_pretrain + flop * flops
+
+
+def brute_force(fit, budget, costs):
+    """The smallest prediction over a fine grid of all sizes that the budget pays for."""
+    columns = tuple(fit.columns.values())
+    points = 600 if {"n_pretrain", "n_finetune"} <= set(columns) else 50_000
+    axes = {
+        "n_pretrain": np.append(0, np.geomspace(10, 1e8, points)) if "n_pretrain" in columns else np.zeros(1),
+        "n_finetune": np.geomspace(1, 1e7, points) if "n_finetune" in columns else np.zeros(1),
+    }
+    best = np.inf
+    for n_params in MODELS if "n_params" in columns else MODELS[:1]:
+        upstream, labelled = (g.ravel() for g in np.meshgrid(*axes.values(), indexing="ij"))
+        paid = price(costs, n_params, upstream, labelled) <= budget
+        if paid.any():
+            sizes = {
+                "n_params": np.full(paid.sum(), n_params),
+                "n_pretrain": upstream[paid],
+                "n_finetune": labelled[paid],
+            }
+            best = min(best, np.nanmin(fit.values(sizes), initial=np.inf))
+    return best
