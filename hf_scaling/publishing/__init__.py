@@ -5,5 +5,7 @@ Nothing here loads torch: a checkpoint is pushed as the files that it is.
 
 from hf_scaling.publishing.checkpoint import push_checkpoint
 from hf_scaling.publishing.kinds import kind_of
+from hf_scaling.publishing.pulling import pull_study
+from hf_scaling.publishing.study import push_study
 
-__all__ = ["kind_of", "push_checkpoint"]
+__all__ = ["kind_of", "pull_study", "push_checkpoint", "push_study"]

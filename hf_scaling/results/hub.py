@@ -1,7 +1,7 @@
 """Tables of the Hub: found by a data set's card, merged with what is there, never less than what was there."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -58,21 +58,12 @@ def push(
     private: bool | None,
     config_name: str,
     dry_run: bool,
-    grid: bytes | None = None,
-) -> Any:
-    """Merge a table into a data set of the Hub; see `ResultsTable.push_to_hub`.
-
-    Args:
-        table: Rows in today's schema.
-        repo_id: The data set.
-        private: Whether a repository that is made now is private.
-        config_name: Which of its tables.
-        dry_run: Only say what would be written.
-        grid: The content of the study's grid.yaml, to lie beside the rows.
-    """
+    beside: Mapping[str, bytes],
+) -> "transport.Commit | transport.Planned":
+    """Merge a table, in today's schema, into a data set of the Hub; see `ResultsTable.push_to_hub`."""
     if not _CONFIG.fullmatch(config_name) or config_name == "results":
         raise InputError(f"config_name {config_name!r}: give letters, digits, - and _, and not results")
-    work = _Merge(table, repo_id, config_name, grid)
+    work = _Merge(table, repo_id, config_name, beside)
     message = f"Merge {len(table)} results{'' if config_name == DEFAULT_CONFIG else f' into {config_name}'}"
     return transport.commit(repo_id, "dataset", work.prepare, message, private=private, dry_run=dry_run)
 
@@ -80,8 +71,8 @@ def push(
 class _Merge:
     """What one push changes in a data set, worked out anew whenever somebody else was there first."""
 
-    def __init__(self, table: "pyarrow.Table", repo_id: str, config_name: str, grid: bytes | None):
-        self.table, self.repo_id, self.config_name, self.grid = table, repo_id, config_name, grid
+    def __init__(self, table: "pyarrow.Table", repo_id: str, config_name: str, beside: Mapping[str, bytes]):
+        self.table, self.repo_id, self.config_name, self.beside = table, repo_id, config_name, beside
 
     def prepare(self, base: "transport.RemoteFolder") -> "list[CommitOperation]":
         """The operations that merge the rows into what `base` holds."""
@@ -116,7 +107,7 @@ class _Merge:
         figure = draw(frames[self.config_name])
         content = {file_of(self.config_name): to_parquet(merged)}
         content |= {_figure_of(self.config_name): figure} if figure else {}
-        content |= {"grid.yaml": self.grid} if self.grid is not None else {}
+        content |= self.beside
         there = {*base.files, *content}
         figures = {name: _figure_of(name) for name in frames if _figure_of(name) in there}
         configs = _configs_with(card, places, self.config_name, self.repo_id)

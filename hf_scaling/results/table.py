@@ -152,7 +152,12 @@ class ResultsTable:
         return datasets.Dataset(self._table)
 
     def push_to_hub(
-        self, repo_id: str, private: bool | None = None, config_name: str = hub.DEFAULT_CONFIG, dry_run: bool = False
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        config_name: str = hub.DEFAULT_CONFIG,
+        dry_run: bool = False,
+        beside: Mapping[str, bytes] | None = None,
     ) -> "transport.Commit | transport.Planned":
         """Merge the rows into a data set of the Hub, which is made where it is not there yet.
 
@@ -165,16 +170,18 @@ class ResultsTable:
             private: Whether a data set that is made now is private; the account's default when None.
             config_name: Which of the data set's tables.
             dry_run: Write nothing and say what would be written.
+            beside: Name to content of files that go along with the rows: a study's grid.yaml.
 
         Returns:
             What was written where, or would be.
 
         Raises:
             InputError: A foreign table, one run_id with other values there, a table there that is damaged or of a
-                newer version, no right to write, or offline. Nothing was written.
+                newer version, or no right to write. Nothing was written.
+            PushError: Offline, or the Hub kept failing. Nothing was written.
         """
         self._refuse_foreign("push")
-        return hub.push(self._table, repo_id, private, config_name, dry_run)
+        return hub.push(self._table, repo_id, private, config_name, dry_run, beside or {})
 
     def _refuse_foreign(self, verb: str) -> None:
         if self.is_foreign:

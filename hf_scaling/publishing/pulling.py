@@ -1,0 +1,149 @@
+"""A study from the Hub back to a folder, to go on with; of what comes, nothing is trusted."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_scaling import files, transport
+from hf_scaling.errors import InputError
+from hf_scaling.grid import Grid
+from hf_scaling.publishing.manifest import FILE, Manifest
+from hf_scaling.results import ResultsTable, same_values
+
+MODELS = ("parents", "all", "none")
+_GRID = "grid.yaml"
+# What a checkpoint of ours is made of; whatever else a repository holds stays there.
+_CHECKPOINT = ["*.json", "*.safetensors", "run.yaml", "README.md", "results/*.parquet"]
+Say = Callable[[str], None]
+
+
+def pull_study(
+    repo_id: str,
+    out: str | Path | None = None,
+    revision: str | None = None,
+    models: str = "parents",
+    say: Say = lambda line: None,
+) -> Path:
+    """Bring a study back from the Hub, so that `hf-scaling run` goes on from it.
+
+    Rows are merged with those that the folder holds; checkpoints and laws that are there stay; grid.yaml too.
+
+    Args:
+        repo_id: The study's data set, as `push_study` named it.
+        out: The folder; studies/NAME when None.
+        revision: Branch, tag or commit of the data set.
+        models: Which checkpoints: "parents" brings what further runs start from or are taught by (all pretraining
+            runs), "all", or "none"; what a further run needs and is not there is made again.
+        say: Called with a line for each part.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: Offline, nothing there, or something in it is refused: the line says what. What came before it is
+            kept, and the same call goes on.
+    """
+    if models not in MODELS:
+        raise InputError(f"models {models!r}: choose {', '.join(MODELS)}")
+    out = Path(out or Path("studies") / repo_id.rpartition("/")[2])
+    beside = transport.download(repo_id, repo_type="dataset", revision=revision, allow_patterns=[FILE, _GRID])
+    manifest = _read_manifest(beside / FILE, repo_id)
+    table = ResultsTable.load(repo_id, revision)
+    merged = ResultsTable.open(out / "results").merge(table)
+    _take_grid(beside / _GRID, out / _GRID, say)
+    merged.save(out / "results")
+    say(f"{len(table):,} rows of {repo_id}; {out} holds {len(merged):,}")
+    rows = {row["run_id"]: row for row in table.rows()}
+    wanted = _wanted(rows, models)
+    for run_id, model in manifest.models.items():
+        if run_id in wanted:
+            _pull_run(model, rows[run_id], out / "runs" / run_id, say)
+    for name, law in manifest.laws.items():
+        _pull_law(law, out / "laws" / name, say)
+    return out
+
+
+def _read_manifest(path: Path, where: str) -> Manifest:
+    """What the data set lists; nothing where it is results alone."""
+    return Manifest.from_json(path.read_bytes(), where) if path.is_file() else Manifest()
+
+
+def _take_grid(theirs: Path, ours: Path, say: Say) -> None:
+    """Copy the grid, if it is one, unless another one is here."""
+    if not theirs.is_file():
+        say(f"no {_GRID}: nothing to go on with, but the rows are here")
+        return
+    Grid.load(theirs)
+    content = theirs.read_text(encoding="utf-8")
+    if ours.is_file() and ours.read_text(encoding="utf-8") != content:
+        say(f"{ours} differs from the one on the Hub and stays as it is")
+        return
+    files.write_text(ours, content)
+
+
+def _wanted(rows: Mapping[str, Mapping[str, Any]], models: str) -> set[str]:
+    """The run ids whose checkpoints are to be brought."""
+    if models == "none":
+        return set()
+    if models == "all":
+        return set(rows)
+    started_from = {row[name] for row in rows.values() for name in ("parent", "teacher")}
+    return {run_id for run_id, row in rows.items() if row["stage"] == "pretrain" or run_id in started_from}
+
+
+def _pull_run(repo_id: str, row: Mapping[str, Any], folder: Path, say: Say) -> None:
+    """Bring a run's folder, whole or not at all; one that is here stays."""
+    if folder.exists():
+        return
+    there = transport.download(repo_id, allow_patterns=_CHECKPOINT)
+    _check_run(there, row, repo_id)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        # The snapshot is made of links into the cache: the copies are files.
+        for each in sorted(there.rglob("*")):
+            if each.is_file():
+                (aside / each.relative_to(there)).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(each, aside / each.relative_to(there))
+        aside.chmod(0o755)
+        os.replace(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    say(f"model {folder.name} of {repo_id}")
+
+
+def _check_run(folder: Path, row: Mapping[str, Any], repo_id: str) -> None:
+    """Refuse what is not the run that the study's row tells of."""
+    run_id = row["run_id"]
+    said = files.read_yaml(folder / "run.yaml", "run")
+    if said.get("run_id") != run_id:
+        raise InputError(f"{repo_id}: its run.yaml is of run {said.get('run_id')!r}, not of {run_id}")
+    found = {each["run_id"]: each for each in ResultsTable.load(folder / "results").rows()}
+    if run_id not in found or not same_values(found[run_id], row):
+        raise InputError(f"{repo_id}: its results are not those of run {run_id} in the study")
+    _check_weights(folder / "model.safetensors", repo_id)
+
+
+def _check_weights(path: Path, repo_id: str) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise InputError(f"{repo_id} holds no model.safetensors; weights of other kinds are never loaded")
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except SafetensorError as error:
+        raise InputError(f"{repo_id}: model.safetensors is no safetensors file: {error}") from None
+
+
+def _pull_law(repo_id: str, folder: Path, say: Say) -> None:
+    """Bring a law, read and written anew; one that is here stays."""
+    if folder.exists():
+        return
+    from hf_scaling.fitting import LawFit
+
+    LawFit.from_pretrained(repo_id).save_pretrained(folder)
+    say(f"law {folder.name} of {repo_id}")
