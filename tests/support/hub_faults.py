@@ -5,6 +5,7 @@ import json
 import random
 import re
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
@@ -15,7 +16,7 @@ ANY = ("429", "500", "502", "drop_before", "drop_after")
 
 @dataclass(frozen=True)
 class Asked:
-    """One request as it was answered; status 0 where the connection was dropped."""
+    """One request as it was answered, and when it came; status 0 where the connection was dropped."""
 
     method: str
     path: str
@@ -24,6 +25,7 @@ class Asked:
     user: str | None
     n_bytes: int
     fault: str | None
+    at: float
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Fault:
         method, path: Which requests: a method or None for any, and a pattern searched for in the path.
         times: How often; None for always.
         seconds: Retry-After of a 429, or how long "slow" takes.
+        message: What the Hub says where it refuses.
     """
 
     kind: str
@@ -42,6 +45,7 @@ class Fault:
     path: str = ""
     times: int | None = 1
     seconds: float | None = None
+    message: str = "planned by the test"
 
     def takes(self, method: str, path: str) -> bool:
         """Whether this request is the next victim."""
@@ -76,14 +80,14 @@ class Faults:
             return
         # Names with a slash in them arrive quoted and must stay so until they are taken apart.
         scope["path"] = scope["raw_path"].decode()
-        body = await _read(receive)
+        began, body = time.monotonic(), await _read(receive)
         method, path = scope["method"], unquote(scope["path"])
         fault = self._choose(method, path)
         status = await self._answer(fault, scope, receive, body, send)
         user = self._name_user(dict(scope["headers"]).get(b"authorization", b"").decode())
         query = scope["query_string"].decode()
         with self._lock:
-            self.log.append(Asked(method, path, query, status, user, len(body), fault and fault.kind))
+            self.log.append(Asked(method, path, query, status, user, len(body), fault and fault.kind, began))
 
     def _choose(self, method: str, path: str) -> Fault | None:
         with self._lock:
@@ -104,7 +108,7 @@ class Faults:
             await self._application(scope, _replay(body), _ignore)
             return await _drop(receive, send)
         if kind is not None and kind.isdigit():
-            return await _refuse(send, int(kind), fault.seconds)
+            return await _refuse(send, int(kind), fault)
         if kind == "slow":
             await asyncio.sleep(fault.seconds)
         status = 0
@@ -145,11 +149,12 @@ async def _drop(receive, send) -> int:
     return 0
 
 
-async def _refuse(send, status: int, seconds: float | None) -> int:
-    body = json.dumps({"error": f"a planned {status}"}).encode()
+async def _refuse(send, status: int, fault: Fault) -> int:
+    body = json.dumps({"error": fault.message}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if seconds is not None:
-        headers.append((b"retry-after", f"{seconds:g}".encode()))
+    headers.append((b"x-error-message", fault.message.encode()))
+    if fault.seconds is not None:
+        headers.append((b"retry-after", f"{fault.seconds:g}".encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
     return status

@@ -1,0 +1,69 @@
+"""A process that speaks to the test Hub and stays: snippets of Python go in, what they print or raise comes back.
+
+The address of the Hub is read when huggingface_hub is imported, so it takes a process of its own; one for many
+snippets, because importing takes longer than they do.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+_LOOP = """
+import contextlib, io, json, sys, traceback
+answers, names = sys.stdout, {}
+for line in sys.stdin:
+    said, error, trace = io.StringIO(), None, ""
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            exec(json.loads(line), names)
+        except BaseException as caught:
+            error, trace = f"{type(caught).__name__}: {caught}", traceback.format_exc()
+    print(json.dumps([said.getvalue(), error, trace]), file=answers, flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a snippet printed (both streams), and what it raised, in a line and with its traceback."""
+
+    said: str
+    error: str | None
+    trace: str
+
+
+class Client:
+    """The process; its names stay from snippet to snippet."""
+
+    def __init__(self, hub, home: Path, **variables: str):
+        """Start it with `variables` on top of `hub.environment(home)`."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _LOOP],
+            env=hub.environment(home) | variables,
+            cwd=home,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+    def run(self, snippet: str) -> Answer:
+        """Run a snippet."""
+        self.start(snippet)
+        return self.finish()
+
+    def start(self, snippet: str) -> None:
+        """Let a snippet begin; `finish` waits for it."""
+        self._process.stdin.write(json.dumps(snippet) + "\n")
+        self._process.stdin.flush()
+
+    def finish(self) -> Answer:
+        """What the snippet that `start` began came to."""
+        return Answer(*json.loads(self._process.stdout.readline()))

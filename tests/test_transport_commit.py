@@ -1,0 +1,270 @@
+"""Commits to the Hub, made by huggingface_hub in a process of its own against the local one (run with -m hub)."""
+
+import time
+
+import pytest
+from hub_client import Client
+from hub_server import TOKEN, HubServer, User
+
+pytestmark = pytest.mark.hub
+
+SETUP = """
+from hf_scaling import transport
+from hf_scaling.errors import InputError, PushError
+from hf_scaling.transport import patience, retrying
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+calls = []
+
+def adding(line):
+    def prepare(base):
+        calls.append(base.commit)
+        old = base.read("lines.txt") if "lines.txt" in base.files else b""
+        return [CommitOperationAdd("lines.txt", old if line in old else old + line)]
+    return prepare
+
+def add(repo_id, line, **options):
+    calls.clear()
+    return transport.commit(repo_id, "dataset", adding(line), "add", **options)
+"""
+
+
+@pytest.fixture(scope="module")
+def client(_hub, tmp_path_factory):
+    with Client(_hub, tmp_path_factory.mktemp("home")) as process:
+        assert process.run(SETUP).error is None
+        yield process
+
+
+def history(hub, id: str, kind: str = "datasets") -> list[str]:
+    return [commit.title for commit in hub.repo(kind, id).head.history()]
+
+
+def test_a_commit_makes_the_repository_and_equal_content_makes_no_second_one(hub, client):
+    said = client.run("made = add('org/new', b'a\\n'); print(made.oid, made.url, made.changes[0])").said
+    repo = hub.repo("datasets", "org/new")
+    assert said.split()[:2] == [repo.head.id, f"{hub.url}/datasets/org/new/commit/{repo.head.id}"]
+    assert (repo.files["lines.txt"], repo.private) == (b"a\n", False)
+    assert client.run("print(add('org/new', b'a\\n').changes)").said == "()\n"
+    assert history(hub, "org/new") == ["add", "initial commit"]
+
+
+def test_what_a_dry_run_says_is_what_is_done_and_nothing_is_written(hub, client):
+    said = client.run("print(add('org/dry', b'a\\n', private=True, dry_run=True))").said
+    assert said.splitlines() == [
+        "would be written to the data set org/dry (new, private):",
+        "  add    lines.txt  2 bytes",
+    ]
+    hub.add("datasets", "org/dry", {"lines.txt": b"a\n", "old.txt": b"x", "w.bin": bytes(9)})
+    snippet = """
+def prepare(base):
+    files = {"lines.txt": b"b\\n", "w.bin": bytes(9)}
+    return [*(CommitOperationAdd(*each) for each in files.items()), CommitOperationDelete("old.txt")]
+print(transport.commit("org/dry", "dataset", prepare, "x", dry_run=True))
+"""
+    lines = client.run(snippet).said.splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [
+        ["change", "lines.txt"],
+        ["same", "w.bin"],
+        ["delete", "old.txt"],
+    ]
+    assert {each.method for each in hub.asked()} == {"GET"}
+
+
+def test_private_is_kept_and_not_promised_of_a_public_repository(hub, client):
+    assert client.run("add('org/hidden', b'a\\n', private=True)").error is None
+    assert hub.repo("datasets", "org/hidden").private
+    assert client.run("add('org/hidden', b'b\\n', private=True)").error is None
+    hub.add("datasets", "org/open", {})
+    error = client.run("add('org/open', b'a\\n', private=True)").error
+    assert error.startswith("InputError: the data set org/open is there and public")
+
+
+@pytest.mark.parametrize("kind", ["drop_before", "drop_after", "500", "502", "503", "408", "409", "412", "429"])
+def test_what_may_pass_is_tried_again_and_written_once(kind, hub, client):
+    id = f"org/passing-{kind}"
+    hub.add("datasets", id, {"lines.txt": b"first\n"})
+    hub.fail(kind, method="POST", path="/commit/", times=2)
+    assert client.run(f"made = add('{id}', b'a\\n'); print(made.oid, len(made.changes))").said.splitlines()[-1] == (
+        f"{hub.repo('datasets', id).head.id} 1"
+    )
+    assert hub.repo("datasets", id).files["lines.txt"] == b"first\na\n"
+    assert history(hub, id)[:2] == ["add", "Add files"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/repos/create", "/preupload/", "/api/datasets/org/[^/]+$", "/objects/batch", "/large/"]
+)
+def test_the_answer_to_every_request_of_a_commit_may_be_lost(path, hub, client):
+    number = abs(hash(path))
+    hub.fail("drop_after", path=path)
+    operation = f"CommitOperationAdd('a.parquet', b'{number}' * 9)"
+    assert client.run(f"transport.commit('org/all-{number}', 'dataset', lambda _: [{operation}], 'add')").error is None
+    assert hub.repo("datasets", f"org/all-{number}").files["a.parquet"] == str(number).encode() * 9
+    assert "drop_after" in [each.fault for each in hub.asked(path=path)]
+
+
+def test_who_was_overtaken_starts_from_the_new_head(hub, client):
+    hub.add("datasets", "org/moving", {"lines.txt": b"first\n"})
+    hub.fail("slow", path="/preupload/", seconds=1)
+    client.start("add('org/moving', b'ours\\n'); print(len(set(calls)))")
+    wait_for(lambda: hub.asked(path="^/api/datasets/org/moving/tree"))
+    hub.add("datasets", "org/moving", {"lines.txt": b"first\ntheirs\n"})
+    assert client.finish().said == "2\n"
+    assert hub.repo("datasets", "org/moving").files["lines.txt"] == b"first\ntheirs\nours\n"
+
+
+def test_a_commit_that_arrived_unheard_is_not_made_over_what_came_after_it(hub, client):
+    hub.add("datasets", "org/unheard", {"lines.txt": b"first\n"})
+    hub.fail("drop_after", path="/commit/")
+    hub.fail("slow", path="/commits/", seconds=1)
+    client.start(
+        "transport.commit('org/unheard', 'dataset', lambda base: [CommitOperationAdd('lines.txt', b'ours')], 'add')"
+    )
+    wait_for(lambda: hub.asked(path="/commit/"))
+    hub.add("datasets", "org/unheard", {"lines.txt": b"theirs, later"})
+    assert client.finish().error is None
+    assert history(hub, "org/unheard")[:2] == ["Add files", "add"]
+    assert hub.repo("datasets", "org/unheard").files["lines.txt"] == b"theirs, later"
+
+
+def test_a_busy_hub_is_asked_again_when_it_says_and_not_waited_for_in_vain(hub, client):
+    hub.add("datasets", "org/busy", {})
+    hub.fail("429", path="/commit/", seconds=2)
+    assert client.run("add('org/busy', b'a\\n')").error is None
+    first, second = hub.asked(path="/commit/")
+    assert second.at - first.at >= 2
+    for path in ("/commit/", "/preupload/"):
+        hub.fail("429", path=path, seconds=3600)
+        error = client.run("add('org/busy', b'b\\n')").error
+        assert error.startswith("PushError: the Hub keeps us waiting: it answers 429 and asks to come back in 3600 s")
+        assert "org/busy was not written" in error
+
+
+def test_a_hub_that_keeps_failing_ends_in_one_line(hub, client):
+    hub.add("datasets", "org/failing", {})
+    hub.fail("503", path="/commit/", times=None)
+    client.run("kept, retrying.TRIES = retrying.TRIES, 3")
+    error = client.run("add('org/failing', b'a\\n')").error
+    client.run("retrying.TRIES = kept")
+    assert error == (
+        "PushError: the Hub answered 503: planned by the test; the data set org/failing was not written: "
+        "the same command tries again"
+    )
+    assert len(hub.asked(path="/commit/")) == 3
+
+
+def test_a_hub_that_hangs_is_given_up(hub, client):
+    hub.add("datasets", "org/hanging", {})
+    hub.fail("slow", times=None, seconds=2)
+    limits = "patience.READ_SECONDS, patience.PATIENCE_SECONDS = {}\n"
+    error = client.run(limits.format("0.3, 1.0") + "add('org/hanging', b'a\\n')").error
+    assert client.run(limits.format("60.0, 300.0")).error is None
+    assert error.startswith("PushError: ") and "org/hanging was not written" in error
+    assert "no good answer for 1 s" in error
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("401", "the Hub does not know you"),
+        ("403", "your token may not write it"),
+        ("400", "the Hub answered 400: planned by the test"),
+    ],
+)
+def test_a_refusal_is_one_line_and_not_tried_again(kind, line, hub, client):
+    hub.add("datasets", "org/refusing", {})
+    hub.fail(kind, path="/commit/", times=None)
+    error = client.run("add('org/refusing', b'a\\n')").error
+    assert error.startswith("InputError: the data set org/refusing") and line in error and "\n" not in error
+    assert len(hub.asked(path="/commit/")) == 1
+
+
+def test_who_may_not_write_is_told_so(hub, tmp_path):
+    hub.users["hf_tokenThatOnlyReads"] = User("reader", may_write=False)
+    hub.add("datasets", "org/theirs", {})
+    for token, line in (
+        (None, "does not know you"),
+        ("hf_unknownToken1", "does not know you"),
+        ("hf_tokenThatOnlyReads", "may not write"),
+    ):
+        with Client(hub, tmp_path, HF_TOKEN=token or "") as client:
+            client.run(SETUP)
+            for repo_id in ("org/theirs", "org/not-there"):
+                error = client.run(f"add('{repo_id}', b'a')").error
+                assert error.startswith("InputError") and line in error, (token, repo_id, error)
+
+
+def test_what_cannot_be_a_repository_and_what_is_not_there(hub, client):
+    assert client.run("add('alone', b'a')").error == (
+        "InputError: alone: no repository of the Hub is called so; give org/name"
+    )
+    assert "is not on the Hub" in client.run("add('org/absent', b'a', create=False)").error
+    assert not hub.asked(method="POST")
+
+
+def test_a_card_that_the_hub_does_not_take_is_refused_with_its_reason(hub, client):
+    card = "lambda base: [CommitOperationAdd('README.md', b'---\\nlicense: [\\n---\\n')]"
+    error = client.run(f"transport.commit('org/card', 'model', {card}, 'x')").error
+    assert error.startswith("InputError: the model org/card: the Hub does not take the head of README.md")
+
+
+def test_offline_is_said_and_nothing_is_written(hub, tmp_path):
+    with Client(hub, tmp_path, HF_HUB_OFFLINE="1") as client:
+        client.run(SETUP)
+        error = client.run("add('org/new', b'a')").error
+        assert error == (
+            "PushError: offline (HF_HUB_OFFLINE is set); the data set org/new was not written: "
+            "the same command tries again"
+        )
+    with HubServer() as gone:
+        pass
+    with Client(gone, tmp_path) as client:
+        client.run(SETUP)
+        assert client.run("add('org/new', b'a')").error.startswith("PushError: offline: the Hub cannot be reached")
+
+
+def test_the_token_is_never_shown(hub, client):
+    hub.add("datasets", "org/secret", {})
+    assert client.run("add('org/secret', b'a\\n')").error is None
+    shown = []
+    for kind in ("400", "401", "403", "404", "429", "500", "412"):
+        hub.fail(kind, path="/commit/", seconds=9999 if kind == "429" else None, message=f"no, {TOKEN} may not")
+        answer = client.run(f"add('org/secret', b'{kind}\\n')")
+        shown += [answer.said, answer.error or "", answer.trace]
+    assert sum(bool(text) for text in shown) > 6
+    repo = hub.repo("datasets", "org/secret")
+    shown += [commit.title + commit.message for commit in repo.head.history()]
+    shown += [content.decode() for content in repo.files.values()]
+    assert not [text for text in shown if TOKEN in text]
+
+
+def test_processes_that_commit_at_once_all_arrive(hub, tmp_path):
+    clients = [Client(hub, tmp_path) for _ in range(4)]
+    for number, client in enumerate(clients):
+        client.start(SETUP + f"\nfor n in range(3): add('org/together', b'line {number} %d\\n' % n)")
+    assert [client.finish().error for client in clients] == [None] * 4
+    for client in clients:
+        client.__exit__()
+    lines = hub.repo("datasets", "org/together").files["lines.txt"].decode().splitlines()
+    assert sorted(lines) == sorted(f"line {number} {n}" for number in range(4) for n in range(3))
+    assert len(history(hub, "org/together")) == 13
+
+
+def test_commits_arrive_through_faults_at_random(hub, client):
+    hub.add("datasets", "org/stormy", {})
+    hub.fail_at_random(0.2, seed=3)
+    client.run("for n in range(6): add('org/stormy', b'line %d\\n' % n)")
+    assert len([each for each in hub.asked() if each.fault]) > 5
+    hub.calm()
+    assert client.run("for n in range(6): add('org/stormy', b'line %d\\n' % n)").error is None
+    assert len(hub.repo("datasets", "org/stormy").files["lines.txt"].splitlines()) == 6
+    assert len(history(hub, "org/stormy")) == 8
+
+
+def wait_for(happened) -> None:
+    for _ in range(1000):
+        if happened():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not happen within 10 s")
