@@ -1,0 +1,92 @@
+"""Which runs to make with a budget: one after another, each where the interval gives most."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+
+from hf_scaling.planning.suggest.bill import Bill
+from hf_scaling.planning.suggest.prospect import Prospect
+
+# While money is spent, a run may take as little of the interval as this; in the end it must take as much as that.
+_LEAST_TRIED, _LEAST_KEPT = 0.001, 0.005
+# Gains are weighed against these powers of the cost, and money left over is spent again this often.
+_POWERS, _ROUNDS = (0.0, 0.5, 1.0), 2
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Runs, those that narrow the interval most first.
+
+    Attributes:
+        rows: Which candidates.
+        cost: What each adds to the bill of those before it.
+        width: The expected width of the interval after each, as a share of today's.
+    """
+
+    rows: list[int]
+    cost: list[float]
+    width: list[float]
+
+
+def choose(prospect: Prospect, bill: Bill, configuration: np.ndarray, budget: float) -> Choice:
+    """Choose runs within a budget.
+
+    By gain alone dear runs leave no money for others, by gain per cost cheap ones use it up: both are tried, and
+    gain per root of cost between them; the best is never far from the best there is (Leskovec et al. 2007). What
+    others make superfluous is dropped, and the money spent again.
+
+    Args:
+        prospect: What is expected before any choice; left as it is.
+        bill: The bill before any choice; left as it is.
+        configuration: (N,) which of the prospect's configurations each candidate is.
+        budget: In the bill's unit.
+    """
+    found = [Choice([], [], [])]
+    for power in _POWERS:
+        chosen = found[0]
+        for _ in range(_ROUNDS):
+            rows = _spend(deepcopy(prospect), deepcopy(bill), configuration, budget, power, chosen.rows)
+            chosen = _in_order(deepcopy(prospect), deepcopy(bill), configuration, rows)
+            found.append(chosen)
+    return min(found, key=lambda choice: choice.width[-1] if choice.width else 1.0)
+
+
+def _spend(prospect: Prospect, bill: Bill, configuration: np.ndarray, budget: float, power: float, first: list[int]):
+    """The candidates that a budget buys: those bought first, then greedily by gain over a power of the cost."""
+    rows, waiting = [], np.ones(len(configuration), dtype=bool)
+    for row in first:
+        budget -= bill.cost()[row]
+        _take(row, prospect, bill, configuration)
+        rows.append(row)
+        waiting[row] = False
+    while True:
+        gain, cost = prospect.gains()[configuration], bill.cost()
+        possible = waiting & (cost <= budget) & (gain >= _LEAST_TRIED)
+        if not possible.any():
+            return rows
+        value = np.log(np.where(possible, gain, 1.0)) - power * np.log(np.maximum(cost, 1e-300))
+        row = int(np.argmax(np.where(possible, value, -np.inf)))
+        _take(row, prospect, bill, configuration)
+        rows.append(row)
+        waiting[row], budget = False, budget - cost[row]
+
+
+def _take(row: int, prospect: Prospect, bill: Bill, configuration: np.ndarray) -> None:
+    prospect.learn(configuration[row])
+    bill.pay(row)
+
+
+def _in_order(prospect: Prospect, bill: Bill, configuration: np.ndarray, rows: list[int]) -> Choice:
+    """The same runs by what each still adds, largest first, up to where it is nothing to speak of."""
+    waiting, found = list(rows), Choice([], [], [])
+    while waiting:
+        gain = prospect.gains()[configuration[waiting]]
+        if gain.max() < _LEAST_KEPT:
+            break
+        row = waiting.pop(int(np.argmax(gain)))
+        found.rows.append(row)
+        found.cost.append(float(bill.cost()[row]))
+        _take(row, prospect, bill, configuration)
+        found.width.append(prospect.width)
+    return found
