@@ -92,6 +92,23 @@ def test_boundary_moves_with_model_size():
         found.at(n_finetune=10)
 
 
+def test_model_sizes_that_no_joint_law_fits_get_laws_of_their_own():
+    # The larger the student, the earlier and the harder its teacher's floor holds it back.
+    sizes, parts = (1e5, 2e5, 4e5), []
+    for number, size in enumerate(sizes):
+        taught = (0.42 + 0.06 * number, 7.2, 0.30)
+        parts.append(study(distilled=taught, noise=0.003, number=number, n_params=[size]))
+    table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    found = hs.find_boundary(table, bootstrap=200)
+    assert "each of 3 model sizes" in found.notes[0]["text"]
+    for number, size in enumerate(sizes):
+        alone = hs.find_boundary({name: v for name, v in parts[number].items() if name != "n_params"}, bootstrap=200)
+        assert found.at(n_params=size).n_pretrain == pytest.approx(alone.n_pretrain, rel=1e-6)
+    assert found.at(n_params=4e5).n_pretrain < found.at(n_params=3e5).n_pretrain < found.at(n_params=2e5).n_pretrain
+    with pytest.raises(hs.InputError, match="outside the measured 100,000 to 400,000"):
+        found.at(n_params=8e5)
+
+
 def test_compute_matched_view_counts_the_teacher():
     table = study(noise=0.005)
     table["train_flops"] = table["n_pretrain"] * 1e6
@@ -114,6 +131,7 @@ def test_equal_seeds_give_equal_boundaries():
         (lambda t: t.update(arm=np.repeat("plain", len(t["loss"]))), "no row with arm 'distilled'"),
         (lambda t: t.update(seed=np.arange(len(t["loss"]))), "nothing to compare"),
         (lambda t: t.update(distillation=np.resize(["a", "b"], len(t["loss"]))), "more than one distillation: a, b"),
+        (lambda t: t.update(recipe=np.tile(["a", "b"], len(t["loss"]) // 2)), "more than one recipe: a, b"),
         (lambda t: t["loss"].__setitem__(3, np.nan), "row 3"),
     ],
 )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hf_scaling.boundary.arms import Arms, fit_arms
+from hf_scaling.boundary.arms import Arms, ArmsBySize, fit_arms
 from hf_scaling.boundary.crossing import interval, nearest_zeros, search_grid, sign_changes
 from hf_scaling.boundary.lawfree import PairedCurve, paired_curve
 from hf_scaling.boundary.pairs import Pairs, find_pairs
@@ -76,7 +76,7 @@ class Boundary:
 @dataclass(frozen=True)
 class _Evidence:
     pairs: Pairs
-    arms: Arms
+    arms: Arms | ArmsBySize
     x: dict[str, np.ndarray]
     x_name: str
     bootstrap: int
@@ -134,9 +134,9 @@ def _boundary(pairs, x, x_name, bootstrap, level, seed, without=None) -> Boundar
     arms = fit_arms(pairs, x, x_name, bootstrap, seed)
     evidence = _Evidence(pairs, arms, x, x_name, bootstrap, seed)
     sizes = {}
-    if "n_params" in arms.law.variables:
+    if "n_params" in arms.takes:
         sizes["n_params"] = float(np.exp(np.mean(np.log(np.unique(pairs.n_params)))))
-    if "n_finetune" in arms.law.variables:
+    if "n_finetune" in arms.takes:
         sizes["n_finetune"] = float(pairs.n_finetune.min())
     return _judge(evidence, sizes, level, without)
 
@@ -215,9 +215,7 @@ def _status(crossings: list[dict], table, measured: np.ndarray) -> tuple[str, di
 
 def _notes(evidence, status, crossing, crossings, measured, free) -> list[dict]:
     pairs, notes = evidence.pairs, []
-    text = (
-        f"{len(pairs)} pairs of runs at {len(np.unique(pairs.n_pretrain))} sizes; {evidence.arms.law.name} in each arm"
-    )
+    text = f"{len(pairs)} pairs of runs at {len(np.unique(pairs.n_pretrain))} sizes; {evidence.arms.name}"
     notes.append(note("evidence", "info", text))
     if pairs.n_unpaired:
         notes.append(note("unpaired", "warn", f"{pairs.n_unpaired} rows found no partner in the other arm"))

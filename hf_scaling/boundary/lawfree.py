@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from hf_scaling.boundary.crossing import interval
-from hf_scaling.fitting.bootstrap import webb_weights
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,12 @@ def paired_curve(x: np.ndarray, plain: np.ndarray, distilled: np.ndarray, bootst
 
 
 def _redraw(generator, mean, spread, counts, freedom, bootstrap: int) -> np.ndarray:
-    """Means with Webb-weighted noise of the pooled spread, scaled by Student's chi for the freedom it has."""
+    """Means with normal noise of the pooled spread, scaled by Student's chi for the freedom it has.
+
+    A zero leans on the means of two or three sizes: too few for weights of six values to add up to a bell.
+    """
     scale = spread * np.sqrt(freedom / generator.chisquare(freedom, size=(bootstrap, 1)))
-    return mean + scale * webb_weights(generator, (bootstrap, len(mean))) / np.sqrt(counts)
+    return mean + scale * generator.standard_normal((bootstrap, len(mean))) / np.sqrt(counts)
 
 
 def _falls(log_sizes: np.ndarray, curves: np.ndarray) -> np.ndarray:

@@ -19,7 +19,10 @@ _SHARED = (
     "recipe",
     "upstream",
     "task",
+    "eval_split",
 )
+# What must be one value over all pairs: a boundary depends on each of them.
+_ONE_VALUE = ("task", "recipe", "upstream", "eval_split")
 _FLOPS = ("train_flops", "teacher_flops")
 
 
@@ -120,6 +123,10 @@ def _one_setting(columns: Columns, teacher: str | None) -> Columns:
         distilled = columns.data["arm"].astype(str) == "distilled"
         if not distilled.any():
             raise InputError(f"no distilled row has teacher {teacher!r}")
+    for name in _ONE_VALUE:
+        values = _shared_values(columns, name, distilled)
+        if len(values) > 1:
+            raise InputError(f"both arms hold rows of more than one {name}: {', '.join(values)}; keep the rows of one")
     taught = columns.where(distilled, "arm 'distilled'")
     # A teacher trained on the student's own images is another run at every size; its size says which teacher it is.
     for name, way in (("distillation", "keep the rows of one"), ("teacher_n_params", "choose one with teacher=")):
@@ -127,6 +134,13 @@ def _one_setting(columns: Columns, teacher: str | None) -> Columns:
         if len(values) > 1:
             raise InputError(f"the distilled rows hold more than one {name}: {', '.join(values)}; {way}")
     return columns
+
+
+def _shared_values(columns: Columns, name: str, distilled: np.ndarray) -> list[str]:
+    """The values of a column that rows of both arms have: the others find no partner anyway."""
+    plain = columns.where(~distilled, "arm 'plain'").distinct(name)
+    taught = columns.where(distilled, "arm 'distilled'").distinct(name)
+    return [value for value in taught if value in plain]
 
 
 def _present(columns: Columns) -> list[str]:
