@@ -13,38 +13,11 @@ from hf_scaling.planning.costs import cost_model
 from hf_scaling.results import SCHEMA
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
-from plans import planted, samples
+from plans import PRETRAIN, TEACHER, planted, samples, table
 
 ROOT = Path(__file__).parents[1]
 KEPT = Path(__file__).parent / "data" / "law_v1"
 COSTS = {"label": 0.5, "flop": 1e-10}
-TEACHER = 1e4  # parameters
-PRETRAIN = [[250.0, 40_000.0], [4000.0, 40_000.0], [32_000.0, 320_000.0]]
-
-
-def table(arm="plain", own_images=True):
-    """Rows of both stages of one arm, as our own runs write them: 6 FLOPs a parameter and sample, 1e10 a second."""
-    law, rows = hs.LAWS["transfer_gap"], []
-    for n_params in (1e5,):
-        for n_pretrain in (250, 1000, 4000, 8000, 32_000):
-            seen = float(samples(PRETRAIN, n_pretrain))
-            taught = arm == "distilled"
-            shared = {"arm": arm, "n_params": n_params, "n_pretrain": n_pretrain, "device": "cpu", "task": "images"}
-            pre = {**shared, "stage": "pretrain", "n_finetune": 0, "samples_seen": seen, "loss": 1.0}
-            if taught:
-                pre |= {"teacher_flops": 2 * TEACHER * seen, "teacher_n_pretrain": n_pretrain if own_images else 4000}
-            rows.append(pre)
-            for n_finetune in (20, 100, 500, 5000):
-                loss = law.predict((30.0, 0.4, 0.8, 0.3, 0.05), {"n_pretrain": n_pretrain, "n_finetune": n_finetune})
-                seen = max(5000.0, 10.0 * n_finetune)
-                fine = {"stage": "finetune", "n_finetune": n_finetune, "samples_seen": seen, "loss": float(loss)}
-                rows.append({**shared, **fine})
-    frame = pd.DataFrame(rows)
-    frame["train_flops"] = 6 * frame["n_params"] * frame["samples_seen"]
-    frame["seconds"] = (
-        frame["train_flops"] + frame.get("teacher_flops", pd.Series(0.0, frame.index)).fillna(0)
-    ) / 1e10
-    return frame
 
 
 @pytest.fixture(scope="module")

@@ -125,7 +125,7 @@ def plan(
     best = min(answers, key=lambda arm: answers[arm].predicted["value"])
     doubt = judge(answers[best].problem, budget, answers[best].sizes, level)
     arms, doubt = _compare(answers, best, doubt, level)
-    settings = {"epochs": epochs, "table": table, "level": level}
+    settings = {"n_params": n_params, "table": table, "level": level}
     return Plan(
         allocation={**{name: _whole(value) for name, value in answers[best].sizes.items()}, "arm": best},
         predicted={name: answers[best].predicted[name] for name in ("value", "low", "high")},

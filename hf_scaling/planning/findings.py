@@ -4,10 +4,15 @@ import numpy as np
 
 from hf_scaling.fitting.rows import note
 from hf_scaling.planning.costs import compute_of
+from hf_scaling.planning.curves import LogCurve
 from hf_scaling.planning.uncertainty import CLEAR_SHARE
 
 # Up to this factor outside the measured sizes a warning will do.
 _FAR = 10.0
+# Sizes are rounded to whole ones: that is not outside.
+_INSIDE = 1.001
+# Passes over the images count as those measured up to this factor.
+_SAME_PASSES = 1.25
 
 
 def findings(answers: dict, best: str | None, arms, doubt, settings: dict) -> list[dict]:
@@ -18,10 +23,11 @@ def findings(answers: dict, best: str | None, arms, doubt, settings: dict) -> li
         best: The arm chosen.
         arms: The arms' table.
         doubt: What the draws say.
-        settings: epochs, table and level of the plan.
+        settings: n_params, table and level of the plan.
     """
     problem, sizes = answers[best]
-    notes = _out_of_range(problem, sizes) + _passes(problem, sizes, settings)
+    notes = _out_of_range(problem, sizes) + _largest_model(problem, sizes, settings)
+    notes += _passes(problem, sizes, settings)
     notes += _law_notes(problem.fit) + _arm_notes(answers, best, arms) + _doubt_notes(doubt, settings["level"])
     for arm, (each, _) in answers.items():
         of_arm = f"{arm}: " if len(answers) > 1 else ""
@@ -33,7 +39,7 @@ def _out_of_range(problem, sizes: dict[str, float]) -> list[dict]:
     notes = []
     for name, (low, high) in problem.fit.data["ranges"].items():
         factor = sizes[name] / high if sizes[name] > high else low / sizes[name] if 0 < sizes[name] < low else 1.0
-        if factor <= 1.0:
+        if factor <= _INSIDE:
             continue
         side = f"{factor:.3g} times the largest measured ({high:,.10g})"
         if sizes[name] < low:
@@ -43,24 +49,32 @@ def _out_of_range(problem, sizes: dict[str, float]) -> list[dict]:
     return notes
 
 
+def _largest_model(problem, sizes: dict[str, float], settings: dict) -> list[dict]:
+    """Say that a larger model may be better still, where only the measured ones were looked at."""
+    looked = "n_params" in problem.fit.columns.values() and settings["n_params"] is None
+    if not looked or sizes["n_params"] < max(problem.n_params) / _INSIDE:
+        return []
+    text = "the largest model measured is the best of those measured: n_params='any' looks beyond"
+    return [note("largest_model", "info", text)]
+
+
 def _passes(problem, sizes: dict[str, float], settings: dict) -> list[dict]:
     """Say where the passes over the images are not those that the law was fitted to."""
     samples = compute_of(problem.fit, settings["table"]).get("pretrain", {}).get("samples", [])
     training, size = problem.costs.pretraining, sizes["n_pretrain"]
     if training is None or not len(samples) or not size > 0:
         return []
-    measured = np.array(samples)[:, 1] / np.array(samples)[:, 0]
-    asked = float(training.samples(np.array([size]))[0] / size)
-    if settings["epochs"] is not None and not 0.99 * measured.min() <= asked <= 1.01 * measured.max():
-        text = (
-            f"epochs {asked:g} was not measured ({measured.min():.3g} to {measured.max():.3g} passes): the law knows "
-            "nothing of it"
-        )
+    at, largest = np.array([size]), samples[-1][0]
+    passes = float(LogCurve(samples, below="first")(at)[0] / size)
+    asked = float(training.samples(at)[0] / size)
+    if abs(np.log(asked / passes)) > np.log(_SAME_PASSES):
+        own = f"the runs' own {passes:.3g}"
+        text = f"{asked:.3g} passes over {size:,.10g} images are not {own}: the law knows nothing of them"
         return [note("passes_not_measured", "warn", text)]
-    largest = samples[-1][0]
-    if settings["epochs"] is None and size > largest:
-        passes = f"{measured[-1]:.3g}"
-        text = f"beyond {largest:,.10g} images as many passes are counted as there, {passes}; epochs= says otherwise"
+    if size > largest:
+        text = (
+            f"beyond {largest:,.10g} images as many passes are counted as there, {passes:.3g}; epochs= says otherwise"
+        )
         return [note("passes_carried_on", "info", text)]
     return []
 
@@ -70,8 +84,6 @@ def _law_notes(fit) -> list[dict]:
     if fit.status != "ok":
         text = f"the law's own verdict is {fit.status}: read this plan as one possibility (docs/fitting.md)"
         notes.append(note("law_in_doubt", "warn", text))
-    if not any(len(each.draws) for each in (fit, *fit.members)):
-        notes.append(note("no_draws", "warn", "the fit holds no bootstrap draws: nothing says how sure this is"))
     return notes
 
 
@@ -101,7 +113,9 @@ def _spans(fit) -> dict[str, tuple]:
 
 
 def _doubt_notes(doubt, level: float) -> list[dict]:
-    if doubt.verdict in (None, "clear"):
+    if doubt.verdict is None:
+        return [note("no_draws", "warn", "the fit holds no usable bootstrap draws: nothing says how sure this is")]
+    if doubt.verdict == "clear":
         return []
     spans = "; ".join(f"{name} {_count(low)} to {_count(high)}" for name, (low, high) in doubt.intervals.items())
     lost = f"in {level:.0%} of the draws this allocation is at most {doubt.regret:.1%} worse than the draw's own best"

@@ -1,8 +1,10 @@
 """Fits of planted laws, made without fitting, and what brute force says that a budget buys best by them."""
 
 import numpy as np
+import pandas as pd
 from law_truths import TRUTHS, law_of
 
+import hf_scaling as hs
 from hf_scaling.fitting import LawFit
 
 SIZES = ("n_params", "n_pretrain", "n_finetune")
@@ -10,6 +12,8 @@ MODELS = (1e5, 4e5, 1.6e6)
 # Least steps below 4,000 images, ten passes beyond, as a training rule has it; fine-tuning likewise.
 PRETRAIN = [[250.0, 40_000.0], [1000.0, 40_000.0], [4000.0, 40_000.0], [32_000.0, 320_000.0]]
 FINETUNE = [[20.0, 5000.0], [500.0, 5000.0], [5000.0, 50_000.0]]
+# Parameters of the teacher of `table`.
+TEACHER = 1e4
 _RANGES = {"n_params": (MODELS[0], MODELS[-1]), "n_pretrain": (250.0, 32_000.0), "n_finetune": (20.0, 5000.0)}
 
 # The planted laws over small studies: coefficients that leave every size its say over these ranges.
@@ -106,3 +110,28 @@ def brute_force(fit, budget, costs):
             }
             best = min(best, np.nanmin(fit.values(sizes), initial=np.inf))
     return best
+
+
+def table(arm="plain", own_images=True):
+    """Rows of both stages of one arm, as our own runs write them: 6 FLOPs a parameter and sample, 1e10 a second."""
+    law, rows = hs.LAWS["transfer_gap"], []
+    for n_params in (1e5,):
+        for n_pretrain in (250, 1000, 4000, 8000, 32_000):
+            seen = float(samples(PRETRAIN, n_pretrain))
+            taught = arm == "distilled"
+            shared = {"arm": arm, "n_params": n_params, "n_pretrain": n_pretrain, "device": "cpu", "task": "images"}
+            pre = {**shared, "stage": "pretrain", "n_finetune": 0, "samples_seen": seen, "loss": 1.0}
+            if taught:
+                pre |= {"teacher_flops": 2 * TEACHER * seen, "teacher_n_pretrain": n_pretrain if own_images else 4000}
+            rows.append(pre)
+            for n_finetune in (20, 100, 500, 5000):
+                loss = law.predict((30.0, 0.4, 0.8, 0.3, 0.05), {"n_pretrain": n_pretrain, "n_finetune": n_finetune})
+                seen = max(5000.0, 10.0 * n_finetune)
+                fine = {"stage": "finetune", "n_finetune": n_finetune, "samples_seen": seen, "loss": float(loss)}
+                rows.append({**shared, **fine})
+    frame = pd.DataFrame(rows)
+    frame["train_flops"] = 6 * frame["n_params"] * frame["samples_seen"]
+    frame["seconds"] = (
+        frame["train_flops"] + frame.get("teacher_flops", pd.Series(0.0, frame.index)).fillna(0)
+    ) / 1e10
+    return frame
