@@ -1,5 +1,6 @@
 """`compare_laws` and law="auto": which law predicts the largest scales, and what several say together."""
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -108,7 +109,7 @@ def rank(table, choice: Choice, options: Options, laws=None) -> Ranking:
     if not backtest.folds:
         text = "no variable has enough sizes to hold the largest out: laws are ranked by AICc alone"
         notes.append(note("no_holdout", "warn", text))
-    fits = {name: fit_rows(rows[name], law, options) for name, law in candidates.items()}
+    fits = {name: fit_rows(rows[name], law, _without_draws(options)) for name, law in candidates.items()}
     scored = {name: _score(backtest, name, candidates) for name in [*candidates, BASELINE]}
     order = sorted(
         scored, key=lambda n: (np.isnan(scored[n]), scored[n], fits[n].scores["aicc"] if n in fits else np.inf)
@@ -130,11 +131,22 @@ def rank(table, choice: Choice, options: Options, laws=None) -> Ranking:
     return Ranking(frame, best, p_better, notes, backtest, fits)
 
 
+def _without_draws(options: Options) -> Options:
+    """The same options for fits that are only ranked: nobody asks for their intervals."""
+    found = copy.copy(options)
+    found.bootstrap = 0
+    return found
+
+
 def fit_best(table, choice: Choice, options: Options, combine: bool) -> LawFit:
     """law="auto": rank, then fit the best law, or a mixture, on all the rows that it can take."""
     if options.fixed or options.tied:
         raise InputError("fixed and tied name parameters of one law: they cannot go with law='auto'")
-    ranking = rank(table, choice, options)
+    return fit_ranked(table, rank(table, choice, options), choice, options, combine)
+
+
+def fit_ranked(table, ranking: Ranking, choice: Choice, options: Options, combine: bool = True) -> LawFit:
+    """Fit the best law of a ranking, or the mixture that its held-out errors call for."""
     say = _have_a_say(ranking) if combine else [ranking.best]
     laws = {name: LAWS[name] for name in say}
     rows, _ = _shared_rows(table, _with_stage(table, choice), laws)
