@@ -24,7 +24,9 @@ def test_the_optimum_is_that_of_brute_force(name, budget):
     fit = planted(name, draws=0, x="n_finetune" if name == "bnsl" else "n_pretrain")
     given = {} if "n_params" in fit.columns.values() else {"n_params": MODELS[0]}
     found = hs.plan(fit, budget, COSTS, **given)
-    assert found.predicted["value"] == pytest.approx(brute_force(fit, budget, COSTS), rel=0.005)
+    difference = found.predicted["value"] / brute_force(fit, budget, COSTS) - 1
+    # Never above the grid, and below it by no more than the grid is coarse.
+    assert -0.005 < difference < 1e-6
     assert found.cost["total"] <= budget * (1 + 1e-6)
     sizes = sizes_of(found)
     assert found.cost["total"] == pytest.approx(float(price(COSTS, *sizes.values())[0]), rel=1e-6)

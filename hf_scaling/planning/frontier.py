@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hf_scaling.planning.optimum import solve
+from hf_scaling.planning.optimum import solve, spend_the_rest
 from hf_scaling.planning.problem import Problem
 
 # Budgets from a hundredth to a hundred times the one asked about, four a decade.
@@ -42,11 +42,27 @@ def frontier(problems: dict[str | None, Problem], budget: float, level: float):
 
 
 def best_allocation(problem: Problem, budget: float) -> dict[str, float] | None:
-    """The optimum in whole parameters and images, rounded down so that it stays within the budget."""
+    """The optimum in whole parameters and images, within the budget; None where it buys no run.
+
+    Of a few labelled images each one counts, so both whole numbers around the optimum are tried, and what the one
+    chosen leaves is spent on pre-training.
+    """
     sizes = solve(problem, budget)
     if sizes is None:
         return None
-    return {name: value if np.isnan(value) else float(np.floor(value * (1 + 1e-9))) for name, value in sizes.items()}
+    sizes = {name: float(_floor(value)) for name, value in sizes.items()}
+    if len(problem.bought) < 2:
+        return sizes
+    labelled = np.clip(sizes["n_finetune"] + np.arange(2), *problem.ends["n_finetune"])
+    tried = spend_the_rest(problem, budget, np.full(2, sizes["n_params"]), labelled)
+    tried = {name: np.append(_floor(values), sizes[name]) for name, values in tried.items()}
+    best = int(np.argmin(problem.predict(tried)))
+    return {name: float(values[best]) for name, values in tried.items()}
+
+
+def _floor(values):
+    """Whole numbers; what ten digits cannot tell from the next one is that."""
+    return np.floor(values * (1 + 1e-10))
 
 
 def predict_at(problem: Problem, sizes: dict[str, float], level: float) -> dict[str, float]:

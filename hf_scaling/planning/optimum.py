@@ -61,6 +61,12 @@ def candidates(problem: Problem, budget: float, n_params: np.ndarray, logits: np
     return _affordable(problem, budget, {"n_params": models, "n_pretrain": upstream, "n_finetune": labelled})
 
 
+def spend_the_rest(problem: Problem, budget: float, models: np.ndarray, labelled: np.ndarray) -> dict[str, np.ndarray]:
+    """Sizes (N,) with n_finetune given and the rest spent on pre-training; all NaN where the budget is too small."""
+    upstream = _most(problem, "n_pretrain", models, budget - _paid(problem, "n_finetune", models, labelled))
+    return _affordable(problem, budget, {"n_params": models, "n_pretrain": upstream, "n_finetune": labelled})
+
+
 def _affordable(problem: Problem, budget: float, sizes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The candidates, all NaN where they cost more than the budget or lack a size that it buys."""
     lost = problem.costs.total(sizes) > budget * (1 + 1e-9)

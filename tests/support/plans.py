@@ -91,25 +91,27 @@ def price(costs, n_params, n_pretrain, n_finetune):
 
 
 def brute_force(fit, budget, costs):
-    """The smallest prediction over a fine grid of all sizes that the budget pays for."""
-    columns = tuple(fit.columns.values())
-    points = 600 if {"n_pretrain", "n_finetune"} <= set(columns) else 50_000
-    axes = {
-        "n_pretrain": np.append(0, np.geomspace(10, 1e8, points)) if "n_pretrain" in columns else np.zeros(1),
-        "n_finetune": np.geomspace(1, 1e7, points) if "n_finetune" in columns else np.zeros(1),
-    }
-    best = np.inf
+    """The smallest prediction over all whole sizes of a fine grid that the budget pays for.
+
+    4,000 values of n_pretrain by 20,000 of n_finetune for each model size. The laws fall with n_finetune, so of those
+    that the budget pays for beside an n_pretrain only the largest is looked at.
+    """
+    columns, best = tuple(fit.columns.values()), np.inf
+    upstream = np.append(0, _whole(4000, 1e9)) if "n_pretrain" in columns else np.zeros(1)
+    labelled = _whole(20_000, 1e8) if "n_finetune" in columns else np.zeros(1)
     for n_params in MODELS if "n_params" in columns else MODELS[:1]:
-        upstream, labelled = (g.ravel() for g in np.meshgrid(*axes.values(), indexing="ij"))
-        paid = price(costs, n_params, upstream, labelled) <= budget
+        left = budget - price(costs, n_params, upstream, np.zeros(1))
+        most = np.searchsorted(price(costs, n_params, np.zeros(1), labelled), left, side="right") - 1
+        paid = (left >= 0) & (most >= 0)
         if paid.any():
-            sizes = {
-                "n_params": np.full(paid.sum(), n_params),
-                "n_pretrain": upstream[paid],
-                "n_finetune": labelled[paid],
-            }
+            n_pretrain, n_finetune = upstream[paid], labelled[most[paid]]
+            sizes = {"n_params": np.full(paid.sum(), n_params), "n_pretrain": n_pretrain, "n_finetune": n_finetune}
             best = min(best, np.nanmin(fit.values(sizes), initial=np.inf))
     return best
+
+
+def _whole(count, largest):
+    return np.unique(np.floor(np.geomspace(1, largest, count)))
 
 
 def table(arm="plain", own_images=True):
