@@ -73,6 +73,8 @@ class _Merge:
 
     def __init__(self, table: "pyarrow.Table", repo_id: str, config_name: str, beside: Mapping[str, bytes]):
         self.table, self.repo_id, self.config_name, self.beside = table, repo_id, config_name, beside
+        # A figure takes longer than all the rest, and most tries come to the same rows.
+        self._drawn: dict[bytes, bytes | None] = {}
 
     def prepare(self, base: "transport.RemoteFolder") -> "list[CommitOperation]":
         """The operations that merge the rows into what `base` holds."""
@@ -104,15 +106,19 @@ class _Merge:
     def _content(self, base, places: dict[str, list[str]], merged: "pyarrow.Table", card: str) -> dict[str, bytes]:
         """Path -> content of what a push writes."""
         frames = self._others(base, places) | {self.config_name: merged.to_pandas()}
-        figure = draw(frames[self.config_name])
-        content = {file_of(self.config_name): to_parquet(merged)}
+        rows = to_parquet(merged)
+        if rows not in self._drawn:
+            self._drawn[rows] = draw(frames[self.config_name])
+        figure = self._drawn[rows]
+        content = {file_of(self.config_name): rows}
         content |= {_figure_of(self.config_name): figure} if figure else {}
         content |= self.beside
         there = {*base.files, *content}
         figures = {name: _figure_of(name) for name in frames if _figure_of(name) in there}
         configs = _configs_with(card, places, self.config_name, self.repo_id)
         new = write_card(self.repo_id, self.config_name, frames, figures, configs, "grid.yaml" in there)
-        return content | {_CARD: cards.renew_card(card, new, self.repo_id).encode()}
+        kept = _without_counts(card, self.config_name, self.repo_id)
+        return content | {_CARD: cards.renew_card(kept, new, self.repo_id).encode()}
 
     def _others(self, base: "transport.RemoteFolder", places: dict[str, list[str]]) -> "dict[str, pandas.DataFrame]":
         """The other tables that pushes like this one wrote; what others put there is left alone."""
@@ -139,6 +145,18 @@ def _configs_with(card: str, places: dict[str, list[str]], config_name: str, whe
     kept = [each for each in written if str(each["config_name"]) != config_name]
     ours = _config(config_name, [file_of(config_name)])
     return sorted([*kept, ours], key=lambda each: each["config_name"] != DEFAULT_CONFIG)
+
+
+def _without_counts(card: str, config_name: str, where: str) -> str:
+    """A card without the number of rows that `Dataset.push_to_hub` wrote of a table: loading would insist on it."""
+    head, body = cards.read_card(card, where)
+    if "dataset_info" not in head:
+        return card
+    told = head.pop("dataset_info")
+    told = told if isinstance(told, list) else [told]
+    named = [each for each in told if isinstance(each, dict)]
+    others = [each for each in named if each.get("config_name", DEFAULT_CONFIG) != config_name]
+    return cards.with_head(head | ({"dataset_info": others} if others else {}), body)
 
 
 def _config(name: str, found: list[str]) -> dict[str, Any]:
