@@ -14,12 +14,14 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     """Read the configuration, fine-tune, say what came out."""
-    from hf_scaling import training
+    from hf_scaling import publishing, training
 
     fields, args = training.parse_finetune(sys.argv[1:], HERE / "configs" / "finetune.yaml")
+    args, at_end = publishing.take_push(args)
     folder, row = training.finetune(fields, args)
     use = f"from transformers import pipeline; print(pipeline('image-classification', '{folder}')('picture.png'))"
     training.announce(folder, row, f'python -c "{use}"')
+    at_end.push(folder)
 
 
 if __name__ == "__main__":

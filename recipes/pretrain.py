@@ -2,6 +2,7 @@
 
     accelerate launch recipes/pretrain.py
     accelerate launch recipes/pretrain.py --n_pretrain 2000 --teacher none
+    accelerate launch recipes/pretrain.py --push_to_hub --hub_model_id org/my-student --hub_private_repo true
     accelerate launch --config_file recipes/accelerate/ddp_bf16.yaml recipes/pretrain.py \
         --config recipes/configs/imagenet.yaml
 """
@@ -16,12 +17,14 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     """Read the configuration, pretrain, say what came out."""
-    from hf_scaling import training
+    from hf_scaling import publishing, training
 
     fields, args = training.parse_pretrain(sys.argv[1:], HERE / "configs" / "demo.yaml")
+    args, at_end = publishing.take_push(args)
     folder, row = training.pretrain(fields, args)
     recipe = Path(sys.argv[0]).with_name("finetune.py")
     training.announce(folder, row, f"accelerate launch {recipe} --checkpoint {folder} --source digits")
+    at_end.push(folder)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,8 @@ def _refusal(error: BaseException, what: str, verb: str) -> str | None:
         return f"{what}: your token may not {verb} it; {_LOG_IN} to one that may"
     if isinstance(error, ValueError) and str(error).startswith("Invalid metadata"):
         return f"{what}: the Hub does not take the head of README.md: {redacted(' '.join(str(error).split()))}"
+    if isinstance(error, ValueError) and str(error).startswith(("Invalid filename", "Invalid pointer path")):
+        return f"{what} is refused: {redacted(str(error))}"
     status = _status(error)
     if status is not None and 400 <= status < 500 and not may_pass(error):
         return f"{what}: {_answer(error)}"
