@@ -108,6 +108,8 @@ def test_a_free_size_is_held_at_the_largest_measured():
     assert (found.allocation["n_pretrain"], found.allocation["n_finetune"]) == (32_000, 1000)
     assert "free_size" in [n["code"] for n in found.notes]
     assert np.isnan(found.marginal.set_index("size")["per_cost"]["n_pretrain"])
+    more = hs.plan(planted("transfer_gap", draws=0), 500, {"label": 0.5}, n_params=4e5, at_most={"n_pretrain": 64_000})
+    assert more.allocation["n_pretrain"] == 64_000
 
 
 def test_laws_that_know_no_pre_training_may_do_without_it():

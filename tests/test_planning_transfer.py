@@ -73,6 +73,14 @@ def test_worth_against_no_pre_training_comes_from_its_own_rows():
     assert "against 0" in found.summary()
 
 
+def test_rows_from_scratch_belong_to_no_arm():
+    """They hold no pre-training, so the arm and the upstream set that choose the others leave them in."""
+    frame = table().assign(arm="distilled", upstream="glyphs")
+    frame.loc[frame["n_pretrain"] == 0, ["arm", "upstream"]] = ["plain", None]
+    found = hs.transfer_gaps(frame.reset_index(drop=True), arm="distilled", upstream="glyphs", bootstrap=50)
+    assert found.worth["from_scratch"].notna().all()
+
+
 def test_no_amount_of_labels_may_be_enough():
     """From scratch a floor of 0.1 stays; pre-trained it is far lower, and at 12,800 images well below that."""
     found = hs.transfer_gaps(table(E=0.01, G=0.01, noise=0.002), bootstrap=100)

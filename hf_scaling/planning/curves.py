@@ -4,7 +4,7 @@ import numpy as np
 
 
 class LogCurve:
-    """Straight lines between measured points in logarithms.
+    """Straight lines between measured points in logarithms, that never fall: more does not cost less.
 
     Beyond the largest x the curve stays proportional to x: as many passes over the images as at the largest measured,
     as many FLOPs a parameter. Below the smallest it is proportional too, or keeps to its first line ("first"): where a
@@ -19,7 +19,8 @@ class LogCurve:
         self.constant = float(points[0][1]) if points[0][0] is None else None
         if self.constant is not None:
             return
-        self.x, self.y = np.log(np.asarray(points, dtype=float)).T
+        self.x, y = np.log(np.asarray(points, dtype=float)).T
+        self.y = np.maximum.accumulate(y)
         self.first = 1.0
         if below == "first" and len(self.x) > 1:
             self.first = float(np.clip((self.y[1] - self.y[0]) / (self.x[1] - self.x[0]), 0, 1))

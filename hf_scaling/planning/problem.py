@@ -146,13 +146,13 @@ def _ends(
     high = fit.data["ranges"][name][1]
     if costs.prices(name):
         return 1.0, min(limit, high * REACH)
-    held = min(limit, high) if np.isfinite(limit) else high
+    held = limit if np.isfinite(limit) else high
     notes.append(_free(name, held))
     return held, held
 
 
 def _free(name: str, held: float) -> dict:
-    text = f"{name} costs nothing at these prices: held at {held:,.10g}, the most that was measured or allowed"
+    text = f"{name} costs nothing at these prices: held at {held:,.10g}, the most that at_most= allows or was measured"
     return note("free_size", "info", text)
 
 

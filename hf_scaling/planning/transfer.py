@@ -181,8 +181,9 @@ def _from_scratch(frame, fit: LawFit, settings: dict) -> tuple[LawFit | None, li
     if not keep.any():
         text = f"{_name(fit)}: no row has n_pretrain 0: what no pre-training reaches is not known"
         return None, [note("no_scratch_rows", "info", text)]
-    # Another seed: the rows are others, so their draws must not follow the same multipliers.
-    settings = {**settings, "seed": settings.get("seed", 0) + 1}
+    # Another seed: the rows are others, so their draws must not follow the same multipliers. Without pre-training they
+    # have neither an arm nor upstream images to be chosen by.
+    settings = {**settings, "seed": settings.get("seed", 0) + 1, "arm": None, "upstream": None}
     try:
         found = fit_law(frame[keep], "power_law", x="n_finetune", **settings)
     except InputError as error:
