@@ -3,47 +3,14 @@
 import io
 import json
 import re
-import subprocess
-import sys
-import textwrap
 
 import pytest
+from hub_commands import command, last_line, run, start
 from planted_rows import planted_rows
 
 from hf_scaling.results import ResultsTable, new_row
 
 pytestmark = pytest.mark.hub
-
-
-def run(hub, folder, code, *argv, token=None, **environment):
-    """A program of the user's own against the Hub, in a process of its own; what it printed."""
-    done = start(hub, folder, code, *argv, token=token, **environment)
-    out, err = done.communicate(timeout=300)
-    assert done.returncode == 0, err
-    return out
-
-
-def start(hub, folder, code, *argv, token=None, **environment):
-    settings = hub.environment(folder / "hf", **({"token": token} if token else {})) | environment
-    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, argv)]
-    return subprocess.Popen(
-        command, env=settings, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def command(hub, folder, *argv, **environment):
-    """`hf-scaling` as a user calls it: status, what it printed, what it said."""
-    code = "import sys; from hf_scaling.cli import main; main(sys.argv[1:])"
-    process = start(hub, folder, code, *argv, **environment)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
-
-
-def last_line(err):
-    """What a command said at its end: one line, after the library's progress bars."""
-    line = err.splitlines()[-1]
-    assert line.startswith("error: ")
-    return line
 
 
 def table_there(hub, repo_id, path="results/results.parquet"):
