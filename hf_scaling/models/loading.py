@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 
 from hf_scaling import transport
 from hf_scaling.errors import InputError
 from hf_scaling.models.building import FAMILIES
 from hf_scaling.models.processing import FILES, input_size
+from hf_scaling.models.refusing import refuse_code
 
 
 def load_model(folder_or_hub_id: str | Path, revision: str | None = None) -> PreTrainedModel:
@@ -30,8 +32,9 @@ def load_model(folder_or_hub_id: str | Path, revision: str | None = None) -> Pre
     folder = transport.local_folder(name, revision=revision, allow_patterns=FILES)
     if not (folder / "config.json").is_file():
         raise InputError(f"{name} holds no config.json: give a folder that save_pretrained wrote")
-    if not list(folder.glob("*.safetensors")):
-        raise InputError(f"{name} holds no weights as *.safetensors")
+    refuse_code(folder, name)
+    if not list(folder.glob("model*.safetensors")):
+        raise InputError(f"{name} holds no weights as model.safetensors (pickles are not loaded)")
     try:
         config = AutoConfig.from_pretrained(folder)
         # timm writes the number of classes twice; transformers would hand both on and fail.
@@ -39,7 +42,7 @@ def load_model(folder_or_hub_id: str | Path, revision: str | None = None) -> Pre
         model, report = AutoModelForImageClassification.from_pretrained(
             folder, config=config, dtype="float32", output_loading_info=True
         )
-    except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError) as error:
+    except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{name} cannot be loaded as an image classifier: {_first_line(error)}") from error
     _check_whole(name, report)
     _settle_image_size(model)

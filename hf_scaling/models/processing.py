@@ -9,6 +9,7 @@ from transformers.image_utils import PILImageResampling
 
 from hf_scaling import transport
 from hf_scaling.errors import InputError
+from hf_scaling.models.refusing import refuse_code
 
 # What is asked for of a repository on the Hub: no pickles, no training states.
 FILES = ["*.json", "*.safetensors"]
@@ -82,6 +83,7 @@ def load_statistics(folder_or_hub_id: str | Path, revision: str | None = None) -
     """
     name = str(folder_or_hub_id)
     folder = transport.local_folder(name, revision=revision, allow_patterns=FILES)
+    refuse_code(folder, name)
     try:
         processor = AutoImageProcessor.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
