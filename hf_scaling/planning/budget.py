@@ -118,13 +118,9 @@ def plan(
         model = cost_model(law, costs, table, epochs, reuse, teacher_free, flops_per_param, flops_per_second)
         sizes = compute_of(law, table).get("sizes", {})
         problems[arm] = make_problem(law, model, sizes, n_params, limits)
-    answers = {arm: _answer(problem, budget, level) for arm, problem in problems.items()}
-    answers = {arm: answer for arm, answer in answers.items() if answer is not None}
-    if not answers:
-        raise InputError(_too_small(problems, budget))
+    answers = _answers(problems, budget, level)
     best = min(answers, key=lambda arm: answers[arm].predicted["value"])
-    doubt = judge(answers[best].problem, budget, answers[best].sizes, level)
-    arms, doubt = _compare(answers, best, doubt, level)
+    arms, doubt = _compare(answers, best, judge(answers[best].problem, budget, answers[best].sizes, level), level)
     settings = {"n_params": n_params, "table": table, "level": level}
     return Plan(
         allocation={**{name: _whole(value) for name, value in answers[best].sizes.items()}, "arm": best},
@@ -162,14 +158,21 @@ def _arms(fit) -> dict[str | None, LawFit]:
     return {str(arm): each for arm, each in fit.items()}
 
 
-def _answer(problem: Problem, budget: float, level: float) -> _Answer | None:
-    sizes = best_allocation(problem, budget)
-    return None if sizes is None else _Answer(problem, sizes, predict_at(problem, sizes, level))
+def _answers(problems: dict, budget: float, level: float) -> dict[str | None, _Answer]:
+    """Each arm's best, of those that the budget buys a run in.
 
-
-def _too_small(problems: dict, budget: float) -> str:
-    least = min(_least(problem) for problem in problems.values())
-    return f"a budget of {budget:g} buys no run: the smallest costs {least:.3g} at these prices"
+    Raises:
+        InputError: It buys none.
+    """
+    found = {arm: best_allocation(problem, budget) for arm, problem in problems.items()}
+    if all(sizes is None for sizes in found.values()):
+        least = min(_least(problem) for problem in problems.values())
+        raise InputError(f"a budget of {budget:g} buys no run: the smallest costs {least:.3g} at these prices")
+    return {
+        arm: _Answer(problems[arm], sizes, predict_at(problems[arm], sizes, level))
+        for arm, sizes in found.items()
+        if sizes is not None
+    }
 
 
 def _least(problem: Problem) -> float:

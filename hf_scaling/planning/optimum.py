@@ -36,29 +36,39 @@ def solve(problem: Problem, budget: float) -> dict[str, float] | None:
 
 
 def candidates(problem: Problem, budget: float, n_params: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
-    """Sizes that spend the budget, for model sizes (K,) and logits of the share for pre-training (K, J) or (J,).
+    """Sizes that spend the budget, for model sizes (K,) and logits of the share for pre-training (J,).
 
     Returns:
-        n_params, n_pretrain, n_finetune, each (K * J,); NaN where the budget does not reach so far. Laws that are
-        defined without pre-training add (K,) candidates without any.
+        n_params, n_pretrain, n_finetune, each (K * J,), and (K,) more without any pre-training where the law is
+        defined there; NaN where the budget does not reach so far.
     """
-    logits = np.broadcast_to(logits, (len(n_params), np.shape(logits)[-1]))
+    line = _line(problem, budget, n_params, np.broadcast_to(logits, (len(n_params), len(logits))))
+    if not problem.zero:
+        return line
+    none = _without_pretraining(problem, budget, n_params)
+    return {name: np.concatenate([line[name], none[name]]) for name in line}
+
+
+def _line(problem: Problem, budget: float, n_params: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
+    """Sizes (K * J,) for model sizes (K,) and their own logits (K, J)."""
     models = np.repeat(n_params, logits.shape[1])
-    share = 1 / (1 + np.exp(-logits.ravel()))
     upstream, labelled = (np.full(len(models), problem.ends[name][0]) for name in ("n_pretrain", "n_finetune"))
+    if problem.bought == ("n_pretrain",):
+        return spend_the_rest(problem, budget, models, labelled)
     if "n_pretrain" in problem.bought:
-        rest = (
-            share * budget
-            if "n_finetune" in problem.bought
-            else budget - _paid(problem, "n_finetune", models, labelled)
-        )
-        upstream = _most(problem, "n_pretrain", models, rest)
-        if problem.zero:
-            models, upstream = np.concatenate([models, n_params]), np.concatenate([upstream, np.zeros(len(n_params))])
-            labelled = np.full(len(models), problem.ends["n_finetune"][0])
+        upstream = _most(problem, "n_pretrain", models, budget / (1 + np.exp(-logits.ravel())))
     if "n_finetune" in problem.bought:
         labelled = _most(problem, "n_finetune", models, budget - _paid(problem, "n_pretrain", models, upstream))
     return _affordable(problem, budget, {"n_params": models, "n_pretrain": upstream, "n_finetune": labelled})
+
+
+def _without_pretraining(problem: Problem, budget: float, n_params: np.ndarray) -> dict[str, np.ndarray]:
+    """Sizes (K,) with the whole budget spent on fine-tuning."""
+    labelled = np.full(len(n_params), problem.ends["n_finetune"][0])
+    if "n_finetune" in problem.bought:
+        labelled = _most(problem, "n_finetune", n_params, budget)
+    sizes = {"n_params": n_params, "n_pretrain": np.zeros(len(n_params)), "n_finetune": labelled}
+    return _affordable(problem, budget, sizes)
 
 
 def spend_the_rest(problem: Problem, budget: float, models: np.ndarray, labelled: np.ndarray) -> dict[str, np.ndarray]:
@@ -95,23 +105,20 @@ def _most(problem: Problem, name: str, models: np.ndarray, budget) -> np.ndarray
 def _profile(problem: Problem, budget: float, n_params: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The best sizes of each model size and what is predicted there, each (K,)."""
     rounds, count = (1 + _ROUNDS, _SCAN) if len(problem.bought) > 1 else (1, 1)
-    centre, reach = np.zeros(len(n_params)), _LARGEST_LOGIT
+    centre, reach, rows = np.zeros(len(n_params)), _LARGEST_LOGIT, np.arange(len(n_params))
     for _ in range(rounds):
-        steps = reach * np.linspace(-1, 1, count)
-        logits = np.clip(centre[:, None] + steps, -2 * _LARGEST_LOGIT, 2 * _LARGEST_LOGIT)
-        sizes = candidates(problem, budget, n_params, logits)
-        values = problem.predict(sizes)
-        table = values[: len(n_params) * count].reshape(len(n_params), count)
-        place = table.argmin(axis=1)
-        rows = np.arange(len(n_params))
-        at, found = rows * count + place, table[rows, place]
-        if len(values) > table.size:
-            extra = values[table.size :]
-            at, found = np.where(extra < found, table.size + rows, at), np.minimum(found, extra)
-        best = {name: column[at] for name, column in sizes.items()}
-        centre = logits[rows, place]
-        reach, count = 3 * reach / max(count - 1, 1), _FINER
-    return best, found
+        logits = centre[:, None] + reach * np.linspace(-1, 1, count)
+        sizes = _line(problem, budget, n_params, np.clip(logits, -2 * _LARGEST_LOGIT, 2 * _LARGEST_LOGIT))
+        values = problem.predict(sizes).reshape(logits.shape)
+        place = values.argmin(axis=1)
+        centre, reach, count = logits[rows, place], 3 * reach / max(count - 1, 1), _FINER
+    values = values[rows, place]
+    sizes = {name: column.reshape(logits.shape)[rows, place] for name, column in sizes.items()}
+    if not problem.zero:
+        return sizes, values
+    none = _without_pretraining(problem, budget, n_params)
+    better = problem.predict(none) < values
+    return {n: np.where(better, none[n], sizes[n]) for n in sizes}, np.where(better, problem.predict(none), values)
 
 
 def _best(problem: Problem, sizes: dict[str, np.ndarray], values: np.ndarray, before=None) -> dict[str, float] | None:

@@ -27,7 +27,7 @@ class Problem:
         ends: n_pretrain and n_finetune to the least and the most that may be bought; equal ends where held.
         n_params: (K,) model sizes to choose among; a single NaN where the size is not known and does not matter.
         any_n_params: Whether every size from the least to the largest of n_params may be chosen.
-        zero: Whether the law is defined without any pre-training.
+        zero: Whether the budget buys n_pretrain, and the law is defined without any.
         notes: What was held, and why.
     """
 
@@ -69,7 +69,8 @@ def make_problem(
     models, any_size = _models(fit, costs, sizes, n_params, notes)
     ends = {name: _ends(fit, costs, name, sizes, at_most, notes) for name in SIZES[1:]}
     bought = tuple(n for n in SIZES[1:] if ends[n][0] < ends[n][1])
-    return Problem(fit, costs, bought, ends, models, any_size, _defined_at_zero(fit), tuple(notes))
+    zero = "n_pretrain" in bought and _defined_at_zero(fit)
+    return Problem(fit, costs, bought, ends, models, any_size, zero, tuple(notes))
 
 
 def refuse_others(fit: LawFit) -> None:
@@ -157,8 +158,6 @@ def _free(name: str, held: float) -> dict:
 
 
 def _defined_at_zero(fit: LawFit) -> bool:
-    if "n_pretrain" not in fit.columns.values():
-        return False
     at = {column: np.array([span[1]]) for column, span in fit.data["ranges"].items()} | {"n_pretrain": np.zeros(1)}
     with np.errstate(all="ignore"):
         return bool(np.isfinite(fit.values(at)[0]))
