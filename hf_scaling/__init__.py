@@ -22,6 +22,7 @@ _HOMES = {
     "plan": "planning",
     "suggest_runs": "planning",
     "transfer_gaps": "planning",
+    "write_report": "report",
     "DistillationArguments": "distillation",
     "DistillationTrainer": "distillation",
     "InputError": "errors",

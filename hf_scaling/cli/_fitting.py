@@ -12,11 +12,14 @@ _ROW_CHOICES = ("target", "x", "arm", "upstream", "downstream", "stage", "weight
 _FITTING = ("objective", "delta", "seed")
 
 
-def add_table_arguments(parser: argparse.ArgumentParser) -> None:
+def add_table_arguments(parser: argparse.ArgumentParser, target: str | None = "loss") -> None:
     """Declare RESULTS, which of its rows and columns to take, the objective, the seed and --json."""
     parser.add_argument("results", metavar="RESULTS", help=".parquet or .csv file, folder, study, or Hub id")
     rows = parser.add_argument_group("rows and columns")
-    rows.add_argument("--target", default="loss", metavar="COLUMN", help="the column to fit (default: loss)")
+    both = "loss and error"
+    rows.add_argument(
+        "--target", default=target, metavar="COLUMN", help=f"the column to fit (default: {target or both})"
+    )
     rows.add_argument("--x", metavar="COLUMN", help="the variable of a law of one variable (default: n_pretrain)")
     for name in ("arm", "upstream", "downstream", "stage"):
         rows.add_argument(f"--{name}", metavar="VALUE", help=f"keep the rows of this {name}")

@@ -1,0 +1,251 @@
+"""Which figures a part of the table gets, and what each shows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hf_scaling.report.asking import Asked
+from hf_scaling.report.crossing import Crossing
+from hf_scaling.report.figures.canvas import Drawing
+from hf_scaling.report.figures.checks import Points, moving_boundary, predicted_against_measured, residuals
+from hf_scaling.report.figures.curves import Curve, curves, shared_limits
+from hf_scaling.report.figures.difference import difference
+from hf_scaling.report.figures.frontier import frontier
+from hf_scaling.report.findings import PartFindings
+from hf_scaling.report.laws import ArmLaw, varied_sizes
+from hf_scaling.report.numbers import count, shown, unit_of
+from hf_scaling.report.parts import Part
+from hf_scaling.report.series import Level, line_of, model_levels, outer_levels, runs_at
+from hf_scaling.report.words import say_boundary
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Figures that stand side by side.
+
+    Attributes:
+        heading: Over them.
+        text: What to see in them.
+        drawings: The figures.
+    """
+
+    heading: str
+    text: str
+    drawings: tuple[Drawing, ...]
+
+
+def panels_of(found: PartFindings, number: int, asked: Asked) -> list[Panels]:
+    """The figures of one part of the table; `number` tells its files from those of other parts."""
+    name = f"{number}-{_slug(found.part)}"
+    groups = [_difference_panels(found, name, asked)]
+    axes = dict.fromkeys(axis for arm in found.part.arms for axis in varied_sizes(arm, asked))
+    groups += [_curve_panels(found, axis, name, asked) for axis in axes]
+    groups += [_check_panels(found, name, asked), _frontier_panels(found, name)]
+    return [group for group in groups if group.drawings]
+
+
+def _curve_panels(found: PartFindings, axis: str, name: str, asked: Asked) -> Panels:
+    drawings = [each for target in asked.targets for each in _curves_along(found, target, axis, name, asked)]
+    band = f"{asked.level:.0%} bands"
+    text = f"Each mark is a run; lines are the fitted laws with {band}, dotted beyond the measured range."
+    what = " and ".join(asked.targets)
+    return Panels(f"{what[:1].upper()}{what[1:]} against {axis}", text, tuple(drawings))
+
+
+def _curves_along(found: PartFindings, target: str, axis: str, name: str, asked: Asked) -> list[Drawing]:
+    """A panel for each model size, on the same axes."""
+    panels = {level: _series(found, target, axis, level, asked) for level in model_levels(found.part, axis)}
+    panels = {level: series for level, series in panels.items() if series}
+    if not panels:
+        return []
+    limits = shared_limits([curve for series in panels.values() for curve in series])
+    labels = (_labelled(axis, found.part.noun), _labelled(target, found.part.noun))
+    return [
+        curves(
+            f"{name}-{target}-{axis}-{i}",
+            level.label or found.part.title,
+            series,
+            *labels,
+            limits,
+            title=f"{target} against {axis}{f', {level.label}' if level.label else ''}",
+            caption=_curve_caption(series),
+        )
+        for i, (level, series) in enumerate(panels.items(), 1)
+    ]
+
+
+def _series(found: PartFindings, target: str, axis: str, level: Level, asked: Asked) -> list[Curve]:
+    """Each arm at the smallest and the largest amount of the other data."""
+    series = []
+    for number, law in enumerate(found.law(target)):
+        for held in outer_levels(law.arm, axis, found.part.noun):
+            x, y = runs_at(law, axis, level, held)
+            if not len(x):
+                continue
+            line = line_of(law, axis, level, held, asked.level)
+            label = ", ".join(text for text in (law.arm.label, held.label) if text)
+            series.append(Curve(label, number, x, y, *line, reach=(x.min(), x.max()), faint=held.first))
+    return series
+
+
+def _curve_caption(series: list[Curve]) -> str:
+    unfitted = [curve.label for curve in series if not len(curve.line_x)]
+    return f"Without a fitted law: {', '.join(unfitted)}." if unfitted else ""
+
+
+def _difference_panels(found: PartFindings, name: str, asked: Asked) -> Panels:
+    drawings = []
+    for number, crossing in enumerate(each for each in found.crossings if each.boundary is not None):
+        drawings += _crossing_drawings(crossing, f"{name}-{number + 1}", found)
+    text = (
+        "Plain minus distilled at equal images: above zero the teacher helps. Marks are mean paired differences of "
+        f"runs, the line and its {asked.level:.0%} band come from the two arms' laws."
+    )
+    return Panels("Where distillation stops paying", text, tuple(drawings))
+
+
+def _crossing_drawings(crossing: Crossing, name: str, found: PartFindings) -> list[Drawing]:
+    part, target, boundary = found.part, crossing.target, crossing.boundary
+    sizes = ", ".join(f"{count(value)} {unit_of(size, part.noun)}" for size, value in boundary.sizes.items())
+    ways = len(part.arm("distilled")) > 1
+    caption = say_boundary(boundary, target, part.noun) + (f" Said of {sizes}." if sizes else "")
+    drawings = [
+        difference(
+            f"{name}-difference-{target}",
+            f"Boundary by {target}" + (f", {crossing.arm.label}" if ways else ""),
+            boundary,
+            target,
+            part.noun,
+            title=f"Difference of {target}, plain minus distilled",
+            caption=caption,
+        )
+    ]
+    for size in boundary.sizes:
+        at = [(value, b.n_pretrain, b.low, b.high) for n, value, b in crossing.by_size if n == size]
+        at = [each for each in at if each[1] is not None]
+        if len(at) > 1:
+            drawings.append(
+                moving_boundary(
+                    f"{name}-boundary-{target}-{size}",
+                    f"Boundary by {target}, moving",
+                    at,
+                    _labelled(size, part.noun),
+                    f"boundary: {unit_of('n_pretrain', part.noun)}",
+                    title=f"Boundary by {target} against {size}",
+                    caption=f"The boundary at each {size} at which it lies inside the measured range.",
+                )
+            )
+    return drawings
+
+
+def _check_panels(found: PartFindings, name: str, asked: Asked) -> Panels:
+    drawings = []
+    for target in asked.targets:
+        laws = [law for law in found.law(target) if law.fit is not None]
+        if laws:
+            drawings += _checks(laws, target, name, found.part.noun)
+    text = (
+        "Filled marks are the fitted runs. Hollow ones are the largest scales, predicted by the best single law, "
+        "fitted without them: they show what an extrapolation is worth here."
+    )
+    return Panels("Do the laws hold?", text, tuple(drawings))
+
+
+def _checks(laws: list[ArmLaw], target: str, name: str, noun: str) -> list[Drawing]:
+    points = [
+        _fitted(law, i, shown(target, law.predicted()), shown(target, law.measured)) for i, law in enumerate(laws)
+    ]
+    held = [
+        Points(f"{law.arm.label}, held out", i, _joined(law, "predicted"), _joined(law, "measured"), hollow=True)
+        for i, law in enumerate(laws)
+        if law.held_out
+    ]
+    along = next(iter(laws[0].fit.data["ranges"]))
+    along = "n_pretrain" if "n_pretrain" in laws[0].fit.data["ranges"] else along
+    left = [
+        _fitted(law, i, _column(law, along), 100 * (law.measured / law.predicted() - 1)) for i, law in enumerate(laws)
+    ]
+    drawings = [
+        predicted_against_measured(
+            f"{name}-predicted-{target}",
+            f"Predicted and measured {target}",
+            [*points, *held],
+            _labelled(target, noun),
+            title=f"Predicted against measured {target}",
+            caption="On the diagonal a prediction is right." if held else "Too few sizes to hold the largest out.",
+        )
+    ]
+    if any(np.isfinite(each.y).any() for each in left):
+        drawings.append(
+            residuals(
+                f"{name}-residuals-{target}",
+                f"Residuals of {target}",
+                left,
+                _labelled(along, noun),
+                "measured over predicted, per cent",
+                title=f"Residuals of {target}",
+                caption="Scatter about zero is noise; a bend says that the law's shape is wrong.",
+            )
+        )
+    return drawings
+
+
+def _fitted(law: ArmLaw, number: int, x: np.ndarray, y: np.ndarray) -> Points:
+    usable = np.isfinite(x) & np.isfinite(y)
+    return Points(law.arm.label, number, x[usable], y[usable])
+
+
+def _joined(law: ArmLaw, what: str) -> np.ndarray:
+    return shown(law.target, np.concatenate([getattr(each, what) for each in law.held_out]))
+
+
+def _column(law: ArmLaw, column: str) -> np.ndarray:
+    return law.arm.rows.to_pandas()[column].to_numpy(dtype=float, na_value=np.nan)
+
+
+def _frontier_panels(found: PartFindings, name: str) -> Panels:
+    drawings, asked = [], any(each.asked for each in found.spending)
+    for spending in found.spending:
+        if spending.plan is None or len(spending.plan.frontier) < 2:
+            continue
+        plan, target = spending.plan, spending.target
+        chosen = (plan.budget, shown(target, plan.predicted["value"])) if spending.asked else None
+        table = plan.frontier.assign(**{c: shown(target, plan.frontier[c]) for c in ("value", "low", "high")})
+        drawings.append(
+            frontier(
+                f"{name}-frontier-{target}",
+                f"Best {target} for a budget",
+                table,
+                chosen,
+                (
+                    "budget: FLOPs" if not spending.asked else "budget: unit of the costs",
+                    f"{target}: {unit_of(target)}",
+                ),
+                title=f"Frontier of {target}",
+                caption=_frontier_caption(plan),
+            )
+        )
+    text = "The best that each budget is predicted to buy; dotted where it lies outside the measured sizes."
+    if not asked:
+        text += (
+            " No budget was given, so the budget is training FLOPs, teachers counted: `--budget 500 --cost label=0.5 "
+            "--cost hour=2` asks for a plan in money."
+        )
+    return Panels("What a budget buys", text, tuple(drawings))
+
+
+def _frontier_caption(plan) -> str:
+    beyond = plan.frontier["extrapolation"].to_numpy()
+    outside = int((beyond > 0.01).sum())
+    return f"{outside} of {len(beyond)} budgets lie outside the measured sizes." if outside else ""
+
+
+def _labelled(column: str, noun: str) -> str:
+    return f"{column}: {unit_of(column, noun)}"
+
+
+def _slug(part: Part) -> str:
+    """The data sets of a part, as a file may be called."""
+    text = "-".join(part.choice[name] for name in ("upstream", "downstream") if name in part.choice)
+    kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in text.lower())
+    return "-".join(piece for piece in kept.split("-") if piece)[:40].strip("-") or "runs"

@@ -1,0 +1,323 @@
+"""The answers, in sentences: the same ones on the page, in the card and in the terminal."""
+
+import math
+import textwrap
+from dataclasses import dataclass
+
+from hf_scaling.boundary import Boundary
+from hf_scaling.report.crossing import Crossing
+from hf_scaling.report.findings import Findings, PartFindings
+from hf_scaling.report.gaps import Gap
+from hf_scaling.report.laws import ArmLaw
+from hf_scaling.report.numbers import count, interval, measure
+from hf_scaling.report.parts import Part
+from hf_scaling.report.spending import Spending
+from hf_scaling.report.transfer import Transfer
+
+VERDICTS = {
+    "ok": "these runs fix the law",
+    "not_identifiable": "these runs leave the law's parameters open: trust it inside the measured range at most",
+    "at_bound": "a parameter ended on its bound: read it as a limit",
+    "poor_fit": "the law does not describe these runs well",
+}
+_SIZES = {"n_params": "parameters", "n_pretrain": "upstream {}", "n_finetune": "labelled {}"}
+_PLANS = {
+    "clear": "The draws agree on these sizes.",
+    "hardly_matters": "Other splits of the budget are as good.",
+    "cannot_tell": "These runs do not fix where the budget should go.",
+}
+_VERDICTS_OF_GAPS = {
+    "low": "pre-train more",
+    "high": "label more",
+    "cannot_tell": "these runs cannot tell whether to pre-train or to label more",
+}
+_KEYS = {
+    "distillation_always": "the teacher helps",
+    "distillation_never": "the plain student is ahead",
+    "not_resolved": "not resolved",
+}
+_WIDTH = 110
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One thing that is said.
+
+    Attributes:
+        text: The sentence.
+        details: What stands below it, smaller.
+        place: The part of the table it is said of.
+        key: The words of the sentence that a hurried reader should see.
+    """
+
+    text: str
+    details: tuple[str, ...] = ()
+    place: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question and what the table says to it.
+
+    Attributes:
+        code: For programs: boundary, performance, transfer, plan.
+        question: The question.
+        statements: The answers, by part of the table and target.
+    """
+
+    code: str
+    question: str
+    statements: tuple[Statement, ...]
+
+
+def answers(findings: Findings) -> list[Answer]:
+    """Every question that the table can be asked, with its answers."""
+    asked = {
+        "boundary": ("Where does distillation stop paying?", _boundaries),
+        "performance": ("How good does it get?", _performances),
+        "transfer": ("What is pre-training worth?", _transfers),
+        "plan": ("What should the next unit of budget buy?", _plans),
+    }
+    found = []
+    for code, (question, say) in asked.items():
+        statements = tuple(each for part in findings.parts for each in say(part, findings))
+        if statements:
+            found.append(Answer(code, question, statements))
+    return found
+
+
+def describe(findings: Findings) -> str:
+    """The answers and the gaps as text for a terminal."""
+    lines = [f"{findings.title} ({findings.facts['runs']})"]
+    for answer in answers(findings):
+        lines += ["", answer.question]
+        for place, statements in by_place(answer).items():
+            lines += [f"  {place}:"] if place and len(findings.parts) > 1 else []
+            for statement in statements:
+                lines += _wrapped(statement.text, "  ")
+                lines += [line for detail in statement.details for line in _wrapped(detail, "    ")]
+    if findings.gaps:
+        lines += ["", "What these runs cannot say"]
+        lines += [line for gap in findings.gaps for line in _wrapped(say_gap(gap), "  ")]
+    return "\n".join(lines)
+
+
+def by_place(answer: Answer) -> dict[str, list[Statement]]:
+    """The statements of an answer under the part that they are said of."""
+    found: dict[str, list[Statement]] = {}
+    for statement in answer.statements:
+        found.setdefault(statement.place, []).append(statement)
+    return found
+
+
+def say_gap(gap: Gap) -> str:
+    """A gap in one line."""
+    return f"{gap.question} {say_why(gap)} Would be answered by: {gap.runs}"
+
+
+def say_why(gap: Gap) -> str:
+    """What is missing, and where."""
+    return f"{gap.place}: {gap.why[:1].lower()}{gap.why[1:]}" if gap.place else gap.why
+
+
+def say_boundary(boundary: Boundary, target: str, noun: str) -> str:
+    """The verdict of a boundary in a sentence."""
+    sizes = boundary.difference[boundary.x]
+    span = f"{count(sizes.min())} to {count(sizes.max())} {_unit(boundary, noun)}"
+    if boundary.status == "crossing":
+        ends = f"{boundary.level:.0%} interval {count(boundary.low)} to {count(boundary.high)}"
+        unit = _unit(boundary, noun)
+        return f"By {target}, distillation stops paying at {count(boundary.n_pretrain)} {unit} ({ends})."
+    return {
+        "distillation_always": f"By {target}, the teacher helps at every measured size ({span}).",
+        "distillation_never": f"By {target}, the plain student is ahead at every measured size ({span}).",
+        "not_resolved": (
+            f"By {target}, not resolved: these runs cannot tell where, or whether, distillation stops paying ({span})."
+        ),
+    }[boundary.status]
+
+
+def say_law(law: ArmLaw) -> str:
+    """Which law of an arm, how sure, and how far off it was."""
+    if law.fit is None:
+        return f"{law.target}, {law.arm.label}: no law: {law.problem}."
+    name = f"the mean of {', '.join(law.fit.weights)}" if law.fit.members else law.fit.law
+    said = f"{law.target}, {law.arm.label}: {name}; {VERDICTS[law.fit.status]}."
+    return said + _held_out(law)
+
+
+def _held_out(law: ArmLaw) -> str:
+    table = law.ranking.table.set_index("law")["holdout_log_rmse"]
+    best, last = table[law.ranking.best], table["last_value"]
+    if math.isnan(best):
+        return " Too few sizes to hold the largest out."
+    factor = max(each.factor for each in law.held_out) if law.held_out else law.ranking.table["factor_out"].iloc[0]
+    said = f" Fitted to the smaller scales, {law.ranking.best} misses the largest (up to {factor:.3g} times larger) by"
+    return f"{said} {_per_cent(best)}; carrying the last value forward misses by {_per_cent(last)}."
+
+
+def _per_cent(log_rmse: float) -> str:
+    return f"{100 * math.expm1(log_rmse):.2g} %" if math.isfinite(log_rmse) and log_rmse < 5 else "far"
+
+
+def _boundaries(found: PartFindings, findings: Findings) -> list[Statement]:
+    return [_crossing(crossing, found.part) for crossing in found.crossings]
+
+
+def _crossing(crossing: Crossing, part: Part) -> Statement:
+    boundary, noun = crossing.boundary, part.noun
+    ways = len(part.arm("distilled")) > 1
+    place = f"{part.title}, {crossing.arm.label}" if ways else part.title
+    if boundary is None:
+        return Statement(f"By {crossing.target}, no answer: {crossing.problem}.", (), place)
+    details = []
+    if boundary.sizes:
+        details.append(f"Said of {_sizes(boundary.sizes, noun)}.")
+    details += [_by_size(crossing, noun)] if crossing.by_size else []
+    details.append(_law_free(boundary, noun))
+    if crossing.compute is not None:
+        counted = say_boundary(crossing.compute, crossing.target, noun).removeprefix(f"By {crossing.target}, ")
+        details.append(f"At equal compute, the teacher's counted: {counted}")
+    elif crossing.compute_problem:
+        details.append(f"At equal compute: no answer: {crossing.compute_problem}.")
+    details += _warnings(boundary.notes)
+    key = f"{count(boundary.n_pretrain)} {noun}" if boundary.status == "crossing" else _KEYS[boundary.status]
+    return Statement(say_boundary(boundary, crossing.target, noun), tuple(details), place, key)
+
+
+def _by_size(crossing: Crossing, noun: str) -> str:
+    said = [
+        f"{count(value)} {_SIZES[name].format(noun)}: {_shortly(boundary)}"
+        for name, value, boundary in crossing.by_size
+    ]
+    return f"By size: {'; '.join(said)}."
+
+
+def _shortly(boundary: Boundary) -> str:
+    if boundary.status != "crossing":
+        return boundary.status.replace("_", " ")
+    return f"{count(boundary.n_pretrain)} ({count(boundary.low)} to {count(boundary.high)})"
+
+
+def _law_free(boundary: Boundary, noun: str) -> str:
+    free = boundary.law_free
+    if not 0 < free["n_pretrain"] < math.inf:
+        return "From the paired differences alone: no crossing inside the measured sizes."
+    ends = f" ({count(free['low'])} to {count(free['high'])})" if free["low"] == free["low"] else ""
+    return f"From the paired differences alone: {count(free['n_pretrain'])}{ends} {_unit(boundary, noun)}."
+
+
+def _unit(boundary: Boundary, noun: str) -> str:
+    return "FLOPs" if boundary.x == "train_flops" else noun
+
+
+def _performances(found: PartFindings, findings: Findings) -> list[Statement]:
+    statements = []
+    for target in findings.asked.targets:
+        laws = [law for law in found.law(target) if law.best is not None]
+        if laws:
+            best = min(laws, key=lambda law: law.best[target])
+            details = (*_forecast(best, found.part), *(_sentence(say_law(law)) for law in found.law(target)))
+            key = measure(target, float(best.best[target]))
+            statements.append(Statement(_best_run(best, target, found.part), details, found.part.title, key))
+    return statements
+
+
+def _best_run(law: ArmLaw, target: str, part: Part) -> str:
+    row = law.best
+    sizes = {name: float(row[name]) for name in _SIZES if _given(row.get(name)) and float(row[name]) > 0}
+    who = [str(row["model"])] if _given(row.get("model")) else []
+    if who:
+        sizes.pop("n_params", None)
+    who += [law.arm.label] if law.arm.kind else []
+    said = ", ".join([*who, *([_sizes(sizes, part.noun)] if sizes else [])])
+    return f"Lowest {target} measured: {measure(target, float(row[target]))}{f' ({said})' if said else ''}."
+
+
+def _given(value) -> bool:
+    return value is not None and value == value and str(value) not in ("", "None", "<NA>")
+
+
+def _forecast(law: ArmLaw, part: Part) -> list[str]:
+    """What the best arm's law says of ten times the data."""
+    if not law.forecasts:
+        return []
+    far = law.forecasts[-1]
+    grown = next(name for name in ("n_finetune", "n_pretrain", *far["sizes"]) if name in far["sizes"])
+    ends = interval(law.target, far["low"], far["high"])
+    what = _SIZES.get(grown, grown).format(part.noun)
+    doubt = "" if law.fit.status == "ok" else ": an extrapolation that these runs do not bear"
+    value = measure(law.target, far["value"])
+    return [f"With ten times the {what} ({_sizes(far['sizes'], part.noun)}) the law expects {value} ({ends}){doubt}."]
+
+
+def _sizes(sizes: dict[str, float], noun: str) -> str:
+    return ", ".join(f"{count(value)} {_SIZES.get(name, name).format(noun)}" for name, value in sizes.items())
+
+
+def _transfers(found: PartFindings, findings: Findings) -> list[Statement]:
+    return [_transfer(each, found.part) for each in found.transfers]
+
+
+def _transfer(transfer: Transfer, part: Part) -> Statement:
+    who = f"By {transfer.target}{f', {transfer.arm.label}' if transfer.arm.kind else ''}"
+    if transfer.gaps is None:
+        return Statement(f"{who}: no answer: {transfer.problem}.", (), part.title)
+    row = transfer.gaps.table.iloc[0]
+    key = _VERDICTS_OF_GAPS[row.verdict]
+    share = interval("error", row.share_low, row.share_high)
+    details = [
+        f"Of what stands above the floor at the largest pre-training, {measure('error', row['share'])} ({share}) is "
+        f"closed by no more of it: low below half, high above, in the whole interval. G {row.G:.3g} "
+        f"({row.low:.3g} to {row.high:.3g}); the law's own verdict is {row.status}."
+    ]
+    details += ["A larger model closes part of it."] if row.larger_model_helps else []
+    details += _worth(transfer.gaps.worth, part) + _warnings(transfer.gaps.notes)
+    return Statement(f"{who}: {key}.", tuple(details), part.title, key)
+
+
+def _worth(worth, part: Part) -> list[str]:
+    """What pre-training was worth in labelled images, at the largest n_finetune that says so."""
+    said = worth[worth["worth"].notna()]
+    if said.empty:
+        return []
+    row = said.iloc[-1]
+    ends = f"{count(row.worth_low)} to {count(row.worth_high)}"
+    return [
+        f"At {count(row.n_finetune)} labelled {part.noun}, the largest pre-training is worth {count(row.worth)} "
+        f"labels more ({ends}) than {count(row.against)} upstream {part.noun}."
+    ]
+
+
+def _plans(found: PartFindings, findings: Findings) -> list[Statement]:
+    return [_plan(spending, found.part) for spending in found.spending if spending.asked]
+
+
+def _plan(spending: Spending, part: Part) -> Statement:
+    plan, target = spending.plan, spending.target
+    if plan is None:
+        return Statement(f"For {target}, no plan: {spending.problem}.", (), part.title)
+    sizes = {name: value for name, value in plan.allocation.items() if name != "arm" and value}
+    arm = f", {plan.allocation['arm']}" if plan.allocation["arm"] else ""
+    value = measure(target, plan.predicted["value"])
+    ends = interval(target, plan.predicted["low"], plan.predicted["high"])
+    text = f"For {count(plan.budget)}: {_sizes(sizes, part.noun)}{arm}; {target} expected {value} ({ends})."
+    paid = ", ".join(f"{name.replace('_', ' ')} {count(v)}" for name, v in plan.cost.items() if v and name != "total")
+    details = [_PLANS[plan.verdict]] if plan.verdict else []
+    details += [f"Spent: {paid}."] if paid else []
+    details += _warnings(plan.notes)
+    return Statement(text, tuple(details), part.title, _sizes(sizes, part.noun))
+
+
+def _warnings(notes: list[dict]) -> list[str]:
+    return [_sentence(note["text"]) for note in notes if note["grade"] != "info"]
+
+
+def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith(".") else f"{text}."
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
