@@ -22,7 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Pull, and say how to go on."""
+    from huggingface_hub.utils import disable_progress_bars
+
     from hf_scaling.publishing import pull_study
+
+    # A line a part says how far it is; bars of single files would bury it.
+    disable_progress_bars()
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)

@@ -53,6 +53,8 @@ def _push_law(arguments: argparse.Namespace) -> None:
 
 def _push_study(arguments: argparse.Namespace) -> int:
     """Push a study part by part; 1 where some did not arrive."""
+    from huggingface_hub.utils import disable_progress_bars
+
     from hf_scaling.errors import InputError
     from hf_scaling.publishing import push_study
 
@@ -61,6 +63,8 @@ def _push_study(arguments: argparse.Namespace) -> int:
             f"{arguments.what} is a study: say where, with --namespace ORG; "
             f"its rows alone: hf-scaling push {arguments.what}/results --repo ORG/NAME"
         )
+    # A line a part says how far it is; bars of single files would bury it.
+    disable_progress_bars()
     told = {"private": arguments.private, "dry_run": arguments.dry_run, "say": _say_outcome}
     outcomes = push_study(arguments.what, arguments.namespace, arguments.name, arguments.models or "all", **told)
     lost = [each for each in outcomes if each.error]

@@ -1,6 +1,7 @@
 """A study as a whole to the Hub: its results, models, laws and report, and a collection that shows them together."""
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from hf_scaling import transport
 from hf_scaling.errors import InputError, PushError
-from hf_scaling.publishing import collection, space
+from hf_scaling.publishing import answers, collection, space
 from hf_scaling.publishing.checkpoint import push_checkpoint
 from hf_scaling.publishing.manifest import Manifest, push_manifest
 from hf_scaling.results import ResultsTable
@@ -17,7 +18,7 @@ MODELS = ("all", "best", "none")
 # Parts in a row that fail before the rest is not tried any more: the Hub is down then.
 _ENOUGH = 2
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_]|[.-](?![.-]))*")
-_LONGEST = 70  # of the 96 characters that the Hub takes, to leave room for -RUN_ID
+_LONGEST = 60  # of the 96 characters that the Hub takes, to leave room for -LAW
 # A line of text stands for what is no commit.
 Written = transport.Commit | transport.Planned | str
 
@@ -74,7 +75,8 @@ def push_study(
     finishes what an earlier one could not.
 
     Args:
-        folder: The study: grid.yaml, results/, runs/, laws/ (folders that `fit --out` wrote), report.html.
+        folder: The study: grid.yaml, results/, runs/, laws/ (folders that `fit --out` wrote), report.html. Without
+            laws, or with a report older than the results, report and laws are worked out and written first.
         namespace: A user or an organisation.
         name: What the study is called there; the folder's name when None.
         models: "all"; "best": of each model on each data set the run with the smallest error; or "none".
@@ -93,6 +95,7 @@ def push_study(
     if models not in MODELS:
         raise InputError(f"models {models!r}: choose {', '.join(MODELS)}")
     study = _Study(Path(folder), namespace, name, models, private, dry_run)
+    study.work_out_answers()
     parts, arrived, outcomes, failed = list(study.parts()), [], [], 0
     parts.append(Part("collection", "", study.repo_id, lambda: study.show(arrived)))
     for number, part in enumerate(parts, start=1):
@@ -126,6 +129,20 @@ class _Study:
         self.repo_id = f"{_checked(namespace, 'namespace')}/{_checked(name or folder.resolve().name, 'name')}"
         self.options = {"private": private, "dry_run": dry_run}
         self.table = ResultsTable.load(folder)
+        self.no_report = ""
+
+    def work_out_answers(self) -> None:
+        """Write report and laws where they are absent or older than the results; in a dry run only say so."""
+        if not answers.are_outdated(self.folder):
+            return
+        if self.options["dry_run"]:
+            self.no_report = "would be made of the results first, with the laws that it rests on"
+            return
+        print(f"{self.folder}: writing the report and its laws first", file=sys.stderr, flush=True)
+        try:
+            answers.refresh(self.folder)
+        except InputError as error:
+            self.no_report = str(error)
 
     def parts(self) -> Iterator[Part]:
         """All parts, in the order in which they go."""
@@ -172,7 +189,12 @@ class _Study:
         return lambda: LawFit.from_pretrained(folder).push_to_hub(f"{self.repo_id}-{folder.name}", **self.options)
 
     def _push_report(self, repo_id: str) -> Written:
-        return space.push_report(self.folder, self.repo_id, repo_id, **self.options)
+        if self.no_report and self.options["dry_run"]:
+            return self.no_report
+        if self.no_report:
+            raise InputError(f"no report: {self.no_report}")
+        page = (self.folder / answers.REPORT).read_bytes()
+        return space.push_report(page, len(self.table), self.repo_id, repo_id, **self.options)
 
     def _chosen_rows(self) -> list[dict[str, Any]]:
         """The rows whose checkpoints are pushed: teachers and parents before what came from them."""
