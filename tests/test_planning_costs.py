@@ -109,6 +109,14 @@ def test_a_law_of_an_older_version_says_what_to_pass():
     assert by_table.cost["pretrain_compute"] > 0
 
 
+def test_costs_that_are_no_numbers_leave_the_fit_alone():
+    frame = table().assign(seconds="unknown", train_flops=lambda f: f["train_flops"].astype(object))
+    frame.loc[0, "train_flops"] = "n/a"
+    fit = hs.fit_law(frame, "transfer_gap", bootstrap=0)
+    assert "flops_per_second" not in fit.data["compute"]
+    assert hs.plan(fit, 1000, COSTS).cost["pretrain_compute"] > 0
+
+
 def test_published_rows_without_samples_count_one_pass():
     sizes = np.array([(m, d) for m in (1e7, 1e8, 1e9) for d in (1e8, 1e9, 1e10, 1e11)])
     loss = hs.LAWS["chinchilla"].predict(

@@ -12,9 +12,10 @@ _ROW_CHOICES = ("target", "x", "arm", "upstream", "downstream", "stage", "weight
 _FITTING = ("objective", "delta", "seed")
 
 
-def add_table_arguments(parser: argparse.ArgumentParser, target: str | None = "loss") -> None:
-    """Declare RESULTS, which of its rows and columns to take, the objective, the seed and --json."""
-    parser.add_argument("results", metavar="RESULTS", help=".parquet or .csv file, folder, study, or Hub id")
+def add_table_arguments(parser: argparse.ArgumentParser, target: str | None = "loss", or_law: bool = False) -> None:
+    """Declare RESULTS (or_law: a kept law may stand there), its rows and columns, the objective, the seed and --json."""
+    wanted = ".parquet or .csv file, folder, study, or Hub id" + ("; or a law kept by `fit --out`" if or_law else "")
+    parser.add_argument("results", metavar="RESULTS_OR_LAW" if or_law else "RESULTS", help=wanted)
     rows = parser.add_argument_group("rows and columns")
     both = "loss and error"
     rows.add_argument(

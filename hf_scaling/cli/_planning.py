@@ -9,7 +9,7 @@ from hf_scaling.errors import InputError
 
 def add_budget_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare RESULTS_OR_LAW, the law, its intervals, the budget and the costs."""
-    add_table_arguments(parser)
+    add_table_arguments(parser, or_law=True)
     law = parser.add_argument_group("law")
     law.add_argument(
         "--law", metavar="NAME", help="see `hf-scaling laws`; auto chooses (default: by the sizes varied)"

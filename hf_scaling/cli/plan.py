@@ -6,7 +6,7 @@ from hf_scaling.cli._fitting import key_values, numbers, to_json
 from hf_scaling.cli._planning import add_budget_arguments, prices, read_fits
 from hf_scaling.errors import InputError
 
-HELP = "Find the model size, n_pretrain, n_finetune and arm that a budget buys best; RESULTS may be a kept law."
+HELP = "Find the model size, n_pretrain, n_finetune and arm that a budget buys best."
 EXAMPLE = "hf-scaling plan studies/demo --budget 500 --cost label=0.5 --cost hour=2"
 
 

@@ -125,7 +125,10 @@ def _numbers(columns: Columns, name: str) -> np.ndarray:
     """A column as floats; what is absent or no number is NaN: costs are looked at, never required."""
     if name not in columns.data:
         return np.full(len(columns), np.nan)
-    return np.array([_number(value) for value in columns.data[name]])
+    try:
+        return columns.data[name].astype(float)
+    except (TypeError, ValueError):
+        return np.array([_number(value) for value in columns.data[name]])
 
 
 def _number(value) -> float:
