@@ -68,20 +68,20 @@ def time_runner(grid: str, out: Path, workers: int) -> float:
 
 def evaluation_seconds(study: Study, plan) -> float:
     """Seconds of all evaluations, from one warm evaluation of each model on each set, teachers included."""
-    from hf_scaling import models
-    from hf_scaling.tasks import ImageClassification
+    from hf_scaling import tasks
     from hf_scaling.training import Warm, parse_fields
 
-    warm, task, found = Warm(), ImageClassification(), {}
+    warm, found = Warm(), {}
     for run in plan:
         key = (run.model, run.spec.stage, run.arm == "distilled" and run.spec.stage == "pretrain")
         if key not in found:
             fields, args = parse_fields(run.spec.stage, told_to_recipe(study, run))
-            model = models.load_model(study.run_folder(run.run_id))
-            source = warm.source(task, fields, models.input_size(model), None)
-            statistics_ = models.load_statistics(study.run_folder(run.run_id))
-            processor = models.build_processor(model, statistics_.mean, statistics_.std)
-            teacher = (lambda pixels, model=model: model(pixel_values=pixels).logits) if key[2] else None
+            task = tasks.find(run.spec.task)
+            folder = study.run_folder(run.run_id)
+            model = task.load_model(folder)
+            inputs = task.inputs_of(folder, model, fields)
+            source, processor = warm.source(task, fields, inputs, None), task.processor(model, inputs)
+            teacher = (lambda model=model, **batch: model(**batch).logits) if key[2] else None
             times = []
             for _ in range(2):
                 began = time.monotonic()

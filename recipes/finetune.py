@@ -14,12 +14,13 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     """Read the configuration, fine-tune, say what came out."""
-    from hf_scaling import publishing, training
+    from hf_scaling import publishing, tasks, training
 
     fields, args = training.parse_finetune(sys.argv[1:], HERE / "configs" / "finetune.yaml")
     args, at_end = publishing.take_push(args)
     folder, row = training.finetune(fields, args)
-    use = f"from transformers import pipeline; print(pipeline('image-classification', '{folder}')('picture.png'))"
+    task = tasks.find(fields.task)
+    use = f"from transformers import pipeline; print(pipeline('{task.tag}', '{folder}')('{task.sample}'))"
     training.announce(folder, row, f'python -c "{use}"')
     at_end.push(folder)
 

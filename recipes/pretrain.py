@@ -17,13 +17,16 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     """Read the configuration, pretrain, say what came out."""
-    from hf_scaling import publishing, training
+    from hf_scaling import publishing, tasks, training
 
     fields, args = training.parse_pretrain(sys.argv[1:], HERE / "configs" / "demo.yaml")
     args, at_end = publishing.take_push(args)
     folder, row = training.pretrain(fields, args)
     recipe = Path(sys.argv[0]).with_name("finetune.py")
-    training.announce(folder, row, f"accelerate launch {recipe} --checkpoint {folder} --source digits")
+    downstream = tasks.find(fields.task).fields["finetune"]
+    which = "" if fields.task == downstream.task else f" --task {fields.task}"
+    command = f"accelerate launch {recipe}{which} --checkpoint {folder} --source {downstream.source}"
+    training.announce(folder, row, command)
     at_end.push(folder)
 
 

@@ -3,7 +3,7 @@
 from hf_scaling.distillation.arguments import DistillationArguments
 from hf_scaling.distillation.loss import LossParts, distillation_loss
 from hf_scaling.distillation.schedule import alpha_at
-from hf_scaling.distillation.teacher import AdaptedTeacher, Teacher
+from hf_scaling.distillation.teacher import AdaptedTeacher, Teacher, terms_of
 from hf_scaling.distillation.trainer import DistillationTrainer
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "Teacher",
     "alpha_at",
     "distillation_loss",
+    "terms_of",
 ]

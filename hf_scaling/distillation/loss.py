@@ -42,10 +42,10 @@ def distillation_loss(
     Sums over the examples are divided by `num_items` (never by classes), and an example labelled -100 counts nowhere.
 
     Args:
-        student_logits: (batch, classes), any floating type; computed with in float32.
-        teacher_logits: (batch, classes) in the student's class order; no gradient flows into it. None: there is no
+        student_logits: (..., classes), any floating type; computed with in float32.
+        teacher_logits: (..., classes) in the student's class order; no gradient flows into it. None: there is no
             teacher, distillation_loss is zero and loss is task_loss, whatever alpha.
-        labels: (batch,) integer class ids.
+        labels: (...) integer class ids: (batch,) of images, (batch, tokens) of text.
         alpha: Weight of the teacher, 0 to 1. At 0 loss is exactly task_loss.
         temperature: T of the soft kind, above 0.
         kind: "soft" or "hard".
@@ -74,6 +74,7 @@ def distillation_loss(
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    logits, labels = logits.flatten(end_dim=-2), labels.flatten()
     return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing)
 
 

@@ -1,8 +1,9 @@
-"""A trained model in the part of the teacher, seen as its student sees images and classes."""
+"""A trained model in the part of the teacher, seen as its student sees images and classes, or tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +19,20 @@ class Teacher:
     """A trained classifier and what has to be known to ask it.
 
     Attributes:
-        model: Any image classifier, of any size; it is frozen and put into evaluation mode when it is adapted.
+        model: Any image classifier or language model, of any size; it is frozen and put into evaluation
+            mode when it is adapted.
         statistics: How its images are normalised; None: as the student's.
         image_size: Side of its images in pixels; None: as its config says, or any where the config does not say.
         class_order: For each class of the student, in order, the teacher's output that stands for it; None: matched
             by the class names in the two configs.
+        vocabulary: Token -> id of a language model; None: as the student's.
     """
 
     model: PreTrainedModel
     statistics: ImageStatistics | None = None
     image_size: int | None = None
     class_order: Sequence[int] | None = None
+    vocabulary: Mapping[str, int] | None = None
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_id: str | Path, revision: str | None = None) -> "Teacher":
@@ -40,16 +44,23 @@ class Teacher:
         model = load_model(folder_or_hub_id, revision)
         return cls(model, load_statistics(folder_or_hub_id, revision))
 
-    def adapt_to(self, student: nn.Module, statistics: ImageStatistics | None = None) -> "AdaptedTeacher":
+    def adapt_to(
+        self,
+        student: nn.Module,
+        statistics: ImageStatistics | None = None,
+        vocabulary: Mapping[str, int] | None = None,
+    ) -> "AdaptedTeacher":
         """The teacher as a module that takes the student's batches and answers in the student's class order.
 
         Args:
             student: Its config gives the classes.
             statistics: How the student's images are normalised.
+            vocabulary: Token -> id of the student's tokenizer.
 
         Raises:
-            InputError: The two do not know the same classes, or the images cannot be translated.
+            InputError: The two do not know the same classes or tokens, or the images cannot be translated.
         """
+        _check_vocabulary(student, self.model, vocabulary, self.vocabulary)
         order = self.class_order
         if order is None:
             order = _order_by_name(getattr(student, "config", None), getattr(self.model, "config", None))
@@ -67,7 +78,8 @@ class AdaptedTeacher(nn.Module):
     """A frozen teacher in its student's terms; stays in evaluation mode whatever train() is called.
 
     `forward(**inputs)` takes the student's inputs (pixel_values: (batch, 3, height, width), normalised as the
-    student's) and gives float32 logits (batch, student's classes), without a gradient.
+    student's; or input_ids: (batch, tokens)) and gives float32 logits, (batch, student's classes) or (batch, tokens,
+    vocabulary), without a gradient.
     """
 
     def __init__(self, teacher: Teacher, statistics: ImageStatistics | None, order: Sequence[int] | None):
@@ -85,10 +97,11 @@ class AdaptedTeacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, pixel_values: Tensor, **inputs) -> Tensor:
+    def forward(self, **inputs) -> Tensor:
         """Answer a batch of the student's."""
-        outputs = self.model(pixel_values=self.as_own_images(pixel_values), **inputs)
-        logits = logits_of(outputs).float()
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = self.as_own_images(inputs["pixel_values"])
+        logits = logits_of(self.model(**inputs)).float()
         return logits if self.order is None else logits[:, self.order]
 
     def as_own_images(self, pixel_values: Tensor) -> Tensor:
@@ -97,6 +110,14 @@ class AdaptedTeacher(nn.Module):
         if size and pixel_values.shape[-2:] != (size, size):
             pixel_values = F.interpolate(pixel_values, size=(size, size), mode="bilinear", antialias=True)
         return pixel_values if self.scale is None else pixel_values * self.scale + self.shift
+
+
+def terms_of(processor: Any) -> dict[str, Any]:
+    """What a student's processor says of its inputs, as `adapt_to` takes it."""
+    mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
+    statistics = None if mean is None or std is None else ImageStatistics(tuple(mean), tuple(std))
+    vocabulary = processor.get_vocab() if hasattr(processor, "get_vocab") else None
+    return {"statistics": statistics, "vocabulary": vocabulary}
 
 
 def logits_of(outputs) -> Tensor:
@@ -116,6 +137,20 @@ def _renormalisation(
         torch.tensor(values).view(1, -1, 1, 1) for values in (student.mean, student.std, teacher.mean, teacher.std)
     )
     return std_s / std_t, (mean_s - mean_t) / std_t
+
+
+def _check_vocabulary(student, teacher, ours: Mapping[str, int] | None, theirs: Mapping[str, int] | None) -> None:
+    """Refuse a language model whose ids stand for other tokens."""
+    sizes = [getattr(getattr(model, "config", None), "vocab_size", None) for model in (student, teacher)]
+    if None not in sizes and sizes[0] != sizes[1]:
+        raise InputError(
+            f"the teacher answers with {sizes[1]:,} tokens, the student with {sizes[0]:,}: they must share a tokenizer"
+        )
+    if ours is not None and theirs is not None and ours != theirs:
+        strange = next(iter(sorted(set(ours.items()) ^ set(theirs.items()))))
+        raise InputError(
+            f"the teacher's tokenizer is not the student's: they differ in {strange[0]!r} (id {strange[1]})"
+        )
 
 
 def _order_by_name(student, teacher) -> list[int] | None:

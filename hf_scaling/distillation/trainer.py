@@ -10,15 +10,16 @@ from transformers import PreTrainedModel, Trainer
 from hf_scaling.distillation.arguments import DistillationArguments
 from hf_scaling.distillation.loss import IGNORED, LossParts, distillation_loss
 from hf_scaling.distillation.schedule import UntilPassed, alpha_at
-from hf_scaling.distillation.teacher import AdaptedTeacher, Teacher, logits_of
+from hf_scaling.distillation.teacher import AdaptedTeacher, Teacher, logits_of, terms_of
 from hf_scaling.errors import InputError, RunError
-from hf_scaling.models import ImageStatistics, flops_of
+from hf_scaling.models import flops_of
 
 
 class DistillationTrainer(Trainer):
     """transformers' Trainer for a classifier, taught by its labels and, where there is one, by a teacher.
 
-    Batches are dicts of `labels` (class ids) and the model's inputs (pixel_values). With and without a teacher the
+    Batches are dicts of `labels` (class ids: one an image; of text one a token, the one that follows) and the model's
+    inputs (pixel_values, input_ids). With and without a teacher the
     step is the same code. It divides by the number of examples of the whole optimiser step, over accumulated batches
     and processes, so these do not change the gradient; nor do the examples that accelerate repeats to fill the
     last batch of several processes.
@@ -28,11 +29,13 @@ class DistillationTrainer(Trainer):
     number; it does not depend on the number of processes.
 
     Args:
-        model: The student, any classifier of transformers, or a module that gives `logits`.
+        model: The student, any image classifier or causal language model of transformers, or a module that gives
+            `logits` at the places of its labels.
         args: `DistillationArguments`.
-        teacher: A trained classifier, or a `Teacher` where its images are normalised in another way or its classes
-            stand in another order; None trains plainly. Frozen, in evaluation mode, in no checkpoint.
-        processing_class: The student's image processor; needed where the teacher states its own statistics.
+        teacher: A trained model of the same kind, or a `Teacher` where its images are normalised in another way or its
+            classes stand in another order; None trains plainly. Frozen, in evaluation mode, in no checkpoint.
+        processing_class: The student's image processor or tokenizer; needed where the teacher states its own
+            statistics.
         **others: As for `Trainer`.
 
     Raises:
@@ -54,6 +57,8 @@ class DistillationTrainer(Trainer):
         super().__init__(model=model, args=args, **others)
         # Makes every version of Trainer count the examples of a step and hand the count to compute_loss.
         self.model_accepts_loss_kwargs = True
+        # Labels stand at the places of their logits, those of text too.
+        self._loss_shifts_labels = False
         self.teacher = None if teacher is None else self._place(teacher)
         self._parts = _RunningParts()
         self._flops_per_example: float | None = None
@@ -141,7 +146,7 @@ class DistillationTrainer(Trainer):
             raise InputError("teacher: it is the student itself; load it a second time")
         # Not accelerator.prepare_model: that would neither freeze nor move it under FSDP, and would make the
         # accelerator take it for a model in training.
-        adapted = teacher.adapt_to(self.model, _statistics_of(self.processing_class)).to(self.args.device)
+        adapted = teacher.adapt_to(self.model, **terms_of(self.processing_class)).to(self.args.device)
         if self.args.torch_compile:
             adapted.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
         return adapted
@@ -190,9 +195,9 @@ class DistillationTrainer(Trainer):
         progress = self.accelerator.gradient_state
         if self.args.world_size == 1 or not progress.end_of_dataloader or progress.remainder <= 0:
             return False
-        labels = inputs["labels"]
-        own = progress.remainder - self.accelerator.process_index * len(labels)
-        inputs["labels"] = torch.where(torch.arange(len(labels), device=labels.device) < own, labels, IGNORED)
+        own = progress.remainder - self.accelerator.process_index * len(inputs["labels"])
+        inputs["labels"] = inputs["labels"].clone()
+        inputs["labels"][max(own, 0) :] = IGNORED
         return True
 
     @torch.no_grad()
@@ -201,7 +206,8 @@ class DistillationTrainer(Trainer):
         for inputs in self.get_eval_dataloader():
             inputs = self._prepare_inputs(inputs)
             labels = inputs.pop("labels")
-            each = nn.functional.cross_entropy(self._ask_teacher(inputs), labels, reduction="none")
+            answers = self._ask_teacher(inputs).flatten(end_dim=-2)
+            each = nn.functional.cross_entropy(answers, labels.flatten(), reduction="none").view_as(labels)
             losses.append(self.accelerator.gather_for_metrics(each))
         return torch.cat(losses).double().mean().item()
 
@@ -279,8 +285,3 @@ def _check_settings(args: DistillationArguments, teacher: PreTrainedModel | Teac
         raise InputError(
             "alpha_schedule until_passed compares on one validation part: give one eval_dataset, not a dict"
         )
-
-
-def _statistics_of(processor) -> ImageStatistics | None:
-    mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
-    return None if mean is None or std is None else ImageStatistics(tuple(mean), tuple(std))

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from hf_scaling.errors import InputError
-from hf_scaling.grid.reading import PLAIN
+from hf_scaling.grid.reading import LADDER, PLAIN
 from hf_scaling.grid.spec import content_hash
+
+#: The share of a ladder's rung over which its rate falls, where the grid does not say.
+_DECAY = 0.2
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class WrittenRun:
         stage: "pretrain" or "finetune".
         fields: What `recipes/STAGE.py` is told, without the teacher or checkpoint that is another run of the grid.
         teacher: The run that trains its teacher; None in a plain run, and where `fields` names a trained teacher.
-        parent: The run whose checkpoint it fine-tunes; None in pretrain, and where `fields` names a checkpoint.
+        parent: The run whose checkpoint it fine-tunes, or the rung before it in a ladder; None where there is none,
+            and where `fields` names a checkpoint.
         processes: How many processes it is spread over, one GPU each.
         key: 16 hex digits: equal writings are one run.
     """
@@ -57,7 +61,7 @@ def expand(content: Mapping[str, Any]) -> tuple[WrittenRun, ...]:
     expansion = _Expansion(content)
     found: dict[str, WrittenRun] = {}
     for run in expansion.runs():
-        for each in (*run.needs, run):
+        for each in _after_needs(run):
             found.setdefault(each.key, each)
     for at, (override, used) in enumerate(zip(content["overrides"], expansion.used)):
         if not used:
@@ -67,9 +71,17 @@ def expand(content: Mapping[str, Any]) -> tuple[WrittenRun, ...]:
     return tuple(found.values())
 
 
+def _after_needs(run: WrittenRun) -> Iterator[WrittenRun]:
+    for needed in run.needs:
+        yield from _after_needs(needed)
+    yield run
+
+
 class _Expansion:
     def __init__(self, content: Mapping[str, Any]):
         self.content = content
+        # What every run is told; nothing where the task is the usual one.
+        self._task = {"task": content["task"]} if "task" in content else {}
         self.used = [False] * len(content["overrides"])
 
     def runs(self) -> Iterator[WrittenRun]:
@@ -98,22 +110,37 @@ class _Expansion:
 
     def _pretrain(self, model: str, arm: Mapping, n_pretrain: int | None, seed: int) -> WrittenRun | None:
         rest = {name: value for name, value in arm.items() if name != "teacher"}
-        fields = {**self.content["pretrain"], **rest, "model": model, "n_pretrain": n_pretrain, "seed": seed}
+        fields = {**self._of_pretrain(n_pretrain), **rest, "model": model, "n_pretrain": n_pretrain, "seed": seed}
         changes = self._changes(_point(model, arm, n_pretrain, seed), "pretrain")
         if changes.get("skip"):
             return None
         teacher = self._teacher(arm, n_pretrain, seed)
         if teacher is None and arm:
             fields["teacher"] = arm["teacher"]
-        return WrittenRun(
-            "pretrain", fields | changes["fields"], teacher=teacher, processes=changes.get("processes", 1)
-        )
+        below = self._pretrain(model, arm, fields["rungs"][-1], seed) if fields.get("rungs") else None
+        if below is None and fields.get("rungs"):
+            raise InputError(f"overrides: skip takes n_pretrain {fields['rungs'][-1]} out of the ladder above it")
+        processes = changes.get("processes", 1)
+        return WrittenRun("pretrain", fields | changes["fields"], teacher, below, processes)
+
+    def _of_pretrain(self, n_pretrain: int | None) -> dict[str, Any]:
+        fields = {**self._task, **self.content["pretrain"]}
+        if self.content.get("schedule") != LADDER:
+            return fields
+        rungs = sorted(each for each in self.content["n_pretrain"] if each < n_pretrain)
+        return {"decay": _DECAY, **fields, "rungs": rungs}
 
     def _teacher(self, arm: Mapping, n_pretrain: int | None, seed: int) -> WrittenRun | None:
         """The plain run of the teacher's size on the same images, where the arm names a family and no checkpoint."""
         if not arm or "/" in arm["teacher"] or Path(arm["teacher"]).exists():
             return None
-        fields = {**self.content["pretrain"], "model": arm["teacher"], "n_pretrain": n_pretrain, "seed": seed}
+        fields = {
+            **self._task,
+            **self.content["pretrain"],
+            "model": arm["teacher"],
+            "n_pretrain": n_pretrain,
+            "seed": seed,
+        }
         changes = self._changes(_point(arm["teacher"], {}, n_pretrain, seed), "pretrain")
         return WrittenRun("pretrain", fields | changes["fields"], processes=changes.get("processes", 1))
 
@@ -126,7 +153,14 @@ class _Expansion:
         n_finetune: int | None,
     ) -> WrittenRun | None:
         own = {name: value for name, value in downstream.items() if name != "n_finetune"}
-        fields = {**self.content["finetune"], **own, **checkpoint, "n_finetune": n_finetune, "seed": point["seed"]}
+        fields = {
+            **self._task,
+            **self.content["finetune"],
+            **own,
+            **checkpoint,
+            "n_finetune": n_finetune,
+            "seed": point["seed"],
+        }
         place = {**point, "downstream": downstream["source"], "n_finetune": n_finetune}
         changes = self._changes(place, "finetune")
         if changes.get("skip"):

@@ -17,10 +17,11 @@ class PlannedRun:
         arm: "plain" or "distilled"; of a fine-tuning run, the one its checkpoint was pretrained in.
         fields: What its recipe is told; the teacher and the checkpoint that are other runs of the grid left out.
         teacher: run_id of the run of the grid that trains its teacher; None where there is none.
-        parent: run_id of the run of the grid whose checkpoint it fine-tunes; None where there is none.
+        parent: run_id of the run of the grid whose checkpoint it fine-tunes, or of the rung before; else None.
         processes: How many processes it is spread over.
         n_params: Weights of the student; None where the checkpoint could not be looked at.
-        train_flops: Floating-point operations of its training, the teacher's forward passes included.
+        train_flops: Floating-point operations of its training, the teacher's forward passes included, without those
+            that the rungs before it have done.
         eval_flops: Those of its evaluation, the teacher's included.
         provisional: Why the spec is a guess and the id not to be relied on; None where it is known.
     """

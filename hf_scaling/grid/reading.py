@@ -13,10 +13,20 @@ AXES = ("model", "n_pretrain", "arm", "teacher", "seed", "checkpoint", "downstre
 
 _ALL = "all"
 _OWN = {
-    "pretrain": ("model", "n_pretrain", "teacher", "seed", "output_dir", "config"),
-    "finetune": ("checkpoint", "n_pretrain", "source", "n_finetune", "seed", "output_dir", "config"),
+    "pretrain": ("task", "model", "n_pretrain", "teacher", "rungs", "trunk", "seed", "output_dir", "config"),
+    "finetune": ("task", "checkpoint", "n_pretrain", "source", "n_finetune", "seed", "output_dir", "config"),
 }
-_PLACE = {"model": "models", "teacher": "arms", "seed": "seeds", "source": "downstream", "checkpoint": "checkpoints"}
+_PLACE = {
+    "model": "models",
+    "teacher": "arms",
+    "rungs": "schedule",
+    "trunk": "schedule",
+    "seed": "seeds",
+    "source": "downstream",
+    "checkpoint": "checkpoints",
+}
+#: How the n_pretrain of one model and seed relate: runs of their own, or branches of one run.
+SEPARATE, LADDER = "separate", "ladder"
 
 
 def check(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,13 +42,25 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("models", "n_pretrain"):
         if (name in content) == given:
             raise InputError(f"{name}: checkpoints stand in its place" if given else f"{name}: missing")
-    for name in ("arms", "pretrain"):
+    for name in ("arms", "pretrain", "schedule"):
         if given and name in content:
             raise InputError(f"{name}: the checkpoints given are trained already; leave {name} out")
     if given and "downstream" not in content:
         raise InputError("downstream: missing: checkpoints that are given are there to be fine-tuned")
+    if content.get("schedule") == LADDER:
+        _check_ladder(content)
     content = {"arms": [{}], "downstream": [], "seeds": [0], "pretrain": {}, "finetune": {}, "overrides": []} | content
     return content | {"downstream": _sizes_of_downstream(content)}
+
+
+def _check_ladder(content: Mapping[str, Any]) -> None:
+    if None in content["n_pretrain"]:
+        raise InputError("n_pretrain: the rungs of a ladder are numbers: write one in the place of all")
+    for arm in content.get("arms", ()):
+        if arm and "/" not in arm["teacher"]:
+            raise InputError(
+                f"arms: the rungs of a ladder share a trained teacher, a folder or a Hub id: {arm['teacher']} is none"
+            )
 
 
 def _sizes_of_downstream(content: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -86,7 +108,7 @@ def _size(name: str, value: Any) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         hint = "; a pretrained model before fine-tuning is its own row" if name == "n_finetune" and value == 0 else ""
-        raise InputError(f"{name}: {value!r} is no number of images (1 or more, or all){hint}")
+        raise InputError(f"{name}: {value!r} is no number of images or tokens (1 or more, or all){hint}")
     return value
 
 
@@ -120,14 +142,41 @@ def _arm(name: str, value: Any) -> dict[str, Any]:
     return {"teacher": _text("teacher", value["teacher"]), **_fields("pretrain", rest)}
 
 
-def _checkpoint(name: str, value: Any) -> dict[str, Any]:
+def _checkpoint(name: str, value: Any) -> list[dict[str, Any]]:
+    """One checkpoint, or as many as there are steps along the pretraining run of one."""
     if not isinstance(value, Mapping) or "checkpoint" not in value:
-        raise InputError(f"{name}: {value!r}: write {{checkpoint: FOLDER_OR_HUB_ID[@REVISION], n_pretrain: IMAGES}}")
-    _known(value, ("checkpoint", "n_pretrain"), name)
-    found = {"checkpoint": _text("checkpoint", value["checkpoint"])}
-    if "n_pretrain" in value:
-        found["n_pretrain"] = _whole("n_pretrain", value["n_pretrain"], 1)
-    return found
+        raise InputError(f"{name}: {value!r}: write {{checkpoint: FOLDER_OR_HUB_ID[@REVISION], n_pretrain: N}}")
+    _known(value, ("checkpoint", "n_pretrain", "steps", "tokens_per_step"), name)
+    where = _text("checkpoint", value["checkpoint"])
+    if "steps" in value:
+        return _along(name, where, value)
+    if "n_pretrain" not in value:
+        return [{"checkpoint": where}]
+    return [{"checkpoint": where, "n_pretrain": _whole("n_pretrain", value["n_pretrain"], 1)}]
+
+
+def _along(name: str, where: str, value: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if "{step}" not in where or "tokens_per_step" not in value or "n_pretrain" in value:
+        raise InputError(
+            f"{name}: {where}: steps go with {{step}} in the checkpoint's name (@step{{step}}) and tokens_per_step, "
+            f"and without n_pretrain"
+        )
+    steps = _list_of(lambda key, each: _whole(key, each, 1))("steps", value["steps"])
+    per_step = _whole("tokens_per_step", value["tokens_per_step"], 1)
+    return [{"checkpoint": where.replace("{step}", str(step)), "n_pretrain": step * per_step} for step in steps]
+
+
+def _checkpoints(name: str, value: Any) -> list[dict[str, Any]]:
+    found = [each for given in _list_of(_checkpoint)(name, value) for each in given]
+    return _list_of(lambda _, each: each)(name, found)
+
+
+def _schedule(name: str, value: Any) -> str:
+    if value not in (SEPARATE, LADDER):
+        raise InputError(
+            f"{name}: {value!r}: {SEPARATE} (a run for each n_pretrain) or {LADDER} (branches of one run)"
+        )
+    return value
 
 
 def _downstream(name: str, value: Any) -> dict[str, Any]:
@@ -163,10 +212,12 @@ def _skip(name: str, value: Any) -> bool:
 
 
 _READERS: dict[str, Callable[[str, Any], Any]] = {
+    "task": _text,
     "models": _list_of(_text),
     "n_pretrain": _list_of(_size),
+    "schedule": _schedule,
     "arms": _list_of(_arm),
-    "checkpoints": _list_of(_checkpoint),
+    "checkpoints": _checkpoints,
     "downstream": _list_of(_downstream),
     "n_finetune": _list_of(_size),
     "seeds": _list_of(lambda name, value: _whole(name, value, 0)),

@@ -34,16 +34,16 @@ class RunSpec:
         stage: "pretrain" or "finetune".
         model: The student's configuration (name, image and patch size, number of classes); for a fine-tuned run of a
             checkpoint that is not ours, the checkpoint's name alone.
-        source: Name and fingerprint of the images, which covers their content and decoding but no path.
-        n_pretrain: Unique upstream images; None when the parent does not say.
-        n_finetune: Unique labelled downstream images; 0 = none.
-        n_classes: Classes of the source that this run trains on.
+        source: Name and fingerprint of the data, which covers their content and decoding but no path.
+        n_pretrain: Unique upstream images or tokens; None when the parent does not say.
+        n_finetune: Unique labelled downstream images or tokens; 0 = none.
+        n_classes: Outputs to tell apart: classes of the source, or tokens.
         rule: The training rule as it is written: optimiser, schedule, steps rule, batch, augmentation, precision.
-        steps: Optimiser steps, as the rule resolves for this number of images.
+        steps: Optimiser steps, as the rule resolves for this amount of data.
         seed: Of the initial weights, the subset, the order and the augmentation.
         distillation: kind, alpha, temperature and schedule; None trains plain.
         teacher: run_id of the teacher, or its Hub id; None trains plain.
-        parent: run_id or Hub id of the checkpoint fine-tuned; None in pretrain.
+        parent: run_id or Hub id of the checkpoint fine-tuned; of a rung, the run_id of the rung before; else None.
         task: What kind of problem it is.
     """
 

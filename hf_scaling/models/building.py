@@ -70,9 +70,9 @@ def build_student(
         InputError: Unknown name (the nearest known ones are named), or sizes that do not fit each other.
     """
     config = _configure(name, n_classes, image_size, patch_size)
-    with _seeded(seed):
+    with seeded(seed):
         model = TimmWrapperForImageClassification(config)
-    with _seeded(seed):
+    with seeded(seed):
         # The wrapper draws its linear and convolution layers anew, all of one width (patch embedding .02 wide
         # where timm's is .08), so that a wrapped student would not start where the field's do.
         fresh = timm.create_model(config.architecture, num_classes=n_classes, **config.model_args)
@@ -186,7 +186,7 @@ def _unknown(name: str) -> str:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Draw from `seed` on the CPU and put the generator back where it was.
 
     `torch.manual_seed` is not used: it would reseed the accelerators too.

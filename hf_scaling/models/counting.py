@@ -5,6 +5,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+#: Operations of a training step in those of a forward pass: the gradient of a product is two more of its size.
+TRAINING = 3
+
 
 def count_params(model: nn.Module) -> int:
     """The number of weights of `model`, trainable or not; a weight shared by two layers counts once."""

@@ -44,16 +44,20 @@ def load_model(folder_or_hub_id: str | Path, revision: str | None = None) -> Pre
         )
     except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{name} cannot be loaded as an image classifier: {_first_line(error)}") from error
-    _check_whole(name, report)
+    check_whole(name, report, "classifier")
     _settle_image_size(model)
     return model
 
 
-def _check_whole(name: str, report: dict) -> None:
-    """Refuse what transformers fills with random weights: a backbone without a head is no teacher."""
+def check_whole(name: str, report: dict, kind: str) -> None:
+    """Refuse what transformers fills with random weights: a backbone without a head is no teacher.
+
+    Raises:
+        InputError: A weight of the `kind` of model that is wanted is missing.
+    """
     missing = sorted(report["missing_keys"])
     if missing:
-        raise InputError(f"{name} lacks trained weights for {', '.join(missing[:3])}: it is no trained classifier")
+        raise InputError(f"{name} lacks trained weights for {', '.join(missing[:3])}: it is no trained {kind}")
 
 
 def _settle_image_size(model: PreTrainedModel) -> None:

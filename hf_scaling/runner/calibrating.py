@@ -1,6 +1,6 @@
-"""A short calibration: seconds an image of training takes here, for models of several sizes.
+"""A short calibration: seconds an example of training takes here, for models of several sizes.
 
-A process of its own, as it needs torch: model configurations as JSON on stdin, their times as JSON on stdout.
+A process of its own, as it needs torch: models and the fields of their runs as JSON on stdin, times as JSON on stdout.
 """
 
 import json
@@ -10,8 +10,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import timm
 import torch
+
+from hf_scaling import tasks, training
+from hf_scaling.distillation import distillation_loss
 
 _BATCH = 32
 _STEPS = 3
@@ -24,32 +26,35 @@ def main() -> None:
     print(json.dumps(measure(json.load(sys.stdin))))
 
 
-def measure(configurations: list[Mapping[str, Any]]) -> list[float]:
-    """Seconds an image of training takes, for each of the models given from the smallest to the largest.
+def measure(questions: list[Mapping[str, Any]]) -> list[float]:
+    """Seconds an example of training takes, for each of the models given from the smallest to the largest.
 
-    The list ends early where a model takes too long.
+    Each question holds the model's name, its n_classes, and the fields of a pretraining run of it. The list ends early
+    where a model takes too long.
     """
     here = torch.accelerator.is_available()
     device = torch.accelerator.current_accelerator() if here else torch.device("cpu")
     found = []
-    for configuration in configurations:
+    for question in questions:
         started = time.monotonic()
-        found.append(_seconds_an_image(dict(configuration), device))
+        found.append(_seconds_an_example(question, device))
         if time.monotonic() - started > _LONGEST:
             break
     return found
 
 
-def _seconds_an_image(configuration: dict[str, Any], device: torch.device) -> float:
-    size, classes = configuration.pop("image_size"), configuration.pop("n_classes")
-    model = timm.create_model(configuration.pop("architecture"), num_classes=classes, **configuration).to(device)
+def _seconds_an_example(question: Mapping[str, Any], device: torch.device) -> float:
+    fields, _ = training.parse_fields("pretrain", question["fields"])
+    task = tasks.find(fields.task)
+    model, batch = task.rehearse(question["model"], question["n_classes"], fields, _BATCH)
+    model = model.to(device)
     optimizer = torch.optim.AdamW(model.parameters())
-    images = torch.zeros(_BATCH, 3, size, size, device=device)
-    labels = torch.zeros(_BATCH, dtype=torch.long, device=device)
+    batch = {name: each.to(device) for name, each in batch.items()}
+    labels = batch.pop("labels")
     times = []
     for _ in range(_STEPS):
         started = time.monotonic()
-        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        loss = distillation_loss(model(**batch).logits, None, labels, alpha=0).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

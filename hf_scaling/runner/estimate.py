@@ -86,31 +86,29 @@ def _seconds(left: Sequence[PlannedRun]) -> dict[str, float]:
     times = _calibrate(left)
     found = {}
     for run in left:
-        samples = run.spec.steps * run.spec.rule["batch"]
-        found[run.run_id] = _OVERHEAD + run.flops * _pace(times, run.train_flops / samples)
+        found[run.run_id] = _OVERHEAD + run.flops * _pace(times, _flops_an_example(run))
     return found
 
 
-def _pace(times: Sequence[tuple[float, float]], flops_an_image: float) -> float:
-    """Seconds an operation: of the timed model whose operations an image are the nearest, on a log scale."""
+def _flops_an_example(run: PlannedRun) -> float:
+    return run.train_flops / (run.spec.steps * run.spec.rule["batch"])
+
+
+def _pace(times: Sequence[tuple[float, float]], flops_an_example: float) -> float:
+    """Seconds an operation: of the timed model whose operations an example are the nearest, on a log scale."""
     if not times:
         return 0.0
-    flops, seconds = min(times, key=lambda each: abs(math.log(each[0] / max(flops_an_image, 1.0))))
+    flops, seconds = min(times, key=lambda each: abs(math.log(each[0] / max(flops_an_example, 1.0))))
     return seconds / flops
 
 
 def _calibrate(left: Sequence[PlannedRun]) -> list[tuple[float, float]]:
-    """Operations an image and seconds an image, for models of `left` from the smallest to the largest."""
+    """Operations and seconds an example, for models of `left` from the smallest to the largest."""
     models: dict[float, dict[str, Any]] = {}
     for run in left:
         if run.spec.stage == "pretrain" and run.spec.teacher is None:
-            samples = run.spec.steps * run.spec.rule["batch"]
-            size = run.spec.model["config"].get("img_size", run.fields.get("image_size"))
-            models[run.train_flops / samples] = {
-                **run.spec.model["config"],
-                "image_size": int(size or 224),
-                "n_classes": run.spec.n_classes,
-            }
+            question = {"model": run.model, "n_classes": run.spec.n_classes, "fields": dict(run.fields)}
+            models[_flops_an_example(run)] = question
     chosen = sorted(models)
     chosen = [chosen[round(at * (len(chosen) - 1) / (_SIZES - 1))] for at in range(_SIZES)] if chosen else []
     chosen = sorted(set(chosen))

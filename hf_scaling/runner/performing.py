@@ -16,6 +16,9 @@ from hf_scaling.errors import InputError, RunError
 from hf_scaling.grid import PlannedRun
 from hf_scaling.runner.study import Study
 
+#: What a recipe calls the run that it goes on from.
+_PARENT = {"pretrain": "trunk", "finetune": "checkpoint"}
+
 
 def freeze_libraries() -> None:
     """Tell the garbage collector that what is loaded by now stays, so that no collection looks at it again."""
@@ -93,7 +96,7 @@ def told_to_recipe(study: Study, planned: PlannedRun) -> dict[str, Any]:
     if planned.teacher is not None:
         told["teacher"] = str(study.run_folder(planned.teacher))
     if planned.parent is not None:
-        told["checkpoint"] = str(study.run_folder(planned.parent))
+        told[_PARENT[planned.spec.stage]] = str(study.run_folder(planned.parent))
     own = {"output_dir": str(study.run_folder(planned.run_id)), "disable_tqdm": True}
     # How a tracker (report_to) shows it, unless the grid says otherwise.
     return {"project": study.path.resolve().name, "run_name": planned.run_id, **told, **own}

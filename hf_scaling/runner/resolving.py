@@ -89,7 +89,7 @@ def _still_true(remembered: Mapping[str, Any], question: Mapping[str, Any]) -> b
     """Whether the sources and checkpoints are what they were; fills the sources' caches if asked to."""
     try:
         for each in remembered["sources"]:
-            facts = asdict(subsets.source_facts(each["arguments"], question["fill"]))
+            facts = asdict(subsets.source_facts(each["data"], each["arguments"], question["fill"]))
             if facts != each["facts"] and not _only_counted(each["facts"], facts):
                 return False
         return all(_stamp(where) == stamp for where, stamp in remembered["checkpoints"].items())

@@ -1,11 +1,12 @@
 """Sources of labelled images, their local cache, and exact nested class-balanced subsets of them."""
 
-from hf_scaling.subsets.facts import SourceFacts, source_facts
+from hf_scaling.subsets.facts import OPENERS, SourceFacts, source_facts
 from hf_scaling.subsets.overlap import count_overlap
 from hf_scaling.subsets.selection import hold_out_validation, nested_subset
 from hf_scaling.subsets.sources import Source, Split, open_source
 
 __all__ = [
+    "OPENERS",
     "Source",
     "SourceFacts",
     "Split",

@@ -5,18 +5,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_scaling.subsets.sources import open_source
+from hf_scaling.subsets.text import open_text
+
+#: Kind of data -> what opens a source of it.
+OPENERS = {"images": open_source, "text": open_text}
 
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """A source in numbers; the two sizes are None until its cache is filled.
+    """A source in numbers, in images or tokens; the last three are None until its cache is filled.
 
     Attributes:
         name: What results call it.
         fingerprint: Of its content.
         n_classes: How many classes are chosen.
-        n_train: Training pictures.
-        n_test: Pictures that evaluation reads.
+        n_train: For training.
+        n_test: For evaluation.
+        n_held_out: Of those for training, what a run that selects by a validation part cannot train on.
     """
 
     name: str
@@ -24,24 +29,22 @@ class SourceFacts:
     n_classes: int
     n_train: int | None
     n_test: int | None
+    n_held_out: int | None
 
 
-def source_facts(arguments: Mapping[str, Any], fill: bool) -> SourceFacts:
-    """Open the source that `arguments` (of `open_source`) say, and count it.
+def source_facts(data: str, arguments: Mapping[str, Any], fill: bool) -> SourceFacts:
+    """Open the source that `arguments` say, and count it.
 
     Args:
-        arguments: What `open_source` is told.
+        data: Which opener they are told to: a key of `OPENERS`.
+        arguments: What the opener is told.
         fill: Fill its cache where it is not filled, so that the sizes are known.
 
     Raises:
-        InputError: See `open_source` and `Source.train`.
+        InputError: See the opener and `Source.train`.
     """
-    source = open_source(**arguments)
-    counted = fill or source.is_at_hand
-    return SourceFacts(
-        source.name,
-        source.fingerprint,
-        len(source.class_names),
-        len(source.train) if counted else None,
-        len(source.test) if counted else None,
-    )
+    source = OPENERS[data](**arguments)
+    if not (fill or source.is_at_hand):
+        return SourceFacts(source.name, source.fingerprint, len(source.class_names), None, None, None)
+    sizes = len(source.train), len(source.test), source.n_held_out
+    return SourceFacts(source.name, source.fingerprint, len(source.class_names), *sizes)

@@ -19,7 +19,7 @@ from hf_scaling.subsets.filling import Reader, is_full_disk
 from hf_scaling.subsets.rows import MapReader, RowPacker, StreamReader
 
 # What evaluation reads: the first that is there and has labels (ImageNet's test part has none).
-_TEST_PARTS = ("test", "validation", "valid", "val", "dev")
+TEST_PARTS = ("test", "validation", "valid", "val", "dev")
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
 
 
@@ -41,10 +41,10 @@ class DatasetOrigin:
             InputError: It is unknown or unreadable, or has no images, no labels or no classes as asked.
         """
         self._streaming, self._root = streaming, root
-        with _faults_said(name):
-            self.name, self._builder, self._content = _locate(name, root, progress)
+        with faults_said(name):
+            self.name, self._builder, self._content = locate(name, root, progress)
             self._streams = self._builder.as_streaming_dataset()
-            self._train_part = _train_part(self._streams, name)
+            self._train_part = train_part(self._streams, name)
             features = self._streams[self._train_part].features
             if features is None:
                 raise InputError(f"{name}: its columns are unknown until it is read: convert it to Parquet")
@@ -66,7 +66,7 @@ class DatasetOrigin:
         what = f"part {part} of {self.name}"
         labels = columns.LabelIds(self._label_feature, self.class_names, chosen, what)
         packer = RowPacker(self._image, self._label, labels, image_size, storage, skip_corrupt, what)
-        faults = functools.partial(_faults_said, self.name)
+        faults = functools.partial(faults_said, self.name)
         if self._streaming:
             return StreamReader(self._undecoded(self._streams[part]), self._count_rows(part), packer, faults)
         with faults():
@@ -79,7 +79,7 @@ class DatasetOrigin:
         return dataset.select_columns([self._image, self._label]).cast_column(self._image, Image(decode=False))
 
     def _find_test_part(self) -> str | None:
-        names = (name for name in _TEST_PARTS if name in self._streams and name != self._train_part)
+        names = (name for name in TEST_PARTS if name in self._streams and name != self._train_part)
         return next((name for name in names if next(iter(self._labels(name)), None) not in (None, -1)), None)
 
     def _labels(self, part: str) -> Iterator:
@@ -112,13 +112,13 @@ class DatasetOrigin:
         return sum(Path(file).suffix.lower() in Image.registered_extensions() for file in files)
 
 
-def _locate(name: str, root: Path, progress: bool) -> tuple:
+def locate(name: str, root: Path, progress: bool, ours: Sequence[str] = ("glyphs", "digits")) -> tuple:
     """Find what `name` means: its name for results, its builder, and what identifies its content."""
     from datasets import load_dataset_builder
 
     path = Path(name)
     if not path.exists():
-        return _locate_on_hub(name)
+        return _locate_on_hub(name, ours)
     if path.is_dir():
         builder = load_dataset_builder(str(path))
     elif path.suffix == ".parquet":
@@ -134,13 +134,15 @@ def _locate(name: str, root: Path, progress: bool) -> tuple:
     )
 
 
-def _locate_on_hub(name: str) -> tuple:
+def _locate_on_hub(name: str, ours: Sequence[str]) -> tuple:
     repo_id, _, config = name.partition(":")
     # Sources of one word are ours: a misspelt one is said to be that, not looked for on the Hub.
     if "/" not in repo_id or not transport.is_hub_id(repo_id):
-        nearest = difflib.get_close_matches(name, ("glyphs", "digits"), n=1)
+        nearest = difflib.get_close_matches(name, ours, n=1)
         hint = (
-            f"did you mean {nearest[0]}?" if nearest else "give glyphs, digits, a folder, a .parquet file or a Hub id"
+            f"did you mean {nearest[0]}?"
+            if nearest
+            else f"give {', '.join(ours)}, a folder, a .parquet file or a Hub id"
         )
         raise InputError(f"{name}: no such source: {hint}")
     from datasets import load_dataset_builder
@@ -151,7 +153,12 @@ def _locate_on_hub(name: str) -> tuple:
     return info.id, builder, {"hub": info.id, "config": builder.config.name, "sha": info.sha}
 
 
-def _train_part(parts: dict, name: str) -> str:
+def train_part(parts: dict, name: str) -> str:
+    """Which of a data set's `parts` trains.
+
+    Raises:
+        InputError: There are several, and none is called train.
+    """
     if "train" in parts:
         return "train"
     if len(parts) == 1:
@@ -160,7 +167,7 @@ def _train_part(parts: dict, name: str) -> str:
 
 
 @contextmanager
-def _faults_said(name: str) -> Iterator[None]:
+def faults_said(name: str) -> Iterator[None]:
     """Turn what `datasets` and the Hub raise about `name` into one line.
 
     Raises:

@@ -54,7 +54,12 @@ def hold_out_validation(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.n
     n = len(labels)
     if n < 10:
         raise InputError(f"{n} images leave no validation part of 10 %: give at least 10")
-    return held_out(n, min(_LARGEST_VALIDATION, n // 10), seed, "validation")
+    return held_out(n, validation_size(n), seed, "validation")
+
+
+def validation_size(n: int) -> int:
+    """How many of `n` examples `hold_out_validation` holds out."""
+    return min(_LARGEST_VALIDATION, n // 10)
 
 
 def held_out(n: int, n_held_out: int, seed: int, stream: str) -> tuple[np.ndarray, np.ndarray]:

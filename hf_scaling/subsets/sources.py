@@ -18,7 +18,7 @@ from hf_scaling.subsets.classes import choose_classes
 from hf_scaling.subsets.embedded import DigitOrigin, GlyphOrigin
 from hf_scaling.subsets.filling import Reader
 from hf_scaling.subsets.pictures import DECODING_VERSION, storage_for
-from hf_scaling.subsets.selection import held_out
+from hf_scaling.subsets.selection import held_out, validation_size
 
 _LARGEST_TEST = 10_000
 
@@ -130,6 +130,11 @@ class Source:
             InputError: As `train` does.
         """
         return self._whole("test") if self._origin.has_test else self._parts[1]
+
+    @property
+    def n_held_out(self) -> int:
+        """How many training pictures a run that selects by a validation part holds out."""
+        return validation_size(len(self.train))
 
     @functools.cached_property
     def _parts(self) -> tuple[Split, Split]:

@@ -1,12 +1,6 @@
-"""The training images as one long stream, every position of which is known beforehand.
-
-Epoch after epoch of fresh permutations stand end to end, and batch k is positions k*B to (k+1)*B of them. Every batch
-is full, whatever the subset's size; a resumed run takes up the stream where it left it; and processes that share the
-batches of the stream see together what one process sees.
-"""
+"""The training images as a stream, augmented, and the validation images in order."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +9,7 @@ from torch.utils.data import Dataset
 from hf_scaling.models import ImageStatistics
 from hf_scaling.subsets import Split
 from hf_scaling.tasks.augmentation import augment, check_names
+from hf_scaling.tasks.epochs import Epochs
 
 
 class ImageSet(Dataset):
@@ -66,6 +61,7 @@ class ImageStream(ImageSet):
         length: Positions in the stream: steps times batch.
         seed: Of the order and the augmentation.
         augmentation: Names of augmentations, in order.
+        rungs: See `Epochs`.
 
     Raises:
         InputError: An unknown augmentation.
@@ -79,41 +75,25 @@ class ImageStream(ImageSet):
         length: int,
         seed: int,
         augmentation: Sequence[str] = (),
+        rungs: Sequence[int] = (),
     ):
         super().__init__(split, indices, statistics)
         check_names(augmentation)
         self.length, self.seed, self.augmentation = length, seed, tuple(augmentation)
-        self._permutations: dict[int, np.ndarray] = {}
+        self._epochs = Epochs(len(indices), seed, rungs)
 
     def __len__(self) -> int:
         return self.length
 
     def order(self, positions: np.ndarray) -> np.ndarray:
         """Which image of the subset, 0 to n-1, stands at each position."""
-        epochs, offsets = np.divmod(positions, len(self.indices))
-        order = np.empty(len(positions), dtype=np.int64)
-        for epoch in np.unique(epochs).tolist():
-            here = epochs == epoch
-            order[here] = self._permutation(epoch)[offsets[here]]
-        return order
+        return self._epochs.find(positions)[1]
 
     def change(self, images: torch.Tensor, positions: np.ndarray) -> torch.Tensor:
         """Augment."""
         return augment(images, self.augmentation, self.seed, positions)
 
-    def _permutation(self, epoch: int) -> np.ndarray:
-        if epoch not in self._permutations:
-            # Only the last epoch's is needed again: by a batch that stands across the border.
-            self._permutations = {each: kept for each, kept in self._permutations.items() if each == epoch - 1}
-            self._permutations[epoch] = np.random.default_rng([self.seed, epoch]).permutation(len(self.indices))
-        return self._permutations[epoch]
-
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
     """uint8 (n, side, side, 3) as the cache holds them to uint8 (n, 3, side, side) as models take them."""
     return torch.from_numpy(images).permute(0, 3, 1, 2)
-
-
-def collate(batch: Any) -> Any:
-    """The batch as it is: `ImageStream` has collated it already."""
-    return batch

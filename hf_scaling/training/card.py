@@ -9,19 +9,14 @@ from typing import Any
 
 from hf_scaling import files, transport
 from hf_scaling.cards import CITATION, markdown_table, render_card
+from hf_scaling.tasks import Task
 
 # What the table of columns leaves to the text.
 _ELSEWHERE = ("versions", "schema_version", "created_at")
 _NORMAL_95 = 1.96
 
 
-class Task:
-    """What the card says of the kind of problem."""
-
-    unit, card, tag = "image", "student", "image-classification"
-
-
-def write_card(folder: Path, row: Mapping[str, Any], overlap: str, task: Task = Task) -> None:
+def write_card(folder: Path, task: Task, row: Mapping[str, Any], overlap: str) -> None:
     """Write README.md into `folder`; `overlap` says how much of the evaluation part was trained on.
 
     Where the card names its own place it says PATH_OR_HUB_ID, which a push replaces.
@@ -97,11 +92,10 @@ def _arm(row: Mapping[str, Any]) -> str:
 
 def _limits(task: Task, row: Mapping[str, Any], overlap: str) -> list[str]:
     return [
-        f"One seed ({row['seed']}): another would give another error; the interval above is only that of "
-        f"{row['n_eval']:,} evaluation {task.unit}s.",
+        f"One seed ({row['seed']}): how far seeds differ cannot be seen from it.",
         f"Measured on `{_evaluated(row)}` alone: nothing is known about other data, about groups of people in it, or "
         "about inputs made to mislead.",
-        f"Overlap: of the evaluation {task.unit}s, {overlap}.",
+        f"Overlap: of the evaluation {task.data}, {overlap}.",
         "Trained by a rule that all sizes of a study share, so that they compare; it is not the best of its size.",
     ]
 

@@ -11,87 +11,18 @@ import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
-from hf_scaling import files
+from hf_scaling import files, tasks
 from hf_scaling.distillation import DistillationArguments
 from hf_scaling.errors import InputError
+from hf_scaling.tasks import FinetuneFields, PretrainFields, RunFields
 
-
-@dataclass
-class SourceFields:
-    """Which images, and the parts of the training rule that TrainingArguments does not have."""
-
-    source: str = field(default="glyphs", metadata={"help": "glyphs, digits, a Hub id, a folder or a Parquet file"})
-    image_column: str | None = field(default=None, metadata={"help": "column of the images; found where there is one"})
-    label_column: str | None = field(default=None, metadata={"help": "column of the labels; found where there is one"})
-    classes: str | None = field(
-        default=None, metadata={"help": "train on this many classes, or on those of a list file"}
-    )
-    streaming: bool = field(default=False, metadata={"help": "read the source as a stream into the cache, once"})
-    skip_corrupt: bool = field(default=False, metadata={"help": "leave corrupt images out, and count them"})
-    augmentation: list[str] = field(
-        default_factory=list,
-        metadata={"help": "some of flip, shift, resized_crop, erase, applied in that order; or none"},
-    )
-    min_steps: int = field(
-        default=0,
-        metadata={"help": "steps = max(min_steps, num_train_epochs * images / batch), unless max_steps is given"},
-    )
-
-    def __post_init__(self):
-        if self.augmentation == ["none"]:
-            self.augmentation = []
-
-
-@dataclass
-class PretrainFields(SourceFields):
-    """Pretrain one student on an upstream source, plain or taught by a teacher."""
-
-    EXAMPLE: ClassVar[str] = "accelerate launch recipes/pretrain.py --source glyphs --n_pretrain 2000 --teacher none"
-
-    model: str = field(
-        default="vit-200k", metadata={"help": "student: a family name (vit-200k) or a timm architecture"}
-    )
-    n_pretrain: int | None = field(default=None, metadata={"help": "unique images; all that there are when absent"})
-    image_size: int = field(default=28, metadata={"help": "side of the images in pixels"})
-    patch_size: int | None = field(
-        default=None, metadata={"help": "side of a patch in pixels; by image_size when absent"}
-    )
-    teacher: str | None = field(
-        default=None,
-        metadata={"help": "family name (trained first on the same images), folder or Hub id; none = plain"},
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.teacher == "none":
-            self.teacher = None
-
-
-@dataclass
-class FinetuneFields(SourceFields):
-    """Fine-tune a checkpoint with a fresh head on a downstream source."""
-
-    EXAMPLE: ClassVar[str] = "accelerate launch recipes/finetune.py --checkpoint runs/RUN_ID --source digits"
-
-    source: str = field(default="digits", metadata={"help": "digits, glyphs, a Hub id, a folder or a Parquet file"})
-    checkpoint: str | None = field(
-        default=None, metadata={"help": "run folder or Hub id of the checkpoint to fine-tune"}
-    )
-    n_finetune: int | None = field(default=None, metadata={"help": "labelled images; all that there are when absent"})
-    n_pretrain: int | None = field(
-        default=None,
-        metadata={"help": "unique images the checkpoint was pretrained on, where it is none of ours and does not say"},
-    )
-    train_part: Literal["all", "head"] = field(
-        default="all", metadata={"help": "weights to train: all, or the new head alone"}
-    )
+_DEFAULT_TASK = RunFields.task
 
 
 def parse_pretrain(argv: Sequence[str], default_config: Path | None) -> tuple[PretrainFields, DistillationArguments]:
@@ -99,20 +30,21 @@ def parse_pretrain(argv: Sequence[str], default_config: Path | None) -> tuple[Pr
 
     Args:
         argv: The command line, without the program.
-        default_config: The YAML file read where `--config` names none.
+        default_config: The YAML file read where `--config` names none; a task other than images has its own beside
+            it, NAME_TASK.yaml.
 
     Raises:
         InputError: An unknown key or flag (the nearest known is named), or a value that its field cannot take.
     """
-    return _parse(PretrainFields, DistillationArguments, argv, default_config)
+    return _parse("pretrain", argv, default_config)
 
 
 def parse_finetune(argv: Sequence[str], default_config: Path | None) -> tuple[FinetuneFields, DistillationArguments]:
     """Read `recipes/finetune.py`'s arguments; as `parse_pretrain`, but the fields of distillation are none of its."""
-    return _parse(FinetuneFields, TrainingArguments, argv, default_config)
+    return _parse("finetune", argv, default_config)
 
 
-def parse_fields(stage: str, values: Mapping[str, Any]) -> tuple[SourceFields, DistillationArguments]:
+def parse_fields(stage: str, values: Mapping[str, Any]) -> tuple[RunFields, DistillationArguments]:
     """Read the fields of one run of a grid; a value means what it would mean in a recipe's file.
 
     Args:
@@ -122,11 +54,11 @@ def parse_fields(stage: str, values: Mapping[str, Any]) -> tuple[SourceFields, D
     Raises:
         InputError: As `parse_pretrain`.
     """
-    classes = {"pretrain": (PretrainFields, DistillationArguments), "finetune": (FinetuneFields, TrainingArguments)}
-    return _complete(classes[stage][0], _parser(*classes[stage]).given_in(values))
+    parser = _parser(stage, values.get("task", _DEFAULT_TASK))
+    return _complete(parser, parser.given_in(values))
 
 
-def describe(fields: SourceFields, args: TrainingArguments) -> dict[str, Any]:
+def describe(fields: RunFields, args: TrainingArguments) -> dict[str, Any]:
     """The configuration as run.yaml records it: the recipe's fields, and those of TrainingArguments not at rest."""
     at_rest = type(args)(output_dir=args.output_dir)
     names = [each.name for each in dataclasses.fields(args) if each.init and "token" not in each.name]
@@ -135,24 +67,39 @@ def describe(fields: SourceFields, args: TrainingArguments) -> dict[str, Any]:
     return json.loads(json.dumps({"fields": dataclasses.asdict(fields), "training_arguments": changed}, default=str))
 
 
-def _parse(fields_class: type, known_class: type, argv: Sequence[str], default_config: Path | None) -> tuple:
-    parser = _parser(fields_class, known_class)
+def _parse(stage: str, argv: Sequence[str], default_config: Path | None) -> tuple:
+    # The task decides which other fields there are, so it is looked for before the rest is read.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--task")
+    first.add_argument("--config", type=Path)
+    told, _ = first.parse_known_args(list(argv))
+    config = told.config or _default_config(default_config, told.task)
+    written = {} if config is None else files.read_yaml(config, "configuration")
+    parser = _parser(stage, told.task or written.get("task", _DEFAULT_TASK))
     given = parser.given_in_line(argv)
-    config = given.pop("config", default_config)
-    return _complete(fields_class, {**parser.given_in_file(Path(config)), **given} if config else given)
+    given.pop("config", None)
+    return _complete(parser, {**parser.given_in_file(config, written), **given})
+
+
+def _default_config(path: Path | None, task: str | None) -> Path | None:
+    if path is None or task in (None, _DEFAULT_TASK):
+        return path
+    of_task = path.with_name(f"{path.stem}_{task}.yaml")
+    return of_task if of_task.is_file() else None
 
 
 @functools.cache
-def _parser(*classes: type) -> "_Parser":
-    return _Parser(list(classes))
+def _parser(stage: str, task: str) -> "_Parser":
+    known = DistillationArguments if stage == "pretrain" else TrainingArguments
+    return _Parser([tasks.find(task).fields[stage], known])
 
 
-def _complete(fields_class: type, values: dict[str, Any]) -> tuple:
+def _complete(parser: "_Parser", values: dict[str, Any]) -> tuple:
     # TrainingArguments would make up a folder; a run that is told none goes to the one named by its id.
     values.setdefault("output_dir", "")
     # Where there is no accelerator the processes of torchrun find each other only if told so.
     values.setdefault("use_cpu", not torch.accelerator.is_available())
-    return tuple(_build(each, values) for each in (fields_class, DistillationArguments))
+    return tuple(_build(each, values) for each in (parser.fields, DistillationArguments))
 
 
 def _build(cls: type, values: dict[str, Any]) -> Any:
@@ -167,6 +114,7 @@ class _Parser(HfArgumentParser):
     """Gives what was said and nothing else: the defaults stay with the dataclasses."""
 
     def __init__(self, classes: list[type]):
+        self.fields = classes[0]
         super().__init__(
             classes,
             description=classes[0].__doc__,
@@ -194,12 +142,12 @@ class _Parser(HfArgumentParser):
         given.pop("debug", None)
         return given
 
-    def given_in_file(self, path: Path) -> dict[str, Any]:
-        """Field -> value for the keys of a YAML file."""
+    def given_in_file(self, path: Path | None, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Field -> value for the keys `values` of the YAML file `path`."""
         try:
-            return self.given_in(files.read_yaml(path, "configuration"))
+            return self.given_in(values)
         except InputError as error:
-            raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+            raise InputError(f"{path}: {error}") from None
 
     def given_in(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Field -> value for keys and values as YAML gives them."""

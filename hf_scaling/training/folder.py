@@ -1,6 +1,7 @@
 """A run's folder: whose it is, whether it is finished, and which of its checkpoints are whole."""
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from hf_scaling.results import ResultsTable
 
 _OURS = ("config.json", "model.safetensors", "README.md", "results")
 _SEEN = "seen.safetensors"
+_HASHES = "pixel_hashes"  # as the first runs, which were of images, called them
 _WHOLE = "whole.json"
 
 
@@ -35,6 +37,11 @@ class RunFolder:
         """Where the unfinished run keeps its training states; gone when it is finished."""
         return self.path / "checkpoints"
 
+    @property
+    def trunk(self) -> Path:
+        """The training state that a ladder's next rung goes on from."""
+        return self.path / "trunk"
+
     def claim(self, spec: RunSpec) -> dict[str, Any] | None:
         """Check that this folder is empty or the run's own.
 
@@ -44,7 +51,7 @@ class RunFolder:
         Raises:
             InputError: It holds another run, or files that a run would overwrite.
         """
-        held = self._held_run_id()
+        held = (self._resolved() or {}).get("run_id")
         if held not in (None, spec.run_id):
             raise InputError(
                 f"{self.path} holds run {held}, and this command is run {spec.run_id}: "
@@ -67,29 +74,42 @@ class RunFolder:
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         files.write_text(self.path / "run.yaml", text)
 
+    def spec(self) -> RunSpec:
+        """What the run is, as `write_resolved` wrote it.
+
+        Raises:
+            InputError: No run is there.
+        """
+        resolved = self._resolved()
+        if resolved is None:
+            raise InputError(f"{self.path} holds no run.yaml: give the folder of a run")
+        return RunSpec.from_dict(resolved["spec"])
+
     def write_seen(self, hashes: np.ndarray) -> None:
-        """Write the pixel hashes of the training images, so that a fine-tuning of this run can look for overlap."""
+        """Write the hashes of the training data, so that a fine-tuning of this run can look for overlap."""
         with files.replacing(self.path / _SEEN) as temporary:
-            safetensors.numpy.save_file({"pixel_hashes": np.unique(hashes)}, temporary)
+            safetensors.numpy.save_file({_HASHES: np.unique(hashes)}, temporary)
 
     def seen(self) -> np.ndarray | None:
         """What `write_seen` wrote; None where there is nothing."""
         path = self.path / _SEEN
-        return safetensors.numpy.load_file(path)["pixel_hashes"] if path.is_file() else None
+        return safetensors.numpy.load_file(path)[_HASHES] if path.is_file() else None
 
     def finish(self, row: Mapping[str, Any]) -> None:
         """Write the row, and remove the training states that nobody will resume."""
         ResultsTable([row]).save(self.path / "results")
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
-    def _held_run_id(self) -> str | None:
+    def _resolved(self) -> dict[str, Any] | None:
         path = self.path / "run.yaml"
         if not path.is_file():
             return None
         try:
-            return yaml.safe_load(path.read_text(encoding="utf-8"))["run_id"]
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content["run_id"]
         except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
             raise InputError(f"{path} is not the run.yaml of a run: give another --output_dir") from None
+        return content
 
 
 def mark_whole(checkpoint: Path, notes: Mapping[str, Any]) -> None:
@@ -101,6 +121,16 @@ def mark_whole(checkpoint: Path, notes: Mapping[str, Any]) -> None:
     files.write_text(checkpoint / _WHOLE, json.dumps(mark))
 
 
+def keep_state(checkpoint: Path, place: Path) -> None:
+    """Copy a whole checkpoint to `place`, where no later one takes its room; one that is there already stays."""
+    if place.is_dir():
+        return
+    aside = place.with_name(f".{place.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(checkpoint, aside)
+    os.replace(aside, place)
+
+
 def newest_whole(checkpoints: Path) -> Path | None:
     """The newest checkpoint that was written to its end; None where there is none."""
     folders = [each for each in checkpoints.glob("checkpoint-*") if each.name.split("-")[-1].isdigit()]
@@ -108,6 +138,17 @@ def newest_whole(checkpoints: Path) -> Path | None:
         if _is_whole(folder):
             return folder
     return None
+
+
+def check_whole(state: Path) -> Path:
+    """`state` itself.
+
+    Raises:
+        InputError: No training state is there, or not all of it.
+    """
+    if not _is_whole(state):
+        raise InputError(f"{state} holds no whole training state: remove the run's folder, so that it is made again")
+    return state
 
 
 def read_notes(checkpoint: Path) -> dict[str, Any]:

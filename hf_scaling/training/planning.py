@@ -1,36 +1,33 @@
 """The runs of a grid, resolved: their ids and what they cost, without training any of them."""
 
 import dataclasses
-import functools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedModel
 
-from hf_scaling import models, subsets
+from hf_scaling import models, subsets, tasks
 from hf_scaling.distillation import DistillationArguments
 from hf_scaling.errors import InputError
 from hf_scaling.grid import PlannedRun, RunSpec
 from hf_scaling.subsets import SourceFacts
-from hf_scaling.tasks import ImageClassification
+from hf_scaling.tasks import FinetuneFields, PretrainFields, Task
 from hf_scaling.training.checkpoint import Checkpoint, identify
-from hf_scaling.training.configuration import FinetuneFields, PretrainFields, parse_fields
-from hf_scaling.training.row import training_flops
+from hf_scaling.training.configuration import parse_fields
+from hf_scaling.training.ladder import check_trunk, rung_of
 from hf_scaling.training.rule import holds_out
-from hf_scaling.training.specification import Images, check_schedule, finetune_spec, pretrain_spec
-
-# Where a source or checkpoint cannot be looked at and a guess is wanted: ImageNet's.
-_GUESSED_CLASSES, _GUESSED_SIZE, _GUESSED_IMAGES, _GUESSED_TEST = 1_000, 224, 1_000_000, 10_000
+from hf_scaling.training.specification import Data, check_schedule, finetune_spec, pretrain_spec
 
 
 @dataclass(frozen=True)
 class _Counted:
-    """A model in numbers: weights, and operations an image forward and in training."""
+    """A model in numbers: weights, and operations an example forward and in training."""
 
     configuration: dict[str, Any]
-    n_params: int
+    n_params: int | None
     forward: float
     training: float
 
@@ -40,7 +37,7 @@ class _Given:
     """A trained checkpoint that is none of the grid's."""
 
     checkpoint: Checkpoint
-    image_size: int
+    inputs: Any
     counted: _Counted
 
 
@@ -54,21 +51,24 @@ class Planner:
 
     def __init__(self, fill: bool, guess: bool):
         self.fill, self.guess = fill, guess
-        self.task = ImageClassification()
         self._facts: dict[tuple, SourceFacts] = {}
-        self._given: dict[str, _Given] = {}
+        self._given: dict[tuple, _Given] = {}
+        self._counted: dict[tuple, _Counted] = {}
         self._unreachable: dict[tuple, str] = {}
         self._trouble: str | None = None
 
     @property
     def sources(self) -> list[dict[str, Any]]:
         """The sources looked at: what they were opened with, and what was found."""
-        return [{"arguments": dict(key), "facts": dataclasses.asdict(facts)} for key, facts in self._facts.items()]
+        return [
+            {"data": key[0], "arguments": dict(key[1:]), "facts": dataclasses.asdict(facts)}
+            for key, facts in self._facts.items()
+        ]
 
     @property
     def checkpoints(self) -> list[str]:
         """The trained checkpoints looked at, as they are written."""
-        return list(self._given)
+        return list(dict.fromkeys(key[0] for key in self._given))
 
     def plan(self, runs: Sequence[Mapping[str, Any]]) -> list[PlannedRun]:
         """Resolve runs, each standing after those that it needs (see `grid.asking.to_json`).
@@ -79,65 +79,85 @@ class Planner:
         resolved: list[PlannedRun] = []
         for run in runs:
             of_stage = self._pretrain if run["stage"] == "pretrain" else self._finetune
-            needed = run["teacher"] if run["stage"] == "pretrain" else run["parent"]
-            needed = None if needed is None else resolved[needed]
-            self._trouble = needed and needed.provisional
+            needed = {name: None if run[name] is None else resolved[run[name]] for name in ("teacher", "parent")}
+            self._trouble = next((each.provisional for each in needed.values() if each), None)
             try:
-                resolved.append(of_stage(run, needed))
+                resolved.append(of_stage(run, **needed))
             except InputError as error:
                 raise InputError(f"{run['stage']}: {error}") from error
         return list({each.run_id: each for each in reversed(resolved)}.values())[::-1]
 
-    def _pretrain(self, run: Mapping[str, Any], teacher: PlannedRun | None) -> PlannedRun:
-        fields, args = self._parse(run)
+    def _pretrain(self, run: Mapping[str, Any], teacher: PlannedRun | None, parent: PlannedRun | None) -> PlannedRun:
+        task, fields, args = self._parse(run)
         if teacher is not None:
             fields = dataclasses.replace(fields, teacher=teacher.fields["model"])
         check_schedule(fields, args)
-        images, n_test = self._images(fields, args, fields.image_size, "n_pretrain")
-        student = _count_student(fields.model, images.n_classes, fields.image_size, fields.patch_size)
-        teacher_id, asking = self._teacher(fields, teacher, images)
-        spec = pretrain_spec(fields, args, images, student.configuration, teacher_id)
+        inputs = task.inputs(fields)
+        data, n_test = self._data(task, fields, args, inputs, "n_pretrain", fields.rungs)
+        student = self._count_student(task, fields.model, data.n_classes, fields)
+        teacher_id, asking = self._teacher(task, fields, teacher, data)
+        spec = pretrain_spec(fields, args, data, student.configuration, teacher_id, self._trunk_id(fields, parent))
+        trunk_steps = 0
+        if fields.rungs:
+            trunk_steps = rung_of(fields, args, data.examples).start
+            if parent is not None:
+                check_trunk(spec, parent.spec, fields.rungs)
         who = {"model": fields.model, "arm": spec.arm, "teacher": teacher and teacher.run_id}
-        return self._planned(run, spec, who, student, n_test, asking)
+        who["parent"] = parent and parent.run_id
+        return self._planned(run, spec, who, student, task.n_examples(n_test, inputs), asking, trunk_steps)
 
-    def _teacher(self, fields: PretrainFields, planned: PlannedRun | None, images: Images) -> tuple[str | None, float]:
-        """The teacher's id, and the operations of asking it about one image."""
+    def _teacher(
+        self, task: Task, fields: PretrainFields, planned: PlannedRun | None, data: Data
+    ) -> tuple[str | None, float]:
+        """The teacher's id, and the operations of asking it about one example."""
         if fields.teacher is None:
             return None, 0.0
         if planned is not None:
-            own = _count_student(fields.teacher, images.n_classes, fields.image_size, fields.patch_size)
-            return planned.run_id, own.forward
-        given = self._look_at(fields.teacher)
+            return planned.run_id, self._count_student(task, fields.teacher, data.n_classes, fields).forward
+        given = self._look_at(task, fields.teacher, fields)
         return given.checkpoint.id, given.counted.forward
 
-    def _finetune(self, run: Mapping[str, Any], parent: PlannedRun | None) -> PlannedRun:
-        fields, args = self._parse(run)
-        if parent is not None:
+    def _finetune(self, run: Mapping[str, Any], teacher: None, parent: PlannedRun | None) -> PlannedRun:
+        task, fields, args = self._parse(run)
+        check_schedule(fields, args)
+        if parent is None:
+            given = self._look_at(task, fields.checkpoint, fields)
+            inputs, student = given.inputs, given.counted
+            parent_id, n_pretrain = given.checkpoint.id, given.checkpoint.n_pretrain(fields.n_pretrain)
+            who = {"model": fields.checkpoint, "arm": given.checkpoint.row.get("arm", "plain")}
+        else:
             upstream, _ = parse_fields("pretrain", parent.fields)
-            images, n_test = self._images(fields, args, upstream.image_size, "n_finetune")
-            student = _count_student(
-                upstream.model, images.n_classes, upstream.image_size, upstream.patch_size, fields.train_part
-            )
-            spec = finetune_spec(fields, args, images, parent.run_id, parent.spec.n_pretrain)
+            inputs, student = task.inputs(upstream, fields), None
+            parent_id, n_pretrain = parent.run_id, parent.spec.n_pretrain
             who = {"model": parent.model, "arm": parent.arm, "parent": parent.run_id}
-            return self._planned(run, spec, who, student, n_test)
-        given = self._look_at(fields.checkpoint)
-        images, n_test = self._images(fields, args, given.image_size, "n_finetune")
-        n_pretrain = given.checkpoint.n_pretrain(fields.n_pretrain)
-        spec = finetune_spec(fields, args, images, given.checkpoint.id, n_pretrain)
-        who = {"model": fields.checkpoint, "arm": given.checkpoint.row.get("arm", "plain")}
-        return self._planned(run, spec, who, given.counted, n_test)
+        data, n_test = self._data(task, fields, args, inputs, "n_finetune")
+        if student is None:
+            student = self._count_student(task, upstream.model, data.n_classes, upstream, fields)
+        spec = finetune_spec(fields, args, data, parent_id, n_pretrain)
+        return self._planned(run, spec, who, student, task.n_examples(n_test, inputs))
 
-    def _parse(self, run: Mapping[str, Any]) -> tuple[PretrainFields | FinetuneFields, DistillationArguments]:
+    def _trunk_id(self, fields: PretrainFields, parent: PlannedRun | None) -> str | None:
+        if parent is None and fields.rungs:
+            raise InputError("rungs: the rung before is no run of the grid")
+        return parent and parent.run_id
+
+    def _parse(self, run: Mapping[str, Any]) -> tuple[Task, PretrainFields | FinetuneFields, DistillationArguments]:
         fields, args = parse_fields(run["stage"], run["fields"])
         if run["processes"] > 1:
             # The step of several processes, as one process would take it.
             batch = args.per_device_train_batch_size * run["processes"]
             args = dataclasses.replace(args, per_device_train_batch_size=batch)
-        return fields, args
+        return tasks.find(fields.task), fields, args
 
     def _planned(
-        self, run, spec: RunSpec, who: Mapping[str, Any], student: _Counted, n_test: int, asking: float = 0.0
+        self,
+        run,
+        spec: RunSpec,
+        who: Mapping[str, Any],
+        student: _Counted,
+        n_test: int,
+        asking: float = 0.0,
+        trunk_steps: int = 0,
     ) -> PlannedRun:
         return PlannedRun(
             spec=spec,
@@ -145,95 +165,82 @@ class Planner:
             fields=run["fields"],
             processes=run["processes"],
             n_params=student.n_params,
-            train_flops=spec.steps * spec.rule["batch"] * (student.training + asking),
+            train_flops=(spec.steps - trunk_steps) * spec.rule["batch"] * (student.training + asking),
             eval_flops=n_test * (student.forward + asking),
             provisional=self._trouble,
         )
 
-    def _images(self, fields, args: DistillationArguments, image_size: int, field: str) -> tuple[Images, int]:
-        """Which images a run trains on, and how many it is evaluated on."""
+    def _data(
+        self, task: Task, fields, args: DistillationArguments, inputs: Any, field: str, rungs: Sequence[int] = ()
+    ) -> tuple[Data, int]:
+        """Which data a run trains on, and on how many units it is evaluated."""
         n, held_out = getattr(fields, field), holds_out(args)
-        arguments = self.task.source_arguments(fields, image_size, n)
-        facts = self._source(arguments, needs_size=n is None or held_out)
-        n_train = (n or _GUESSED_IMAGES) if facts.n_train is None else facts.n_train
-        n_held_out = _held_out(n_train) if held_out else 0
-        if n is not None and facts.n_train is not None:
-            _check_size(field, n, n_train - n_held_out, facts.n_classes)
+        arguments = task.source_arguments(fields, inputs, n)
+        facts = self._source(task, arguments, needs_size=n is None or held_out)
+        n_train = (n or task.guess["n_train"]) if facts.n_train is None else facts.n_train
+        n_held_out = (facts.n_held_out or 0) if held_out else 0
+        for size in () if facts.n_train is None else (*rungs, n_train - n_held_out if n is None else n):
+            task.check_size(field, size, n_train - n_held_out, facts.n_classes, inputs)
         n_chosen = n_train - n_held_out if n is None else n
-        images = Images(facts.name, facts.fingerprint, facts.n_classes, n_chosen, n_held_out)
-        return images, _GUESSED_TEST if facts.n_test is None else facts.n_test
+        examples = tuple(task.n_examples(each, inputs) for each in (*rungs, n_chosen))
+        data = Data(facts.name, facts.fingerprint, facts.n_classes, n_chosen, n_held_out, examples)
+        return data, task.guess["n_test"] if facts.n_test is None else facts.n_test
 
-    def _source(self, arguments: dict[str, Any], needs_size: bool) -> SourceFacts:
-        key = tuple(arguments.items())
+    def _source(self, task: Task, arguments: dict[str, Any], needs_size: bool) -> SourceFacts:
+        key = (task.data, *arguments.items())
         found = self._facts.get(key)
         if found is None or (found.n_train is None and needs_size and not self.guess):
             try:
-                found = subsets.source_facts(arguments, self.fill or (needs_size and not self.guess))
+                found = subsets.source_facts(task.data, arguments, self.fill or (needs_size and not self.guess))
             except InputError as error:
                 if not self.guess:
                     raise
-                found = SourceFacts(arguments["name"], "unknown", _classes_of(arguments), None, None)
+                found = SourceFacts(arguments["name"], "unknown", _classes_of(task, arguments), None, None, None)
                 self._unreachable[key] = str(error)
             self._facts[key] = found
         if found.n_train is None and needs_size:
-            self._trouble = f"{found.name}: how many images it has is not known before its cache is filled"
+            self._trouble = f"{found.name}: how many {task.unit}s it has is not known before its cache is filled"
         self._trouble = self._unreachable.get(key, self._trouble)
         return found
 
-    def _look_at(self, where: str | None) -> _Given:
+    def _look_at(self, task: Task, where: str | None, fields: Any) -> _Given:
         if where is None:
             raise InputError("checkpoint: give a folder or a Hub id")
-        if where not in self._given:
+        key = (where, fields.task, json.dumps(task.rule(fields)), getattr(fields, "train_part", None))
+        if key not in self._given:
             try:
-                checkpoint = identify(where)
-                model = models.load_model(checkpoint.folder)
-                if models.input_size(model) is None:
-                    raise InputError(f"checkpoint {where}: its config states no image size")
-                self._given[where] = _Given(checkpoint, models.input_size(model), _count(model))
+                checkpoint = identify(where, task)
+                model = task.load_model(checkpoint.folder)
+                inputs = task.inputs_of(checkpoint.folder, model, fields)
+                self._given[key] = _Given(checkpoint, inputs, _count(task, model, inputs, fields))
             except InputError as error:
                 if not self.guess:
                     raise
                 self._trouble = str(error)
-                return _Given(Checkpoint("", where, where, {}, None), _GUESSED_SIZE, _Counted({}, None, 0.0, 0.0))
-        return self._given[where]
+                inputs, model = task.guess_checkpoint(where, fields)
+                counted = _Counted({}, None, 0.0, 0.0) if model is None else _count(task, model, inputs, fields)
+                return _Given(Checkpoint(Path(where), where, where, {}, None), inputs, counted)
+        return self._given[key]
+
+    def _count_student(self, task: Task, name: str, n_classes: int, upstream: Any, downstream: Any = None) -> _Counted:
+        """The student of that name, built from `upstream` (of pretrain) and gone on with as `downstream` says."""
+        inputs = task.inputs(upstream, downstream)
+        part = getattr(downstream, "train_part", "all")
+        key = (task.name, name, n_classes, repr(inputs), part, getattr(upstream, "patch_size", None))
+        if key not in self._counted:
+            self._counted[key] = _count(task, task.sketch(name, n_classes, upstream), inputs, downstream)
+        return self._counted[key]
 
 
-@functools.cache
-def _count_student(
-    name: str, n_classes: int, image_size: int, patch_size: int | None, train_part: str = "all"
-) -> _Counted:
-    model = models.sketch_student(name, n_classes, image_size, patch_size)
-    if train_part == "head":
-        models.freeze_backbone(model)
-    return _count(model)
+def _count(task: Task, model: PreTrainedModel, inputs: Any, fields: Any) -> _Counted:
+    """Count a model, gone on with as `fields` (of finetune) say; None: trained from scratch."""
+    n_params, forward = models.count_params(model), task.forward_flops(model, inputs)
+    configuration = task.configuration(model)
+    if hasattr(fields, "train_part"):
+        model = task.sketch_adapted(model, fields)
+    return _Counted(configuration, n_params, forward, task.training_flops(model, inputs))
 
 
-def _count(model: PreTrainedModel) -> _Counted:
-    size = models.input_size(model)
-    configuration = {
-        "architecture": getattr(model.config, "architecture", None),
-        **(getattr(model.config, "model_args", None) or {}),
-    }
-    return _Counted(
-        configuration, models.count_params(model), models.forward_flops(model, size), training_flops(model, size)
-    )
-
-
-@functools.cache
-def _held_out(n_images: int) -> int:
-    _, validation = subsets.hold_out_validation(np.zeros(n_images, np.int64), seed=0)
-    return len(validation)
-
-
-def _check_size(field: str, n: int, n_available: int, n_classes: int) -> None:
-    """Refuse a size that the subset's own choice would refuse, with its words."""
-    if n_classes <= n <= n_available:
-        return
-    try:
-        subsets.nested_subset(np.arange(n_available) % n_classes, n, seed=0)
-    except InputError as error:
-        raise InputError(f"{field}: {error}") from None
-
-
-def _classes_of(arguments: Mapping[str, Any]) -> int:
-    return arguments["classes"] if isinstance(arguments["classes"], int) else _GUESSED_CLASSES
+def _classes_of(task: Task, arguments: Mapping[str, Any]) -> int:
+    classes = arguments.get("classes")
+    return classes if isinstance(classes, int) else task.guess["n_classes"]

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from hf_scaling import tasks
 from hf_scaling.errors import InputError
 
 #: The fields of TrainingArguments that change the weights and are not sizes of the run or of the machine.
@@ -28,6 +29,8 @@ _RULE = (
     "max_steps",
     "data_seed",
 )
+#: Fields of the recipe.
+_SELDOM = ("train_part", "patience", "decay")
 #: These too, where a run looks at its validation part as it goes.
 _SELECTION = ("eval_strategy", "eval_steps", "load_best_model_at_end", "metric_for_best_model", "greater_is_better")
 
@@ -36,10 +39,10 @@ def rule_of(args: TrainingArguments, fields: Any) -> dict[str, Any]:
     """The training rule as it is written, before sizes resolve it: what `RunSpec.recipe` is the hash of."""
     names = _RULE + (_SELECTION if holds_out(args) else ())
     rule = {name: _plain(getattr(args, name)) for name in names}
-    own = {"augmentation": list(fields.augmentation), "min_steps": fields.min_steps}
-    own |= {"batch": global_batch(args), "precision": precision(args)}
-    if hasattr(fields, "train_part"):
-        own["train_part"] = fields.train_part
+    own = tasks.find(fields.task).rule(fields)
+    own |= {"min_steps": fields.min_steps, "batch": global_batch(args), "precision": precision(args)}
+    # What few runs are told stands only where it is told: the ids of the others stay what they were.
+    own |= {name: getattr(fields, name) for name in _SELDOM if getattr(fields, name, None) is not None}
     return rule | own
 
 
@@ -49,15 +52,15 @@ def holds_out(args: TrainingArguments) -> bool:
 
 
 def global_batch(args: TrainingArguments) -> int:
-    """Images an optimiser step, over all processes and accumulated batches."""
+    """Examples an optimiser step, over all processes and accumulated batches."""
     return args.per_device_train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
 
 
-def count_steps(args: TrainingArguments, n_images: int, min_steps: int) -> int:
-    """Optimiser steps of a run on `n_images` unique images.
+def count_steps(args: TrainingArguments, n_examples: int, min_steps: int) -> int:
+    """Optimiser steps of a run on `n_examples` unique examples.
 
-    `max_steps` where it is given; else `num_train_epochs` passes over the images, and never fewer than `min_steps`.
-    Small subsets are passed over more often so: with the passes alone a run on 250 images would end before it has
+    `max_steps` where it is given; else `num_train_epochs` passes over them, and never fewer than `min_steps`.
+    Small subsets are passed over more often so: with the passes alone a run on 250 examples would end before it has
     learned anything, and the curve would measure the schedule rather than the data.
 
     Raises:
@@ -65,7 +68,7 @@ def count_steps(args: TrainingArguments, n_images: int, min_steps: int) -> int:
     """
     if args.max_steps > 0:
         return args.max_steps
-    steps = max(min_steps, math.ceil(args.num_train_epochs * n_images / global_batch(args)))
+    steps = max(min_steps, math.ceil(args.num_train_epochs * n_examples / global_batch(args)))
     if steps < 1:
         raise InputError(f"num_train_epochs {args.num_train_epochs} and min_steps {min_steps} make no step at all")
     return steps

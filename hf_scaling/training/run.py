@@ -5,20 +5,22 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
-from hf_scaling import models
+from hf_scaling import tasks
 from hf_scaling.distillation import DistillationArguments, Teacher
 from hf_scaling.grid import RunSpec
-from hf_scaling.subsets import Source
-from hf_scaling.tasks import Chosen, ImageClassification, Measurement, collate
+from hf_scaling.tasks import Chosen, RunFields, Task, collate
 from hf_scaling.training.card import write_card
 from hf_scaling.training.environment import is_main
 from hf_scaling.training.folder import RunFolder
+from hf_scaling.training.ladder import Rung
 from hf_scaling.training.row import make_row
 from hf_scaling.training.trainer import RunTrainer, own_arguments
 
@@ -38,33 +40,40 @@ class Run:
     Attributes:
         spec: What it is; its id.
         folder: Where it goes.
-        args: Its TrainingArguments, as the recipe was told.
+        args, fields: Its TrainingArguments and the recipe's own, as it was told.
         model: The model to start from.
-        source: The images.
+        source: The data.
         chosen: Which of them.
-        statistics: How pixels are normalised.
-        augmentation: Names.
+        inputs: What the model's inputs are like, in the task's terms.
         label: What progress calls the run.
         teach: Gives the trained teacher, training it first where it must; None in a plain run.
+        rung: Its place in a ladder; None without one.
+        trunk: Gives the training state to go on from; None in a ladder's first rung, and without one.
         columns: What else is known of the run, for its row.
         resolved: What else run.yaml should say.
-        upstream_seen: Hashes of the images the parent was trained on; None where it has no parent, or does not say.
+        upstream_seen: Hashes of what the parent was trained on; None where it has no parent, or does not say.
     """
 
     spec: RunSpec
     folder: RunFolder
     args: DistillationArguments
-    model: PreTrainedModel
-    source: Source
+    fields: RunFields
+    model: torch.nn.Module
+    source: Any
     chosen: Chosen
-    statistics: models.ImageStatistics
-    augmentation: list[str]
+    inputs: Any
     label: str
     teach: Callable[[], Taught] | None = None
+    rung: Rung | None = None
+    trunk: Callable[[], Path] | None = None
     columns: dict[str, Any] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)
     upstream_seen: np.ndarray | None = None
-    task: ImageClassification = field(default_factory=ImageClassification)
+
+    @property
+    def task(self) -> Task:
+        """What kind of problem it is."""
+        return tasks.find(self.spec.task)
 
     def execute(self) -> dict[str, Any]:
         """Train, evaluate and write; go on where a killed run stopped; a finished run is read.
@@ -82,81 +91,74 @@ class Run:
             say(f"{self.label}: already finished in {self.folder.path}")
             return finished
         taught = self.teach() if self.teach else None
+        trunk = self.trunk() if self.trunk else None
         trainer = self._make_trainer(taught)
         overlap = self._look_for_overlap()
         if is_main():
             self.folder.write_resolved(self.spec, self.resolved | {"overlap": overlap})
         say(f"{self.label}: {self.spec.steps:,} steps, run {self.spec.run_id}")
-        trainer.go_on()
-        measurement = self._evaluate(trainer)
-        columns = self.columns | (taught.columns if taught else {})
-        row = make_row(self.spec, trainer, self.source, measurement, columns)
-        if is_main():
-            self._write(trainer, row, overlap)
-        PartialState().wait_for_everyone()
-        return row
-
-    def _make_trainer(self, taught: Taught | None) -> RunTrainer:
-        models.name_classes(self.model, self.source.class_names)
-        args = dataclasses.replace(self.args, **own_arguments(self.args, self.spec.steps, self.folder.checkpoints))
-        length = self.spec.steps * self.spec.rule["batch"]
-        seed = args.seed if args.data_seed is None else args.data_seed
-        return RunTrainer(
-            model=self.model,
-            args=args,
-            teacher=taught.teacher if taught else None,
-            train_dataset=self.task.training_stream(
-                self.source, self.chosen, self.statistics, length, seed, self.augmentation
-            ),
-            eval_dataset=self.task.validation_set(self.source, self.chosen, self.statistics),
-            data_collator=collate,
-            processing_class=models.build_processor(self.model, self.statistics.mean, self.statistics.std),
-        )
-
-    def _look_for_overlap(self) -> dict[str, int | None]:
-        """How many evaluation images were trained on: here, and by the parent (None where that is not known)."""
-        seen = {"training": self.task.seen(self.source, self.chosen)}
-        if self.spec.parent is not None:
-            seen["upstream"] = self.upstream_seen
-        counts = {
-            name: None if hashes is None else self.task.count_overlap(hashes, self.source)
-            for name, hashes in seen.items()
-        }
-        if any(counts.values()):
-            say(f"{self.label}: of the evaluation images, {describe_overlap(counts)}")
-        return counts
-
-    def _evaluate(self, trainer: RunTrainer) -> Measurement:
-        """Read the test split, once, now that nothing can be chosen by it any more."""
-        return self.task.evaluate(
-            trainer.model,
+        flops = self.task.training_flops(trainer.model, self.inputs)
+        trainer.go_on(trunk)
+        model = self.task.finish(trainer.model)
+        # Read now that nothing can be chosen by it any more.
+        measurement = self.task.evaluate(
+            model,
             trainer.processing_class,
             self.source.test,
             trainer.args.per_device_eval_batch_size,
             teacher=trainer.teacher,
         )
+        columns = self.columns | (taught.columns if taught else {})
+        row = make_row(self.spec, self.task, self.inputs, model, trainer, flops, measurement, columns)
+        if is_main():
+            self._write(model, trainer.processing_class, row, overlap)
+        PartialState().wait_for_everyone()
+        return row
 
-    def _write(self, trainer: RunTrainer, row: Mapping[str, Any], overlap: Mapping[str, int | None]) -> None:
+    def _make_trainer(self, taught: Taught | None) -> RunTrainer:
+        settings = own_arguments(self.args, self.spec.steps, self.folder.checkpoints)
+        if self.fields.patience is not None:
+            settings["restore_callback_states_from_checkpoint"] = True
+        if self.rung is not None:
+            settings |= self.rung.arguments()
+        args = dataclasses.replace(self.args, **settings)
+        length = self.spec.steps * self.spec.rule["batch"]
+        seed = args.seed if args.data_seed is None else args.data_seed
+        task, inputs = self.task, self.inputs
+        return RunTrainer(
+            model=self.model,
+            args=args,
+            teacher=taught.teacher if taught else None,
+            train_dataset=task.training_stream(self.source, self.chosen, inputs, length, seed, self.fields),
+            eval_dataset=task.validation_set(self.source, self.chosen, inputs),
+            data_collator=collate,
+            processing_class=task.processor(self.model, inputs),
+            patience=self.fields.patience,
+            keep=None if self.rung is None else (self.rung.branch, self.folder.trunk),
+        )
+
+    def _look_for_overlap(self) -> dict[str, int | None]:
+        """How much of the evaluation part was trained on: here, and by the parent (None where that is not known)."""
+        has_parent = self.spec.stage == "finetune"
+        counts = self.task.overlap(self.chosen, self.source, self.upstream_seen, has_parent)
+        if any(counts.values()):
+            say(f"{self.label}: of the evaluation {self.task.data}, {self.task.describe_overlap(counts)}")
+        return counts
+
+    def _write(
+        self, model: PreTrainedModel, processor: Any, row: Mapping[str, Any], overlap: Mapping[str, int | None]
+    ) -> None:
         """Write the checkpoint beside its place and move it there, then the card, and the row last."""
         aside = self.folder.checkpoints / "final"
-        trainer.model.save_pretrained(aside)
-        trainer.processing_class.save_pretrained(aside)
+        model.save_pretrained(aside)
+        processor.save_pretrained(aside)
         for each in aside.iterdir():
             os.replace(each, self.folder.path / each.name)
         aside.rmdir()
         if self.spec.stage == "pretrain":
-            self.folder.write_seen(self.task.seen(self.source, self.chosen))
-        write_card(self.folder.path, row, describe_overlap(overlap))
+            self.folder.write_seen(self.chosen.seen())
+        write_card(self.folder.path, self.task, row, self.task.describe_overlap(overlap))
         self.folder.finish(row)
-
-
-def describe_overlap(counts: Mapping[str, int | None]) -> str:
-    """`_look_for_overlap`'s counts as words."""
-    words = {"training": "in this run's training images", "upstream": "in the upstream training images"}
-    return ", ".join(
-        f"{'an unknown number' if count is None else count} {'is' if count == 1 else 'are'} also {words[name]}"
-        for name, count in counts.items()
-    )
 
 
 def say(line: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import SequentialSampler
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_scaling.distillation import DistillationTrainer
 from hf_scaling.errors import RunError
@@ -21,16 +22,27 @@ _NO_ROOM = 1 << 20  # bytes; what no training state fits into
 
 
 class RunTrainer(DistillationTrainer):
-    """A `DistillationTrainer` whose checkpoints are whole or not there, and that can go on from the newest."""
+    """A `DistillationTrainer` whose checkpoints are whole or not there, and that can go on from the newest.
 
-    def __init__(self, *args, **kwargs):
+    Args:
+        *args, **kwargs: As for `DistillationTrainer`.
+        patience: Evaluations of the validation part without a better one after which it stops; None: it does not.
+        keep: A step, and where the training state after it is kept for good; None: all states go in the end.
+    """
+
+    def __init__(self, *args, patience: int | None = None, keep: tuple[int, Path] | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        self._keep = keep
+        if patience is not None:
+            self.add_callback(EarlyStoppingCallback(patience))
+        if keep is not None:
+            self.add_callback(_SaveAt(keep[0]))
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._batches_taught = 0
 
     @property
     def samples_taught(self) -> int:
-        """Images about which the teacher was asked in training."""
+        """Examples about which the teacher was asked in training."""
         return self._batches_taught * self.args.per_device_train_batch_size * self.args.world_size
 
     @property
@@ -38,10 +50,11 @@ class RunTrainer(DistillationTrainer):
         """Seconds of training, those before a kill included up to the checkpoint resumed from."""
         return self._seconds_before + time.monotonic() - self._started
 
-    def go_on(self) -> None:
-        """Train to the end, from the newest whole checkpoint where there is one.
+    def go_on(self, trunk: Path | None = None) -> None:
+        """Train to the end, from the newest whole checkpoint where there is one, else from `trunk` if that is given.
 
         Raises:
+            InputError: No whole checkpoint is at `trunk`.
             RunError: A loss or a weight is no number; the checkpoints before it are kept.
         """
         checkpoints = Path(self.args.output_dir)
@@ -49,6 +62,8 @@ class RunTrainer(DistillationTrainer):
         if self.is_world_process_zero():
             folder.remove_torn(checkpoints)
         self.accelerator.wait_for_everyone()
+        if newest is None and trunk is not None:
+            newest = folder.check_whole(trunk)
         if newest is not None:
             notes = folder.read_notes(newest)
             self._seconds_before, self._batches_taught = notes["seconds"], notes["batches_taught"]
@@ -76,6 +91,8 @@ class RunTrainer(DistillationTrainer):
         if self.is_world_process_zero():
             checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             folder.mark_whole(checkpoint, {"seconds": self.seconds, "batches_taught": self._batches_taught})
+            if self._keep is not None and self._keep[0] == self.state.global_step:
+                folder.keep_state(checkpoint, self._keep[1])
 
     def _refuse_broken_weights(self) -> None:
         if not all(torch.isfinite(weight).all() for weight in self.model.parameters()):
@@ -87,6 +104,16 @@ class RunTrainer(DistillationTrainer):
         return (
             f"; {advice}; the last good checkpoint is {newest}" if newest else f"; {advice}; no checkpoint before it"
         )
+
+
+class _SaveAt(TrainerCallback):
+    """Asks for a checkpoint after one step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save |= state.global_step == self.step
 
 
 @contextmanager
@@ -105,7 +132,7 @@ def _full_disk_named(folder: str) -> Iterator[None]:
 
 
 def own_arguments(args: Any, steps: int, checkpoints: Path) -> dict[str, Any]:
-    """What a run fixes in its TrainingArguments: lengths in steps, and what `ImageStream` and `RunTrainer` rely on."""
+    """What a run fixes in its TrainingArguments: lengths in steps, and what streams and `RunTrainer` rely on."""
     return {
         "output_dir": str(checkpoints),
         "max_steps": steps,

@@ -1,0 +1,113 @@
+"""Causal language models: our own GPT-NeoX family, Pythia's shapes, and checkpoints of any architecture."""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel
+
+from hf_scaling import transport
+from hf_scaling.errors import InputError
+from hf_scaling.models.building import seeded
+from hf_scaling.models.loading import check_whole
+from hf_scaling.models.processing import FILES
+from hf_scaling.models.refusing import refuse_code
+
+
+@dataclass(frozen=True)
+class LanguageShape:
+    """Width, depth and heads of a GPT-NeoX model; the MLP is four times as wide.
+
+    `tied`: whether the embedding is the output layer too, as suits a small model.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    tied: bool = False
+
+
+#: Ours, counted with 257 tokens (bytes), and those of Pythia (Biderman et al. 2023, arXiv 2304.01373).
+LANGUAGE_FAMILIES = {
+    "lm-100k": LanguageShape(64, 2, 2, tied=True),
+    "lm-500k": LanguageShape(96, 4, 3, tied=True),
+    "lm-2m": LanguageShape(160, 6, 5, tied=True),
+    "pythia-14m": LanguageShape(128, 6, 4),
+    "pythia-70m": LanguageShape(512, 6, 8),
+    "pythia-160m": LanguageShape(768, 12, 12),
+    "pythia-410m": LanguageShape(1024, 24, 16),
+    "pythia-1b": LanguageShape(2048, 16, 8),
+    "pythia-1.4b": LanguageShape(2048, 24, 16),
+    "pythia-2.8b": LanguageShape(2560, 32, 32),
+    "pythia-6.9b": LanguageShape(4096, 32, 32),
+    "pythia-12b": LanguageShape(5120, 36, 40),
+}
+
+
+def build_language_model(name: str, n_tokens: int, context: int, seed: int = 0, end: int = 0) -> PreTrainedModel:
+    """A causal language model with random weights, a function of the arguments alone.
+
+    Args:
+        name: A name of `LANGUAGE_FAMILIES`.
+        n_tokens: Size of the vocabulary.
+        context: Tokens it can look back on.
+        seed: Determines the weights.
+        end: Id of the token that ends a text.
+
+    Raises:
+        InputError: Unknown name (the nearest known ones are named).
+    """
+    with seeded(seed):
+        return GPTNeoXForCausalLM(_configure(name, n_tokens, context, end)).train()
+
+
+def sketch_language_model(name: str, n_tokens: int, context: int) -> PreTrainedModel:
+    """What `build_language_model` would build, without its weights: on the device `meta`, to be counted."""
+    with torch.device("meta"):
+        return GPTNeoXForCausalLM(_configure(name, n_tokens, context, 0))
+
+
+def load_language_model(folder_or_hub_id: str | Path, revision: str | None = None) -> PreTrainedModel:
+    """Load a causal language model of any architecture of transformers.
+
+    Returns:
+        The model in evaluation mode on the CPU, in float32.
+
+    Raises:
+        InputError: No such folder or repository, offline, no usable weights, code of its own, or no language model.
+    """
+    name = str(folder_or_hub_id)
+    folder = transport.local_folder(name, revision=revision, allow_patterns=FILES)
+    refuse_code(folder, name)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        # Keys and values of earlier tokens, which only generation wants.
+        config.use_cache = False
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype="float32", output_loading_info=True
+        )
+    except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{name} cannot be loaded as a causal language model: {line}") from error
+    check_whole(name, report, "language model")
+    return model
+
+
+def _configure(name: str, n_tokens: int, context: int, end: int) -> GPTNeoXConfig:
+    if name not in LANGUAGE_FAMILIES:
+        near = difflib.get_close_matches(name, LANGUAGE_FAMILIES, n=3, cutoff=0.5) or list(LANGUAGE_FAMILIES)[:3]
+        raise InputError(f"unknown model {name}: nearest known names are {', '.join(near)}")
+    shape = LANGUAGE_FAMILIES[name]
+    return GPTNeoXConfig(
+        vocab_size=n_tokens,
+        max_position_embeddings=context,
+        hidden_size=shape.width,
+        num_hidden_layers=shape.depth,
+        num_attention_heads=shape.heads,
+        intermediate_size=4 * shape.width,
+        tie_word_embeddings=shape.tied,
+        bos_token_id=end,
+        eos_token_id=end,
+        use_cache=False,
+    )
