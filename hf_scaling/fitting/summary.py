@@ -151,7 +151,8 @@ def card_values(fit: LawFit, where: str, figure: str) -> tuple[dict[str, str], d
         "columns": _joined([f"`{column}`" for column in fit.data["ranges"]]),
         "where": where,
         "figure": figure,
-        "formula": formula_of(fit),
+        # Its stars would be taken for emphasis.
+        "formula": f"    {formula_of(fit)}" if fit.definition else f"It is {formula_of(fit)}.",
         "latex": f"$$ {fit.definition.latex} $$" if fit.definition else "",
         "paper": fit.definition.paper if fit.definition else "a combination of published laws",
         "status": fit.status,

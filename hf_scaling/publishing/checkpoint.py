@@ -1,6 +1,5 @@
 """A finished run's checkpoint to the Hub: weights, configuration, processor, card, run.yaml, the row."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ import yaml
 
 from hf_scaling import cards, transport
 from hf_scaling.errors import InputError
+from hf_scaling.publishing.checking import check_files
 from hf_scaling.results import ResultsTable
 
 if TYPE_CHECKING:
@@ -103,34 +103,12 @@ def _check(folder: Path) -> dict[str, Any]:
         pickles = sorted(each.name for each in folder.iterdir() if each.suffix in _PICKLES)
         held = f"; {pickles[0]} may run code where it is loaded and is not sent" if pickles else ""
         raise InputError(f"{folder} holds no weights as model.safetensors{held}")
-    for path in folder.glob("*.safetensors"):
-        _check_weights(path)
-    for path in folder.glob("*.json"):
-        _check_configuration(path)
+    check_files(folder)
     if not (folder / _CARD).is_file():
         raise InputError(f"{folder} holds no README.md: a checkpoint is not pushed without its card")
     if not any((folder / "results").glob("*.parquet")):
         raise InputError(f"{folder} holds no results row: the run is not finished; run its recipe again first")
     return ResultsTable.load(folder / "results").rows()[-1]
-
-
-def _check_weights(path: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            file.keys()
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is no safetensors file and is not sent: {error}") from None
-
-
-def _check_configuration(path: Path) -> None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON and is not sent: {error}") from None
-    if isinstance(content, dict) and "auto_map" in content:
-        raise InputError(f"{path} names code to be run where it is loaded (auto_map): remove it")
 
 
 def _files(folder: Path) -> list[Path]:

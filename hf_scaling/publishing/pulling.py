@@ -10,6 +10,7 @@ from typing import Any
 from hf_scaling import files, transport
 from hf_scaling.errors import InputError
 from hf_scaling.grid import Grid
+from hf_scaling.publishing.checking import check_files
 from hf_scaling.publishing.manifest import FILE, Manifest
 from hf_scaling.results import ResultsTable, same_values
 
@@ -124,19 +125,9 @@ def _check_run(folder: Path, row: Mapping[str, Any], repo_id: str) -> None:
     found = {each["run_id"]: each for each in ResultsTable.load(folder / "results").rows()}
     if run_id not in found or not same_values(found[run_id], row):
         raise InputError(f"{repo_id}: its results are not those of run {run_id} in the study")
-    _check_weights(folder / "model.safetensors", repo_id)
-
-
-def _check_weights(path: Path, repo_id: str) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise InputError(f"{repo_id} holds no model.safetensors; weights of other kinds are never loaded")
-    try:
-        with safe_open(path, framework="numpy"):
-            pass
-    except SafetensorError as error:
-        raise InputError(f"{repo_id}: model.safetensors is no safetensors file: {error}") from None
+    if not any(folder.glob("model*.safetensors")):
+        raise InputError(f"{repo_id} holds no weights as model.safetensors; those of other kinds are never taken")
+    check_files(folder, repo_id)
 
 
 def _pull_law(repo_id: str, folder: Path, say: Say) -> None:

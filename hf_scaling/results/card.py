@@ -141,9 +141,8 @@ def _limits(frame: "pandas.DataFrame") -> list[str]:
         found.append(f"On {n:,.0f} evaluation images an error of 0.1 has a standard error of {(0.09 / n) ** 0.5:.4f}.")
     seeds = frame["seed"].nunique()
     found.append(f"{seeds} seed{'s' * (seeds != 1)}{'' if seeds > 1 else ': nothing here says how far seeds differ'}.")
-    if frame["recipe"].nunique() > 1:
-        found.append(
-            f"{frame['recipe'].nunique()} training rules (`recipe`): numbers of different recipes are not comparable."
-        )
+    recipes = frame.groupby("stage")["recipe"].nunique().max()
+    if recipes > 1:
+        found.append(f"Up to {recipes} training rules (`recipe`) a stage: runs of different rules are not comparable.")
     found.append(f"Training took {frame['train_flops'].sum() + frame['teacher_flops'].sum():.3g} FLOPs in all.")
     return found
