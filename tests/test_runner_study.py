@@ -107,6 +107,23 @@ def test_a_second_call_makes_nothing_and_one_more_size_makes_only_that(study, tm
     assert [run["spec"]["n_finetune"] for run in given] == [50]
 
 
+def test_a_damaged_cache_file_is_found_and_made_anew(study, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(study, out)
+    tuned = next(row for row in rows_of(study).values() if row["n_finetune"] == 30)
+    (out / "results" / f"{tuned['run_id']}.parquet").unlink()
+    shutil.rmtree(out / "runs" / tuned["run_id"])
+    (damaged,) = Path(os.environ["HF_SCALING_CACHE"]).glob("digits-8px-*/train/*/*.arrow")
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 255
+    damaged.write_bytes(content)
+    process = command("run", study.parent / "tiny.yaml", "--out", out, "--workers", 1)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert f"{damaged} is damaged (its checksum differs): it is made anew" in err
+    assert_same(study, out)
+
+
 def test_whatever_is_killed_the_table_is_the_same(study, tmp_path):
     grid, out = write_grid(tmp_path / "tiny.yaml"), tmp_path / "killed"
     interrupt(grid, out)
