@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 HELP = "Make every run of a grid that its study lacks; stop and go on as you like."
 EXAMPLE = "hf-scaling run recipes/grids/demo.yaml --workers 2"
@@ -38,6 +39,27 @@ def run(arguments: argparse.Namespace) -> int:
         failure = error
     print(summary.summarise(out))
     print(f"next    {summary.next_command(out)}", flush=True)
+    _report(Path(out))
     if failure is not None:
         print(f"error: {failure}", file=sys.stderr)
     return 0 if failure is None else 1
+
+
+def _report(study: Path) -> None:
+    """Write the study's report where its results are newer; what goes wrong is said and changes nothing else."""
+    page, rows = study / "report.html", list((study / "results").glob("*.parquet"))
+    if not rows or (page.exists() and page.stat().st_mtime >= max(row.stat().st_mtime for row in rows)):
+        return
+    try:
+        from hf_scaling.report import write_report
+        from hf_scaling.report.words import headlines
+
+        for line in headlines(write_report(study, page)):
+            print(f"found   {line}")
+        print(f"report  {page}", flush=True)
+    except Exception as error:
+        line = " ".join(str(error).split())
+        print(
+            f"no report: {type(error).__name__}: {line} (hf-scaling report {study} --debug shows where)",
+            file=sys.stderr,
+        )

@@ -153,5 +153,6 @@ def _find(part: Part, table: Rows, asked: Asked) -> PartFindings:
 
 
 def _title(parts: list[Part]) -> str:
-    names = list(dict.fromkeys(name for part in parts for name in part.title.split(", recipe")[:1]))
-    return f"Scaling study: {'; '.join(names[:3])}{' and others' if len(names) > 3 else ''}"
+    names = [part.choice[name] for name in ("upstream", "downstream") for part in parts if name in part.choice]
+    names = list(dict.fromkeys(names)) or [part.title for part in parts]
+    return f"Scaling study: {', '.join(names[:4])}{' and others' if len(names) > 4 else ''}"

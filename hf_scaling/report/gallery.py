@@ -78,7 +78,7 @@ def _series(found: PartFindings, target: str, axis: str, level: Level, asked: As
     """Each arm at the smallest and the largest amount of the other data."""
     series = []
     for number, law in enumerate(found.law(target)):
-        for held in outer_levels(law.arm, axis, found.part.noun):
+        for held in outer_levels(law.arm, axis):
             x, y = runs_at(law, axis, level, held)
             if not len(x):
                 continue
@@ -227,10 +227,7 @@ def _frontier_panels(found: PartFindings, name: str) -> Panels:
         )
     text = "The best that each budget is predicted to buy; dotted where it lies outside the measured sizes."
     if not asked:
-        text += (
-            " No budget was given, so the budget is training FLOPs, teachers counted: `--budget 500 --cost label=0.5 "
-            "--cost hour=2` asks for a plan in money."
-        )
+        text += " No budget was given, so budgets are training FLOPs, teachers counted."
     return Panels("What a budget buys", text, tuple(drawings))
 
 

@@ -13,8 +13,6 @@ from hf_scaling.report.gallery import Panels
 from hf_scaling.report.tables import LawTable, Table, facts_in_common, law_tables, notes_of, ranking_tables
 from hf_scaling.report.words import Answer, Statement, answers, by_place, say_why
 
-_GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ"}
-
 
 def render_page(findings: Findings, panels: Sequence[Sequence[Panels]]) -> str:
     """The page.
@@ -73,7 +71,7 @@ def _said(answer: Answer, alone: bool) -> str:
     for place, statements in by_place(answer).items():
         parts += [] if alone or not place else [f'<p class="place">{escape(place)}</p>']
         for statement in statements:
-            details = "".join(f"<li>{escape(each)}</li>" for each in statement.details)
+            details = "".join(f"<li>{_code(each)}</li>" for each in statement.details)
             parts.append(f'<p class="say">{_keyed(statement)}</p>')
             parts += [f'<ul class="details">{details}</ul>'] if details else []
     return "".join(parts)
@@ -124,7 +122,8 @@ def _laws(findings: Findings) -> str:
             continue
         body += [f"<h3>{escape(part.part.title)}</h3>"] if len(findings.parts) > 1 else []
         body.append(f'<div class="laws">{"".join(_law(each) for each in tables)}</div>')
-        body.append(f'<h3>Laws compared on the held-out largest scales</h3><div class="laws">{_cards(rankings)}</div>')
+        body.append("<h3>Laws compared: log RMSE on the held-out largest scales</h3>" if rankings else "")
+        body.append(f'<div class="laws">{_cards(rankings)}</div>')
     return f"<section><h2>The laws</h2>{''.join(body)}</section>" if body else ""
 
 
@@ -140,9 +139,9 @@ def _law(law: LawTable) -> str:
 
 
 def _formula(text: str) -> str:
-    """A formula with raised exponents and Greek letters; anything else stays as it is written."""
-    html = re.sub(r"\^\(([^()]*)\)", r"<sup>\1</sup>", escape(text)).replace("*", "·").replace("-", "−")
-    return re.sub(r"\b(alpha|beta|gamma|delta)\b", lambda m: _GREEK[m.group(1)], html)
+    """A formula with raised exponents; anything else stays as it is written."""
+    raised = re.sub(r"\^(?:\(([^()]*)\)|(\w+))", lambda m: f"<sup>{m[1] or m[2]}</sup>", escape(text))
+    return raised.replace("*", "·").replace("-", "−")
 
 
 def _table(table: Table) -> str:

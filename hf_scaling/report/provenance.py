@@ -8,6 +8,7 @@ from hf_scaling.report.numbers import count
 from hf_scaling.report.parts import levels
 
 _MOST_NAMES = 8
+_STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
 # How the columns of a results row come about; a foreign table's are its author's.
 _COLLECTED = {
     "loss": "loss: cross-entropy in nats, mean over the evaluation split",
@@ -49,8 +50,12 @@ def _runs(frame) -> str:
     total = f"{len(frame):,} rows" if len(frame) > 1 else "one row"
     if not groups:
         return total
-    counts = frame.groupby(groups, sort=True).size()
-    said = [f"{number:,} {' '.join(key if isinstance(key, tuple) else (key,))}" for key, number in counts.items()]
+    counts = frame.groupby(groups, sort=True).size().sort_index(ascending=False)
+    keys = [key if isinstance(key, tuple) else (key,) for key in counts.index]
+    said = [
+        f"{number:,} {' '.join(_STAGES.get(name, name) for name in reversed(key))}"
+        for key, number in zip(keys, counts)
+    ]
     return f"{total}: {', '.join(said)}"
 
 

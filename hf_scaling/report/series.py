@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hf_scaling.report.laws import ArmLaw
-from hf_scaling.report.numbers import count, shown
+from hf_scaling.report.numbers import count, shown, tick
 from hf_scaling.report.parts import Arm, Part, levels
 
 # More distinct sizes than this are no levels: they are cut into bins.
@@ -55,14 +55,17 @@ def model_levels(part: Part, axis: str) -> list[Level]:
     return [Level("n_params", low, high, _model_label(part, low, high)) for low, high in _chosen(sizes, _MOST_MODELS)]
 
 
-def outer_levels(arm: Arm, axis: str, noun: str) -> list[Level]:
+def outer_levels(arm: Arm, axis: str) -> list[Level]:
     """The smallest and the largest amount of the data that is not on the axis; all rows where none varies."""
     other = {"n_pretrain": "n_finetune", "n_finetune": "n_pretrain"}.get(axis)
     sizes = levels(arm.rows.to_pandas(), other) if other else np.empty(0)
     if len(sizes) < 2:
         return [Level()]
-    (first, last), what = _chosen(sizes, 2), "labels" if other == "n_finetune" else f"upstream {noun}"
-    return [Level(other, *ends, f"{_span(*ends)} {what}", first=i == 0) for i, ends in enumerate((first, last))]
+    what = "labels" if other == "n_finetune" else "upstream"
+    return [
+        Level(other, low, high, f"{tick(low)}{f' to {tick(high)}' if high > low else ''} {what}", first=i == 0)
+        for i, (low, high) in enumerate(_chosen(sizes, 2))
+    ]
 
 
 def runs_at(law: ArmLaw, axis: str, *at: Level) -> tuple[np.ndarray, np.ndarray]:

@@ -53,7 +53,7 @@ def _law_table(law: ArmLaw, fit: LawFit) -> LawTable:
         [name, f"{value:.4g}", *(f"{end:.4g}" for end in fit.intervals.get(name, ()))]
         for name, value in fit.params.items()
     ]
-    heads = ["parameter", "estimate", f"{level} from", "to"]
+    heads = ["", "estimate", f"{level} from", "to"]
     share = f" ({law.fit.weights[fit.law]:.0%} of the mean)" if law.fit.members else ""
     scores = fit.scores
     facts = f"{scores['n_rows']} rows, {scores['n_configurations']} sizes, log RMSE {scores['log_rmse']:.3g}"
@@ -73,7 +73,7 @@ def _ranking_table(law: ArmLaw) -> Table:
         [row.law, _number(row.holdout_log_rmse, ".3g"), _number(row.aicc, ".1f"), row.status]
         for row in law.ranking.table.itertuples()
     ]
-    return Table(f"{law.target}, {law.arm.label}", ["law", "held-out log RMSE", "AICc", "status"], rows)
+    return Table(f"{law.target}, {law.arm.label}", ["law", "held out", "AICc", "status"], rows)
 
 
 def _number(value: float, form: str) -> str:

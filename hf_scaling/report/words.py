@@ -20,6 +20,12 @@ VERDICTS = {
     "at_bound": "a parameter ended on its bound: read it as a limit",
     "poor_fit": "the law does not describe these runs well",
 }
+_SHORTLY = {
+    "ok": "fixed by these runs",
+    "not_identifiable": "its parameters left open",
+    "at_bound": "a parameter at its bound",
+    "poor_fit": "a poor fit",
+}
 _SIZES = {"n_params": "parameters", "n_pretrain": "upstream {}", "n_finetune": "labelled {}"}
 _PLANS = {
     "clear": "The draws agree on these sizes.",
@@ -29,7 +35,7 @@ _PLANS = {
 _VERDICTS_OF_GAPS = {
     "low": "pre-train more",
     "high": "label more",
-    "cannot_tell": "these runs cannot tell whether to pre-train or to label more",
+    "cannot_tell": "cannot tell whether to pre-train or to label more",
 }
 _KEYS = {
     "distillation_always": "the teacher helps",
@@ -103,6 +109,13 @@ def describe(findings: Findings) -> str:
     return "\n".join(lines)
 
 
+def headlines(findings: Findings) -> list[str]:
+    """Where distillation stops paying, a line each: what a study's last words are."""
+    found = [answer for answer in answers(findings) if answer.code == "boundary"]
+    several = len(findings.parts) > 1
+    return [f"{each.place}: {each.text}" if several else each.text for answer in found for each in answer.statements]
+
+
 def by_place(answer: Answer) -> dict[str, list[Statement]]:
     """The statements of an answer under the part that they are said of."""
     found: dict[str, list[Statement]] = {}
@@ -123,38 +136,35 @@ def say_why(gap: Gap) -> str:
 
 def say_boundary(boundary: Boundary, target: str, noun: str) -> str:
     """The verdict of a boundary in a sentence."""
-    sizes = boundary.difference[boundary.x]
-    span = f"{count(sizes.min())} to {count(sizes.max())} {_unit(boundary, noun)}"
+    sizes, unit = boundary.difference[boundary.x], _unit(boundary, noun)
+    span = f"{count(sizes.min())} to {count(sizes.max())} {unit}"
     if boundary.status == "crossing":
         ends = f"{boundary.level:.0%} interval {count(boundary.low)} to {count(boundary.high)}"
-        unit = _unit(boundary, noun)
         return f"By {target}, distillation stops paying at {count(boundary.n_pretrain)} {unit} ({ends})."
     return {
-        "distillation_always": f"By {target}, the teacher helps at every measured size ({span}).",
-        "distillation_never": f"By {target}, the plain student is ahead at every measured size ({span}).",
-        "not_resolved": (
-            f"By {target}, not resolved: these runs cannot tell where, or whether, distillation stops paying ({span})."
-        ),
+        "distillation_always": f"By {target}, the teacher helps at every measured size, {span}.",
+        "distillation_never": f"By {target}, the plain student is ahead at every measured size, {span}.",
+        "not_resolved": f"By {target}, not resolved between {span.replace(' to ', ' and ')}.",
     }[boundary.status]
 
 
 def say_law(law: ArmLaw) -> str:
     """Which law of an arm, how sure, and how far off it was."""
+    who = f"{law.target}{f', {law.arm.label}' if law.arm.kind else ''}"
     if law.fit is None:
-        return f"{law.target}, {law.arm.label}: no law: {law.problem}."
-    name = f"the mean of {', '.join(law.fit.weights)}" if law.fit.members else law.fit.law
-    said = f"{law.target}, {law.arm.label}: {name}; {VERDICTS[law.fit.status]}."
-    return said + _held_out(law)
+        return f"{who}: no law: {law.problem}."
+    name = f"the mean of {len(law.fit.weights)} laws" if law.fit.members else law.fit.law
+    return f"{who}: {name}, {_SHORTLY[law.fit.status]}; {_held_out(law)}"
 
 
 def _held_out(law: ArmLaw) -> str:
     table = law.ranking.table.set_index("law")["holdout_log_rmse"]
     best, last = table[law.ranking.best], table["last_value"]
     if math.isnan(best):
-        return " Too few sizes to hold the largest out."
-    factor = max(each.factor for each in law.held_out) if law.held_out else law.ranking.table["factor_out"].iloc[0]
-    said = f" Fitted to the smaller scales, {law.ranking.best} misses the largest (up to {factor:.3g} times larger) by"
-    return f"{said} {_per_cent(best)}; carrying the last value forward misses by {_per_cent(last)}."
+        return "too few sizes to hold the largest out."
+    factor = max((each.factor for each in law.held_out), default=law.ranking.table["factor_out"].iloc[0])
+    said = f"{law.ranking.best}, fitted to the smaller scales, misses those up to {factor:.3g} times larger by"
+    return f"{said} {_per_cent(best)} (the last value carried forward: {_per_cent(last)})."
 
 
 def _per_cent(log_rmse: float) -> str:
@@ -171,10 +181,9 @@ def _crossing(crossing: Crossing, part: Part) -> Statement:
     place = f"{part.title}, {crossing.arm.label}" if ways else part.title
     if boundary is None:
         return Statement(f"By {crossing.target}, no answer: {crossing.problem}.", (), place)
-    details = []
-    if boundary.sizes:
-        details.append(f"Said of {_sizes(boundary.sizes, noun)}.")
-    details += [_by_size(crossing, noun)] if crossing.by_size else []
+    details = [_by_size(crossing, noun)] if crossing.by_size else []
+    if boundary.sizes and boundary.status == "crossing":
+        details.insert(0, f"Said of {_sizes(boundary.sizes, noun)}.")
     details.append(_law_free(boundary, noun))
     if crossing.compute is not None:
         counted = say_boundary(crossing.compute, crossing.target, noun).removeprefix(f"By {crossing.target}, ")
@@ -187,6 +196,9 @@ def _crossing(crossing: Crossing, part: Part) -> Statement:
 
 
 def _by_size(crossing: Crossing, noun: str) -> str:
+    if {each.status for _, _, each in crossing.by_size} == {crossing.boundary.status} != {"crossing"}:
+        names = list(dict.fromkeys(_SIZES[name].format(noun) for name, _, _ in crossing.by_size))
+        return f"The same at every measured number of {' and '.join(names)}."
     said = [
         f"{count(value)} {_SIZES[name].format(noun)}: {_shortly(boundary)}"
         for name, value, boundary in crossing.by_size
@@ -268,9 +280,8 @@ def _transfer(transfer: Transfer, part: Part) -> Statement:
     key = _VERDICTS_OF_GAPS[row.verdict]
     share = interval("error", row.share_low, row.share_high)
     details = [
-        f"Of what stands above the floor at the largest pre-training, {measure('error', row['share'])} ({share}) is "
-        f"closed by no more of it: low below half, high above, in the whole interval. G {row.G:.3g} "
-        f"({row.low:.3g} to {row.high:.3g}); the law's own verdict is {row.status}."
+        f"Out of pre-training's reach: {measure('error', row['share'])} ({share}) of what stands above the floor. "
+        "Label more where all of the interval is above half, pre-train more where it is below."
     ]
     details += ["A larger model closes part of it."] if row.larger_model_helps else []
     details += _worth(transfer.gaps.worth, part) + _warnings(transfer.gaps.notes)
@@ -291,7 +302,9 @@ def _worth(worth, part: Part) -> list[str]:
 
 
 def _plans(found: PartFindings, findings: Findings) -> list[Statement]:
-    return [_plan(spending, found.part) for spending in found.spending if spending.asked]
+    """The plans for the user's budget; without one, for the compute of the dearest runs, by the first target alone."""
+    spending = [each for each in found.spending if each.asked or each.plan is not None]
+    return [_plan(each, found.part) for each in (spending if found.spending[0].asked else spending[:1])]
 
 
 def _plan(spending: Spending, part: Part) -> Statement:
@@ -302,12 +315,21 @@ def _plan(spending: Spending, part: Part) -> Statement:
     arm = f", {plan.allocation['arm']}" if plan.allocation["arm"] else ""
     value = measure(target, plan.predicted["value"])
     ends = interval(target, plan.predicted["low"], plan.predicted["high"])
-    text = f"For {count(plan.budget)}: {_sizes(sizes, part.noun)}{arm}; {target} expected {value} ({ends})."
+    budget = (
+        f"For {count(plan.budget)}"
+        if spending.asked
+        else f"For the compute of the dearest runs ({count(plan.budget)} FLOPs)"
+    )
+    text = f"{budget}: {_sizes(sizes, part.noun)}{arm}; {target} expected {value} ({ends})."
     paid = ", ".join(f"{name.replace('_', ' ')} {count(v)}" for name, v in plan.cost.items() if v and name != "total")
     details = [_PLANS[plan.verdict]] if plan.verdict else []
     details += [f"Spent: {paid}."] if paid else []
-    details += _warnings(plan.notes)
-    return Statement(text, tuple(details), part.title, _sizes(sizes, part.noun))
+    details += (
+        []
+        if spending.asked
+        else ["No budget was given: `--budget 500 --cost label=0.5 --cost hour=2` asks for a plan."]
+    )
+    return Statement(text, (*details, *_warnings(plan.notes)), part.title, _sizes(sizes, part.noun))
 
 
 def _warnings(notes: list[dict]) -> list[str]:
@@ -315,7 +337,8 @@ def _warnings(notes: list[dict]) -> list[str]:
 
 
 def _sentence(text: str) -> str:
-    text = text[:1].upper() + text[1:]
+    # A column's name stays as it is written.
+    text = text if "_" in text.split(" ")[0] else text[:1].upper() + text[1:]
     return text if text.endswith(".") else f"{text}."
 
 

@@ -21,6 +21,7 @@ from hf_scaling.report.numbers import tick
 # All in CSS pixels: matplotlib's points at 72 to the inch. Edges are left, right, top, bottom.
 _FONT = 12
 _EDGES = (46, 14, 46, 40)
+_LINE = 17
 
 #: Role -> the placeholder it is drawn in. Close to black, and used for nothing else.
 _PLACEHOLDERS = {
@@ -78,6 +79,7 @@ class Drawing:
         width: In CSS pixels.
         height: See width.
         scale: Of text and marks, for panels larger than a phone's column.
+        names: How many series are named above the axes, two a line.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Drawing:
     width: float = 360
     height: float = 262
     scale: float = 1.0
+    names: int = 0
 
     @functools.cached_property
     def _template(self) -> str:
@@ -110,9 +113,9 @@ class Drawing:
         """The panel as an SVG file on paper of its own."""
         head = '<?xml version="1.0" encoding="utf-8"?>\n'
         paper = f'<rect width="100%" height="100%" fill="{colours["paper"]}"/>'
-        size = f'<svg width="{self.width:g}" height="{self.height:g}"'
         svg = re.sub(r"(<svg[^>]*>)", lambda m: m.group(1) + paper, self.svg(colours), count=1)
-        files.write_text(path, head + svg.replace("<svg", size, 1) + "\n")
+        sized = re.sub(r'<svg([^>]*viewBox="0 0 ([\d.]+) ([\d.]+)")', r'<svg width="\2" height="\3"\1', svg, count=1)
+        files.write_text(path, head + sized + "\n")
 
     def save_png(self, path, colours: Mapping[str, str]) -> None:
         """The panel as a PNG file, two pixels to the CSS pixel."""
@@ -124,14 +127,18 @@ class Drawing:
     def _figure(self, colours: Mapping[str, str]):
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(self.width / 72, self.height / 72))
         left, right, top, bottom = (edge * self.scale for edge in _EDGES)
-        inner = (1 - (left + right) / self.width, 1 - (top + bottom) / self.height)
-        axes = figure.add_axes((left / self.width, bottom / self.height, *inner))
+        lines = _LINE * self.scale * -(-self.names // 2)
+        height = self.height + lines
+        figure = Figure(figsize=(self.width / 72, height / 72))
+        inner = (1 - (left + right) / self.width, 1 - (top + lines + bottom) / height)
+        axes = figure.add_axes((left / self.width, bottom / height, *inner))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(True, axis="y")
         axes.set_axisbelow(True)
         self.paint(axes, colours)
+        if self.names:
+            _legend(axes)
         return figure
 
 
@@ -208,11 +215,21 @@ def title(axes, text: str, unit: str, colours: Mapping[str, str]) -> None:
     figure.text(y=1 - 1.65 * size / height, s=unit, color=colours["muted"], **place)
 
 
-def legend(axes, **where) -> None:
-    """Names of the series, inside the panel where there is room."""
-    handles, labels = axes.get_legend_handles_labels()
-    if len(handles) > 1:
-        axes.legend(handles, labels, frameon=False, handlelength=1.6, borderpad=0.1, labelspacing=0.25, **where)
+def _legend(axes) -> None:
+    """The names of the series, between the head and the axes, where no run can hide them."""
+    size = axes.xaxis.label.get_fontsize()
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.0),
+        ncols=2,
+        frameon=False,
+        handlelength=1.1,
+        handletextpad=0.5,
+        columnspacing=1.4,
+        borderpad=0.2,
+        labelspacing=(_LINE / _FONT - 1.0) * 0.7,
+        fontsize=size,
+    )
 
 
 def log_axis(axis, low: float, high: float, most: int = 6) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_scaling.report.figures.canvas import Drawing, legend, log_axis, margins, series_style, title
+from hf_scaling.report.figures.canvas import Drawing, log_axis, margins, series_style, title
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,8 @@ def predicted_against_measured(name: str, heading: str, points: list[Points], la
         axes.set_ylim(*limits)
         axes.set_xlabel(f"predicted {label}")
         title(axes, heading, f"measured {label}", colours)
-        legend(axes, loc="upper left")
 
-    return Drawing(name=name, paint=paint, **words)
+    return Drawing(name=name, paint=paint, names=len(points) if len(points) > 1 else 0, **words)
 
 
 def residuals(name: str, heading: str, points: list[Points], x_label: str, y_label: str, **words) -> Drawing:
@@ -60,9 +59,8 @@ def residuals(name: str, heading: str, points: list[Points], x_label: str, y_lab
         _paint(axes, points, colours)
         axes.set_xlabel(x_label)
         title(axes, heading, y_label, colours)
-        legend(axes, loc="upper right", ncols=2, columnspacing=1.0)
 
-    return Drawing(name=name, paint=paint, **words)
+    return Drawing(name=name, paint=paint, names=len(points) if len(points) > 1 else 0, **words)
 
 
 def moving_boundary(name: str, heading: str, found: list, x_label: str, y_label: str, **words) -> Drawing:

@@ -6,7 +6,6 @@ import numpy as np
 
 from hf_scaling.report.figures.canvas import (
     Drawing,
-    legend,
     log_axis,
     margins,
     series_style,
@@ -65,9 +64,8 @@ def curves(name: str, heading: str, curves: list[Curve], x_label: str, y_label: 
         axes.set_ylim(*limits[1])
         axes.set_xlabel(x_label)
         title(axes, heading, y_label, colours)
-        legend(axes, loc="upper right")
 
-    return Drawing(name=name, paint=paint, **words)
+    return Drawing(name=name, paint=paint, names=len(curves) if len(curves) > 1 else 0, **words)
 
 
 def shared_limits(curves: list[Curve]) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -1,0 +1,195 @@
+"""Reports of tables that lack something, mix something, or hold what nobody expected."""
+
+import json
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import hf_scaling as hs
+from hf_scaling.cli import main
+from hf_scaling.report import collect_findings
+from hf_scaling.report.gaps import find_gaps
+from hf_scaling.report.parts import split
+from hf_scaling.report.words import answers, say_gap
+from hf_scaling.runner import running
+
+sys.path.insert(0, str(Path(__file__).parent / "support"))
+from studies import rows, study
+
+HOSTILE = '<script>alert("x")</script> | ] $x_1$ & `*`'
+
+
+def curve(**columns):
+    x = np.array([100.0, 300, 1000, 3000, 10_000])
+    return pd.DataFrame({"n_pretrain": x, "loss": 0.3 + 12 * x**-0.4, **columns})
+
+
+def findings_of(table, **questions):
+    return collect_findings(table, **{"bootstrap": 100, "target": "loss", **questions})
+
+
+def gaps_of(table):
+    return {gap.code: gap for gap in find_gaps(split(table if hasattr(table, "iloc") else table.to_pandas()))}
+
+
+def pretrain(keep=lambda row: True, **settings):
+    return hs.ResultsTable(row for row in rows(stages=("pretrain",), **settings) if keep(row))
+
+
+@pytest.mark.parametrize(
+    "table, code, words",
+    [
+        (lambda: pretrain(lambda r: r["arm"] == "plain"), "no_distilled", "All runs are plain"),
+        (lambda: pretrain(lambda r: r["arm"] == "distilled"), "no_plain", "plain runs at 250, 1,000"),
+        (lambda: pretrain(lambda r: r["model"] == "vit-200k"), "one_model_size", "100,000 and 400,000 parameters"),
+        (lambda: pretrain(seeds=1), "one_seed", "Two more seeds at 250, 4,000, 64,000"),
+        (lambda: pretrain(lambda r: r["n_pretrain"] < 2_000), "few_sizes", "`n_pretrain` at 4,000, 16,000"),
+        (pretrain, "no_finetunes", "Fine-tune the checkpoints"),
+        (lambda: curve(), "no_distilled", "no column `arm`"),
+    ],
+)
+def test_what_a_table_cannot_answer_is_said_with_the_runs_that_would(table, code, words):
+    assert words in say_gap(gaps_of(table())[code])
+
+
+def test_only_what_is_missing_is_named():
+    gaps = gaps_of(study())
+    assert {code: gap.place for code, gap in gaps.items()} == {"one_seed": "glyphs, then digits"}
+
+
+def test_gaps_stand_in_the_summary():
+    assert "Where does distillation stop paying? The table has no column `arm`" in findings_of(curve()).summary()
+
+
+def test_a_csv_of_two_columns_gets_a_report(tmp_path, capsys):
+    curve().rename(columns={"n_pretrain": "images"}).to_csv(tmp_path / "mine.csv", index=False)
+    arguments = ["report", str(tmp_path / "mine.csv"), "--map", "n_pretrain=images", "--out", str(tmp_path / "r.html")]
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--bootstrap", "100"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert "Lowest loss measured" in said and "What these runs cannot say" in said
+    assert (tmp_path / "r.html").is_file() and (tmp_path / "r.md").is_file()
+    assert list((tmp_path / "r_figures").glob("*loss-n_pretrain*.svg"))
+
+
+@pytest.mark.parametrize("table", [curve()[:1], curve()[:2], pd.DataFrame({"loss": [1.0, 2.0]})])
+def test_too_few_runs_for_a_law_is_a_sentence(table, tmp_path):
+    findings = hs.write_report(table, tmp_path / "r.html", bootstrap=100)
+    assert "no law" in findings.summary() or "left open" in findings.summary()
+    assert (tmp_path / "r.html").is_file()
+
+
+def test_names_are_text_and_nothing_else(tmp_path):
+    table = curve(model=HOSTILE, upstream=HOSTILE, arm="plain", device="\x1b[1m")
+    hs.write_report(table, tmp_path / "r.html", bootstrap=100, title=HOSTILE)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "&lt;script&gt;" in page
+    for figure in re.findall(r"<figure>(<svg.*?</svg>)", page, re.S):
+        ElementTree.fromstring(figure)
+    card = (tmp_path / "r.md").read_text(encoding="utf-8")
+    assert "<script" not in card and "\\|" in card
+    for file in (tmp_path / "r_figures").iterdir():
+        assert re.fullmatch(r"[\w-]+\.svg", file.name)
+
+
+def test_recipes_and_sets_are_sections_of_their_own():
+    table = hs.ResultsTable(
+        {**row, "run_id": f"{i}{row['run_id']}", "recipe": recipe, "upstream": upstream}
+        for i, (recipe, upstream) in enumerate([("short", "glyphs"), ("long", "glyphs"), ("short", "photos")])
+        for row in rows(stages=("pretrain",), seeds=1)
+    )
+    findings = findings_of(table)
+    titles = [found.part.title for found in findings.parts]
+    assert len(set(titles)) == 3 and all("recipe" in title for title in titles)
+    assert [len(found.crossings) for found in findings.parts] == [1, 1, 1]
+    assert len(findings_of(table, upstream="photos").parts) == 1
+
+
+def test_two_ways_of_teaching_are_two_boundaries():
+    taught = [{**r, "run_id": "b" + r["run_id"], "teacher_n_params": 60_000} for r in rows(stages=("pretrain",))]
+    table = hs.ResultsTable([*rows(stages=("pretrain",)), *(r for r in taught if r["arm"] == "distilled")])
+    found = findings_of(table).parts[0]
+    assert [arm.label for arm in found.part.arms][1:] == [
+        "distilled (teacher 30,000 parameters)",
+        "distilled (teacher 60,000 parameters)",
+    ]
+    assert [crossing.boundary.status for crossing in found.crossings] == ["crossing", "crossing"]
+
+
+def test_without_a_budget_the_frontier_is_over_flops_and_the_report_says_how_to_ask():
+    findings = findings_of(pretrain())
+    plan = findings.parts[0].spending[0]
+    assert not plan.asked and plan.plan.costs == {"flop": 1.0}
+    text = next(answer for answer in answers(findings) if answer.code == "plan").statements[0]
+    assert "FLOPs" in text.text and any("--budget" in detail for detail in text.details)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"target": "accuracy"}, "no column 'accuracy'"),
+        ({"arm": "soft"}, "no row of the table has arm='soft'"),
+        ({"upstream": "photos"}, "no column 'upstream'"),
+        ({"bootstrap": 10}, "at least 100"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_named(arguments, words, tmp_path):
+    with pytest.raises(hs.InputError, match=re.escape(words)):
+        hs.write_report(curve(arm="plain"), tmp_path / "r.html", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_without_rows_and_a_page_of_another_kind_are_refused(tmp_path):
+    with pytest.raises(hs.InputError, match="no rows"):
+        hs.write_report(curve()[:0], tmp_path / "r.html")
+    with pytest.raises(hs.InputError, match=r"an \.html file"):
+        hs.write_report(curve(), tmp_path / "report.pdf")
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """A study that is complete, so that `hf-scaling run` only has to say so."""
+    pretrain(lambda r: r["n_pretrain"] < 20_000).save(tmp_path / "study" / "results")
+    (tmp_path / "grid.yaml").write_text("models: [vit-30k]\nn_pretrain: [50]\npretrain: {source: glyphs}\n")
+    monkeypatch.setattr(running, "run_grid", lambda *given: None)
+    return ["run", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / "study")], tmp_path / "study" / "report.html"
+
+
+def ended(argv):
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    return end.value.code
+
+
+def test_a_run_ends_with_a_report_which_is_not_written_twice(finished, capsys):
+    argv, page = finished
+    assert ended(argv) == 0
+    said = capsys.readouterr().out
+    assert f"report  {page}" in said and "found   By loss" in said
+    before = page.stat().st_mtime_ns
+    assert ended(argv) == 0 and page.stat().st_mtime_ns == before
+
+
+def test_a_report_that_fails_loses_neither_table_nor_status(finished, capsys, monkeypatch):
+    def fail(*given, **more):
+        raise ZeroDivisionError("nothing\nto divide by")
+
+    argv, page = finished
+    monkeypatch.setattr("hf_scaling.report.write_report", fail)
+    assert ended(argv) == 0
+    said = capsys.readouterr()
+    assert "runs in" in said.out and "no report: ZeroDivisionError: nothing to divide by" in said.err
+    assert not page.exists()
+
+
+def test_findings_are_json_even_of_odd_tables(tmp_path, capsys):
+    curve(model=[None, "a", "a", "b", "b"], when=pd.Timestamp("2026-01-01")).to_parquet(tmp_path / "odd.parquet")
+    status = ended(["report", str(tmp_path / "odd.parquet"), "--out", str(tmp_path / "r.html"), "--json"])
+    assert status == 0
+    assert len(json.loads(capsys.readouterr().out)["parts"]) == 3
