@@ -41,8 +41,8 @@ def push_checkpoint(
         repo_id: `org/name`.
         private: Whether a repository that is made now is private; the account's default when None.
         dry_run: Write nothing and say what would be written.
-        places: run_id -> Hub id of the runs that this one came from, where they are on the Hub; a parent or teacher
-            that is on the Hub anyway needs none.
+        places: run_id -> Hub id of the runs that this one came from, where they are pushed too; the card says of
+            itself where a teacher or a checkpoint came from the Hub.
 
     Returns:
         What was written, or would be.
@@ -78,17 +78,11 @@ class _Model:
     def _card(self) -> str:
         text = (self.folder / _CARD).read_text(encoding="utf-8").replace(PLACE, self.repo_id)
         head, body = cards.read_card(text, str(self.folder / _CARD))
-        origins = {"base_model": self._on_hub("parent"), "teacher_model": self._on_hub("teacher")}
+        origins = {"teacher_model": self.places.get(self.row["teacher"])}
+        if self.row["stage"] == "finetune":
+            origins["base_model"] = self.places.get(self.row["parent"])
         head |= {key: repo_id for key, repo_id in origins.items() if repo_id is not None}
         return cards.with_head(head, body)
-
-    def _on_hub(self, column: str) -> str | None:
-        """The Hub id of the checkpoint that a column of the row names; None where it is not there."""
-        named = self.row[column]
-        if named is None:
-            return None
-        repo_id = self.places.get(named, named.partition("@")[0])
-        return repo_id if "/" in repo_id and transport.is_hub_id(repo_id) else None
 
 
 def _check(folder: Path) -> dict[str, Any]:
