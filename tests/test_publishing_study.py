@@ -242,7 +242,7 @@ def test_a_study_goes_on_on_another_machine_and_makes_only_what_is_missing(hub, 
     small = write_grid(here / "tiny.yaml", models=["vit-30k"], n_finetune=[20])
     status, _, err = command(hub, here, "run", small, "--out", "tiny", "--workers", "1")
     assert status == 0, err
-    status, out, err = command(hub, here, "push", "tiny", "--namespace", "moved")
+    status, _, err = command(hub, here, "push", "tiny", "--namespace", "moved")
     assert status == 0, err
     pretrained = {row["run_id"] for row in ResultsTable.load(here / "tiny").rows() if row["stage"] == "pretrain"}
     status, _, err = command(hub, there, "pull", "moved/tiny", "--out", "tiny", HF_SCALING_CACHE=str(there / "cache"))

@@ -1,6 +1,7 @@
 """The results table: what is written is read, merges are unions, and a kill leaves the old or the new table."""
 
 import datetime
+import json
 import multiprocessing
 import os
 import signal
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from hf_scaling.errors import InputError
-from hf_scaling.results import INCIDENTAL, SCHEMA, ResultsTable, new_row, same_values
+from hf_scaling.results import INCIDENTAL, MEANINGS, SCHEMA, ResultsTable, arrow, new_row, same_values
 
+STORED = Path(__file__).parent / "data" / "results_v1"
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
@@ -28,6 +30,7 @@ def test_the_schema_is_the_published_one():
     created_at"""
     assert list(SCHEMA) == names.split()
     assert ResultsTable().column_names == names.split()
+    assert list(MEANINGS) == names.split()
     assert row()["schema_version"] == 1
     assert row()["created_at"].utcoffset() == datetime.timedelta(0)
 
@@ -109,18 +112,87 @@ def test_a_published_table_loads():
     assert {"n_params", "n_pretrain", "loss"} <= set(ResultsTable.load(path).column_names)
 
 
-def test_a_table_of_an_older_version_gets_the_new_columns_as_null(tmp_path):
+def test_a_table_of_the_first_version_stays_readable():
+    """tests/data/results_v1 was written when schema_version was 1; expected.json holds its rows."""
+    rows = ResultsTable.load(STORED).rows()
+    expected = json.loads((STORED / "expected.json").read_text())
+    assert [json.loads(json.dumps(each, default=lambda value: value.isoformat())) for each in rows] == expected
+
+
+def test_a_table_of_an_older_version_is_brought_up(monkeypatch, tmp_path):
+    monkeypatch.setitem(SCHEMA, "energy", "float64")
+    monkeypatch.setattr(arrow, "SCHEMA_VERSION", 2)
+    old = ResultsTable.load(STORED)
+    assert {(each["energy"], each["schema_version"]) for each in old.rows()} == {(None, 2)}
+    merged = old.merge(ResultsTable([row(energy=1.5, schema_version=2)]))
+    merged.save(tmp_path)
+    assert [each["energy"] for each in ResultsTable.load(tmp_path).rows()] == [None] * len(old) + [1.5]
+
+
+def test_a_table_without_some_columns_gets_them_as_null(tmp_path):
     import pyarrow.parquet
 
-    old = ResultsTable([row()]).to_dataset().data.table.drop_columns(["agreement", "precision"])
+    old = ResultsTable([row()]).to_dataset().data.table.drop_columns(["agreement", "precision", "schema_version"])
     pyarrow.parquet.write_table(old, tmp_path / "old.parquet")
     loaded = ResultsTable.load(tmp_path / "old.parquet").rows()[0]
-    assert (loaded["agreement"], loaded["error"]) == (None, 0.25)
+    assert (loaded["agreement"], loaded["error"], loaded["schema_version"]) == (None, 0.25, 1)
 
 
-def test_a_table_of_a_newer_version_is_refused(tmp_path):
-    ResultsTable([row(schema_version=2)]).save(tmp_path)
-    with pytest.raises(InputError, match="newer version"):
+def test_smaller_types_are_widened_and_a_time_without_a_zone_is_utc(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.table(
+        {
+            "run_id": ["a"],
+            "n_params": pyarrow.array([5], pyarrow.int32()),
+            "loss": pyarrow.array([0.5], pyarrow.float32()),
+            "created_at": pyarrow.array([datetime.datetime(2025, 1, 2, 3)], pyarrow.timestamp("ms")),
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "theirs.parquet")
+    (found,) = ResultsTable.load(tmp_path / "theirs.parquet").rows()
+    assert (found["n_params"], found["loss"]) == (5, 0.5)
+    assert found["created_at"] == datetime.datetime(2025, 1, 2, 3, tzinfo=datetime.UTC)
+
+
+def test_a_table_of_a_newer_version_is_refused_with_the_version_to_install(tmp_path):
+    ResultsTable([row(schema_version=2)]).save(tmp_path / "unnamed")
+    with pytest.raises(InputError, match=r"newer version .* install a newer hf_scaling"):
+        ResultsTable.load(tmp_path / "unnamed")
+    written_by = [{"hf_scaling": "0.9.12"}, {"hf_scaling": "0.10.2"}, "?"]
+    rows = [row(str(i), schema_version=2, versions=json.dumps(each)) for i, each in enumerate(written_by)]
+    ResultsTable(rows).save(tmp_path / "named")
+    with pytest.raises(InputError, match=r"install hf_scaling 0\.10\.2 or later"):
+        ResultsTable.load(tmp_path / "named")
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"run_id": ["a"], "error": ["high"]}, "column error holds string, not float64"),
+        ({"run_id": ["a"], "schema_version": ["2"]}, "schema_version holds string"),
+        ({"run_id": ["a"], "loss": [[0.5]]}, "column loss holds list"),
+        ({"run_id": ["a", None], "loss": [0.5, 0.6]}, "no run_id"),
+        ({"run_id": ["a"], "schema_version": [1], "colour": ["red"]}, "unknown: colour"),
+    ],
+)
+def test_a_results_table_with_a_wrong_schema_is_refused(tmp_path, columns, words):
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "wrong.parquet")
+    with pytest.raises(InputError, match=words):
+        ResultsTable.load(tmp_path)
+
+
+def test_files_that_do_not_fit_together_are_refused(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    for name, value in (("a", 5), ("b", "many")):
+        pyarrow.parquet.write_table(pyarrow.table({"images": [value]}), tmp_path / f"{name}.parquet")
+    with pytest.raises(InputError, match="do not fit together"):
         ResultsTable.load(tmp_path)
 
 
