@@ -13,7 +13,7 @@ _FITTING = ("objective", "delta", "seed")
 
 
 def add_table_arguments(parser: argparse.ArgumentParser, target: str | None = "loss", or_law: bool = False) -> None:
-    """Declare RESULTS (or_law: a kept law may stand there), its rows and columns, the objective, the seed and --json."""
+    """Declare RESULTS (or_law: a kept law may stand there), its rows and columns, the objective, seed and --json."""
     wanted = ".parquet or .csv file, folder, study, or Hub id" + ("; or a law kept by `fit --out`" if or_law else "")
     parser.add_argument("results", metavar="RESULTS_OR_LAW" if or_law else "RESULTS", help=wanted)
     rows = parser.add_argument_group("rows and columns")
