@@ -140,6 +140,7 @@ def test_checkpoints_take_the_place_of_pretraining():
         ({"arms": ["distilled"]}, ["arms", "teacher"]),
         ({"arms": [{"teacher": "vit-30k", "seed": 1}]}, ["seed", "seeds"]),
         ({"seeds": [-1]}, ["seeds", "-1"]),
+        ({"pretrain": {"push_to_hub": True}}, ["pretrain", "push_to_hub", "hf-scaling push"]),
         ({"pretrain": {"model": "vit-30k"}}, ["model", "models"]),
         ({"finetune": {"output_dir": "x"}}, ["output_dir", "no place"]),
         ({"finetune": ["x"]}, ["finetune", "field: value"]),

@@ -129,6 +129,8 @@ def _fields(name: str, value: Any) -> dict[str, Any]:
                 f"is said by the grid's {place}" if place not in ("output_dir", "config") else "has no place in a grid"
             )
             raise InputError(f"{name}: {field} {own}")
+    if "push_to_hub" in value:
+        raise InputError(f"{name}: push_to_hub has no place in a grid: hf-scaling push brings the study to the Hub")
     return dict(value)
 
 

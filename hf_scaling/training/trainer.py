@@ -142,4 +142,6 @@ def own_arguments(args: Any, steps: int, checkpoints: Path) -> dict[str, Any]:
         "dataloader_pin_memory": args.dataloader_pin_memory and torch.cuda.is_available(),
         "logging_nan_inf_filter": False,
         "save_total_limit": max(2, args.save_total_limit or 2),
+        # A finished run is pushed with its own card (`publishing`), not a running one with the Trainer's.
+        "push_to_hub": False,
     }

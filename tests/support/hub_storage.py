@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 import itertools
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import yaml
@@ -255,12 +255,6 @@ class Storage:
         if slug not in self.collections:
             raise Refused(404, "Collection not found")
         return self.collections[slug]
-
-    def move(self, kind: str, old: str, new: str) -> None:
-        """Give a repository another id."""
-        repo = self.get(kind, old)
-        del self.repos[kind, old]
-        self.repos[kind, new] = replace(repo, id=new)
 
 
 def read_head(text: str) -> dict:
