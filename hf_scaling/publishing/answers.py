@@ -41,6 +41,9 @@ def refresh(folder: Path) -> None:
 
 
 def _law_name(*words: str) -> str:
-    """Words as a name that the Hub takes: law-loss-plain-glyphs-then-digits."""
-    plain = "-".join(re.findall(r"[a-z0-9]+", " ".join(words).lower()))
-    return f"{_PREFIX}{plain}"[: _LONGEST_LAW - len("-99")].rstrip("-")
+    """Words as a name that the Hub takes: law-loss-plain-glyphs-digits; what is too long ends with a whole word."""
+    name = _PREFIX.rstrip("-")
+    for word in re.findall(r"[a-z0-9]+", " ".join(words).lower()):
+        if word != "then" and len(name) + 1 + len(word) <= _LONGEST_LAW - len("-99"):
+            name = f"{name}-{word}"
+    return name
