@@ -43,7 +43,8 @@ def refresh(folder: Path) -> None:
 def _law_name(*words: str) -> str:
     """Words as a name that the Hub takes: law-loss-plain-glyphs-digits; what is too long ends with a whole word."""
     name = _PREFIX.rstrip("-")
-    for word in re.findall(r"[a-z0-9]+", " ".join(words).lower()):
-        if word != "then" and len(name) + 1 + len(word) <= _LONGEST_LAW - len("-99"):
-            name = f"{name}-{word}"
+    for word in re.findall(r"[a-z0-9]+", " ".join(words).lower().replace(", then ", " ")):
+        if len(name) + 1 + len(word) > _LONGEST_LAW - len("-99"):
+            break
+        name = f"{name}-{word}"
     return name
