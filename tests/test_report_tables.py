@@ -193,3 +193,11 @@ def test_findings_are_json_even_of_odd_tables(tmp_path, capsys):
     status = ended(["report", str(tmp_path / "odd.parquet"), "--out", str(tmp_path / "r.html"), "--json"])
     assert status == 0
     assert len(json.loads(capsys.readouterr().out)["parts"]) == 3
+
+
+def test_every_gap_is_in_the_docs():
+    page = (Path(__file__).parents[1] / "docs" / "report.md").read_text(encoding="utf-8")
+    source = (Path(__file__).parents[1] / "hf_scaling" / "report" / "gaps.py").read_text(encoding="utf-8")
+    named = set(re.findall(r'Gap\(\s*"(\w+)"', source)) | {"no_distilled", "no_plain", "few_labels", "few_sizes"}
+    assert len(named) >= 8
+    assert {code for code in named if f"`{code}`" not in page} == set()

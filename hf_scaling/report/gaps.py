@@ -16,8 +16,8 @@ class Gap:
     """A question that the runs leave open.
 
     Attributes:
-        code: For programs: no_distilled, no_plain, one_model_size, one_seed, few_sizes, no_finetunes, few_labels,
-            no_flops.
+        code: For programs: no_distilled, no_plain, one_model_size, one_seed, few_sizes, few_labels, no_finetunes,
+            few_checkpoints.
         question: The question.
         why: What is missing.
         runs: The runs that would answer it.

@@ -20,7 +20,7 @@ from hf_scaling.report.numbers import tick
 
 # All in CSS pixels: matplotlib's points at 72 to the inch. Edges are left, right, top, bottom.
 _FONT = 12
-_EDGES = (46, 14, 46, 40)
+_EDGES = (46, 14, 50, 40)
 _LINE = 17
 
 #: Role -> the placeholder it is drawn in. Close to black, and used for nothing else.
@@ -88,7 +88,7 @@ class Drawing:
     paint: Callable = field(repr=False)
     group: str = ""
     width: float = 360
-    height: float = 262
+    height: float = 266
     scale: float = 1.0
     names: int = 0
 
@@ -211,8 +211,8 @@ def title(axes, text: str, unit: str, colours: Mapping[str, str]) -> None:
     figure, size = axes.get_figure(), axes.xaxis.label.get_fontsize()
     width, height = (72 * inches for inches in figure.get_size_inches())
     place = {"x": 0.3 * size / width, "va": "top", "size": size}
-    figure.text(y=1 - 0.2 * size / height, s=text, weight="bold", **place)
-    figure.text(y=1 - 1.65 * size / height, s=unit, color=colours["muted"], **place)
+    figure.text(y=1 - 0.45 * size / height, s=text, weight="bold", **place)
+    figure.text(y=1 - 1.85 * size / height, s=unit, color=colours["muted"], **place)
 
 
 def _legend(axes) -> None:

@@ -77,13 +77,14 @@ def _paint_boundary(axes, boundary: Boundary, colours) -> None:
     if boundary.status != "crossing":
         return
     axes.axvspan(boundary.low, boundary.high, color=colours["accent"], alpha=0.16, linewidth=0)
-    axes.plot(boundary.n_pretrain, 0, marker="D", color=colours["accent"], markersize=8, clip_on=False, zorder=5)
+    size = axes.xaxis.label.get_fontsize()
+    axes.plot(boundary.n_pretrain, 0, marker="D", color=colours["accent"], markersize=0.65 * size, zorder=5)
     low, high = axes.get_xlim()
     right = np.log(boundary.high / low) < 0.6 * np.log(high / low)
     axes.annotate(
         f"{count(boundary.n_pretrain)}\n{count(boundary.low)} to {count(boundary.high)}",
         (boundary.high if right else boundary.low, 0),
-        xytext=(6 if right else -6, 6),
+        xytext=(size / 2 if right else -size / 2, size / 2),
         textcoords="offset points",
         ha="left" if right else "right",
         va="bottom",
