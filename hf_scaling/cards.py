@@ -132,7 +132,8 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    # A name with a bar or a line break in it must not end its cell.
+    return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split("\n")).replace("|", "\\|")
 
 
 def _template_path(template: str) -> Path:

@@ -153,7 +153,7 @@ def card_values(fit: LawFit, where: str, figure: str) -> tuple[dict[str, str], d
         "figure": figure,
         # Its stars would be taken for emphasis.
         "formula": f"    {formula_of(fit)}" if fit.definition else f"It is {formula_of(fit)}.",
-        "latex": f"$$ {fit.definition.latex} $$" if fit.definition else "",
+        "latex": f"$$ {fit.definition.latex} $$" if fit.definition else _parts_of(fit),
         "paper": fit.definition.paper if fit.definition else "a combination of published laws",
         "status": fit.status,
         "verdict": _VERDICTS[fit.status],
@@ -164,6 +164,11 @@ def card_values(fit: LawFit, where: str, figure: str) -> tuple[dict[str, str], d
         "example": ", ".join(f'"{c}": {high:.6g}' for c, (_, high) in fit.data["ranges"].items()),
     }
     return {**values, "citation": CITATION}, _card_head(fit)
+
+
+def _parts_of(fit: LawFit) -> str:
+    """A mixture's laws with their formulas."""
+    return "\n".join(f"- {member.law}: `{member.definition.formula}`" for member in fit.members)
 
 
 def _card_head(fit: LawFit) -> dict:
