@@ -138,8 +138,12 @@ def client(_hub, home):
 
 
 def command(hub, home: Path, *argv: str, **variables: str) -> subprocess.CompletedProcess:
+    from hub_server import TOKEN
+
     environment = hub.environment(home) | variables
-    return subprocess.run(argv, env=environment, cwd=home, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(argv, env=environment, cwd=home, capture_output=True, text=True, timeout=300)
+    assert TOKEN not in done.stdout + done.stderr
+    return done
 
 
 @pytest.mark.hub
@@ -157,14 +161,11 @@ def test_a_dry_run_says_what_the_push_then_does(hub, trained, home):
 
 
 @pytest.mark.hub
-def test_what_is_pushed_is_the_run_and_nothing_else(hub, pushed, trained):
-    from hub_server import TOKEN
-
+def test_what_is_pushed_is_the_run_and_nothing_else(pushed, trained):
     names = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "run.yaml"}
     assert set(pushed.files) == names | {"results/results.parquet", "seen.safetensors", ".gitattributes"}
     for name in names - {"README.md"}:
         assert pushed.files[name] == (trained / name).read_bytes()
-    assert not [name for name, content in pushed.files.items() if TOKEN.encode() in content]
     assert pushed.head.tree["model.safetensors"].lfs
 
 
@@ -354,3 +355,12 @@ def test_offline_a_model_that_was_fetched_is_there_and_another_one_is_said_to_be
         assert offline.run("transport.download('org/student-2')").error == (
             "InputError: offline (HF_HUB_OFFLINE is set), and the model org/student-2 is not in the local cache"
         )
+
+
+@pytest.mark.hub
+def test_the_token_is_in_nothing_that_was_pushed(hub, pushed):
+    from hub_server import TOKEN
+
+    everything = [(id, *each) for (_, id), repo in hub.storage.repos.items() for each in repo.files.items()]
+    assert len(everything) > 6
+    assert not [name for *name, content in everything if TOKEN.encode() in content]

@@ -96,7 +96,7 @@ def _limits(task: Task, row: Mapping[str, Any], overlap: str) -> list[str]:
         f"Measured on `{_evaluated(row)}` alone: nothing is known about other data, about groups of people in it, or "
         "about inputs made to mislead.",
         f"Overlap: of the evaluation {task.data}, {overlap}.",
-        "Trained by a rule that all sizes of a study share, so that they compare; it is not the best of its size.",
+        "Trained by a rule that all sizes of a study share, so that they compare; not tuned to be the best of its size.",
     ]
 
 
