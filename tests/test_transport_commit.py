@@ -47,6 +47,14 @@ def test_a_commit_makes_the_repository_and_equal_content_makes_no_second_one(hub
     assert (repo.files["lines.txt"], repo.private) == (b"a\n", False)
     assert client.run("print(add('org/new', b'a\\n').changes)").said == "()\n"
     assert history(hub, "org/new") == ["add", "initial commit"]
+    gone = "lambda _: [CommitOperationDelete('b'), CommitOperationDelete('c/')]"
+    assert client.run(f"transport.commit('org/new', 'dataset', {gone}, 'x')").error is None
+    assert len(history(hub, "org/new")) == 2
+
+
+def test_a_folder_here_of_the_repositorys_name_is_no_hindrance(hub, client):
+    assert client.run("import os; os.makedirs('org/same'); add('org/same', b'a\\n')").error is None
+    assert hub.repo("datasets", "org/same").files["lines.txt"] == b"a\n"
 
 
 def test_what_a_dry_run_says_is_what_is_done_and_nothing_is_written(hub, client):

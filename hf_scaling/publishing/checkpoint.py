@@ -116,7 +116,7 @@ def _evaluation(row: Mapping[str, Any]) -> bytes | None:
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     images = row["downstream"] or row["upstream"]
-    if "/" not in images or not transport.is_hub_id(images):
+    if not transport.is_repo_id(images):
         return None
     notes = f"top-1 accuracy on {row['n_eval']:,} of split {row['eval_split']}"
     date = row["created_at"].date().isoformat()

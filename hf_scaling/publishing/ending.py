@@ -81,7 +81,7 @@ def _check_place(repo_id: str | None) -> None:
     """Find before a long training what would keep its end from the Hub."""
     from huggingface_hub import get_token
 
-    if repo_id is None or "/" not in repo_id or not transport.is_hub_id(repo_id):
+    if repo_id is None or not transport.is_repo_id(repo_id):
         raise InputError(f"hub_model_id: {'missing' if repo_id is None else repo_id}: push_to_hub wants ORG/NAME")
     if get_token() is None:
         raise InputError("push_to_hub: nobody is logged in: `hf auth login`, or set HF_TOKEN")

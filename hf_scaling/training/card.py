@@ -96,7 +96,7 @@ def _limits(task: Task, row: Mapping[str, Any], overlap: str) -> list[str]:
         f"Measured on `{_evaluated(row)}` alone: nothing is known about other data, about groups of people in it, or "
         "about inputs made to mislead.",
         f"Overlap: of the evaluation {task.data}, {overlap}.",
-        "Trained by a rule that all sizes of a study share, so that they compare; not tuned to be the best of its size.",
+        "Trained by a rule that all sizes of a study share, so that they compare, not to be the best of its size.",
     ]
 
 
@@ -109,12 +109,12 @@ def _metadata(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:
         "tags": ["hf_scaling", "scaling-laws", task.tag, row["arm"]],
         "metrics": ["accuracy"],
     }
-    sets = [row[name] for name in ("upstream", "downstream") if row[name] and _is_repository(row[name])]
+    sets = [row[name] for name in ("upstream", "downstream") if row[name] and transport.is_repo_id(row[name])]
     if sets:
         head["datasets"] = list(dict.fromkeys(sets))
     for key, column in (("base_model", "parent"), ("teacher_model", "teacher")):
         origin = (row[column] or "").partition("@")[0]
-        if _is_repository(origin):
+        if transport.is_repo_id(origin):
             head[key] = origin
     return head | {"model-index": [{"name": _title(row), "results": [_result(task, row)]}]}
 
@@ -122,7 +122,7 @@ def _metadata(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:
 def _result(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:
     data = _evaluated(row)
     # The Hub takes the id of a data set here, and nothing with other signs in it.
-    id = data if _is_repository(data) else re.sub(r"[^\w.-]+", "-", data).strip("-.")
+    id = data if transport.is_repo_id(data) else re.sub(r"[^\w.-]+", "-", data).strip("-.")
     return {
         "task": {"type": task.tag},
         "dataset": {"name": data, "type": id, "split": row["eval_split"]},
@@ -131,10 +131,6 @@ def _result(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:
             {"type": "loss", "value": round(row["loss"], 6), "name": f"cross-entropy, nats per {task.unit}"},
         ],
     }
-
-
-def _is_repository(name: str) -> bool:
-    return "/" in name and transport.is_hub_id(name)
 
 
 def _title(row: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ huggingface_hub's affair alone: nothing here reads it but to keep it out of what
 """
 
 from hf_scaling.transport.committing import Commit, Planned, commit
-from hf_scaling.transport.downloading import download, is_hub_id, local_folder
+from hf_scaling.transport.downloading import download, is_hub_id, is_repo_id, local_folder
 from hf_scaling.transport.remote import RemoteFolder
 from hf_scaling.transport.retrying import retried
 from hf_scaling.transport.telling import hub_errors, push_errors
@@ -18,6 +18,7 @@ __all__ = [
     "download",
     "hub_errors",
     "is_hub_id",
+    "is_repo_id",
     "local_folder",
     "push_errors",
     "retried",

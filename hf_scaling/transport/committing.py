@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from hf_scaling import __version__
 from hf_scaling.errors import InputError
 from hf_scaling.transport import telling
-from hf_scaling.transport.downloading import is_hub_id
+from hf_scaling.transport.downloading import is_repo_id
 from hf_scaling.transport.remote import RemoteFile, RemoteFolder
 from hf_scaling.transport.retrying import retried
 
@@ -35,7 +35,7 @@ class Change:
 
     Attributes:
         path: In the repository.
-        kind: "add", "change", "delete", or "same" where the content is there already.
+        kind: "add", "change", "delete", or "same" where there is nothing to do.
         n_bytes: Of the new content; 0 where it is deleted.
     """
 
@@ -111,7 +111,7 @@ def commit(
             repository is there and public.
         PushError: Offline, or the Hub kept failing: nothing of this commit is there.
     """
-    if "/" not in repo_id or not is_hub_id(repo_id):
+    if not is_repo_id(repo_id):
         raise InputError(f"{repo_id}: no repository of the Hub is called so; give org/name")
     push = _Push(repo_id, repo_type, prepare, message, private, create)
     with telling.push_errors(push.what), _quiet():
@@ -223,7 +223,9 @@ def _change(base: RemoteFolder, operation: "CommitOperation") -> Change:
 
     path = operation.path_in_repo
     if isinstance(operation, CommitOperationDelete):
-        return Change(path, "delete")
+        inside = f"{path.rstrip('/')}/"
+        there = any(each == path or (operation.is_folder and each.startswith(inside)) for each in base.files)
+        return Change(path, "delete" if there else "same")
     if not isinstance(operation, CommitOperationAdd):
         return Change(path, "change" if path in base.files else "add")
     size = operation.upload_info.size

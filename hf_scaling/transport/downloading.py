@@ -19,6 +19,11 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None
 
 
+def is_repo_id(name: str) -> bool:
+    """Whether `name` is of the form `org/name`, whatever lies at such a path here."""
+    return "/" in name and _HUB_ID.fullmatch(name) is not None
+
+
 def download(
     repo_id: str,
     *,

@@ -68,10 +68,12 @@ def is_offline(error: BaseException) -> bool:
 
 def may_pass(error: BaseException) -> bool:
     """Whether the same request may do better in a while: a busy Hub, a dropped connection, another commit first."""
+    if any(isinstance(each, GaveUpError) for each in _chain(error)):
+        return False
     status = _status(error)
     if status is not None:
         return is_busy(status) or status in _OVERTAKEN
-    return any(_is_of_network(each) for each in _chain(error)) and not isinstance(error, GaveUpError)
+    return any(_is_of_network(each) for each in _chain(error))
 
 
 def was_overtaken(error: BaseException) -> bool:
