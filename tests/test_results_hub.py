@@ -308,7 +308,7 @@ def test_a_table_with_a_wrong_schema_is_refused_and_left_alone(hub, tmp_path, na
     assert hub.repo("datasets", repo.id).head.id == before
     if name != "foreign":
         status, _, err = command(hub, tmp_path, "merge", repo.id, "--out", "merged")
-        assert (status, words in err) == (2, True), err
+        assert (status, words in last_line(err), repo.id in last_line(err)) == (2, True, True), err
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,14 @@ def load(where, revision: str | None = None) -> LawFit:
     folder = transport.local_folder(
         repo_id, revision=revision or written or None, allow_patterns=[_LAW_FILE, _DRAWS_FILE]
     )
+    try:
+        return _read(folder)
+    except InputError as error:
+        # The place that was asked for says more than one in the cache.
+        raise InputError(str(error).replace(str(folder), str(where))) from None
+
+
+def _read(folder: Path) -> LawFit:
     content = _read_json(folder / _LAW_FILE)
     arrays = _read_arrays(folder / _DRAWS_FILE)
     try:

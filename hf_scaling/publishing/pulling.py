@@ -52,7 +52,8 @@ def pull_study(
     out = Path(out or Path("studies") / repo_id.rpartition("/")[2])
     beside = transport.download(repo_id, repo_type="dataset", revision=revision, allow_patterns=[FILE, _GRID])
     manifest = _read_manifest(beside / FILE, repo_id)
-    table = ResultsTable.load(repo_id, revision)
+    # Of the same commit, whatever is pushed meanwhile.
+    table = ResultsTable.load(repo_id, beside.name)
     merged = ResultsTable.open(out / "results").merge(table)
     _take_grid(beside / _GRID, out / _GRID, say)
     merged.save(out / "results")

@@ -43,12 +43,14 @@ def fetch(where: str, revision: str | None, config_name: str) -> "pyarrow.Table"
     revision = revision or written or None
     repo_type, folder = _download_card(repo_id, revision)
     card = (folder / _CARD).read_text(encoding="utf-8") if (folder / _CARD).is_file() else ""
+    # The commit that the card is of: what is pushed meanwhile may lie elsewhere.
+    commit = folder.name
     for patterns in _patterns(card, config_name, repo_id):
-        folder = transport.download(repo_id, repo_type=repo_type, revision=revision, allow_patterns=patterns)
+        folder = transport.download(repo_id, repo_type=repo_type, revision=commit, allow_patterns=patterns)
         names = [each.relative_to(folder).as_posix() for each in sorted(folder.rglob("*")) if each.is_file()]
         found = _matching(names, patterns)
         if found:
-            return read_files([folder / name for name in found])
+            return read_files([folder / name for name in found], [f"{repo_id}/{name}" for name in found])
     raise InputError(f"{where} holds no results: no .parquet and no .csv file")
 
 

@@ -25,22 +25,27 @@ def read(path: Path) -> "pyarrow.Table":
         if not found:
             raise InputError(f"{path}: no .parquet file in it or in its folder results/")
         return read_files(found)
-    return _read_file(path)
+    return _read_file(path, str(path))
 
 
-def read_files(paths: list[Path]) -> "pyarrow.Table":
+def read_files(paths: list[Path], names: list[str] | None = None) -> "pyarrow.Table":
     """Several files as one table, in their order.
+
+    Args:
+        paths: Where they lie.
+        names: How messages call them; their paths when None.
 
     Raises:
         InputError: One is not readable, or they do not fit together.
     """
     import pyarrow
 
-    tables = [_read_file(each) for each in paths]
+    names = names or list(map(str, paths))
+    tables = [_read_file(path, name) for path, name in zip(paths, names)]
     try:
         return concatenate(tables)
     except pyarrow.ArrowException as error:
-        raise InputError(f"{paths[0].parent}: its files do not fit together: {' '.join(str(error).split())}") from None
+        raise InputError(f"{', '.join(names)} do not fit together: {' '.join(str(error).split())}") from None
 
 
 def read_bytes(content: bytes, name: str) -> "pyarrow.Table":
@@ -72,13 +77,13 @@ def write(table: "pyarrow.Table", path: Path) -> None:
         write_table(table, str(temporary))
 
 
-def _read_file(path: Path) -> "pyarrow.Table":
+def _read_file(path: Path, name: str) -> "pyarrow.Table":
     # Opened once: by its path it would be opened twice, and an append may replace the file in between.
     try:
         with path.open("rb") as file:
-            return _read_stream(file, str(path))
+            return _read_stream(file, name)
     except OSError as error:
-        raise InputError(f"{path}: not readable as a results table: {error.strerror or error}") from None
+        raise InputError(f"{name}: not readable as a results table: {error.strerror or error}") from None
 
 
 def _read_stream(file: BinaryIO, name: str) -> "pyarrow.Table":
