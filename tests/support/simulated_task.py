@@ -1,0 +1,66 @@
+"""A task of the tests' own, found as `simulated_task:Simulated`: its loss follows a transfer_gap law, noise and all.
+
+Everything but the evaluation is real: sources, subsets, a language model of a few hundred weights, the Trainer.
+"""
+
+import numpy as np
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from hf_scaling.models import seeded
+from hf_scaling.tasks import Measurement
+from hf_scaling.tasks.causal_lm import CausalLM
+
+TRUTH = {"A": 40.0, "alpha": 0.4, "G": 2.0, "beta": 0.3, "E": 0.5}
+NOISE = 0.005  # of the logarithm of the loss
+
+
+def law(n_pretrain, n_finetune):
+    """The planted loss."""
+    gap = TRUTH["A"] * n_pretrain ** -TRUTH["alpha"] + TRUTH["G"]
+    return gap * n_finetune ** -TRUTH["beta"] + TRUTH["E"]
+
+
+class Simulated(CausalLM):
+    """A causal language model that scores what the law says, whatever it has learned."""
+
+    name = "simulated_task:Simulated"
+
+    def is_architecture(self, name):
+        return name == "nothing"
+
+    def sketch(self, name, n_classes, fields):
+        with torch.device("meta"):
+            return _model(n_classes, fields.context)
+
+    def build(self, name, fields, source, seed):
+        with seeded(seed):
+            model = _model(source.tokenizer.size, fields.context)
+        model.config.planted = [fields.n_pretrain, 0, seed]
+        return model
+
+    def adapt(self, model, fields, source, seed):
+        model.config.planted = [model.config.planted[0], fields.n_finetune, seed]
+        return model.train()
+
+    def evaluate(self, model, processor, split, batch_size, teacher=None):
+        n_pretrain, n_finetune, seed = model.config.planted
+        draw = np.random.default_rng([n_pretrain, n_finetune, seed])
+        loss = law(n_pretrain, max(n_finetune, 1)) * np.exp(NOISE * draw.standard_normal())
+        return Measurement(n_eval=len(split), error=0.5, loss=float(loss))
+
+
+def _model(n_tokens, context):
+    return GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=n_tokens,
+            hidden_size=4,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            intermediate_size=4,
+            max_position_embeddings=context,
+            use_cache=False,
+            # One head of four has one pair of places to turn.
+            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0},
+        )
+    )
