@@ -20,9 +20,10 @@ class PlannedRun:
         parent: run_id of the run of the grid whose checkpoint it fine-tunes, or of the rung before; else None.
         processes: How many processes it is spread over.
         n_params: Weights of the student; None where the checkpoint could not be looked at.
-        train_flops: Floating-point operations of its training, the teacher's forward passes included, without those
-            that the rungs before it have done.
+        train_flops: Floating-point operations of its training, the teacher's forward passes included, but
+            for `steps_before`.
         eval_flops: Those of its evaluation, the teacher's included.
+        steps_before: Of its spec's steps, those that the rungs before it have done.
         provisional: Why the spec is a guess and the id not to be relied on; None where it is known.
     """
 
@@ -37,6 +38,7 @@ class PlannedRun:
     train_flops: float = 0.0
     eval_flops: float = 0.0
     provisional: str | None = None
+    steps_before: int = 0
 
     @property
     def run_id(self) -> str:
@@ -47,6 +49,11 @@ class PlannedRun:
     def needs(self) -> tuple[str, ...]:
         """run_ids of the runs that must be finished before it."""
         return tuple(each for each in (self.teacher, self.parent) if each is not None)
+
+    @property
+    def examples(self) -> int:
+        """Examples that it trains on, repetitions included."""
+        return (self.spec.steps - self.steps_before) * self.spec.rule["batch"]
 
     @property
     def flops(self) -> float:

@@ -57,8 +57,9 @@ def _ending(plan, left, seconds: dict[str, float], workers: int, study: Study) -
     longest_way = _longest_way(left, seconds)
     whole = max(math.fsum(each) / workers, longest_way) + _START if left else 0.0
     free = shutil.disk_usage(next(each for each in (study.path, *study.path.absolute().parents) if each.exists())).free
+    time = _time(whole) if math.isnan(whole) else f"about {_time(whole)}"
     said = [
-        f"time    about {_time(whole)} with {workers} worker{'s' * (workers != 1)} on this machine",
+        f"time    {time} with {workers} worker{'s' * (workers != 1)} on this machine",
         f"disk    about {_size(_disk(left, workers))} in {study.path}, of {_size(free)} free",
     ]
     guessed = sorted({run.provisional for run in plan if run.provisional})
@@ -91,13 +92,13 @@ def _seconds(left: Sequence[PlannedRun]) -> dict[str, float]:
 
 
 def _flops_an_example(run: PlannedRun) -> float:
-    return run.train_flops / (run.spec.steps * run.spec.rule["batch"])
+    return run.train_flops / run.examples
 
 
 def _pace(times: Sequence[tuple[float, float]], flops_an_example: float) -> float:
-    """Seconds an operation: of the timed model whose operations an example are the nearest, on a log scale."""
+    """Seconds an operation: of the timed model nearest in operations an example, on a log scale; NaN without one."""
     if not times:
-        return 0.0
+        return math.nan
     flops, seconds = min(times, key=lambda each: abs(math.log(each[0] / max(flops_an_example, 1.0))))
     return seconds / flops
 
@@ -127,6 +128,8 @@ def _calibrate(left: Sequence[PlannedRun]) -> list[tuple[float, float]]:
 
 
 def _time(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "not known"  # checkpoints alone: there is no model to build and time
     for unit, length in (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:,.1f} {unit}"

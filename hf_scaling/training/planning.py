@@ -97,14 +97,14 @@ class Planner:
         student = self._count_student(task, fields.model, data.n_classes, fields)
         teacher_id, asking = self._teacher(task, fields, teacher, data)
         spec = pretrain_spec(fields, args, data, student.configuration, teacher_id, self._trunk_id(fields, parent))
-        trunk_steps = 0
+        steps_before = 0
         if fields.rungs:
-            trunk_steps = rung_of(fields, args, data.examples).start
+            steps_before = rung_of(fields, args, data.examples).start
             if parent is not None:
                 check_trunk(spec, parent.spec, fields.rungs)
         who = {"model": fields.model, "arm": spec.arm, "teacher": teacher and teacher.run_id}
         who["parent"] = parent and parent.run_id
-        return self._planned(run, spec, who, student, task.n_examples(n_test, inputs), asking, trunk_steps)
+        return self._planned(run, spec, who, student, task.n_examples(n_test, inputs), asking, steps_before)
 
     def _teacher(
         self, task: Task, fields: PretrainFields, planned: PlannedRun | None, data: Data
@@ -157,7 +157,7 @@ class Planner:
         student: _Counted,
         n_test: int,
         asking: float = 0.0,
-        trunk_steps: int = 0,
+        steps_before: int = 0,
     ) -> PlannedRun:
         return PlannedRun(
             spec=spec,
@@ -165,7 +165,8 @@ class Planner:
             fields=run["fields"],
             processes=run["processes"],
             n_params=student.n_params,
-            train_flops=(spec.steps - trunk_steps) * spec.rule["batch"] * (student.training + asking),
+            train_flops=(spec.steps - steps_before) * spec.rule["batch"] * (student.training + asking),
+            steps_before=steps_before,
             eval_flops=n_test * (student.forward + asking),
             provisional=self._trouble,
         )
