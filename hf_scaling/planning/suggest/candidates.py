@@ -48,6 +48,8 @@ def _steps(measured: Measured, column: str, as_measured: bool) -> np.ndarray:
         return levels
     positive = levels[levels > 0]
     steps = np.concatenate([np.sqrt(positive[1:] * positive[:-1]), positive[-1:] ** 2 / positive[-2:-1]])
+    # Three digits: nobody asks for 2,370,370 of anything.
+    steps = np.array([float(f"{step:.3g}") for step in steps])
     return np.unique(np.concatenate([levels, steps.round() if column in _COUNTS else steps]))
 
 
@@ -80,25 +82,23 @@ def given_candidates(given, columns: tuple[str, ...], arms: tuple[str, ...], mea
 
 
 def _of_grid(grid: Grid, columns: tuple[str, ...], arms: tuple[str, ...], measured: Measured) -> "pandas.DataFrame":
-    """The runs of a grid that are of the stage, arm and downstream set asked about."""
+    """The runs of a grid that are of the stage and of the names of the measured ones; of pairs, the distilled ones."""
     import pandas as pd
 
-    arms = arms or ((measured.names["arm"],) if "arm" in measured.names else ())
-    planned = {run.run_id: run for run in grid.plan()}
-    stage = "finetune" if "n_finetune" in columns or "downstream" in measured.names else "pretrain"
+    names = measured.names | ({"arm": arms[-1]} if arms else {})
+    stage = "finetune" if "n_finetune" in columns or "downstream" in names else "pretrain"
     rows = []
-    for run in planned.values():
-        if run.spec.stage != stage or (arms and run.arm != arms[-1]):
-            continue
-        row = {"model": run.model, "n_params": run.n_params, "n_pretrain": run.spec.n_pretrain}
+    for run in grid.plan():
+        row = {"model": run.model, "arm": run.arm, "n_params": run.n_params, "n_pretrain": run.spec.n_pretrain}
         if stage == "finetune":
             row |= {"n_finetune": run.spec.n_finetune, "downstream": run.spec.source["name"]}
-        rows.append({**row, "seed": run.spec.seed})
-    downstream = measured.names.get("downstream")
-    rows = [row for row in rows if row.get("downstream") in (None, downstream) or downstream is None]
+        if run.spec.stage == stage and all(row[name] == value for name, value in names.items()):
+            rows.append({**row, "seed": run.spec.seed})
     if not rows:
-        raise InputError(f"grid {grid.name} has no {' or '.join(arms)} {stage} run to choose".replace("  ", " "))
-    return pd.DataFrame(rows)
+        words = ", ".join(f"{name} {value}" for name, value in {"stage": stage, **names}.items())
+        raise InputError(f"grid {grid.name} has no run with {words} to choose")
+    frame = pd.DataFrame(rows)
+    return frame.drop(columns="arm") if arms else frame
 
 
 def placed(frame: "pandas.DataFrame", measured: Measured, arms: tuple[str, ...]) -> "pandas.DataFrame":

@@ -12,6 +12,8 @@ from hf_scaling.planning.suggest.prospect import Prospect
 _LEAST_TRIED, _LEAST_KEPT = 0.001, 0.005
 # Gains are weighed against these powers of the cost, and money left over is spent again this often.
 _POWERS, _ROUNDS = (0.0, 0.5, 1.0), 2
+# Up to this factor one set of runs tells as much as another.
+_NEARLY = 1.1
 
 
 @dataclass(frozen=True)
@@ -28,32 +30,52 @@ class Choice:
     cost: list[float]
     width: list[float]
 
+    @property
+    def final(self) -> float:
+        """The width after all of them."""
+        return self.width[-1] if self.width else 1.0
 
-def choose(prospect: Prospect, bill: Bill, configuration: np.ndarray, budget: float) -> Choice:
+
+def choose(plain: Prospect, careful: Prospect, bill: Bill, configuration: np.ndarray, budget: float) -> Choice:
     """Choose runs within a budget.
 
-    By gain alone dear runs leave no money for others, by gain per cost cheap ones use it up: both are tried, and
-    gain per root of cost between them; the best is never far from the best there is (Leskovec et al. 2007). What
-    others make superfluous is dropped, and the money spent again.
+    The runs that a careful prospect asks for are taken where they tell nearly as much as those that a plain one asks
+    for: their interval is more to be relied on. The widths are the plain prospect's.
 
     Args:
-        prospect: What is expected before any choice; left as it is.
+        plain: What is expected before any choice; left as it is.
+        careful: The same, carefully.
         bill: The bill before any choice; left as it is.
-        configuration: (N,) which of the prospect's configurations each candidate is.
+        configuration: (N,) which of the prospects' configurations each candidate is.
         budget: In the bill's unit.
+    """
+    best = _best(plain, bill, configuration, budget)
+    if not best.rows:
+        return best
+    spread = _in_order(plain, bill, configuration, _best(careful, bill, configuration, budget).rows, 0.0)
+    return spread if spread.final <= _NEARLY * best.final else best
+
+
+def _best(prospect: Prospect, bill: Bill, configuration: np.ndarray, budget: float) -> Choice:
+    """The narrowest interval that a budget buys.
+
+    By gain alone dear runs leave no money for others, by gain per cost cheap ones use it up: both are tried, and gain
+    per root of cost between them; the best is never far from the best there is (Leskovec et al. 2007). What others
+    make superfluous is dropped, and the money spent again.
     """
     found = [Choice([], [], [])]
     for power in _POWERS:
         chosen = found[0]
         for _ in range(_ROUNDS):
-            rows = _spend(deepcopy(prospect), deepcopy(bill), configuration, budget, power, chosen.rows)
-            chosen = _in_order(deepcopy(prospect), deepcopy(bill), configuration, rows)
+            rows = _spend(prospect, bill, configuration, budget, power, chosen.rows)
+            chosen = _in_order(prospect, bill, configuration, rows, _LEAST_KEPT)
             found.append(chosen)
-    return min(found, key=lambda choice: choice.width[-1] if choice.width else 1.0)
+    return min(found, key=lambda choice: choice.final)
 
 
 def _spend(prospect: Prospect, bill: Bill, configuration: np.ndarray, budget: float, power: float, first: list[int]):
     """The candidates that a budget buys: those bought first, then greedily by gain over a power of the cost."""
+    prospect, bill = deepcopy(prospect), deepcopy(bill)
     rows, waiting = [], np.ones(len(configuration), dtype=bool)
     for row in first:
         budget -= bill.cost()[row]
@@ -77,12 +99,13 @@ def _take(row: int, prospect: Prospect, bill: Bill, configuration: np.ndarray) -
     bill.pay(row)
 
 
-def _in_order(prospect: Prospect, bill: Bill, configuration: np.ndarray, rows: list[int]) -> Choice:
-    """The same runs by what each still adds, largest first, up to where it is nothing to speak of."""
+def _in_order(prospect: Prospect, bill: Bill, configuration: np.ndarray, rows: list[int], least: float) -> Choice:
+    """The same runs by what each still adds, largest first, up to where it is less than `least`."""
+    prospect, bill = deepcopy(prospect), deepcopy(bill)
     waiting, found = list(rows), Choice([], [], [])
     while waiting:
         gain = prospect.gains()[configuration[waiting]]
-        if gain.max() < _LEAST_KEPT:
+        if gain.max() < least:
             break
         row = waiting.pop(int(np.argmax(gain)))
         found.rows.append(row)

@@ -15,6 +15,8 @@ from hf_scaling.fitting.objectives import Objective
 # A prediction is asked for at this many times the largest sizes where nobody says where.
 _FAR = 10.0
 _ARMS = ("plain", "distilled")
+# A power law's, and about as many more for each further size: what a boundary's laws use up of its pairs.
+_PARAMETERS = 3
 Sizes = Mapping[str, np.ndarray]
 
 
@@ -32,8 +34,8 @@ class Knowledge:
         columns: The sizes that a run is chosen by.
         foresee: Sizes by column (N,) to (B, N) draws of what a run of these sizes would show, its noise apart.
         noise: Variance of one run about that.
-        spare: Configurations measured beyond the free parameters; None where the interval does not follow them.
-        arms: The arms in which each candidate is made.
+        spare: Degrees of freedom: configurations beyond the free parameters; of a boundary, pairs beyond them.
+        arms: The arms in which each candidate is made; where there are two, runs are pairs.
     """
 
     name: str
@@ -45,7 +47,7 @@ class Knowledge:
     columns: tuple[str, ...]
     foresee: Callable[[Sizes], np.ndarray]
     noise: float
-    spare: int | None
+    spare: int
     arms: tuple[str, ...] = ()
 
 
@@ -128,7 +130,10 @@ def _free(fit: LawFit) -> int:
 
 def _usable(drawn: np.ndarray) -> np.ndarray:
     if len(drawn) == 0 or np.isnan(drawn).mean() > 0.5:
-        raise InputError("this fit holds no bootstrap draws of that quantity: fit again with bootstrap=1000")
+        raise InputError(
+            "this fit holds no bootstrap draws of that quantity: fit again with bootstrap=1000 and more sizes than "
+            "free parameters"
+        )
     return drawn
 
 
@@ -163,6 +168,7 @@ def _of_boundary(line: Boundary, at: Mapping[str, float] | None) -> Knowledge:
     measured = {name: getattr(pairs, name) for name in ("n_pretrain", *others)}
     fitted = _by_place(lambda x, place: evidence.arms.log_ratio(x, place)[0][None], measured, others)[0]
     residual = np.log(pairs.plain / pairs.distilled) - fitted
+    spare = max(len(pairs) - _PARAMETERS * (1 + len(others)), 1)
     grid = search_grid(pairs.n_pretrain)
     curve, drawn = evidence.arms.log_ratio(grid, line.sizes)
     zero, draws = _zeros(grid, curve, drawn, pairs.n_pretrain)
@@ -177,8 +183,8 @@ def _of_boundary(line: Boundary, at: Mapping[str, float] | None) -> Knowledge:
         draws=draws,
         columns=("n_pretrain", *others),
         foresee=foresee,
-        noise=float(np.mean(residual**2)) * len(residual) / max(len(residual) - 3 * (1 + len(others)), 1),
-        spare=None,
+        noise=float(np.sum(residual**2) / spare),
+        spare=spare,
         arms=_ARMS,
     )
 
@@ -248,7 +254,7 @@ def _of_arms(fits: Mapping[str, LawFit], at: Mapping[str, float] | None) -> Know
         columns=columns,
         foresee=foresee,
         noise=_paired_noise(plain, distilled),
-        spare=None,
+        spare=min(int(fit.scores["n_rows"]) - _free(fit) for fit in fits.values()),
         arms=_ARMS,
     )
 

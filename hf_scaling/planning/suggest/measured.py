@@ -25,7 +25,7 @@ class Measured:
 
     Attributes:
         runs: A row a run: its sizes, and model and seed where known.
-        names: arm and downstream, where all runs have the same.
+        names: arm, downstream and model, where all runs have the same.
         checkpoints: `checkpoint_key` of every pre-trained run there is.
     """
 
@@ -65,7 +65,7 @@ def measured_by(fit, columns: tuple[str, ...], table=None) -> Measured:
         return _behind_boundary(fit, columns, table)
     first = fit if isinstance(fit, LawFit) else fit["distilled"]
     study = first.data["study"]
-    names = {name: study[name][0] for name in ("arm", "downstream") if len(study.get(name, ())) == 1}
+    names = {name: study[name][0] for name in ("arm", "downstream", "model") if len(study.get(name, ())) == 1}
     runs = _levels(first, columns) if table is None else _rows(Columns.of(table), study, columns)
     for name, values in first.data.get("compute", {}).get("sizes", {}).items():
         # A size that the law does not take, but all runs share.

@@ -12,70 +12,106 @@ import numpy as np
 # The share of a normal sample that an interval of +-1.96 deviations holds.
 _CENTRAL = 0.95
 _DEVIATIONS = 1.959964
+# As in the bootstrap: a configuration that alone decides its fit has no residual to speak of.
+_LEAST_REST = 0.05
 
 
 class Prospect:
     """What is expected of a quantity's interval while runs are chosen one after another.
 
+    Plainly, the interval follows what is known, and Student's quantile of the configurations beyond the parameters.
+    A careful prospect expects what a fit will do: it judges the noise of a size by the size's own residual, which is
+    inflated for leverage (HC3, docs/fitting.md), and where few residuals decide, the interval itself is uncertain,
+    which counts as few degrees of freedom (Satterthwaite 1946). It spreads runs over neighbouring sizes.
+
     Args:
         quantity: (B,) draws of the quantity; infinities are allowed.
         seen: (B, C) draws of what a run of each of C configurations would show, noise apart.
         noise: Variance of one run about that.
-        is_new: (C,) whether the configuration has not been measured.
-        spare: Configurations measured beyond the law's free parameters: an interval's Student factor falls with every
-            new one. None where the interval has no such factor.
+        is_new: (C,) whether the configuration has not been measured; None where each run is judged by itself, as the
+            pairs of a boundary are.
+        spare: Degrees of freedom of today's interval.
+        careful: See above.
     """
 
     def __init__(
-        self, quantity: np.ndarray, seen: np.ndarray, noise: float, is_new: np.ndarray, spare: int | None = None
+        self,
+        quantity: np.ndarray,
+        seen: np.ndarray,
+        noise: float,
+        is_new: np.ndarray | None,
+        spare: float,
+        careful: bool = False,
     ):
         # The quantity's own scale plays no part: its scores have variance one.
         aim = normal_scores(quantity[:, None])[:, 0]
         self._seen = normal_scores(seen) * _scales(seen)
-        self._noise, self._is_new, self._spare = noise, is_new.copy(), spare
-        count = len(aim)
-        self._spread = np.einsum("bc,bc->c", self._seen, self._seen) / count
-        self._shared = aim @ self._seen / count
-        self._left = self._at_first = float(aim @ aim / count)
-        self._learned: list[np.ndarray] = []
-        self._n_new = 0
-
-    @property
-    def width(self) -> float:
-        """The expected width of the interval, as a share of today's."""
-        return float(np.sqrt(max(self._left, 0.0) / self._at_first) * self._student(0))
+        # Without any noise a second look at what is known would divide nothing by nothing.
+        self._noise, self._is_new, self._spare, self._careful = max(noise, 1e-12), is_new, max(spare, 1.0), careful
+        self._today = float(aim @ aim / len(aim))
+        self._toward = aim @ self._seen / len(aim)
+        self._spread = np.einsum("bc,bc->c", self._seen, self._seen) / len(aim)
+        self._runs: list[int] = []
+        self._columns = np.empty((0, len(self._toward)))
+        self.width = 1.0
 
     def gains(self) -> np.ndarray:
-        """(C,) by how much one further run of each configuration lowers `width`."""
-        left = np.maximum(self._left - self._shared**2 / (self._spread + self._noise), 0.0)
-        student = np.where(self._is_new, self._student(1), self._student(0))
-        return self.width - np.sqrt(left / self._at_first) * student
+        """(C,) by how much one further run of each configuration lowers `width`, the share of today's interval."""
+        return self.width - self._widths()
 
     def learn(self, configuration: int) -> None:
-        """Take a run of this configuration as made.
-
-        One step of a pivoted Cholesky decomposition of the scores' covariance, noise added at what is measured.
-        """
+        """Take a run of this configuration as made."""
+        self.width = float(self._widths()[configuration])
         column = self._seen.T @ self._seen[:, configuration] / len(self._seen)
-        for step in self._learned:
-            column = column - step * step[configuration]
-        deviation = np.sqrt(self._spread[configuration] + self._noise)
-        step, toward = column / deviation, self._shared[configuration] / deviation
-        self._spread = np.maximum(self._spread - step**2, 0.0)
-        self._shared = self._shared - step * toward
-        self._left -= toward**2
-        self._learned.append(step)
-        self._n_new += int(self._is_new[configuration])
-        self._is_new[configuration] = False
+        self._columns = np.concatenate([self._columns, column[None]])
+        self._runs.append(configuration)
 
-    def _student(self, more: int) -> float:
-        """Student's quantile with `more` new configurations, as a share of today's."""
+    def _widths(self) -> np.ndarray:
+        """(C,) the width after the R runs so far and one of each configuration, as a share of today's.
+
+        The inverse of the runs' covariance is extended by the further run, for all configurations at once: it gives
+        the weights with which what the runs show moves the quantity, and the runs' leverages.
+        """
+        inverse = np.linalg.inv(self._columns[:, self._runs] + self._noise * np.eye(len(self._runs)))
+        before, through = inverse @ self._toward[self._runs], inverse @ self._columns
+        news = self._spread + self._noise - np.einsum("rc,rc->c", self._columns, through)
+        weight = (self._toward - before @ self._columns) / news
+        weights = np.concatenate([before[:, None] - through * weight, weight[None]])
+        diagonal = np.concatenate([np.diag(inverse)[:, None] + through**2 / news, 1 / news[None]])
+        known = self._toward[self._runs] @ weights[:-1] + self._toward * weight
+        left = np.maximum(self._today - known, 1e-12 * self._today)
+        if not self._careful:
+            return np.sqrt(left / self._today) * self._student(self._spare + self._n_new())
+        parts = self._by_cluster(self._noise * weights**2)
+        old = np.maximum(left - parts.sum(axis=0), 0.0)
+        parts = parts / np.maximum(1 - self._by_cluster(1 - self._noise * diagonal), _LEAST_REST)
+        left = old + parts.sum(axis=0)
+        return np.sqrt(left / self._today) * self._student(left**2 / (old**2 / self._spare + (parts**2).sum(axis=0)))
+
+    def _n_new(self) -> np.ndarray:
+        """(C,) how many new configurations, or runs judged by themselves, there are with one run more."""
+        if self._is_new is None:
+            return np.full(len(self._toward), len(self._runs) + 1)
+        begun = np.isin(np.arange(len(self._toward)), self._runs)
+        return (self._is_new & begun).sum() + (self._is_new & ~begun)
+
+    def _student(self, freedom: np.ndarray) -> np.ndarray:
+        """Student's quantile as a share of today's."""
         from scipy.special import stdtrit
 
-        if self._spare is None:
-            return 1.0
-        now, then = max(self._spare, 1), max(self._spare + self._n_new + more, 1)
-        return float(stdtrit(then, 0.975) / stdtrit(now, 0.975))
+        return stdtrit(freedom, 0.975) / stdtrit(self._spare, 0.975)
+
+    def _by_cluster(self, values: np.ndarray) -> np.ndarray:
+        """Sum over the runs (R + 1, C) of each cluster; the last row is the further run's where it begins one."""
+        if self._is_new is None or not self._runs:
+            return values
+        distinct, which = np.unique(self._runs, return_inverse=True)
+        found = np.zeros((len(distinct) + 1, values.shape[1]))
+        np.add.at(found, which, values[:-1])
+        found[-1] = values[-1]
+        found[np.arange(len(distinct)), distinct] += values[-1, distinct]
+        found[-1, distinct] = 0.0
+        return found
 
 
 def normal_scores(draws: np.ndarray) -> np.ndarray:

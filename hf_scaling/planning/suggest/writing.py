@@ -65,12 +65,16 @@ def grid_content(runs: Sequence[Mapping[str, Any]], grid: Grid) -> dict[str, Any
 
 
 def _place(run: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a run stands on the grid's axes: what it does not say is the grid's only value."""
+    """Where a run stands on the grid's axes: what it does not say is the grid's only value.
+
+    A seed is never guessed: the grid's may be that of a run that was made.
+    """
+    if "seed" not in run:
+        raise InputError("the suggested runs do not say their seed: give table=, or candidates with a column seed")
     given = {
         "model": study["models"],
         "arm": [_name(arm) for arm in study["arms"]],
         "n_pretrain": study["n_pretrain"],
-        "seed": study["seeds"],
         "downstream": [each["source"] for each in study["downstream"]],
     }
     names = (*_AXES, *_FINE) if "n_finetune" in run else _AXES
