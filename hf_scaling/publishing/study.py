@@ -95,27 +95,27 @@ def push_study(
     if models not in MODELS:
         raise InputError(f"models {models!r}: choose {', '.join(MODELS)}")
     study = _Study(Path(folder), namespace, name, models, private, dry_run)
+    results = study.results()
+    first = Outcome(results.kind, results.repo_id, results.push())
     study.work_out_answers()
-    parts, arrived, outcomes, failed = list(study.parts()), [], [], 0
-    parts.append(Part("collection", "", study.repo_id, lambda: study.show(arrived)))
-    for number, part in enumerate(parts, start=1):
+    arrived, outcomes, failed = [results], [first], 0
+    parts = [*study.parts(), Part("collection", "", study.repo_id, lambda: study.show(arrived))]
+    say(first, 1, len(parts) + 1)
+    for part in parts:
         outcome = _attempt(part, failed)
         failed = failed + 1 if outcome.error else 0
         arrived += [] if outcome.error else [part]
         outcomes.append(outcome)
-        say(outcome, number, len(parts))
+        say(outcome, len(outcomes), len(parts) + 1)
     return outcomes
 
 
 def _attempt(part: Part, failed: int) -> Outcome:
-    """Push a part; only results that do not arrive end the whole."""
     if failed >= _ENOUGH:
         return Outcome(part.kind, part.repo_id, error="not tried, since the parts before it did not arrive")
     try:
         return Outcome(part.kind, part.repo_id, part.push())
     except (InputError, PushError) as error:
-        if part.kind == "results":
-            raise
         return Outcome(part.kind, part.repo_id, error=str(error))
 
 
@@ -144,9 +144,12 @@ class _Study:
         except InputError as error:
             self.no_report = str(error)
 
+    def results(self) -> Part:
+        """The rows and the grid: what must arrive before anything else is tried."""
+        return Part("results", "", self.repo_id, self._push_results, f"{len(self.table):,} runs, one row each")
+
     def parts(self) -> Iterator[Part]:
-        """All parts, in the order in which they go."""
-        yield Part("results", "", self.repo_id, self._push_results, f"{len(self.table):,} runs, one row each")
+        """All other parts, in the order in which they go."""
         rows = self._chosen_rows()
         places = {row["run_id"]: f"{self.repo_id}-{row['run_id']}" for row in rows}
         for row in rows:
@@ -226,7 +229,8 @@ def _score(row: Mapping[str, Any]) -> tuple[float, float]:
 
 def describe_run(row: Mapping[str, Any]) -> str:
     """A run in a few words, for a list of many."""
-    images = f"pretrained on {row['n_pretrain']:,} of {row['upstream']}" if row["n_pretrain"] else "from scratch"
+    origin = f"from {row['parent']}" if row["parent"] else "from scratch"
+    images = f"pretrained on {row['n_pretrain']:,} of {row['upstream']}" if row["n_pretrain"] else origin
     tuned = f", fine-tuned on {row['n_finetune']:,} of {row['downstream']}" if row["n_finetune"] else ""
     error = "" if row["error"] is None else f": error {row['error']:.4f}"
     return f"{row['model']} {row['arm']}, {images}{tuned}{error}"
@@ -236,6 +240,6 @@ def _checked(name: str, what: str) -> str:
     """`name`, if the Hub takes it as part of an id."""
     if len(name) > _LONGEST or not _NAME.fullmatch(name) or name.endswith((".git", ".ipynb")):
         raise InputError(
-            f"{what} {name!r}: the Hub takes letters, digits, and single - . _ between them, {_LONGEST} at most here"
+            f"{what} {name!r}: choose one of letters and digits, with single - . _ between them, {_LONGEST} at most"
         )
     return name
