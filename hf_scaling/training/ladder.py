@@ -76,11 +76,9 @@ def check_trunk(spec: RunSpec, below: RunSpec, rungs: Sequence[int]) -> None:
     Raises:
         InputError: The first difference, named.
     """
-    wanted = {name: getattr(spec, name) for name in ("model", "source", "rule", "seed", "teacher", "distillation")}
-    wanted["n_pretrain"] = rungs[-1]
-    there = below.to_dict()
-    for name, value in spec.to_dict().items():
-        if name in wanted and there[name] != (rungs[-1] if name == "n_pretrain" else value):
+    wanted, there = spec.to_dict() | {"n_pretrain": rungs[-1]}, below.to_dict()
+    for name in ("n_pretrain", "model", "source", "rule", "seed", "teacher", "distillation"):
+        if there[name] != wanted[name]:
             raise InputError(f"trunk: run {below.run_id} is not the rung before: it has another {name}")
 
 

@@ -4,7 +4,7 @@ What is there differs with the versions of Python and of the packages, and so do
 """
 
 import ast
-import importlib.metadata
+import importlib.util
 import runpy
 import sys
 import sysconfig
@@ -58,36 +58,38 @@ def embedded(name: str) -> FileTexts | None:
 
 def _python_code(name: str) -> FileTexts:
     # What ast writes back depends on the version of Python.
-    return FileTexts(name, _standard_library(), _base("stdlib"), _code, f"{sys.version_info[:2]}")
+    return FileTexts(name, _standard_library(), _stdlib(), _code, f"{sys.version_info[:2]}")
 
 
 def _python_docs(name: str) -> FileTexts:
-    return FileTexts(name, _standard_library(), _base("stdlib"), _docstrings)
+    return FileTexts(name, _standard_library(), _stdlib(), _docstrings)
 
 
 def _python_manual(name: str) -> FileTexts:
-    base = _base("stdlib")
+    base = _stdlib()
     return FileTexts(name, (base / "pydoc_data" / "topics.py",), base, _topics)
 
 
 def _library_code(name: str) -> FileTexts:
-    base = _base("purelib")
+    base = _site("sklearn")
     paths = tuple(path for path in (base / "sklearn").rglob("*.py") if "tests" not in path.parts)
     return FileTexts(name, paths, base, _code, f"{sys.version_info[:2]}")
 
 
 def _licences(name: str) -> FileTexts:
-    paths = (path for path in _described() if any(word in path.name.lower() for word in _LICENCE_WORDS))
-    return FileTexts(name, tuple(paths), _base("purelib"), _whole)
+    base = _site("torch")
+    found = (path for path in base.glob("*.dist-info/**/*") if path.is_file())
+    paths = (path for path in found if any(word in path.name.lower() for word in _LICENCE_WORDS))
+    return FileTexts(name, tuple(paths), base, _whole)
 
 
 def _readmes(name: str) -> FileTexts:
-    paths = (path for path in _described() if path.name == "METADATA")
-    return FileTexts(name, tuple(paths), _base("purelib"), _after_head)
+    base = _site("torch")
+    return FileTexts(name, tuple(base.glob("*.dist-info/METADATA")), base, _after_head)
 
 
 def _cpp_headers(name: str) -> FileTexts:
-    base = _base("purelib") / "torch" / "include"
+    base = _site("torch") / "torch" / "include"
     paths = [path for part in ("c10", "ATen/core") for path in (base / part).rglob("*.h")]
     return FileTexts(name, tuple(paths), base, _whole)
 
@@ -104,24 +106,19 @@ EMBEDDED: dict[str, Callable[[str], FileTexts]] = {
 }
 
 
-def _base(kind: str) -> Path:
-    return Path(sysconfig.get_paths()[kind]).resolve()
+def _stdlib() -> Path:
+    return Path(sysconfig.get_paths()["stdlib"]).resolve()
+
+
+def _site(package: str) -> Path:
+    """The folder that a package is installed in, and with it those that came along; found without importing it."""
+    return Path(importlib.util.find_spec(package).origin).resolve().parents[1]
 
 
 def _standard_library() -> tuple[Path, ...]:
-    base = _base("stdlib")
+    base = _stdlib()
     found = (path.relative_to(base) for path in base.rglob("*.py"))
     return tuple(base / path for path in found if not _NOT_PYTHON_ITSELF & set(path.parts))
-
-
-def _described() -> Iterator[Path]:
-    """The files in which installed packages describe themselves."""
-    for distribution in importlib.metadata.distributions():
-        for file in distribution.files or ():
-            if ".dist-info" in str(file.parent):
-                path = Path(distribution.locate_file(file)).resolve()
-                if path.is_file():
-                    yield path
 
 
 def _whole(path: Path) -> Iterator[str]:
