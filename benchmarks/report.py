@@ -44,7 +44,7 @@ def fit_all(findings) -> None:
     """Compare and fit the laws of every part, target and arm again, and nothing else."""
     for found in findings.parts:
         for law in found.laws:
-            find_law(law.arm, law.target, found.part.stage, findings.asked)
+            find_law(law.arm, law.target, found.part.stage, findings.asked, found.part.rows)
 
 
 def main() -> None:

@@ -72,6 +72,8 @@ def test_every_question_is_answered_in_words(written):
         "By loss, plain: pre-train more.",
         "What should the next unit of budget buy?",
         "For 500:",
+        "Which runs next?",
+        "To narrow the boundary by loss:",
         "fitted to the smaller scales",
         "By size: 100,000 parameters",
     ):

@@ -8,6 +8,7 @@ from hf_scaling.boundary import Boundary
 from hf_scaling.fitting import LawFit
 from hf_scaling.report.crossing import Crossing
 from hf_scaling.report.findings import Findings, PartFindings
+from hf_scaling.report.following import Following
 from hf_scaling.report.laws import ArmLaw
 from hf_scaling.report.spending import Spending
 from hf_scaling.report.transfer import Transfer
@@ -42,6 +43,7 @@ def _part(found: PartFindings) -> dict:
         "boundaries": list(map(_crossing, found.crossings)),
         "transfer_gaps": list(map(_transfer, found.transfers)),
         "plans": list(map(_spending, found.spending)),
+        "next_runs": None if found.following is None else _following(found.following),
     }
 
 
@@ -98,6 +100,13 @@ def _spending(spending: Spending) -> dict:
     found = {} if plan is None else {name: getattr(plan, name) for name in names}
     found |= {} if plan is None else {"frontier": plan.frontier.to_dict("records")}
     return {"target": spending.target, "asked": spending.asked, "problem": spending.problem or None, **found}
+
+
+def _following(following: Following) -> dict:
+    names = ("target", "quantity", "budget")
+    runs = following.runs
+    found = {name: getattr(following, name) for name in names} | {"problem": following.problem or None}
+    return found | {"runs": None if runs is None else runs.to_dict("records")}
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ from hf_scaling.fitting.fit import as_table
 from hf_scaling.fitting.rows import Columns
 from hf_scaling.report.asking import Asked, find_targets
 from hf_scaling.report.crossing import Crossing, find_crossings
+from hf_scaling.report.following import Following, find_following
 from hf_scaling.report.gaps import Gap, find_gaps
 from hf_scaling.report.laws import ArmLaw, find_law
 from hf_scaling.report.parts import MOST_PARTS, Part, Rows, keep, split
@@ -25,6 +26,7 @@ class PartFindings:
         crossings: One for each target and way of teaching.
         transfers: One for each target and arm of fine-tuned runs.
         spending: What a budget buys, one for each target.
+        following: The runs to make next, for the first target; None where nothing is known of costs.
     """
 
     part: Part
@@ -32,6 +34,7 @@ class PartFindings:
     crossings: tuple[Crossing, ...]
     transfers: tuple[Transfer, ...]
     spending: tuple[Spending, ...]
+    following: Following | None
 
     def law(self, target: str) -> list[ArmLaw]:
         """The arms' laws of one target."""
@@ -145,11 +148,12 @@ def _frame_of(table):
 
 
 def _find(part: Part, table: Rows, asked: Asked) -> PartFindings:
-    laws = tuple(find_law(arm, target, part.stage, asked) for target in asked.targets for arm in part.arms)
+    laws = tuple(find_law(arm, target, part.stage, asked, table) for target in asked.targets for arm in part.arms)
     crossings = tuple(each for target in asked.targets for each in find_crossings(part, target, asked))
     transfers = tuple(each for target in asked.targets for each in find_transfers(part, target, asked))
     spending = tuple(find_spending(part, target, laws, table, asked) for target in asked.targets)
-    return PartFindings(part, laws, crossings, transfers, spending)
+    following = find_following(part, asked.targets[0], laws, crossings, table)
+    return PartFindings(part, laws, crossings, transfers, spending, following)
 
 
 def _title(parts: list[Part]) -> str:

@@ -13,7 +13,7 @@ from hf_scaling.report.figures.difference import difference
 from hf_scaling.report.figures.frontier import frontier
 from hf_scaling.report.findings import PartFindings
 from hf_scaling.report.laws import ArmLaw, varied_sizes
-from hf_scaling.report.numbers import count, shown, unit_of
+from hf_scaling.report.numbers import count, per_cent, shown, unit_of
 from hf_scaling.report.parts import Part
 from hf_scaling.report.series import Level, line_of, model_levels, outer_levels, runs_at
 from hf_scaling.report.words import say_boundary
@@ -46,7 +46,7 @@ def panels_of(found: PartFindings, number: int, asked: Asked) -> list[Panels]:
 
 def _curve_panels(found: PartFindings, axis: str, name: str, asked: Asked) -> Panels:
     drawings = [each for target in asked.targets for each in _curves_along(found, target, axis, name, asked)]
-    band = f"{asked.level:.0%} bands"
+    band = f"{per_cent(asked.level)} bands"
     text = f"Each mark is a run; lines are the fitted laws with {band}, dotted beyond the measured range."
     what = " and ".join(asked.targets)
     return Panels(f"{what[:1].upper()}{what[1:]} against {axis}", text, tuple(drawings))
@@ -99,7 +99,7 @@ def _difference_panels(found: PartFindings, name: str, asked: Asked) -> Panels:
         drawings += _crossing_drawings(crossing, f"{name}-{number + 1}", found)
     text = (
         "Plain minus distilled at equal images: above zero the teacher helps. Marks are mean paired differences of "
-        f"runs, the line and its {asked.level:.0%} band come from the two arms' laws."
+        f"runs, the line and its {per_cent(asked.level)} band come from the two arms' laws."
     )
     return Panels("Where distillation stops paying", text, tuple(drawings))
 

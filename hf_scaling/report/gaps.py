@@ -71,7 +71,7 @@ def _sizes(part: Part) -> list[Gap]:
     if len(sizes) >= _ENOUGH:
         return []
     what = "labelled images" if column == "n_finetune" else "data"
-    question = f"What does more {what} do?"
+    question = f"What {'do' if what != 'data' else 'does'} more {what} do?"
     if not len(sizes):
         return [Gap("few_sizes", question, f"No run states its `{column}`.", f"Add the column `{column}`.")]
     amounts = "amount" if len(sizes) == 1 else "amounts"

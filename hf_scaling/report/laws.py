@@ -8,11 +8,12 @@ from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
 from hf_scaling.fitting.backtest import run_backtest
 from hf_scaling.fitting.choosing import Ranking, fit_ranked, rank
+from hf_scaling.fitting.compute import measured_compute
 from hf_scaling.fitting.fit import Options, fit_one
 from hf_scaling.fitting.rows import Choice, choose_rows
 from hf_scaling.laws import LAWS
 from hf_scaling.report.asking import Asked
-from hf_scaling.report.parts import Arm, levels
+from hf_scaling.report.parts import Arm, Rows, levels
 
 #: The sizes that laws are of, and that figures are drawn against.
 SIZES = ("n_pretrain", "n_finetune", "n_params")
@@ -78,8 +79,8 @@ class ArmLaw:
             return self.fit.values(sizes)
 
 
-def find_law(arm: Arm, target: str, stage: str | None, asked: Asked) -> ArmLaw:
-    """Compare the laws that suit an arm's runs and fit the best.
+def find_law(arm: Arm, target: str, stage: str | None, asked: Asked, table: Rows) -> ArmLaw:
+    """Compare the laws that suit an arm's runs and fit the best; `table` has the runs of the other stage too.
 
     Where the largest scales can be held out, what predicts them best is fitted (`law="auto"`); where there are too few
     sizes for that, the law with the fewest parameters among the ranked ones, since nothing speaks for a larger one.
@@ -88,7 +89,7 @@ def find_law(arm: Arm, target: str, stage: str | None, asked: Asked) -> ArmLaw:
     try:
         choice, options = _settings(target, stage, asked)
         ranking = rank(arm.rows, choice, options)
-        fit = _fit(arm, ranking, choice, options)
+        fit = _with_compute(_fit(arm, ranking, choice, options), table)
     except InputError as error:
         return ArmLaw(arm, target, best, problem=str(error))
     held_out = tuple(_held_out(arm, ranking, choice, options))
@@ -107,6 +108,11 @@ def _fit(arm: Arm, ranking: Ranking, choice: Choice, options: Options) -> LawFit
         return fit_ranked(arm.rows, ranking, choice, options)
     smallest = min(ranking.fits, key=lambda name: (len(ranking.fits[name].params), name != ranking.best))
     return fit_one(arm.rows, LAWS[smallest], _with_column(choice, ranking.fits[smallest]), options)
+
+
+def _with_compute(fit: LawFit, table: Rows) -> LawFit:
+    """The same fit with what its runs cost kept in it, as `fit_law` keeps it: plans and suggestions ask for it."""
+    return replace(fit, data={**fit.data, "compute": measured_compute(table, fit.data["study"])})
 
 
 def _with_column(choice: Choice, fit: LawFit) -> Choice:

@@ -49,6 +49,11 @@ def measure(target: str, value: float) -> str:
     return f"{100 * value:.3g} %" if target == "error" else f"{value:.3g}"
 
 
+def per_cent(share: float) -> str:
+    """A share as whole per cent, or as many digits as it was given with: 95 %, 99.9 %."""
+    return f"{100 * share:.3g} %" if share > 0.9 else f"{100 * share:.0f} %"
+
+
 def shown(target: str, values):
     """A target's values as figures draw them: errors in per cent."""
     return 100 * values if target == "error" else values

@@ -10,6 +10,7 @@ from hf_scaling import __version__
 from hf_scaling.report.figures.canvas import DARK, LIGHT, PAGE, Drawing
 from hf_scaling.report.findings import Findings, PartFindings
 from hf_scaling.report.gallery import Panels
+from hf_scaling.report.numbers import per_cent
 from hf_scaling.report.tables import LawTable, Table, facts_in_common, law_tables, notes_of, ranking_tables
 from hf_scaling.report.words import Answer, Statement, answers, by_place, say_why
 
@@ -22,6 +23,7 @@ def render_page(findings: Findings, panels: Sequence[Sequence[Panels]]) -> str:
         panels: The figures of each part.
     """
     template = resources.files("hf_scaling.report").joinpath("page.html").read_text(encoding="utf-8")
+    level, draws = per_cent(findings.asked.level), f"{findings.asked.bootstrap:,}"
     values = {
         "title": escape(findings.title),
         "version": escape(__version__),
@@ -29,7 +31,7 @@ def render_page(findings: Findings, panels: Sequence[Sequence[Panels]]) -> str:
         "dark": _variables(DARK),
         "lead": escape(_lead(findings)),
         "main": "\n".join(_sections(findings, panels)),
-        "about": f"Intervals hold {findings.asked.level:.0%}, from {findings.asked.bootstrap:,} bootstrap draws.",
+        "about": f"Intervals hold {level}, from {draws} bootstrap draws.",
     }
     return string.Template(template).substitute(values)
 

@@ -47,7 +47,7 @@ def find_spending(part: Part, target: str, laws: Sequence[ArmLaw], table: Rows, 
         return Spending(target, problem="the table has no train_flops: give a budget and costs")
     try:
         chosen = next(iter(fits.values())) if len(fits) == 1 else fits
-        found = plan(chosen, budget, costs or {}, n_params=_size(part, fits), level=asked.level, table=table)
+        found = plan(chosen, budget, costs or {}, n_params=_size(part, fits), level=asked.level)
     except InputError as error:
         return Spending(target, asked=given, problem=str(error))
     return Spending(target, found, given)

@@ -7,6 +7,7 @@ from hf_scaling.fitting import LawFit
 from hf_scaling.fitting.summary import facts_of, formula_of
 from hf_scaling.report.findings import Findings, PartFindings
 from hf_scaling.report.laws import ArmLaw
+from hf_scaling.report.numbers import per_cent
 from hf_scaling.report.words import VERDICTS
 
 
@@ -48,13 +49,13 @@ def law_tables(part: PartFindings) -> list[LawTable]:
 
 
 def _law_table(law: ArmLaw, fit: LawFit) -> LawTable:
-    level = f"{fit.settings['level']:.0%}"
+    level = per_cent(fit.settings["level"])
     rows = [
         [name, f"{value:.4g}", *(f"{end:.4g}" for end in fit.intervals.get(name, ()))]
         for name, value in fit.params.items()
     ]
     heads = ["", "estimate", f"{level} from", "to"]
-    share = f" ({law.fit.weights[fit.law]:.0%} of the mean)" if law.fit.members else ""
+    share = f" ({per_cent(law.fit.weights[fit.law])} of the mean)" if law.fit.members else ""
     scores = fit.scores
     facts = f"{scores['n_rows']} rows, {scores['n_configurations']} sizes, log RMSE {scores['log_rmse']:.3g}"
     title = f"{law.target}, {law.arm.label}: {fit.law}{share}"

@@ -9,7 +9,7 @@ from hf_scaling.report.crossing import Crossing
 from hf_scaling.report.findings import Findings, PartFindings
 from hf_scaling.report.gaps import Gap
 from hf_scaling.report.laws import ArmLaw
-from hf_scaling.report.numbers import count, interval, measure
+from hf_scaling.report.numbers import count, interval, measure, per_cent
 from hf_scaling.report.parts import Part
 from hf_scaling.report.spending import Spending
 from hf_scaling.report.transfer import Transfer
@@ -67,7 +67,7 @@ class Answer:
     """A question and what the table says to it.
 
     Attributes:
-        code: For programs: boundary, performance, transfer, plan.
+        code: For programs: boundary, performance, transfer, plan, next.
         question: The question.
         statements: The answers, by part of the table and target.
     """
@@ -84,6 +84,7 @@ def answers(findings: Findings) -> list[Answer]:
         "performance": ("How good does it get?", _performances),
         "transfer": ("What is pre-training worth?", _transfers),
         "plan": ("What should the next unit of budget buy?", _plans),
+        "next": ("Which runs next?", _following),
     }
     found = []
     for code, (question, say) in asked.items():
@@ -139,7 +140,7 @@ def say_boundary(boundary: Boundary, target: str, noun: str) -> str:
     sizes, unit = boundary.difference[boundary.x], _unit(boundary, noun)
     span = f"{count(sizes.min())} to {count(sizes.max())} {unit}"
     if boundary.status == "crossing":
-        ends = f"{boundary.level:.0%} interval {count(boundary.low)} to {count(boundary.high)}"
+        ends = f"{per_cent(boundary.level)} interval {count(boundary.low)} to {count(boundary.high)}"
         return f"By {target}, distillation stops paying at {count(boundary.n_pretrain)} {unit} ({ends})."
     return {
         "distillation_always": f"By {target}, the teacher helps at every measured size, {span}.",
@@ -163,7 +164,8 @@ def _held_out(law: ArmLaw) -> str:
     if math.isnan(best):
         return "too few sizes to hold the largest out."
     factor = max((each.factor for each in law.held_out), default=law.ranking.table["factor_out"].iloc[0])
-    said = f"{law.ranking.best}, fitted to the smaller scales, misses those up to {factor:.3g} times larger by"
+    who = f"{law.ranking.best}, fitted to the smaller scales, misses" if law.fit.members else None
+    said = f"{who or 'fitted to the smaller scales it misses'} those up to {factor:.3g} times larger by"
     return f"{said} {_per_cent(best)} (the last value carried forward: {_per_cent(last)})."
 
 
@@ -278,10 +280,10 @@ def _transfer(transfer: Transfer, part: Part) -> Statement:
         return Statement(f"{who}: no answer: {transfer.problem}.", (), part.title)
     row = transfer.gaps.table.iloc[0]
     key = _VERDICTS_OF_GAPS[row.verdict]
-    share = interval("error", row.share_low, row.share_high)
+    share = f"{per_cent(row['share'])} ({100 * row.share_low:.0f} to {per_cent(row.share_high)})"
     details = [
-        f"Out of pre-training's reach: {measure('error', row['share'])} ({share}) of what stands above the floor. "
-        "Label more where all of the interval is above half, pre-train more where it is below."
+        f"Out of pre-training's reach: {share} of what stands above the floor. A verdict needs all of the interval on "
+        "one side of half."
     ]
     details += ["A larger model closes part of it."] if row.larger_model_helps else []
     details += _worth(transfer.gaps.worth, part) + _warnings(transfer.gaps.notes)
@@ -330,6 +332,49 @@ def _plan(spending: Spending, part: Part) -> Statement:
         else ["No budget was given: `--budget 500 --cost label=0.5 --cost hour=2` asks for a plan."]
     )
     return Statement(text, (*details, *_warnings(plan.notes)), part.title, _sizes(sizes, part.noun))
+
+
+def _following(found: PartFindings, findings: Findings) -> list[Statement]:
+    following, title = found.following, found.part.title
+    if following is None:
+        return []
+    aim = "the boundary" if following.quantity == "boundary" else "the prediction"
+    if following.runs is None or following.runs.empty:
+        reason = following.problem or "no run within a quarter of what these took narrows it"
+        return [Statement(f"For {aim} by {following.target}, none: {reason}.", (), title)]
+    runs = following.runs
+    kind = "pairs of runs, plain and distilled" if following.quantity == "boundary" else "runs"
+    key = f"{len(runs)} {kind if len(runs) > 1 else kind.replace('pairs', 'pair').replace('runs', 'run', 1)}"
+    text = f"To narrow {aim} by {following.target}: {key}, for {count(runs['cost'].sum())} FLOPs."
+    low, high = runs.after
+    details = [f"{_run(row, found.part.noun)}." for row in _grouped(runs)]
+    details.append(
+        f"The interval today: {_ends(runs.aim.low, runs.aim.high)}; expected after them: {_ends(low, high)}. "
+        f"`hf-scaling suggest --quantity {following.quantity} --budget {following.budget:.3g} --out next.yaml` writes "
+        "them."
+    )
+    return [Statement(text, tuple(details), title, key)]
+
+
+def _ends(low: float, high: float) -> str:
+    if math.isfinite(high):
+        return f"{count(low)} to {count(high)}"
+    return f"{count(low)} or more" if low > 0 else "anywhere"
+
+
+def _grouped(runs) -> list[tuple[dict, int]]:
+    """The distinct sizes among suggested runs, each with how many seeds of it."""
+    names = [name for name in ("model", *_SIZES) if name in runs.columns and runs[name].notna().all()]
+    counts = runs.groupby(names, sort=False).size() if names else {}
+    keys = [key if isinstance(key, tuple) else (key,) for key in getattr(counts, "index", ())]
+    return [(dict(zip(names, key)), int(number)) for key, number in zip(keys, counts)]
+
+
+def _run(row: tuple[dict, int], noun: str) -> str:
+    sizes, number = row
+    who = [str(sizes["model"])] if "model" in sizes else []
+    at = {name: float(v) for name, v in sizes.items() if name in _SIZES and v > 0 and not (who and name == "n_params")}
+    return f"{', '.join([*who, _sizes(at, noun)])}{f': {number} seeds' if number > 1 else ''}"
 
 
 def _warnings(notes: list[dict]) -> list[str]:
