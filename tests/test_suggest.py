@@ -79,12 +79,11 @@ def test_a_careful_prospect_spreads_runs_over_neighbouring_sizes():
     quantity = generator.standard_normal(4000)
     # Two sizes that tell the same.
     seen = np.stack([quantity, quantity + 0.01 * generator.standard_normal(4000)], axis=1)
-    arguments = (quantity, seen, 1.0, np.array([True, True]), 20)
-    for careful in (False, True):
-        prospect = Prospect(*arguments, careful=careful)
+    plain = Prospect(quantity, seen, 1.0, np.array([True, True]), 20)
+    for prospect in (plain.carefully(), plain):
         prospect.learn(0)
         repeat, neighbour = prospect.gains()
-        assert (neighbour > repeat + 0.02) == careful
+        assert (neighbour > repeat + 0.02) == (prospect is not plain)
 
 
 def test_an_interval_narrows_towards_the_value_between_its_own_ends():
@@ -119,13 +118,12 @@ def test_money_goes_where_the_interval_gives_most():
     generator = np.random.default_rng(4)
     quantity, other = generator.standard_normal((2, 2000))
     seen = np.stack([quantity + 0.1 * other, other, quantity + other], axis=1)
-    arguments = (quantity, seen, 0.1, np.zeros(3, bool), 1e9)
-    both = Prospect(*arguments), Prospect(*arguments, careful=True)
-    cheap = choose(*both, Bill.of(np.array([5.0, 1.0, 1.0])), np.arange(3), budget=4.0)
+    prospect = Prospect(quantity, seen, 0.1, np.zeros(3, bool), 1e9)
+    cheap = choose(prospect, Bill.of(np.array([5.0, 1.0, 1.0])), np.arange(3), budget=4.0)
     assert cheap.rows == [2, 1]
     assert sum(cheap.cost) <= 4.0 and cheap.width[-1] < cheap.width[0] < 1
-    assert choose(*both, Bill.of(np.array([5.0, 1.0, 1.0])), np.arange(3), budget=5.0).rows[0] == 0
-    assert both[0].width == both[1].width == 1
+    assert choose(prospect, Bill.of(np.array([5.0, 1.0, 1.0])), np.arange(3), budget=5.0).rows[0] == 0
+    assert prospect.width == 1
 
 
 def test_suggestions_name_sizes_seeds_costs_and_the_interval_expected(fit):

@@ -78,8 +78,8 @@ def _fit(arguments: argparse.Namespace):
 def _boundary(arguments: argparse.Namespace):
     from hf_scaling.boundary import find_boundary
 
-    for name in ("law", "arm", "upstream", "stage", "x", "weights", "runs", "delta"):
-        if getattr(arguments, name) is not None:
+    for name in ("law", "arm", "upstream", "stage", "x", "weights", "runs", "delta", "objective"):
+        if getattr(arguments, name) not in (None, "log_huber"):
             raise InputError(f"--{name} changes nothing for the boundary: leave it out")
     table = read_table(arguments)
     names = ("target", "downstream", "bootstrap", "level", "seed")

@@ -1,6 +1,6 @@
 """Which runs to make with a budget: one after another, each where the interval gives most."""
 
-from copy import deepcopy
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from hf_scaling.planning.suggest.bill import Bill
 from hf_scaling.planning.suggest.prospect import Prospect
 
 # While money is spent, a run may take as little of the interval as this; in the end it must take as much as that.
-_LEAST_TRIED, _LEAST_KEPT = 0.001, 0.005
+_LEAST_TRIED, _LEAST_KEPT = 0.002, 0.005
 # Gains are weighed against these powers of the cost, and money left over is spent again this often.
 _POWERS, _ROUNDS = (0.0, 0.5, 1.0), 2
 # Up to this factor one set of runs tells as much as another.
@@ -36,23 +36,23 @@ class Choice:
         return self.width[-1] if self.width else 1.0
 
 
-def choose(plain: Prospect, careful: Prospect, bill: Bill, configuration: np.ndarray, budget: float) -> Choice:
+def choose(prospect: Prospect, bill: Bill, configuration: np.ndarray, budget: float) -> Choice:
     """Choose runs within a budget.
 
-    The runs that a careful prospect asks for are taken where they tell nearly as much as those that a plain one asks
-    for: their interval is more to be relied on. The widths are the plain prospect's.
+    The runs that a careful prospect asks for are taken where they tell nearly as much as those that the plain one
+    asks for: their interval is more to be relied on. The widths are the plain prospect's.
 
     Args:
-        plain: What is expected before any choice; left as it is.
-        careful: The same, carefully.
+        prospect: What is expected before any choice; left as it is.
         bill: The bill before any choice; left as it is.
-        configuration: (N,) which of the prospects' configurations each candidate is.
+        configuration: (N,) which of the prospect's configurations each candidate is.
         budget: In the bill's unit.
     """
-    best = _best(plain, bill, configuration, budget)
+    best = _best(prospect, bill, configuration, budget)
     if not best.rows:
         return best
-    spread = _in_order(plain, bill, configuration, _best(careful, bill, configuration, budget).rows, 0.0)
+    careful = _best(prospect.carefully(), bill, configuration, budget)
+    spread = _in_order(prospect, bill, configuration, careful.rows, 0.0)
     return spread if spread.final <= _NEARLY * best.final else best
 
 
@@ -68,6 +68,8 @@ def _best(prospect: Prospect, bill: Bill, configuration: np.ndarray, budget: flo
         chosen = found[0]
         for _ in range(_ROUNDS):
             rows = _spend(prospect, bill, configuration, budget, power, chosen.rows)
+            if len(rows) == len(chosen.rows):
+                break
             chosen = _in_order(prospect, bill, configuration, rows, _LEAST_KEPT)
             found.append(chosen)
     return min(found, key=lambda choice: choice.final)
@@ -75,7 +77,7 @@ def _best(prospect: Prospect, bill: Bill, configuration: np.ndarray, budget: flo
 
 def _spend(prospect: Prospect, bill: Bill, configuration: np.ndarray, budget: float, power: float, first: list[int]):
     """The candidates that a budget buys: those bought first, then greedily by gain over a power of the cost."""
-    prospect, bill = deepcopy(prospect), deepcopy(bill)
+    prospect, bill = copy(prospect), copy(bill)
     rows, waiting = [], np.ones(len(configuration), dtype=bool)
     for row in first:
         budget -= bill.cost()[row]
@@ -101,7 +103,7 @@ def _take(row: int, prospect: Prospect, bill: Bill, configuration: np.ndarray) -
 
 def _in_order(prospect: Prospect, bill: Bill, configuration: np.ndarray, rows: list[int], least: float) -> Choice:
     """The same runs by what each still adds, largest first, up to where it is less than `least`."""
-    prospect, bill = deepcopy(prospect), deepcopy(bill)
+    prospect, bill = copy(prospect), copy(bill)
     waiting, found = list(rows), Choice([], [], [])
     while waiting:
         gain = prospect.gains()[configuration[waiting]]

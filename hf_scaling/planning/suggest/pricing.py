@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hf_scaling.boundary import Boundary
+from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
 from hf_scaling.fitting.rows import note
 from hf_scaling.planning.costs import CostModel, compute_of, cost_model
@@ -43,9 +44,13 @@ def bill_of(frame, columns, fit, measured: Measured, costs, table, pace: Mapping
     own_costs = frame["cost"].to_numpy(dtype=float) if "cost" in frame else None
     if own_costs is not None:
         return Bill.of(own_costs), []
-    arms = _arms(fit)
+    arms, counted = _arms(fit), {"n_pretrain", "n_finetune"} & set(columns)
+    if costs is not None and not counted:
+        raise InputError(f"costs= prices images and labels, and runs are chosen by {columns[0]}: give a column cost")
     if costs is None and pace["flops_per_param"] is None and not any(_knows_flops(arm, table) for arm in arms):
         return _by_size(frame, columns, len(arms))
+    if not counted:
+        return _by_size(frame, columns[:1], len(arms))
     models = [cost_model(arm, costs or {"flop": 1.0}, table, **pace) for arm in arms]
     if isinstance(fit, Boundary):
         models[0] = replace(models[0], teacher=None)
@@ -105,10 +110,9 @@ def _curves(pairs) -> dict:
 
 def _by_size(frame, columns, n_arms: int):
     """Where nothing says what runs take: their examples, times six FLOPs a parameter where those are known."""
-    examples = sum(frame[name].to_numpy(dtype=float) for name in columns if name != "n_params")
-    words = " + ".join(name for name in columns if name != "n_params") or "1"
-    own = np.broadcast_to(examples, (len(frame),)) if np.ndim(examples) else np.ones(len(frame))
-    if "n_params" in frame:
+    names = [name for name in columns if name != "n_params"] or list(columns)
+    own, words = frame[names].sum(axis=1).to_numpy(dtype=float), " + ".join(names)
+    if "n_params" in frame and {"n_pretrain", "n_finetune"} & set(names):
         own, words = own * _FLOPS_PER_PARAM * frame["n_params"].to_numpy(dtype=float), f"6 x n_params x ({words})"
     words = f"{n_arms} x {words}" if n_arms > 1 else words
     text = (

@@ -7,6 +7,8 @@ does not depend on what it will show, so that several runs can be chosen before 
 the draws themselves, because draws of loose laws are skewed, stop at bounds, have two modes, or are infinite.
 """
 
+from copy import copy
+
 import numpy as np
 
 # The share of a normal sample that an interval of +-1.96 deviations holds.
@@ -31,7 +33,6 @@ class Prospect:
         is_new: (C,) whether the configuration has not been measured; None where each run is judged by itself, as the
             pairs of a boundary are.
         spare: Degrees of freedom of today's interval.
-        careful: See above.
     """
 
     def __init__(
@@ -41,30 +42,38 @@ class Prospect:
         noise: float,
         is_new: np.ndarray | None,
         spare: float,
-        careful: bool = False,
     ):
         # The quantity's own scale plays no part: its scores have variance one.
         aim = normal_scores(quantity[:, None])[:, 0]
         self._seen = normal_scores(seen) * _scales(seen)
         # Without any noise a second look at what is known would divide nothing by nothing.
-        self._noise, self._is_new, self._spare, self._careful = max(noise, 1e-12), is_new, max(spare, 1.0), careful
+        self._noise, self._is_new, self._spare = max(noise, 1e-12), is_new, max(spare, 1.0)
         self._today = float(aim @ aim / len(aim))
         self._toward = aim @ self._seen / len(aim)
         self._spread = np.einsum("bc,bc->c", self._seen, self._seen) / len(aim)
         self._runs: list[int] = []
         self._columns = np.empty((0, len(self._toward)))
-        self.width = 1.0
+        self._careful, self.width = False, 1.0
+        self._next = self._widths()
+
+    def carefully(self) -> "Prospect":
+        """The same, expected carefully."""
+        found = copy(self)
+        found._careful = True
+        found._next = found._widths()
+        return found
 
     def gains(self) -> np.ndarray:
         """(C,) by how much one further run of each configuration lowers `width`, the share of today's interval."""
-        return self.width - self._widths()
+        return self.width - self._next
 
     def learn(self, configuration: int) -> None:
         """Take a run of this configuration as made."""
-        self.width = float(self._widths()[configuration])
+        self.width = float(self._next[configuration])
         column = self._seen.T @ self._seen[:, configuration] / len(self._seen)
         self._columns = np.concatenate([self._columns, column[None]])
-        self._runs.append(configuration)
+        self._runs = [*self._runs, configuration]
+        self._next = self._widths()
 
     def _widths(self) -> np.ndarray:
         """(C,) the width after the R runs so far and one of each configuration, as a share of today's.
@@ -116,10 +125,10 @@ class Prospect:
 
 def normal_scores(draws: np.ndarray) -> np.ndarray:
     """(B, N) standard normal quantiles of the ranks within each column; what is undefined counts as the middle."""
+    import pandas as pd
     from scipy.special import ndtri
-    from scipy.stats import rankdata
 
-    ranks = rankdata(np.where(np.isnan(draws), _middle(draws), draws), axis=0)
+    ranks = pd.DataFrame(np.where(np.isnan(draws), _middle(draws), draws)).rank().to_numpy()
     return ndtri((ranks - 0.5) / len(draws))
 
 

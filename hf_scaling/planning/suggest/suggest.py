@@ -83,10 +83,10 @@ def suggest_runs(
     frame = placed(frame, measured, known.arms)
     pace = {"flops_per_param": flops_per_param, "flops_per_second": flops_per_second}
     bill, notes = bill_of(frame, known.columns, fit, measured, costs, table, pace)
-    prospects, configuration = _prospects(frame, known, measured)
-    chosen = choose(*prospects, bill, configuration, budget)
+    prospect, configuration = _prospect(frame, known, measured)
+    chosen = choose(prospect, bill, configuration, budget)
     if not chosen.rows:
-        notes = [*notes, _why_none(prospects[0], bill, configuration, budget)]
+        notes = [*notes, _why_none(prospect, bill, configuration, budget)]
     return _runs(chosen, frame, known, budget, costs, notes, grid)
 
 
@@ -117,8 +117,8 @@ def _refuse_idle(frame, candidates, costs, at_most) -> None:
         raise InputError("at_most= limits the default candidates: leave it out, or leave such candidates out")
 
 
-def _prospects(frame, known: Knowledge, measured: Measured) -> tuple[list[Prospect], np.ndarray]:
-    """What the candidates' configurations would tell, plainly and carefully, and which of them each candidate is."""
+def _prospect(frame, known: Knowledge, measured: Measured) -> tuple[Prospect, np.ndarray]:
+    """What the candidates' configurations would tell, and which of them each candidate is."""
     columns = list(known.columns)
     sizes, configuration = np.unique(frame[columns].to_numpy(dtype=float), axis=0, return_inverse=True)
     configuration = configuration.reshape(-1)
@@ -127,10 +127,7 @@ def _prospects(frame, known: Knowledge, measured: Measured) -> tuple[list[Prospe
         raise InputError(f"candidates, row {frame.index[row]}: the law is not defined at these sizes")
     there = set(measured.runs[columns].astype(float).itertuples(index=False, name=None))
     is_new = None if known.arms else np.array([tuple(size) not in there for size in sizes])
-    draws = known.draws[: len(seen)]
-    return [
-        Prospect(draws, seen, known.noise, is_new, known.spare, careful) for careful in (False, True)
-    ], configuration
+    return Prospect(known.draws[: len(seen)], seen, known.noise, is_new, known.spare), configuration
 
 
 def _why_none(prospect: Prospect, bill: Bill, configuration: np.ndarray, budget: float) -> dict:
