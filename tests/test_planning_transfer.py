@@ -12,6 +12,7 @@ import hf_scaling as hs
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 from plans import planted
 
+SHARED = Path(__file__).parents[2] / "shared" / "data"
 TRUTH = {"A": 30.0, "alpha": 0.5, "G": 1.0, "beta": 0.3, "E": 0.1}
 SCRATCH = {"E": 0.1, "A": 5.0, "a": 0.25}
 N_PRETRAIN = np.array([500.0, 2000, 8000, 32_000, 128_000])
@@ -133,3 +134,15 @@ def test_the_plan_says_the_gap():
     found = hs.plan(planted("transfer_gap", {"G": 3.0}, spread=0.02), 1000, {"label": 0.5, "pretrain_image": 0.01})
     assert found.gap["verdict"] == "high"
     assert "transfer gap high: label more" in found.summary()
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
+def test_a_published_study_is_judged():
+    """Mikami et al. 2021, synthetic images to real ones: five models, rows from scratch for each."""
+    found = hs.transfer_gaps(SHARED / "syn2real_transfer.csv", target="error", law="transfer_gap_joint", bootstrap=100)
+    row = found.table.iloc[0]
+    assert row["verdict"] in ("low", "high", "cannot_tell")
+    assert 0 <= row["share_low"] <= row["share"] <= row["share_high"] <= 1
+    assert (found.worth["worth"] > 0).all()
+    # The more labelled images, the more of them the same pre-training is worth.
+    assert found.worth["worth"].is_monotonic_increasing
