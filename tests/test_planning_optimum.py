@@ -101,6 +101,11 @@ def test_limits_hold_and_what_they_save_goes_elsewhere():
     limited = hs.plan(fit, 2000, COSTS, n_params=4e5, at_most={"n_pretrain": 8000})
     assert limited.allocation["n_pretrain"] == 8000 < free.allocation["n_pretrain"]
     assert limited.allocation["n_finetune"] > free.allocation["n_finetune"]
+    assert [n["text"].split()[0] for n in limited.notes if n["code"] == "limit_reached"] == ["n_pretrain"]
+    assert "limit_reached" not in [n["code"] for n in free.notes]
+    # What is held back would bring more by unit of cost than what is bought instead.
+    gains = limited.marginal.set_index("size")["per_cost"]
+    assert gains["n_pretrain"] > gains["n_finetune"]
 
 
 def test_a_free_size_is_held_at_the_largest_measured():

@@ -27,7 +27,7 @@ def findings(answers: dict, best: str | None, arms, doubt, settings: dict) -> li
     """
     problem, sizes = answers[best]
     notes = _out_of_range(problem, sizes) + _largest_model(problem, sizes, settings)
-    notes += _passes(problem, sizes, settings)
+    notes += _limits(problem, sizes) + _passes(problem, sizes, settings)
     notes += _law_notes(problem.fit) + _arm_notes(answers, best, arms) + _doubt_notes(doubt, settings["level"])
     for arm, (each, _) in answers.items():
         of_arm = f"{arm}: " if len(answers) > 1 else ""
@@ -56,6 +56,13 @@ def _largest_model(problem, sizes: dict[str, float], settings: dict) -> list[dic
         return []
     text = "the largest model measured is the best of those measured: n_params='any' looks beyond"
     return [note("largest_model", "info", text)]
+
+
+def _limits(problem, sizes: dict[str, float]) -> list[dict]:
+    """Say where a size would go on growing, were there more of it."""
+    held = [name for name in problem.bought if sizes[name] >= problem.ends[name][1] / _INSIDE]
+    text = "{} {:,.10g} is the most that may be bought: the marginal values say what more of it would bring"
+    return [note("limit_reached", "info", text.format(name, sizes[name])) for name in held]
 
 
 def _passes(problem, sizes: dict[str, float], settings: dict) -> list[dict]:
