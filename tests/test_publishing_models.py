@@ -211,6 +211,19 @@ print({hashlib.sha256(each(pixel_values=pixels).logits.detach().numpy().tobytes(
 
 
 @pytest.mark.hub
+def test_scores_on_data_of_the_hub_stand_beside_it(hub, folder, client):
+    tuned = {"stage": "finetune", "downstream": "org/pictures", "upstream": "glyphs", "parent": "a" * 16}
+    results.ResultsTable([results.new_row(VALUES | tuned)]).save(folder / "results")
+    push = f"publishing.push_checkpoint({str(folder)!r}, 'org/scored', places={{'{'a' * 16}': 'org/parent'}})"
+    assert client.run(push).error is None
+    said = client.run(
+        "from huggingface_hub import model_info; info = model_info('org/scored')\n"
+        "print(info.card_data.base_model, [(each.dataset_id, each.value, each.notes) for each in info.eval_results])"
+    ).said
+    assert said == "org/parent [('org/pictures', 0.75, 'top-1 accuracy on 400 of split test')]\n"
+
+
+@pytest.mark.hub
 def test_what_people_wrote_into_the_card_stays(hub, trained, client):
     push = f"from hf_scaling.publishing import push_checkpoint; push_checkpoint({str(trained)!r}, 'org/edited')"
     assert client.run(push).error is None
@@ -232,6 +245,7 @@ def test_a_recipe_whose_push_fails_keeps_the_run_and_prints_the_command_that_pus
     done = command(hub, home, *argv)
     line = [each for each in done.stderr.splitlines() if each.startswith("error:")]
     assert done.returncode == 1 and len(line) == 1, done.stderr
+    assert line[0].startswith("error: the run is finished and kept in tuned, but not on the Hub: "), line
     assert results.ResultsTable.load(home / "tuned").rows()[0]["n_finetune"] == 50
     later = shlex.split(line[0].partition("later: ")[2])
     assert later == ["hf-scaling", "push", "tuned", "--repo", "org/tuned", "--private"]
