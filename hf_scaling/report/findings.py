@@ -159,4 +159,4 @@ def _find(part: Part, table: Rows, asked: Asked) -> PartFindings:
 def _title(parts: list[Part]) -> str:
     names = [part.choice[name] for name in ("upstream", "downstream") for part in parts if name in part.choice]
     names = list(dict.fromkeys(names)) or [part.title for part in parts]
-    return f"Scaling study: {', '.join(names[:4])}{' and others' if len(names) > 4 else ''}"
+    return f"Scaling study: {'; '.join(names[:4])}{' and others' if len(names) > 4 else ''}"

@@ -127,7 +127,7 @@ def _crossing_drawings(crossing: Crossing, name: str, found: PartFindings) -> li
             drawings.append(
                 moving_boundary(
                     f"{name}-boundary-{target}-{size}",
-                    f"Boundary by {target}, moving",
+                    f"Boundary by {target} against {size}",
                     at,
                     _labelled(size, part.noun),
                     f"boundary: {unit_of('n_pretrain', part.noun)}",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hf_scaling.report.numbers import count
-from hf_scaling.report.parts import Part, levels
+from hf_scaling.report.parts import Part
 
 # Fewer amounts of data than this leave every law open (three fix a power law and a floor, a fourth tests it).
 _ENOUGH = 4
@@ -70,7 +70,7 @@ def _sizes(part: Part) -> list[Gap]:
     sizes = part.levels(column)
     if len(sizes) >= _ENOUGH:
         return []
-    what = "labelled images" if column == "n_finetune" else "data"
+    what = f"labelled {part.noun}" if column == "n_finetune" else "data"
     question = f"What {'do' if what != 'data' else 'does'} more {what} do?"
     if not len(sizes):
         return [Gap("few_sizes", question, f"No run states its `{column}`.", f"Add the column `{column}`.")]
@@ -119,19 +119,19 @@ _SIZES = ("n_params", "n_pretrain", "n_finetune", "image_size")
 
 def _stages(parts: list[Part]) -> list[Gap]:
     tuned = [part for part in parts if part.stage == "finetune" or len(part.levels("n_finetune"))]
-    question = "How many labelled images are worth how much pre-training?"
+    noun = parts[0].noun
+    question = f"How many labelled {noun} are worth how much pre-training?"
+    if any(len(part.levels("n_pretrain")) >= 3 for part in tuned):
+        return []
     if tuned:
-        few = [part for part in tuned if len(part.levels("n_pretrain")) < 3]
-        if not few:
-            return []
         why = "The fine-tuned runs start from fewer than three amounts of pre-training."
-        runs = "Fine-tune checkpoints of at least three amounts of pre-training, each on the same labelled images."
+        runs = f"Fine-tune checkpoints of at least three amounts of pre-training, each on the same labelled {noun}."
         return [Gap("few_checkpoints", question, why, runs)]
-    sizes = np.unique(np.concatenate([levels(part.rows.to_pandas(), "n_pretrain") for part in parts] or [[]]))
-    largest = f" of {_listed(sizes[-3:])} images" if len(sizes) else ""
+    sizes = np.unique(np.concatenate([part.levels("n_pretrain") for part in parts]))
+    largest = f" of {_listed(sizes[-3:])} {noun}" if len(sizes) else ""
     why = "Nothing was fine-tuned, so neither the transfer gap nor a plan over labels can be had."
     runs = (
-        f"Fine-tune the checkpoints{largest} on four amounts of labelled images, 20 to 2,500: "
+        f"Fine-tune the checkpoints{largest} on four amounts of labelled {noun}, 20 to 2,500: "
         "`downstream` and `n_finetune` in the grid."
     )
     return [Gap("no_finetunes", question, why, runs)]

@@ -80,8 +80,8 @@ def _said(answer: Answer, alone: bool) -> str:
 
 
 def _keyed(statement: Statement) -> str:
-    key = escape(statement.key)
-    return escape(statement.text).replace(key, f"<b>{key}</b>", 1) if key else escape(statement.text)
+    text, key = _words(statement.text), _words(statement.key)
+    return text.replace(key, f"<b>{key}</b>", 1) if key else text
 
 
 def _gaps(findings: Findings) -> str:
@@ -176,4 +176,9 @@ def _facts(findings: Findings) -> str:
 
 def _code(text: str) -> str:
     """Text whose words between backquotes are set as code."""
-    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", _words(text))
+
+
+def _words(text: str) -> str:
+    """Text in which a number and its per cent sign stay on one line."""
+    return escape(text).replace(" %", "\u00a0%")

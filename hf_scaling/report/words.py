@@ -325,7 +325,7 @@ def _plan(spending: Spending, part: Part) -> Statement:
     text = f"{budget}: {_sizes(sizes, part.noun)}{arm}; {target} expected {value} ({ends})."
     paid = ", ".join(f"{name.replace('_', ' ')} {count(v)}" for name, v in plan.cost.items() if v and name != "total")
     details = [_PLANS[plan.verdict]] if plan.verdict else []
-    details += [f"Spent: {paid}."] if paid else []
+    details += [f"Spent: {paid}{'' if spending.asked else ' FLOPs'}."] if paid else []
     details += (
         []
         if spending.asked
