@@ -18,7 +18,7 @@ def cache(tmp_path):
 
 def test_three_real_texts_are_on_every_machine_and_differ():
     counts = {}
-    for name in ("python_manual", "licences", "cpp_headers"):
+    for name in ("python_manual", "licences", "readmes"):
         source = open_text(name, progress=False)
         tokens = source.train.read()
         assert len(tokens) + len(source.test) >= 300_000

@@ -210,6 +210,7 @@ def test_a_tokenizer_that_knows_more_than_its_model_is_refused(plain, texts, tmp
         run_finetune(tmp_path / "tuned", texts, folder, "--n_finetune=100", "--n_pretrain=7")
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_run_of_one(texts, tmp_path):
     argv = [*RULE, *QUIET, f"--source={texts}", "--context=32", "--n_pretrain=4000", "--save_strategy=no"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -226,6 +227,7 @@ def test_two_processes_train_the_run_of_one(texts, tmp_path):
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_an_undisturbed_one(texts, tmp_path):
     argv = [*RULE, *QUIET, f"--source={texts}", "--context=32", "--n_pretrain=4000", "--save_steps=3"]
     command = [sys.executable, SUPPORT / "kills.py", "pretrain", tmp_path, "save", *argv]

@@ -1,4 +1,4 @@
-"""A Trainer for classifiers with or without a teacher."""
+"""A Trainer for classifiers and language models with or without a teacher."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from hf_scaling.models import flops_of
 
 
 class DistillationTrainer(Trainer):
-    """transformers' Trainer for a classifier, taught by its labels and, where there is one, by a teacher.
+    """transformers' Trainer for a classifier or language model, taught by its labels and, where there is one, by a teacher.
 
     Batches are dicts of `labels` (class ids: one an image; of text one a token, the one that follows) and the model's
     inputs (pixel_values, input_ids). With and without a teacher the

@@ -24,7 +24,7 @@ from hf_scaling.subsets.cache import cache_root
 
 # Of ours, what ids and costs follow from; a change of the deciding half changes neither.
 _CODE = ("grid", "subsets", "models", "tasks", "distillation", "training")
-_LIBRARIES = ("torch", "transformers", "timm", "accelerate", "datasets")
+_LIBRARIES = ("torch", "transformers", "tokenizers", "timm", "accelerate", "datasets")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Sources of labelled images, their local cache, and exact nested class-balanced subsets of them."""
+"""Sources of labelled images and of text, their local cache, and exact nested subsets of them."""
 
 from hf_scaling.subsets.facts import OPENERS, SourceFacts, source_facts
 from hf_scaling.subsets.overlap import count_overlap
