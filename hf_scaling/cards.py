@@ -98,8 +98,9 @@ def renew_card(old: str, new: str, where: str) -> str:
         where: The repository, for messages.
 
     Returns:
-        `new` between two comments, and round it what stood round them; of the head, keys that only the old one has,
-        its license, name and language, and the tags of both.
+        What was made anew between two comments, and round it what stood round them in the old card, or in `new` where
+        there is no old one; of the head, keys that only the old one has, its license, name and language, and the tags
+        of both.
 
     Raises:
         InputError: The old card's head is not plain YAML.
@@ -110,10 +111,11 @@ def renew_card(old: str, new: str, where: str) -> str:
     head = {**theirs, **ours, **{key: theirs[key] for key in _THEIRS if key in theirs}} | (
         {"tags": tags} if tags else {}
     )
-    before, begin, rest = around.partition(_BEGIN)
-    after = rest.partition(_END)[2] if begin else ""
-    made = f"{_BEGIN}\n\n{body.strip()}\n\n{_END}"
-    parts = [before.strip(), made, after.strip()] if begin else [made, around.strip()]
+    # A card that was pulled and is pushed again brings the comments along.
+    above, made, below = _parted(body) if _BEGIN in body else ("", body, "")
+    if around.strip():
+        above, _, below = _parted(around) if _BEGIN in around else ("", "", around)
+    parts = [above.strip(), f"{_BEGIN}\n\n{made.strip()}\n\n{_END}", below.strip()]
     return with_head(head, "\n\n".join(part for part in parts if part) + "\n")
 
 
@@ -127,6 +129,13 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str
     """A Markdown table; floats with four significant digits, None as a dash."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(_cell(each) for each in line) + " |" for line in lines)
+
+
+def _parted(body: str) -> tuple[str, str, str]:
+    """A card's body as what stands before what we made, what we made, and what stands after it."""
+    before, _, rest = body.partition(_BEGIN)
+    made, _, after = rest.partition(_END)
+    return before, made, after
 
 
 def _cell(value: Any) -> str:

@@ -238,6 +238,19 @@ def test_what_people_wrote_into_the_card_stays(hub, trained, client):
 
 
 @pytest.mark.hub
+def test_a_checkpoint_that_was_pulled_and_is_pushed_again_stays_the_same(hub, folder, client):
+    push = "publishing.push_checkpoint({!r}, {!r})".format
+    assert client.run(push(str(folder), "org/first")).error is None
+    repo = hub.repo("models", "org/first")
+    edited = repo.files["README.md"].decode().replace("<!-- made", "Our own words.\n\n<!-- made", 1)
+    hub.add("models", "org/first", {"README.md": edited.encode()})
+    (folder / "README.md").write_bytes(repo.files["README.md"])
+    assert client.run(f"print({push(str(folder), 'org/first')}.changes)").said == "()\n"
+    assert client.run(push(str(folder), "org/second")).error is None
+    assert hub.repo("models", "org/second").files["README.md"] == edited.encode()
+
+
+@pytest.mark.hub
 def test_a_recipe_whose_push_fails_keeps_the_run_and_prints_the_command_that_pushes_it(hub, pushed, home):
     argv = [sys.executable, str(RECIPES / "finetune.py"), *BRIEF, "--n_finetune=50", "--output_dir=tuned"]
     argv += ["--checkpoint=org/student@v1", "--push_to_hub", "--hub_model_id=org/tuned", "--hub_private_repo=true"]
