@@ -16,7 +16,7 @@ from hf_scaling.models import flops_of
 
 
 class DistillationTrainer(Trainer):
-    """transformers' Trainer for a classifier or language model, taught by its labels and, where there is one, by a teacher.
+    """transformers' Trainer, taught by the labels of images or tokens and, where there is one, by a teacher.
 
     Batches are dicts of `labels` (class ids: one an image; of text one a token, the one that follows) and the model's
     inputs (pixel_values, input_ids). With and without a teacher the
