@@ -73,6 +73,8 @@ def test_a_study_is_a_table_models_a_law_a_page_and_a_collection(hub, study, tmp
     space = hub.repo("spaces", "whole/demo-report")
     assert (space.sdk, space.files["index.html"]) == ("static", (study / "report.html").read_bytes())
     assert space.card(space.head)["sdk"] == "static"
+    law = hub.repo("models", "whole/demo-loss")
+    assert law.card(law.head)["datasets"] == ["whole/demo"]
     listed = json.loads(hub.repo("datasets", "whole/demo").files["study.json"])
     assert set(listed["models"].values()) == models
     assert (listed["laws"], listed["report"]) == ({"loss": "whole/demo-loss"}, "whole/demo-report")

@@ -57,9 +57,11 @@ def _read(folder: Path) -> LawFit:
         raise InputError(f"{folder / _LAW_FILE} is not a whole law: {type(error).__name__} {error}") from None
 
 
-def push(fit: LawFit, repo_id: str, private: bool | None, dry_run: bool) -> "transport.Commit | transport.Planned":
+def push(
+    fit: LawFit, repo_id: str, private: bool | None, dry_run: bool, dataset: str | None
+) -> "transport.Commit | transport.Planned":
     """Write a fit into a model repository of the Hub; see `LawFit.push_to_hub`."""
-    made = _contents(fit, repo_id)
+    made = _contents(fit, repo_id, dataset)
 
     def prepare(base: "transport.RemoteFolder") -> list:
         from huggingface_hub import CommitOperationAdd
@@ -73,8 +75,8 @@ def push(fit: LawFit, repo_id: str, private: bool | None, dry_run: bool) -> "tra
     return transport.commit(repo_id, "model", prepare, f"{fit.law} for {fit.settings['target']}", private, dry_run)
 
 
-def _contents(fit: LawFit, where: str) -> dict[str, bytes]:
-    """File name -> content; `where` is what the card's example loads."""
+def _contents(fit: LawFit, where: str, dataset: str | None = None) -> dict[str, bytes]:
+    """File name -> content; `where` is what the card's example loads, `dataset` the rows' place on the Hub."""
     from safetensors.numpy import save as to_bytes
 
     from hf_scaling.fitting.figure import draw_fit
@@ -83,7 +85,7 @@ def _contents(fit: LawFit, where: str) -> dict[str, bytes]:
     return {
         _DRAWS_FILE: to_bytes(_arrays(fit, "")),
         _FIGURE: draw_fit(fit),
-        _CARD: render_card("scaling_law", *card_values(fit, where, _FIGURE)).encode(),
+        _CARD: render_card("scaling_law", *card_values(fit, where, _FIGURE, dataset)).encode(),
         _LAW_FILE: (json.dumps(_plain(content), indent=1, allow_nan=False) + "\n").encode(),
     }
 

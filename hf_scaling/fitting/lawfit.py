@@ -209,7 +209,7 @@ class LawFit:
         return load(where, revision)
 
     def push_to_hub(
-        self, repo_id: str, private: bool | None = None, dry_run: bool = False
+        self, repo_id: str, private: bool | None = None, dry_run: bool = False, dataset: str | None = None
     ) -> "transport.Commit | transport.Planned":
         """Write what `save_pretrained` writes into a repository of the Hub, which is made where it is not there yet.
 
@@ -217,6 +217,7 @@ class LawFit:
             repo_id: `org/name`, a model repository of the law's own.
             private: Whether a repository that is made now is private; the account's default when None.
             dry_run: Write nothing and say what would be written.
+            dataset: The data set of the Hub that holds the rows; the card links it.
 
         Returns:
             What was written where, or would be.
@@ -227,7 +228,7 @@ class LawFit:
         """
         from hf_scaling.fitting.keeping import push
 
-        return push(self, repo_id, private, dry_run)
+        return push(self, repo_id, private, dry_run, dataset)
 
     def summary(self) -> str:
         """The fit as text: everything (Mis)Fitting (2025) asks a report to state."""

@@ -134,13 +134,14 @@ def _intervals_in_words(settings: dict) -> str:
     return f"{settings['bootstrap']} {kind} bootstrap refits, level {settings['level']:g}"
 
 
-def card_values(fit: LawFit, where: str, figure: str) -> tuple[dict[str, str], dict]:
+def card_values(fit: LawFit, where: str, figure: str, dataset: str | None = None) -> tuple[dict[str, str], dict]:
     """What the card template asks for, and the metadata the Hub reads.
 
     Args:
         fit: The law.
         where: The folder's name or the Hub id that the example loads.
         figure: The path of the figure beside the card.
+        dataset: The data set of the Hub that holds the rows; None where none is known.
     """
     rows = [[name, _short(value, 6), *map(_short, fit.intervals.get(name, ()))] for name, value in fit.params.items()]
     level = f"{100 * fit.settings['level']:g} %"
@@ -150,6 +151,7 @@ def card_values(fit: LawFit, where: str, figure: str) -> tuple[dict[str, str], d
         "target": fit.settings["target"],
         "columns": _joined([f"`{column}`" for column in fit.data["ranges"]]),
         "where": where,
+        "rows": f"the rows of [{dataset}](https://huggingface.co/datasets/{dataset})" if dataset else "measured runs",
         "figure": figure,
         # Its stars would be taken for emphasis.
         "formula": f"    {formula_of(fit)}" if fit.definition else f"It is {formula_of(fit)}.",
@@ -163,7 +165,7 @@ def card_values(fit: LawFit, where: str, figure: str) -> tuple[dict[str, str], d
         "range": "; ".join(f"{c} from {low:.4g} to {high:.4g}" for c, (low, high) in fit.data["ranges"].items()),
         "example": ", ".join(f'"{c}": {high:.6g}' for c, (_, high) in fit.data["ranges"].items()),
     }
-    return {**values, "citation": CITATION}, _card_head(fit)
+    return {**values, "citation": CITATION}, _card_head(fit, dataset)
 
 
 def _parts_of(fit: LawFit) -> str:
@@ -171,7 +173,7 @@ def _parts_of(fit: LawFit) -> str:
     return "\n".join(f"- {member.law}: `{member.definition.formula}`" for member in fit.members)
 
 
-def _card_head(fit: LawFit) -> dict:
+def _card_head(fit: LawFit, dataset: str | None) -> dict:
     head = {
         "license": "apache-2.0",
         "library_name": "hf_scaling",
@@ -180,7 +182,8 @@ def _card_head(fit: LawFit) -> dict:
     }
     named = {each for name in ("upstream", "downstream") for each in fit.data["study"].get(name, ())}
     # Of the Hub's data sets; those of a local folder have no slash.
-    on_hub = sorted(each for each in named if "/" in each and transport.is_hub_id(each))
+    on_hub = [dataset] if dataset else []
+    on_hub += sorted(each for each in named if "/" in each and transport.is_hub_id(each))
     return {**head, "datasets": on_hub} if on_hub else head
 
 

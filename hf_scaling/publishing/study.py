@@ -189,7 +189,8 @@ class _Study:
     def _law_pusher(self, folder: Path) -> Callable[[], Written]:
         from hf_scaling.fitting import LawFit
 
-        return lambda: LawFit.from_pretrained(folder).push_to_hub(f"{self.repo_id}-{folder.name}", **self.options)
+        told = {**self.options, "dataset": self.repo_id}
+        return lambda: LawFit.from_pretrained(folder).push_to_hub(f"{self.repo_id}-{folder.name}", **told)
 
     def _push_report(self, repo_id: str) -> Written:
         if self.no_report and self.options["dry_run"]:
