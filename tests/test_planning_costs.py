@@ -197,6 +197,11 @@ def test_laws_that_no_budget_buys_are_refused():
         hs.plan(rising, 100, COSTS)
 
 
+def test_prices_that_buy_nothing_of_the_law_are_refused():
+    with pytest.raises(hs.InputError, match=r"buy nothing that chinchilla depends on \(n_params, n_pretrain\)"):
+        hs.plan(planted("chinchilla", draws=0), 100, {"label": 1})
+
+
 def test_several_model_sizes_that_the_law_ignores_are_asked_about():
     with pytest.raises(hs.InputError, match="say with n_params= which size"):
         hs.plan(planted("transfer_gap", draws=0), 1000, COSTS)

@@ -60,8 +60,8 @@ def make_problem(
         at_most: n_pretrain and n_finetune to the most that may be had.
 
     Raises:
-        InputError: The law's variables are no sizes that can be bought, a limit cannot be used, or the law does not
-            fall with size.
+        InputError: The law's variables are no sizes that can be bought, none has a price, a limit cannot be used, or
+            the law does not fall with size.
     """
     refuse_others(fit)
     _refuse_rising(fit)
@@ -69,6 +69,11 @@ def make_problem(
     models, any_size = _models(fit, costs, sizes, n_params, notes)
     ends = {name: _ends(fit, costs, name, sizes, at_most, notes) for name in SIZES[1:]}
     bought = tuple(n for n in SIZES[1:] if ends[n][0] < ends[n][1])
+    if not bought and not ("n_params" in fit.columns.values() and costs.prices("n_params")):
+        wanted = ", ".join(fit.columns.values())
+        raise InputError(
+            f"these prices buy nothing that {fit.law} depends on ({wanted}): give the price of one of them"
+        )
     zero = "n_pretrain" in bought and _defined_at_zero(fit)
     return Problem(fit, costs, bought, ends, models, any_size, zero, tuple(notes))
 
@@ -126,8 +131,8 @@ def _model_held(fit: LawFit, costs: CostModel, known: list[float], n_params, not
     trainings = [t for t in (costs.pretraining, costs.finetuning) if t is not None]
     if any(t.flops.constant is None for t in trainings):
         raise InputError(
-            f"compute has a price, {fit.law} does not take n_params and the rows hold {len(known)} model sizes: "
-            "say with n_params= which size to plan for, or fit a law that takes it"
+            f"compute has a price, {fit.law} does not take n_params and the rows hold {len(known) or 'no'} model "
+            "sizes: say with n_params= which size to plan for, or fit a law that takes it"
         )
     return float("nan")
 

@@ -88,7 +88,8 @@ def _answer(plan) -> list[str]:
         if value is None or (name == "n_finetune" and value == 0):
             continue
         ends = plan.intervals.get(name)
-        interval = f"   {plan.level:.0%} [{_number(ends[0])}, {_number(ends[1])}]" if ends else ""
+        chosen = ends and ends[0] < ends[1]
+        interval = f"   {plan.level:.0%} [{_number(ends[0])}, {_number(ends[1])}]" if chosen else ""
         lines.append(f"  {name:<11}{_number(value):>16}  {_UNITS[name]}{interval}")
     value, low, high = (plan.predicted[name] for name in ("value", "low", "high"))
     interval = f"   {plan.level:.0%} [{low:.4g}, {high:.4g}]" if np.isfinite(low) else ""
