@@ -136,7 +136,8 @@ def _limits(frame: "pandas.DataFrame") -> list[str]:
     found = [
         "`error` and `loss` were read once, on the test split, at the end of each run; nothing was chosen by them."
     ]
-    if (frame["n_eval"] > 0).any():
+    # Of images, which err one by one; the tokens of a text do not.
+    if (frame["n_eval"] > 0).any() and set(frame["task"].dropna()) <= {"image_classification"}:
         n = frame["n_eval"].dropna().min()
         found.append(f"On {n:,.0f} evaluation images an error of 0.1 has a standard error of {(0.09 / n) ** 0.5:.4f}.")
     seeds = frame["seed"].nunique()
