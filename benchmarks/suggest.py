@@ -36,7 +36,8 @@ CASES = {
         {"n_params": (*MODELS, 6), "n_pretrain": (*IMAGES, 8)},
         1,
     ),
-    "prediction, power_law": ("prediction", "power_law", ARMS["plain"], {"n_pretrain": (*IMAGES, 20)}, 1),
+    "prediction, power_law, 20 sizes": ("prediction", "power_law", ARMS["plain"], {"n_pretrain": (*IMAGES, 20)}, 1),
+    "prediction, power_law, 40 sizes": ("prediction", "power_law", ARMS["plain"], {"n_pretrain": (*IMAGES, 40)}, 1),
     "G, transfer_gap": ("G", "transfer_gap", GAP, {"n_pretrain": (*IMAGES, 6), "n_finetune": (*LABELS, 6)}, 1),
     "boundary": ("boundary", "power_law", ARMS, {"n_pretrain": (*IMAGES, 8)}, 3),
 }

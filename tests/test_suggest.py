@@ -1,5 +1,8 @@
 """Which runs to make next: the draws read right, money counted right, grids that hold exactly what was suggested."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -273,3 +276,12 @@ def _width(table, runs, number):
     more = pd.DataFrame({**sizes, "loss": values * np.exp(0.02 * noise)})
     low, high = hs.fit_law(pd.concat([table, more], ignore_index=True), "transfer_gap", bootstrap=200).intervals["G"]
     return high - low
+
+
+def test_every_note_is_explained_in_the_docs():
+    root = Path(__file__).parents[1]
+    written = "".join(path.read_text() for path in (root / "hf_scaling/planning/suggest").glob("*.py"))
+    codes = set(re.findall(r'note\("(\w+)"', written))
+    assert {"cost_by_size", "budget_too_small", "nothing_to_gain"} <= codes
+    page = (root / "docs/suggest.md").read_text()
+    assert all(f"| `{code}` |" in page for code in codes)

@@ -3,12 +3,16 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from grids import CONTENT, write_grid
 
 import hf_scaling as hs
 from hf_scaling.cli import main
 from hf_scaling.grid import Grid
+from hf_scaling.planning.suggest.candidates import placed
+from hf_scaling.planning.suggest.measured import measured_by
+from hf_scaling.planning.suggest.pricing import bill_of
 from hf_scaling.planning.suggest.writing import grid_content
 from hf_scaling.results import ResultsTable, new_row
 
@@ -89,14 +93,19 @@ def test_what_the_written_grid_has_and_the_table_lacks_is_what_was_suggested(stu
 
 
 def test_a_new_checkpoint_is_paid_for_once(study):
-    rows = of(ResultsTable.load(study), model="vit-50k")
-    fit = hs.fit_law(rows, "transfer_gap", arm="plain", downstream="digits", bootstrap=200)
-    places = {"n_pretrain": [1280, 1280, 640], "n_finetune": [160, 80, 113], "seed": [0, 0, 0]}
-    runs = hs.suggest_runs(fit, places, budget=1e12, quantity="G", table=rows)
-    alone = runs[runs["n_pretrain"] == 640]["cost"].iloc[0]
-    new = runs[runs["n_pretrain"] == 1280]["cost"]
-    # All runs of the grid take as many steps; twice the largest n_pretrain is counted as twice as many.
-    assert new.tolist() == pytest.approx([(1 + 2) * alone, alone], rel=0.01)
+    rows, columns = of(ResultsTable.load(study), model="vit-50k"), ("n_pretrain", "n_finetune")
+    fit = hs.fit_law(rows, "transfer_gap", arm="plain", downstream="digits", bootstrap=100)
+    measured = measured_by(fit, columns, rows)
+    wanted = pd.DataFrame({"n_pretrain": [1280, 1280, 640], "n_finetune": [160, 80, 113]})
+    pace = {"flops_per_param": None, "flops_per_second": None}
+    bill, prices, _ = bill_of(placed(wanted, measured, ()), columns, fit, measured, None, rows, pace)
+    assert prices == {"flop": 1.0}
+    # All runs of the grid take as many steps; twice the largest n_pretrain is counted as twice as many. The
+    # checkpoint at 640 is there.
+    alone = bill.cost()[2]
+    assert bill.cost() == pytest.approx([3 * alone, 3 * alone, alone], rel=0.01)
+    bill.pay(0)
+    assert bill.cost()[1] == pytest.approx(alone, rel=0.01)
 
 
 def test_pairs_bring_both_arms_and_the_teacher(study, tmp_path):

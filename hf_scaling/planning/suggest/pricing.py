@@ -8,6 +8,7 @@ import numpy as np
 from hf_scaling.boundary import Boundary
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
+from hf_scaling.fitting.compute import measured_compute
 from hf_scaling.fitting.rows import note
 from hf_scaling.planning.costs import CostModel, compute_of, cost_model
 from hf_scaling.planning.suggest.bill import Bill
@@ -39,33 +40,35 @@ def bill_of(frame, columns, fit, measured: Measured, costs, table, pace: Mapping
         pace: flops_per_param and flops_per_second of `plan`.
 
     Returns:
-        Bill, notes.
+        Bill; the prices that it is made of, None where they are the candidates' own or stand for something; notes.
     """
     own_costs = frame["cost"].to_numpy(dtype=float) if "cost" in frame else None
     if own_costs is not None:
-        return Bill.of(own_costs), []
-    arms, counted = _arms(fit), {"n_pretrain", "n_finetune"} & set(columns)
+        return Bill.of(own_costs), None, []
+    arms, counted = _arms(fit, table), {"n_pretrain", "n_finetune"} & set(columns)
+    own = None if isinstance(fit, Boundary) else table
     if costs is not None and not counted:
         raise InputError(f"costs= prices images and labels, and runs are chosen by {columns[0]}: give a column cost")
-    if costs is None and pace["flops_per_param"] is None and not any(_knows_flops(arm, table) for arm in arms):
+    if costs is None and pace["flops_per_param"] is None and not any(_knows_flops(arm, own) for arm in arms):
         return _by_size(frame, columns, len(arms))
     if not counted:
         return _by_size(frame, columns[:1], len(arms))
-    models = [cost_model(arm, costs or {"flop": 1.0}, table, **pace) for arm in arms]
+    prices = dict(costs or {"flop": 1.0})
+    models = [cost_model(arm, prices, own, **pace) for arm in arms]
     if isinstance(fit, Boundary):
         models[0] = replace(models[0], teacher=None)
     notes = []
     for each in (n for model in models for n in model.notes):
         notes += [] if each in notes else [each]
-    return _bill(frame, columns, measured, models), notes
+    return _bill(frame, columns, measured, models), prices, notes
 
 
-def _arms(fit) -> list:
+def _arms(fit, table) -> list:
     """What each run of a candidate is priced by: one law, or the plain and the distilled arm's."""
     if isinstance(fit, LawFit):
         return [fit]
     if isinstance(fit, Boundary):
-        priced = _of_pairs(fit._evidence.pairs)
+        priced = _of_pairs(fit._evidence.pairs, {} if table is None else measured_compute(table, {}))
         return [priced, priced]
     return [fit["plain"], fit["distilled"]]
 
@@ -75,19 +78,21 @@ def _knows_flops(fit, table) -> bool:
     return any(compute.get(stage, {}).get("flops") for stage in ("pretrain", "finetune"))
 
 
-def _of_pairs(pairs) -> _Priced:
-    """The compute of a boundary's pairs, in the form that laws keep it (`fitting.compute`)."""
-    fine = bool((np.nan_to_num(pairs.n_finetune) > 0).any())
-    columns = {name: name for name in (*SIZES[1:],) if name == "n_pretrain" or fine}
-    sizes = {name: np.unique(values[np.isfinite(values)]).tolist() for name, values in _sizes_of(pairs).items()}
-    compute = {"sizes": sizes}
-    if pairs.flops and not fine:
-        compute["pretrain"] = _curves(pairs)
-    return _Priced({"study": {}, "compute": compute}, columns)
+def _of_pairs(pairs, measured: dict) -> _Priced:
+    """The compute of a boundary's pairs, in the form that laws keep it (`fitting.compute`).
 
-
-def _sizes_of(pairs) -> dict[str, np.ndarray]:
-    return {name: getattr(pairs, name) for name in SIZES}
+    Args:
+        pairs: Their FLOPs are counted where they were pre-trained.
+        measured: What the whole table says, for what the pairs do not: the pace, the teacher's own images, and the
+            checkpoints of fine-tuned pairs.
+    """
+    if (np.nan_to_num(pairs.n_finetune) > 0).any():
+        return _Priced({"study": {}, "compute": measured}, {name: name for name in ("n_pretrain", "n_finetune")})
+    compute = {**measured, "pretrain": _curves(pairs) if pairs.flops else {}}
+    if "teacher_flops" in compute["pretrain"]:
+        trained_on = measured.get("pretrain", {}).get("teacher_trained_on", "the same images")
+        compute["pretrain"]["teacher_trained_on"] = trained_on
+    return _Priced({"study": {}, "compute": compute}, {"n_pretrain": "n_pretrain"})
 
 
 def _curves(pairs) -> dict:
@@ -103,8 +108,7 @@ def _curves(pairs) -> dict:
         "samples": [list(pair) for pair in zip(images.tolist(), by_images.tolist())],
     }
     if (teacher > 0).all():
-        forward = float(np.exp(np.mean(np.log(teacher / by_images[at_images]))))
-        found |= {"teacher_flops": forward, "teacher_trained_on": "the same images"}
+        found["teacher_flops"] = float(np.exp(np.mean(np.log(teacher / by_images[at_images]))))
     return found
 
 
@@ -118,7 +122,7 @@ def _by_size(frame, columns, n_arms: int):
     text = (
         f"no row says what runs take (train_flops): a run is counted as {words}; costs= or a column cost say otherwise"
     )
-    return Bill.of(own * n_arms), [note("cost_by_size", "warn", text)]
+    return Bill.of(own * n_arms), None, [note("cost_by_size", "warn", text)]
 
 
 def _bill(frame, columns, measured: Measured, models: list[CostModel]) -> Bill:

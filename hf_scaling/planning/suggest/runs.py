@@ -19,7 +19,7 @@ class Aim:
         high: See low.
         level: Of the interval.
         budget: What may be spent.
-        costs: Prices by name; None where costs are FLOPs, or the candidates' own.
+        costs: Prices by name; None where costs are the candidates' own, or stand for what nobody says.
         notes: Findings.
         grid: The study's grid, where one is known.
     """
@@ -71,7 +71,7 @@ class SuggestedRuns(pd.DataFrame):
 
         grid = self.aim.grid
         if grid is None:
-            raise InputError("no grid to write these runs like: give suggest_runs grid= (the study's YAML)")
+            raise InputError("no grid to write these runs like: give grid= (--grid), the study's YAML")
         write_grid(_as_placed(self, grid), grid, path)
 
     def summary(self) -> str:

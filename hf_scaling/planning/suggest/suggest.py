@@ -82,12 +82,12 @@ def suggest_runs(
     _refuse_idle(frame, candidates, costs, at_most)
     frame = placed(frame, measured, known.arms)
     pace = {"flops_per_param": flops_per_param, "flops_per_second": flops_per_second}
-    bill, notes = bill_of(frame, known.columns, fit, measured, costs, table, pace)
+    bill, prices, notes = bill_of(frame, known.columns, fit, measured, costs, table, pace)
     prospect, configuration = _prospect(frame, known, measured)
     chosen = choose(prospect, bill, configuration, budget)
     if not chosen.rows:
         notes = [*notes, _why_none(prospect, bill, configuration, budget)]
-    return _runs(chosen, frame, known, budget, costs, notes, grid)
+    return _runs(chosen, frame, known, {"budget": float(budget), "costs": prices, "notes": notes, "grid": grid})
 
 
 def _is_table(fit) -> bool:
@@ -140,7 +140,7 @@ def _why_none(prospect: Prospect, bill: Bill, configuration: np.ndarray, budget:
     return note("nothing_to_gain", "warn", text)
 
 
-def _runs(chosen: Choice, frame, known: Knowledge, budget: float, costs, notes: list[dict], grid) -> "SuggestedRuns":
+def _runs(chosen: Choice, frame, known: Knowledge, asked: Mapping) -> "SuggestedRuns":
     from hf_scaling.planning.suggest.runs import Aim, SuggestedRuns
 
     runs = frame.iloc[chosen.rows].drop(columns="cost", errors="ignore")
@@ -149,9 +149,7 @@ def _runs(chosen: Choice, frame, known: Knowledge, budget: float, costs, notes: 
     ends = [narrowed(known.draws, value, known.level, width) for width in chosen.width]
     gain = -np.diff([1.0, *chosen.width])
     runs = SuggestedRuns(runs.assign(cost=chosen.cost, gain=gain, low=[e[0] for e in ends], high=[e[1] for e in ends]))
-    runs.aim = Aim(
-        known.name, known.value, known.low, known.high, known.level, float(budget), costs and dict(costs), notes, grid
-    )
+    runs.aim = Aim(known.name, known.value, known.low, known.high, known.level, **asked)
     return runs
 
 

@@ -11,20 +11,27 @@ def describe_runs(runs) -> str:
         lines.append("no run is suggested")
     else:
         low, high = runs.after
-        count = f"{len(runs)} {'pairs of runs' if 'arm' in runs and (runs['arm'] == 'both').all() else 'runs'}"
-        lines.append(
-            f"after these {count}: [{_number(low)}, {_number(high)}] expected, {runs['gain'].sum():.0%} narrower"
-        )
-        lines.append(f"cost {_number(runs['cost'].sum())} of {_number(aim.budget)} {money}")
+        ends, share = f"[{_number(low)}, {_number(high)}]", f"{runs['gain'].sum():.0%}"
+        lines.append(f"after {_counted(runs)}: {ends} expected, {share} narrower")
+        lines.append(f"cost {_number(runs['cost'].sum())} of {_number(aim.budget)} {money}".rstrip())
         lines += ["", runs.to_string(index=False, formatters=_formatters(runs))]
     if aim.notes:
         lines += ["", *(f"[{n['grade']}] {n['code']}: {n['text']}" for n in aim.notes)]
     return "\n".join(lines)
 
 
+def _counted(runs) -> str:
+    pairs = "arm" in runs and (runs["arm"] == "both").all()
+    if len(runs) == 1:
+        return "this pair of runs" if pairs else "this run"
+    return f"these {len(runs)} {'pairs of runs' if pairs else 'runs'}"
+
+
 def _unit(aim) -> str:
     if aim.costs is None:
         return ""
+    if aim.costs == {"flop": 1.0}:
+        return "FLOPs"
     return "(" + ", ".join(f"{name} {price:.4g}" for name, price in aim.costs.items()) + ")"
 
 
