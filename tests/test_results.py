@@ -198,7 +198,12 @@ def test_files_that_do_not_fit_together_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "word"),
-    [({"colour": 1}, "colour"), ({"error": "high"}, "error|type"), ({"run_id": None}, "run_id")],
+    [
+        ({"colour": 1}, "colour"),
+        ({"error": "high"}, "error|type"),
+        ({"run_id": None}, "run_id"),
+        ({"run_id": "../a"}, "plain"),
+    ],
 )
 def test_a_faulty_row_is_refused(values, word):
     with pytest.raises(InputError, match=word):

@@ -111,8 +111,12 @@ def refuse_unknown(row: Mapping[str, Any]) -> None:
     unknown = sorted(set(row) - set(SCHEMA))
     if unknown:
         raise InputError(f"a results row has no column {', '.join(unknown)}")
-    if not row.get("run_id"):
+    run_id = row.get("run_id")
+    if not run_id:
         raise InputError("a results row needs a run_id")
+    # It becomes the name of a file.
+    if "/" in str(run_id) or "\\" in str(run_id):
+        raise InputError(f"run_id {run_id!r} of a results row is no plain name")
 
 
 def same_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
