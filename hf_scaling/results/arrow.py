@@ -46,6 +46,9 @@ def bring_up(table: "pyarrow.Table", where: str) -> "pyarrow.Table":
     """
     import pyarrow
 
+    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if twice:
+        raise InputError(f"{where}: column {', '.join(twice)} stands there twice")
     _refuse_newer(table, where)
     unknown = sorted(set(table.column_names) - set(SCHEMA))
     if unknown:
