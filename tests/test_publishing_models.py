@@ -272,8 +272,7 @@ def test_a_recipe_whose_push_fails_keeps_the_run_and_prints_the_command_that_pus
 @pytest.mark.parametrize(
     ("told", "line"),
     [
-        ([], "hub_model_id: missing: push_to_hub wants ORG/NAME"),
-        (["--hub_model_id=alone"], "hub_model_id: alone: push_to_hub wants ORG/NAME"),
+        (["--hub_model_id=a/b/c"], "hub_model_id: a/b/c: no repository of the Hub is called so; give ORG/NAME"),
         (["--hub_model_id=org/x", "--hub_strategy=end"], "hub_strategy: a run is pushed once, at its end"),
         (["--hub_model_id=org/x", "--hub_token=hf_abcdefgh"], "hub_token: a token in a command stays in its history"),
     ],
@@ -289,17 +288,17 @@ def test_the_trainer_is_told_nothing_of_the_hub(client):
     argv = ["--push_to_hub", "--hub_model_id=org/x", "--hub_private_repo=true"]
     snippet = f"args, end = publishing.take_push(training.parse_pretrain({argv}, None)[1])\n"
     said = client.run(snippet + "print(args.push_to_hub, args.hub_model_id, end)").said
-    assert said == "False None PushAtEnd(repo_id='org/x', private=True)\n"
+    assert said == "False None PushAtEnd(asked=True, name='org/x', private=True)\n"
 
 
 @pytest.mark.hub
 def test_a_recipe_pushes_once_and_a_model_of_the_hub_teaches(hub, pushed, home):
     argv = [sys.executable, str(RECIPES / "pretrain.py"), *BRIEF, "--n_pretrain=50", "--model=vit-30k"]
     argv += ["--teacher=org/student", "--output_dir=taught", "--save_steps=1", "--save_strategy=steps"]
-    done = command(hub, home, *argv, "--push_to_hub", "--hub_model_id=org/taught")
+    done = command(hub, home, *argv, "--push_to_hub")
     assert done.returncode == 0, done.stderr
-    repo = hub.repo("models", "org/taught")
-    assert done.stdout.splitlines()[-1] == f"hub     {hub.url}/org/taught/commit/{repo.head.id}"
+    repo = hub.repo("models", "someone/taught")
+    assert done.stdout.splitlines()[-1] == f"hub     {hub.url}/someone/taught/commit/{repo.head.id}"
     row = results.ResultsTable.load(home / "taught").rows()[0]
     titles = [commit.title for commit in repo.head.history()]
     assert titles == [f"Add vit-30k, distilled, pretrained (run {row['run_id']})", "initial commit"]

@@ -211,6 +211,17 @@ def test_what_cannot_be_a_repository_and_what_is_not_there(hub, client):
     assert not hub.asked(method="POST")
 
 
+def test_a_bare_name_is_one_of_the_account_that_is_logged_in(hub, client, tmp_path):
+    hub.fail("500", path="/whoami")
+    assert (
+        client.run("print(transport.full_id('mine'), transport.full_id('org/mine'))").said == "someone/mine org/mine\n"
+    )
+    with Client(hub, tmp_path, HF_TOKEN="") as stranger:
+        stranger.run(SETUP)
+        error = stranger.run("transport.full_id('mine')").error
+        assert error.startswith("InputError: the repository mine: nobody is logged in: `hf auth login`")
+
+
 def test_a_card_that_the_hub_does_not_take_is_refused_with_its_reason(hub, client):
     card = "lambda base: [CommitOperationAdd('README.md', b'---\\nlicense: [\\n---\\n')]"
     error = client.run(f"transport.commit('org/card', 'model', {card}, 'x')").error

@@ -11,7 +11,9 @@ EXAMPLE = "hf-scaling push runs/0123456789abcdef --repo org/my-student --private
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("what", metavar="WHAT", help="folder of a run, a law or a study; or results (file or folder)")
-    parser.add_argument("--repo", metavar="ORG/NAME", help="where a checkpoint, results or a law go")
+    parser.add_argument(
+        "--repo", metavar="ORG/NAME", help="where a checkpoint, results or a law go; your own account without ORG/"
+    )
     parser.add_argument("--config", metavar="NAME", help="results: which of the data set's tables (default: default)")
     parser.add_argument("--namespace", metavar="ORG", help="where a study goes: a user or an organisation")
     parser.add_argument("--name", metavar="NAME", help="what a study is called there (default: the folder's name)")
@@ -117,11 +119,12 @@ def say(written) -> None:
 
 
 def _repo(arguments: argparse.Namespace) -> str:
+    from hf_scaling import transport
     from hf_scaling.errors import InputError
 
     if arguments.repo is None:
         raise InputError("--repo: missing: say where, as ORG/NAME")
-    return arguments.repo
+    return transport.full_id(arguments.repo)
 
 
 _PUSH: dict[str, Callable[[argparse.Namespace], int | None]] = {

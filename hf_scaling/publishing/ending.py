@@ -29,12 +29,14 @@ class PushAtEnd:
     """Where a run goes when it is finished.
 
     Attributes:
-        repo_id: `org/name`; None where it was not asked for.
+        asked: Whether it is to be pushed at all.
+        name: `org/name`, or a name alone for the account that is logged in; the run's folder's when None.
         private: Whether a repository that is made now is private; the account's default when None.
     """
 
-    repo_id: str | None
-    private: bool | None
+    asked: bool
+    name: str | None = None
+    private: bool | None = None
 
     def push(self, folder: Path) -> None:
         """Push the finished run in `folder` from one process, where that was asked for; say where it is.
@@ -44,13 +46,13 @@ class PushAtEnd:
         """
         from hf_scaling.training.environment import is_main
 
-        if self.repo_id is None or not is_main():
+        if not (self.asked and is_main()):
             return
+        name = self.name or folder.resolve().name
         try:
-            written = push_checkpoint(folder, self.repo_id, private=self.private)
+            written = push_checkpoint(folder, transport.full_id(name), private=self.private)
         except (InputError, PushError) as error:
-            command = ["hf-scaling", "push", str(folder), "--repo", self.repo_id]
-            command += ["--private"] if self.private else []
+            command = ["hf-scaling", "push", str(folder), "--repo", name, *(["--private"] if self.private else [])]
             raise PushError(
                 f"the run is finished and kept in {folder}, but not on the Hub: {error}; later: {shlex.join(command)}"
             ) from error
@@ -64,24 +66,24 @@ def take_push(args: "TrainingArguments") -> "tuple[TrainingArguments, PushAtEnd]
         The arguments without it, and what was said.
 
     Raises:
-        InputError: push_to_hub without a place or without a login, or an argument that is the Trainer's own way.
+        InputError: A hub_model_id that is none, no login, or an argument that is the Trainer's own way.
     """
     if not args.push_to_hub:
-        return args, PushAtEnd(None, None)
+        return args, PushAtEnd(asked=False)
     at_rest = type(args)(output_dir=args.output_dir)
     for name, reason in _OF_TRAINER.items():
         if getattr(args, name) != getattr(at_rest, name):
             raise InputError(f"{name}: {reason}; leave it out")
     _check_place(args.hub_model_id)
     bare = dataclasses.replace(args, push_to_hub=False, hub_model_id=None)
-    return bare, PushAtEnd(args.hub_model_id, args.hub_private_repo)
+    return bare, PushAtEnd(True, args.hub_model_id, args.hub_private_repo)
 
 
-def _check_place(repo_id: str | None) -> None:
+def _check_place(name: str | None) -> None:
     """Find before a long training what would keep its end from the Hub."""
     from huggingface_hub import get_token
 
-    if repo_id is None or not transport.is_repo_id(repo_id):
-        raise InputError(f"hub_model_id: {'missing' if repo_id is None else repo_id}: push_to_hub wants ORG/NAME")
+    if name is not None and not transport.is_repo_id(name if "/" in name else f"org/{name}"):
+        raise InputError(f"hub_model_id: {name}: no repository of the Hub is called so; give ORG/NAME")
     if get_token() is None:
         raise InputError("push_to_hub: nobody is logged in: `hf auth login`, or set HF_TOKEN")

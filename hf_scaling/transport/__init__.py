@@ -4,7 +4,7 @@ Nothing of Hugging Face is imported before it is needed, so that HF_ENDPOINT can
 huggingface_hub's affair alone: nothing here reads it but to keep it out of what is said.
 """
 
-from hf_scaling.transport.committing import Commit, Planned, commit
+from hf_scaling.transport.committing import Commit, Planned, commit, full_id
 from hf_scaling.transport.downloading import download, is_hub_id, is_repo_id, local_folder
 from hf_scaling.transport.remote import RemoteFolder
 from hf_scaling.transport.retrying import retried
@@ -16,6 +16,7 @@ __all__ = [
     "RemoteFolder",
     "commit",
     "download",
+    "full_id",
     "hub_errors",
     "is_hub_id",
     "is_repo_id",

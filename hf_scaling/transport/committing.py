@@ -118,6 +118,21 @@ def commit(
         return retried(push.plan if dry_run else push.commit)
 
 
+def full_id(name: str) -> str:
+    """`org/name` as it is, and a bare name as one of the account that is logged in.
+
+    Raises:
+        InputError: Nobody is logged in, or the Hub does not know the token.
+        PushError: Offline, or the Hub kept failing.
+    """
+    from huggingface_hub import HfApi
+
+    if "/" in name:
+        return name
+    with telling.push_errors(f"the repository {name}"), _quiet():
+        return f"{retried(lambda: HfApi().whoami())['name']}/{name}"
+
+
 @dataclass
 class _Push:
     """One commit on its way: what it is, and what is known of the tries so far."""

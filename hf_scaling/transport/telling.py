@@ -116,6 +116,8 @@ def _refusal(error: BaseException, what: str, verb: str) -> str | None:
         return f"{what} is not on the Hub (or private: then {_LOG_IN} first)"
     if isinstance(error, errors.HFValidationError):
         return f"{what} is no path here and no Hub id: {first_line(error)}"
+    if isinstance(error, errors.LocalTokenNotFoundError):
+        return f"{what}: nobody is logged in: {_LOG_IN}"
     if _status(error) == 401:
         return f"{what}: the Hub does not know you; {_LOG_IN} to a token that is still valid"
     if _status(error) == 403:
