@@ -25,6 +25,8 @@ _HOMES = {
     "write_report": "report",
     "DistillationArguments": "distillation",
     "DistillationTrainer": "distillation",
+    "push_study": "publishing",
+    "pull_study": "publishing",
     "InputError": "errors",
     "PushError": "errors",
     "RunError": "errors",
