@@ -13,7 +13,7 @@ from hf_scaling.report import collect_findings
 from hf_scaling.report.figures.canvas import DARK, LIGHT, Drawing
 from hf_scaling.report.figures.difference import difference
 from hf_scaling.report.findings import Findings, PartFindings
-from hf_scaling.report.words import say_boundary
+from hf_scaling.report.words import answers, say_boundary
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "fashion_mnist_boundary"
@@ -57,8 +57,8 @@ def main() -> None:
     for name, colours in (("light", LIGHT), ("dark", DARK)):
         drawing.save_svg(arguments.out / f"{NAME}_{name}.svg", colours)
         drawing.save_png(arguments.out / f"{NAME}_{name}.png", colours)
-    print(drawing.caption)
-    print(findings.summary())
+    for statement in (each for answer in answers(findings) if answer.code == "boundary" for each in answer.statements):
+        print("\n  ".join([statement.text, *statement.details]))
 
 
 if __name__ == "__main__":

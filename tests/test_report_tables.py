@@ -85,6 +85,13 @@ def test_too_few_runs_for_a_law_is_a_sentence(table, tmp_path):
     assert (tmp_path / "r.html").is_file()
 
 
+def test_a_target_below_zero_is_reported_as_far_as_it_goes(tmp_path):
+    table = curve().assign(score=lambda t: t["loss"] - 1.0).drop(columns="loss")
+    findings = hs.write_report(table, tmp_path / "r.html", target="score", objective="mse", bootstrap=100)
+    assert findings.parts[0].laws[0].fit is not None
+    assert "no logarithm" in hs.write_report(table, tmp_path / "r.html", target="score", bootstrap=100).summary()
+
+
 def test_names_are_text_and_nothing_else(tmp_path):
     table = curve(model=HOSTILE, upstream=HOSTILE, arm="plain", device="\x1b[1m")
     hs.write_report(table, tmp_path / "r.html", bootstrap=100, title=HOSTILE)

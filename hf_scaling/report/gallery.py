@@ -165,16 +165,20 @@ def _checks(laws: list[ArmLaw], target: str, name: str, noun: str) -> list[Drawi
     left = [
         _fitted(law, i, _column(law, along), 100 * (law.measured / law.predicted() - 1)) for i, law in enumerate(laws)
     ]
-    drawings = [
-        predicted_against_measured(
-            f"{name}-predicted-{target}",
-            f"Predicted and measured {target}",
-            [*points, *held],
-            _labelled(target, noun),
-            title=f"Predicted against measured {target}",
-            caption="On the diagonal a prediction is right." if held else "Too few sizes to hold the largest out.",
+    drawings = []
+    # Logarithmic axes have no place for a target that may be zero or less.
+    if all((each.y > 0).all() for each in points) and any(len(each.x) for each in points):
+        caption = "On the diagonal a prediction is right." if held else "Too few sizes to hold the largest out."
+        drawings.append(
+            predicted_against_measured(
+                f"{name}-predicted-{target}",
+                f"Predicted and measured {target}",
+                [*points, *held],
+                _labelled(target, noun),
+                title=f"Predicted against measured {target}",
+                caption=caption,
+            )
         )
-    ]
     if any(np.isfinite(each.y).any() for each in left):
         drawings.append(
             residuals(
@@ -191,7 +195,7 @@ def _checks(laws: list[ArmLaw], target: str, name: str, noun: str) -> list[Drawi
 
 
 def _fitted(law: ArmLaw, number: int, x: np.ndarray, y: np.ndarray) -> Points:
-    usable = np.isfinite(x) & np.isfinite(y)
+    usable = np.isfinite(x) & np.isfinite(y) & (x > 0)
     return Points(law.arm.label, number, x[usable], y[usable])
 
 
@@ -206,7 +210,7 @@ def _column(law: ArmLaw, column: str) -> np.ndarray:
 def _frontier_panels(found: PartFindings, name: str) -> Panels:
     drawings, asked = [], any(each.asked for each in found.spending)
     for spending in found.spending:
-        if spending.plan is None or len(spending.plan.frontier) < 2:
+        if spending.plan is None or len(spending.plan.frontier) < 2 or not (spending.plan.frontier["value"] > 0).all():
             continue
         plan, target = spending.plan, spending.target
         chosen = (plan.budget, shown(target, plan.predicted["value"])) if spending.asked else None

@@ -118,19 +118,17 @@ def _figure(drawing: Drawing) -> str:
 def _laws(findings: Findings) -> str:
     body = []
     for part in findings.parts:
-        tables = law_tables(part)
-        rankings = "".join(f"<h4>{escape(t.title)}</h4>{_table(t)}" for t in ranking_tables(part))
-        if not tables and not rankings:
-            continue
+        laws, rankings = map(_law, law_tables(part)), list(map(_ranking, ranking_tables(part)))
         body += [f"<h3>{escape(part.part.title)}</h3>"] if len(findings.parts) > 1 else []
-        body.append(f'<div class="laws">{"".join(_law(each) for each in tables)}</div>')
-        body.append("<h3>Laws compared: log RMSE on the held-out largest scales</h3>" if rankings else "")
-        body.append(f'<div class="laws">{_cards(rankings)}</div>')
-    return f"<section><h2>The laws</h2>{''.join(body)}</section>" if body else ""
+        body.append(f'<div class="laws">{"".join(laws) or "<p>None could be fitted.</p>"}</div>')
+        if rankings:
+            body.append("<h3>Laws compared: log RMSE on the held-out largest scales</h3>")
+            body.append(f'<div class="laws">{"".join(rankings)}</div>')
+    return f"<section><h2>The laws</h2>{''.join(body)}</section>"
 
 
-def _cards(html: str) -> str:
-    return "".join(f'<div class="law"><h4>{each}</div>' for each in html.split("<h4>")[1:])
+def _ranking(table: Table) -> str:
+    return f'<div class="law"><h4>{escape(table.title)}</h4>{_table(table)}</div>'
 
 
 def _law(law: LawTable) -> str:
