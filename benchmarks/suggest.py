@@ -178,9 +178,9 @@ def main() -> None:
     arguments = parser.parse_args()
     kept = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
     done = {(row["case"], row["number"]): row for row in kept}
-    heads = "aim | chosen by | interval narrower | error smaller | width after / before | random's | error / random's"
+    heads = "aim | chosen by | interval narrower | error smaller | width after / before | expected | random's | error"
     print(f"| {heads} | runs |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     for case in arguments.cases:
         with arguments.out.open("a") as file:
             for number in range(arguments.studies):
@@ -200,7 +200,8 @@ def line(case: str, name: str, rows: list[dict]) -> str:
         widths = [np.nanmedian(columns[key] / columns["before"]) for key in (name, "random")]
     errors = np.median(columns[f"true {name}"] / columns["true random"])
     shares = f"{100 * narrower:.0f} % of {len(rows)} | {100 * smaller:.0f} %"
-    ratios = f"{widths[0]:.2f} | {widths[1]:.2f} | {errors:.2f}"
+    expected = np.median(columns[f"expected by {name}"])
+    ratios = f"{widths[0]:.2f} | {expected:.2f} | {widths[1]:.2f} | {errors:.2f}"
     counts = [columns[f"runs of {key}"].mean() for key in (name, "random")]
     return f"| {case} | {name} | {shares} | {ratios} | {counts[0]:.0f} and {counts[1]:.0f} |"
 

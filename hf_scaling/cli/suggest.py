@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace) -> None:
     print(to_json(_content(found)) if arguments.json else found.summary())
     if arguments.out:
         found.to_grid(arguments.out)
-        print(f"written to {arguments.out}: hf-scaling run {arguments.out} --out STUDY makes them", file=sys.stderr)
+        study = arguments.results if _grid_of(arguments.results) else "STUDY"
+        print(f"written to {arguments.out}: hf-scaling run {arguments.out} --out {study} makes them", file=sys.stderr)
 
 
 def _fit(arguments: argparse.Namespace):

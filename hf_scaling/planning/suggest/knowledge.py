@@ -26,7 +26,7 @@ class Knowledge:
 
     Attributes:
         name: The quantity in words.
-        value: The estimate; None where a boundary is not resolved.
+        value: The estimate; of a boundary that is not resolved where the laws cross at all, or None.
         low: Its interval.
         high: See low.
         level: Of the interval.
@@ -175,7 +175,7 @@ def _of_boundary(line: Boundary, at: Mapping[str, float] | None) -> Knowledge:
     found = line.status == "crossing"
     low, high = (line.low, line.high) if found else interval(draws, line.level)
     return Knowledge(
-        name="boundary" + (f" at {_words(line.sizes)}" if line.sizes else ""),
+        name=("boundary" if found else "boundary, not resolved") + (f" at {_words(line.sizes)}" if line.sizes else ""),
         value=line.n_pretrain if found else zero,
         low=low,
         high=high,

@@ -14,7 +14,7 @@ class Aim:
 
     Attributes:
         quantity: In words: "loss at n_params 1e9, ...", "G", "boundary".
-        value: The estimate; None where there is none (a boundary that is not resolved).
+        value: The estimate; None where the arms' laws do not cross.
         low: Today's interval.
         high: See low.
         level: Of the interval.

@@ -43,4 +43,7 @@ def _formatters(runs) -> dict:
 def _number(value) -> str:
     if value is None or math.isnan(value):
         return "unknown"
+    if abs(value) < 1e-12:
+        # A draw that stopped at a bound.
+        return "0"
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e9 else f"{value:,.4g}"
