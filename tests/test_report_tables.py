@@ -144,6 +144,10 @@ def test_without_a_budget_the_frontier_is_over_flops_and_the_report_says_how_to_
         ({"arm": "soft"}, "no row of the table has arm='soft'"),
         ({"upstream": "photos"}, "no column 'upstream'"),
         ({"bootstrap": 10}, "at least 100"),
+        ({"costs": {"label": 1.0}}, "give a budget"),
+        ({"budget": -1.0, "costs": {"label": 1.0}}, "budget is a positive number"),
+        ({"budget": 5.0, "costs": {"euro": 1.0}}, "no 'euro'"),
+        ({"budget": 5.0}, "nothing has a price"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_named(arguments, words, tmp_path):

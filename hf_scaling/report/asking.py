@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hf_scaling.errors import InputError
+from hf_scaling.planning.costs import check_prices, is_positive
 
 #: What is reported where no target is named.
 TARGETS = ("loss", "error")
@@ -45,3 +46,18 @@ def find_targets(columns, target: str | None) -> tuple[str, ...]:
     if target:
         raise InputError(f"the table has no column {target!r}: it has {has}")
     raise InputError(f"the table has neither loss nor error: name the column to report with target=; it has {has}")
+
+
+def check_money(budget: float | None, costs: Mapping[str, float] | None) -> None:
+    """Refuse a budget or prices that no plan could be made of.
+
+    Raises:
+        InputError: The budget is no positive number, a price cannot be used, or one was given without the other.
+    """
+    if budget is None:
+        if costs:
+            raise InputError("costs ask for a plan: give a budget as well")
+        return
+    if not is_positive(budget):
+        raise InputError(f"budget is a positive number, in the unit of the costs, not {budget!r}")
+    check_prices(costs or {})

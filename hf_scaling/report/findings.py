@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.fit import as_table
 from hf_scaling.fitting.rows import Columns
-from hf_scaling.report.asking import Asked, find_targets
+from hf_scaling.report.asking import Asked, check_money, find_targets
 from hf_scaling.report.crossing import Crossing, find_crossings
 from hf_scaling.report.following import Following, find_following
 from hf_scaling.report.gaps import Gap, find_gaps
@@ -122,6 +122,7 @@ def collect_findings(
     """
     if not isinstance(bootstrap, int) or bootstrap < 100:
         raise InputError(f"bootstrap is a number of draws, at least 100, not {bootstrap!r}")
+    check_money(budget, costs)
     frame = _frame_of(as_table(table))
     frame = keep(frame, {"arm": arm, "upstream": upstream, "downstream": downstream, "stage": stage})
     fitting = {"objective": objective, "delta": delta, "weights": weights, "seed": seed}
