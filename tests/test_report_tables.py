@@ -92,6 +92,14 @@ def test_a_target_below_zero_is_reported_as_far_as_it_goes(tmp_path):
     assert "no logarithm" in hs.write_report(table, tmp_path / "r.html", target="score", bootstrap=100).summary()
 
 
+def test_figures_of_an_earlier_report_do_not_stay(tmp_path):
+    hs.write_report(curve(upstream="before"), tmp_path / "r.html", bootstrap=100)
+    (tmp_path / "r_figures" / "mine.svg").write_text("<svg/>")
+    hs.write_report(curve(upstream="after"), tmp_path / "r.html", bootstrap=100)
+    names = {file.name for file in (tmp_path / "r_figures").iterdir()}
+    assert "mine.svg" in names and not any("before" in name for name in names)
+
+
 def test_names_are_text_and_nothing_else(tmp_path):
     table = curve(model=HOSTILE, upstream=HOSTILE, arm="plain", device="\x1b[1m")
     hs.write_report(table, tmp_path / "r.html", bootstrap=100, title=HOSTILE)

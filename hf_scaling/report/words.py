@@ -346,13 +346,13 @@ def _following(found: PartFindings, findings: Findings) -> list[Statement]:
     kind = "pairs of runs, plain and distilled" if following.quantity == "boundary" else "runs"
     key = f"{len(runs)} {kind if len(runs) > 1 else kind.replace('pairs', 'pair').replace('runs', 'run', 1)}"
     text = f"To narrow {aim} by {following.target}: {key}, for {count(runs['cost'].sum())} FLOPs."
-    low, high = runs.after
+    today, then = _ends(runs.aim.low, runs.aim.high), _ends(*runs.after)
     details = [f"{_run(row, found.part.noun)}." for row in _grouped(runs)]
-    details.append(
-        f"The interval today: {_ends(runs.aim.low, runs.aim.high)}; expected after them: {_ends(low, high)}. "
+    details += [
+        f"The interval today: {today}; expected after them: {then if then != today else 'still ' + then}.",
         f"`hf-scaling suggest --quantity {following.quantity} --budget {following.budget:.3g} --out next.yaml` writes "
-        "them."
-    )
+        "them.",
+    ]
     return [Statement(text, tuple(details), title, key)]
 
 

@@ -53,6 +53,9 @@ def write_findings(findings: Findings, path: Path) -> list[Path]:
     drawings = [drawing for part in panels for group in part for drawing in group.drawings]
     for drawing in drawings:
         drawing.save_svg(folder / f"{drawing.name}.svg", LIGHT)
+    # What an earlier report of other rows drew: its names begin with a part's number, as all of these do.
+    for old in set(folder.glob("[0-9]*-*.svg")) - {folder / f"{drawing.name}.svg" for drawing in drawings}:
+        old.unlink()
     files.write_text(card, render_markdown(findings, panels, folder.name))
     files.write_text(path, render_page(findings, panels))
     return [path, card, folder]
