@@ -25,6 +25,7 @@ _HOMES = {
     "write_report": "report",
     "DistillationArguments": "distillation",
     "DistillationTrainer": "distillation",
+    "push_checkpoint": "publishing",
     "push_study": "publishing",
     "pull_study": "publishing",
     "InputError": "errors",
