@@ -51,8 +51,12 @@ class Prospect:
         self._today = float(aim @ aim / len(aim))
         self._toward = aim @ self._seen / len(aim)
         self._spread = np.einsum("bc,bc->c", self._seen, self._seen) / len(aim)
+        # Of the runs so far: the inverse of their covariance, and its products with their covariance with the quantity
+        # and with all configurations; of the configurations, what the runs leave to be learned.
         self._runs: list[int] = []
-        self._columns = np.empty((0, len(self._toward)))
+        self._inverse, self._before = np.empty((0, 0)), np.empty(0)
+        self._columns = self._through = np.empty((0, len(self._toward)))
+        self._news = self._spread + self._noise
         self._careful, self.width = False, 1.0
         self._next = self._widths()
 
@@ -71,6 +75,14 @@ class Prospect:
         """Take a run of this configuration as made."""
         self.width = float(self._next[configuration])
         column = self._seen.T @ self._seen[:, configuration] / len(self._seen)
+        row, news = self._through[:, configuration], self._news[configuration]
+        rest = column - row @ self._columns
+        toward = self._toward[configuration] - row @ self._toward[self._runs]
+        corner = np.append(-row, 1.0)
+        self._inverse = np.pad(self._inverse, (0, 1)) + np.outer(corner, corner) / news
+        self._before = np.append(self._before, 0.0) + corner * toward / news
+        self._through = np.pad(self._through, ((0, 1), (0, 0))) + np.outer(corner, rest) / news
+        self._news = np.maximum(self._news - rest**2 / news, self._noise)
         self._columns = np.concatenate([self._columns, column[None]])
         self._runs = [*self._runs, configuration]
         self._next = self._widths()
@@ -81,16 +93,14 @@ class Prospect:
         The inverse of the runs' covariance is extended by the further run, for all configurations at once: it gives
         the weights with which what the runs show moves the quantity, and the runs' leverages.
         """
-        inverse = np.linalg.inv(self._columns[:, self._runs] + self._noise * np.eye(len(self._runs)))
-        before, through = inverse @ self._toward[self._runs], inverse @ self._columns
-        news = self._spread + self._noise - np.einsum("rc,rc->c", self._columns, through)
-        weight = (self._toward - before @ self._columns) / news
-        weights = np.concatenate([before[:, None] - through * weight, weight[None]])
-        diagonal = np.concatenate([np.diag(inverse)[:, None] + through**2 / news, 1 / news[None]])
+        through, news = self._through, self._news
+        weight = (self._toward - self._before @ self._columns) / news
+        weights = np.concatenate([self._before[:, None] - through * weight, weight[None]])
         known = self._toward[self._runs] @ weights[:-1] + self._toward * weight
         left = np.maximum(self._today - known, 1e-12 * self._today)
         if not self._careful:
             return np.sqrt(left / self._today) * self._student(self._spare + self._n_new())
+        diagonal = np.concatenate([np.diag(self._inverse)[:, None] + through**2 / news, 1 / news[None]])
         parts = self._by_cluster(self._noise * weights**2)
         old = np.maximum(left - parts.sum(axis=0), 0.0)
         parts = parts / np.maximum(1 - self._by_cluster(1 - self._noise * diagonal), _LEAST_REST)
