@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hf_scaling.boundary import Boundary
 from hf_scaling.report.crossing import Crossing
 from hf_scaling.report.findings import Findings, PartFindings
+from hf_scaling.report.following import Following
 from hf_scaling.report.gaps import Gap
 from hf_scaling.report.laws import ArmLaw
 from hf_scaling.report.numbers import count, interval, measure, per_cent
@@ -343,17 +344,23 @@ def _following(found: PartFindings, findings: Findings) -> list[Statement]:
         reason = following.problem or "no run within a quarter of what these took narrows it"
         return [Statement(f"For {aim} by {following.target}, none: {reason}.", (), title)]
     runs = following.runs
-    kind = "pairs of runs, plain and distilled" if following.quantity == "boundary" else "runs"
-    key = f"{len(runs)} {kind if len(runs) > 1 else kind.replace('pairs', 'pair').replace('runs', 'run', 1)}"
+    many, one = ("pairs of runs", "pair of runs") if following.quantity == "boundary" else ("runs", "run")
+    key = f"{len(runs)} {many if len(runs) > 1 else one}"
     text = f"To narrow {aim} by {following.target}: {key}, for {count(runs['cost'].sum())} FLOPs."
     today, then = _ends(runs.aim.low, runs.aim.high), _ends(*runs.after)
     details = [f"{_run(row, found.part.noun)}." for row in _grouped(runs)]
     details += [
         f"The interval today: {today}; expected after them: {then if then != today else 'still ' + then}.",
-        f"`hf-scaling suggest --quantity {following.quantity} --budget {following.budget:.3g} --out next.yaml` writes "
-        "them.",
+        f"`{_suggest(following, found.part)}` writes them.",
     ]
     return [Statement(text, tuple(details), title, key)]
+
+
+def _suggest(following: Following, part: Part) -> str:
+    downstream = part.choice.get("downstream")
+    rows = f" --downstream {downstream}" if downstream else ""
+    aim = f"--target {following.target} --quantity {following.quantity} --budget {following.budget:.3g}"
+    return f"hf-scaling suggest RESULTS{rows} {aim} --out next.yaml"
 
 
 def _ends(low: float, high: float) -> str:
