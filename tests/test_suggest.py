@@ -278,6 +278,54 @@ def _width(table, runs, number):
     return high - low
 
 
+CROSSING = {"plain": {"E": 0.35, "A": 12.0, "a": 0.35}, "distilled": {"E": 0.48, "A": 7.2, "a": 0.30}}
+
+
+def both_arms(**laws):
+    """Three seeds of both arms at seven sizes."""
+    axes = {"seed": [0, 1, 2], "n_pretrain": [250, 500, 1000, 2000, 4000, 8000, 16000]}
+    arms = enumerate((CROSSING | laws).items())
+    return pd.concat([planted("power_law", law, axes, number=n, arm=arm) for n, (arm, law) in arms], ignore_index=True)
+
+
+def test_pairs_are_measured_around_the_boundary():
+    table = both_arms()
+    line = hs.find_boundary(table, bootstrap=200)
+    runs = hs.suggest_runs(line, budget=2e4, quantity="boundary", table=table)
+    assert (runs.aim.value, runs.aim.low, runs.aim.high) == (line.n_pretrain, line.low, line.high)
+    assert runs["n_pretrain"].between(line.low / 4, line.high * 4).mean() > 0.7
+    assert (runs.loc[runs["n_pretrain"].isin(table["n_pretrain"]), "seed"] > 2).all()
+    assert set(hs.suggest_runs(table, budget=2e4, quantity="boundary")) == set(runs)
+    fits = {arm: hs.fit_law(table, "power_law", arm=arm, bootstrap=200) for arm in CROSSING}
+    of_fits = hs.suggest_runs(fits, budget=2e4, quantity="boundary")
+    assert of_fits.aim.value == pytest.approx(line.n_pretrain, rel=0.05)
+    assert (of_fits["arm"] == "both").all()
+    # A boundary knows no seeds: they are the table's to say.
+    alone = hs.suggest_runs(line, budget=2e4, quantity="boundary", grid=Grid.from_dict(CONTENT))
+    assert "seed" not in alone
+    with pytest.raises(hs.InputError, match="do not say their seed: give table="):
+        alone.to_grid("next.yaml")
+
+
+def test_a_boundary_that_is_not_resolved_is_aimed_at_too():
+    line = hs.find_boundary(both_arms(distilled={"E": 0.36, "A": 11.8, "a": 0.35}), bootstrap=200)
+    assert line.status == "not_resolved"
+    runs = hs.suggest_runs(line, budget=1e5, quantity="boundary")
+    assert len(runs) and "not resolved" in runs.summary()
+    with pytest.raises(hs.InputError, match="it is 'boundary'"):
+        hs.suggest_runs(line, budget=1e5)
+
+
+def test_laws_of_other_columns_are_paid_for_in_them():
+    table = planted("power_law", CROSSING["plain"], {"n_pretrain": np.geomspace(250, 16000, 7)})
+    table = table.rename(columns={"n_pretrain": "train_flops"})
+    fit = hs.fit_law(table, "power_law", x="train_flops", bootstrap=200)
+    runs = hs.suggest_runs(fit, budget=5e4)
+    assert runs["cost"].tolist() == pytest.approx(runs["train_flops"].tolist())
+    with pytest.raises(hs.InputError, match="give a column cost"):
+        hs.suggest_runs(fit, budget=5e4, costs={"label": 1.0})
+
+
 def test_every_note_is_explained_in_the_docs():
     root = Path(__file__).parents[1]
     written = "".join(path.read_text() for path in (root / "hf_scaling/planning/suggest").glob("*.py"))

@@ -114,9 +114,10 @@ def _curves(pairs) -> dict:
 
 def _by_size(frame, columns, n_arms: int):
     """Where nothing says what runs take: their examples, times six FLOPs a parameter where those are known."""
-    names = [name for name in columns if name != "n_params"] or list(columns)
+    counted = [name for name in ("n_pretrain", "n_finetune") if name in columns]
+    names = ["samples_seen"] if "samples_seen" in columns else counted or [columns[0]]
     own, words = frame[names].sum(axis=1).to_numpy(dtype=float), " + ".join(names)
-    if "n_params" in frame and {"n_pretrain", "n_finetune"} & set(names):
+    if "n_params" in frame and counted:
         own, words = own * _FLOPS_PER_PARAM * frame["n_params"].to_numpy(dtype=float), f"6 x n_params x ({words})"
     words = f"{n_arms} x {words}" if n_arms > 1 else words
     text = (
