@@ -170,6 +170,11 @@ def hostile_id(files, run_id):
     return {"study.json": json.dumps(listed | {"models": {run_id: "../../evil"}}).encode()}
 
 
+def hostile_collection(files, run_id):
+    listed = json.loads(files["study.json"])
+    return {"study.json": json.dumps(listed | {"collection": "../../whoami-v2"}).encode()}
+
+
 def hostile_grid(files, run_id):
     return {"grid.yaml": b"models: !!python/object/apply:os.system ['touch gotcha']\n"}
 
@@ -179,11 +184,12 @@ def hostile_grid(files, run_id):
     [
         (hostile_manifest, "no run id"),
         (hostile_id, "no Hub id"),
+        (hostile_collection, "no collection of the Hub"),
         (hostile_grid, "not YAML"),
         (lambda files, run_id: {"study.json": b"[1]"}, "no study of hf_scaling"),
         (lambda files, run_id: {"study.json": b'{"format": "hf_scaling.study", "version": 2}'}, "install a newer"),
     ],
-    ids=["path", "id", "tag", "list", "newer"],
+    ids=["path", "id", "collection", "tag", "list", "newer"],
 )
 def test_a_hostile_study_is_refused_and_leaves_nothing(hub, study, tmp_path, change, words, request):
     name = request.node.callspec.id

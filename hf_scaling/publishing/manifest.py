@@ -14,7 +14,7 @@ FORMAT = "hf_scaling.study"
 VERSION = 1
 _RUN_ID = re.compile(r"[0-9a-f]{16}")
 _LAW = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
+_PLACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Manifest:
         return cls(
             _ids(values.get("models"), _RUN_ID, "run id", where),
             _ids(values.get("laws"), _LAW, "name of a law", where),
-            _text(values.get("report"), "report", where),
-            _text(values.get("collection"), "collection", where),
+            _place(values.get("report"), "report", where),
+            _place(values.get("collection"), "collection", where),
         )
 
 
@@ -105,12 +105,16 @@ def _ids(values: Any, keys: re.Pattern, what: str, where: str) -> dict[str, str]
     for name, repo_id in values.items():
         if not keys.fullmatch(name):
             raise InputError(f"{where}: {FILE} names {name!r}, which is no {what}")
-        if not isinstance(repo_id, str) or not _REPO.fullmatch(repo_id) or ".." in repo_id:
+        if not _is_place(repo_id):
             raise InputError(f"{where}: {FILE} names {repo_id!r} for {name}, which is no Hub id")
     return values
 
 
-def _text(value: Any, what: str, where: str) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise InputError(f"{where}: the {what} in {FILE} is no text")
+def _place(value: Any, what: str, where: str) -> str | None:
+    if value is not None and not _is_place(value):
+        raise InputError(f"{where}: {FILE} names {value!r}, which is no {what} of the Hub")
     return value
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, str) and _PLACE.fullmatch(value) is not None and ".." not in value
