@@ -8,6 +8,7 @@ from hf_scaling.boundary.arms import Arms, ArmsBySize, fit_arms
 from hf_scaling.boundary.crossing import interval, nearest_zeros, search_grid, sign_changes
 from hf_scaling.boundary.lawfree import PairedCurve, paired_curve
 from hf_scaling.boundary.pairs import Pairs, find_pairs
+from hf_scaling.boundary.words import describe, size_in_words
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.fit import as_table
 from hf_scaling.fitting.lawfit import quantiles
@@ -68,8 +69,6 @@ class Boundary:
 
     def summary(self) -> str:
         """The boundary in words."""
-        from hf_scaling.boundary.words import describe
-
         return describe(self)
 
 
@@ -218,20 +217,21 @@ def _notes(evidence, status, crossing, crossings, measured, free) -> list[dict]:
     text = f"{len(pairs)} pairs of runs at {len(np.unique(pairs.n_pretrain))} sizes; {evidence.arms.name}"
     notes.append(note("evidence", "info", text))
     if pairs.n_unpaired:
-        notes.append(note("unpaired", "warn", f"{pairs.n_unpaired} rows found no partner in the other arm"))
+        rows = f"{pairs.n_unpaired} row{'s' * (pairs.n_unpaired != 1)}"
+        notes.append(note("unpaired", "warn", f"{rows} found no partner in the other arm"))
     inside = [c for c in crossings if measured.min() <= c["n_pretrain"] <= measured.max()]
     if len(inside) > 1:
-        sizes = ", ".join(f"{c['n_pretrain']:.3g}" for c in inside)
+        sizes = ", ".join(size_in_words(c["n_pretrain"]) for c in inside)
         notes.append(note("several_crossings", "warn", f"the arms' laws cross more than once: at {sizes}"))
     outside = [c for c in crossings if c not in inside and c["direction"] < 0]
     if status != "crossing" and outside:
         text = (
-            f"the laws cross at {outside[0]['n_pretrain']:.3g}, outside the measured {measured.min():.3g} to "
-            f"{measured.max():.3g}: an extrapolation, not a finding"
+            f"the laws cross at {size_in_words(outside[0]['n_pretrain'])}, outside the measured "
+            f"{size_in_words(measured.min())} to {size_in_words(measured.max())}: an extrapolation, not a finding"
         )
         notes.append(note("extrapolated", "warn", text))
     if crossing and np.isfinite(free[1]) and (free[1] > crossing["high"] or free[2] < crossing["low"]):
-        alone = f"{free[0]:.3g} [{free[1]:.3g}, {free[2]:.3g}]"
+        alone = f"{size_in_words(free[0])} [{size_in_words(free[1])}, {size_in_words(free[2])}]"
         text = f"the paired differences alone put it at {alone}: the laws' shape is off"
         notes.append(note("law_free_disagrees", "warn", text))
     if len(np.unique(pairs.n_pretrain)) == len(pairs):
