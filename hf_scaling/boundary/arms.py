@@ -162,13 +162,13 @@ def _law(others: tuple[str, ...], x_name: str) -> Law:
 
 
 def _fit_by_size(pairs, x, x_name, law: Law, bootstrap: int, seed: int) -> ArmsBySize | None:
-    """A law for each model size; None where one of them has too few sizes of n_pretrain to fix it."""
+    """A law for each model size; None where one of them has too few sizes along x to fix it."""
     sizes, arms = np.unique(pairs.n_params), []
     for number, size in enumerate(sizes):
         keep = pairs.n_params == size
-        if len(np.unique(pairs.n_pretrain[keep])) <= len(law.parameters):
-            return None
         here = {arm: values[keep] for arm, values in x.items()}
+        if len(np.unique(here["plain"])) <= len(law.parameters):
+            return None
         # Other pairs, other multipliers.
         arms.append(_fit(pairs.where(keep), here, x_name, law, bootstrap, seed + number))
     return ArmsBySize(sizes, tuple(arms))

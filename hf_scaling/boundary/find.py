@@ -234,6 +234,20 @@ def _notes(evidence, status, crossing, crossings, measured, free) -> list[dict]:
         alone = f"{size_in_words(free[0])} [{size_in_words(free[1])}, {size_in_words(free[2])}]"
         text = f"the paired differences alone put it at {alone}: the laws' shape is off"
         notes.append(note("law_free_disagrees", "warn", text))
+    if evidence.x_name == "train_flops" and (alike := _n_at_equal_flops(evidence)) > 1:
+        text = (
+            f"{alike} sizes of n_pretrain were trained with the same FLOPs (a least number of steps): along FLOPs they "
+            "count as one, and this view says little of them"
+        )
+        notes.append(note("equal_flops", "warn", text))
     if len(np.unique(pairs.n_pretrain)) == len(pairs):
         notes.append(note("one_seed", "warn", "every size has one pair: noise is judged by the laws' misfit alone"))
     return notes
+
+
+def _n_at_equal_flops(evidence: _Evidence) -> int:
+    """The most sizes of n_pretrain that one model was trained on with the same FLOPs, to 1 %."""
+    pairs, found = evidence.pairs, {}
+    for flops, size, model in zip(evidence.x["plain"], pairs.n_pretrain, np.nan_to_num(pairs.n_params)):
+        found.setdefault((round(np.log(flops) * 100), model), set()).add(size)
+    return max(len(sizes) for sizes in found.values())

@@ -34,5 +34,5 @@ def _verdict(boundary, unit: str) -> str:
 
 
 def size_in_words(size: float) -> str:
-    """Images as a person writes them, four digits of them; more than a million, FLOPs for one, by their power of ten."""
+    """A number of images as a person writes it; above a million (FLOPs, say) by its power of ten; four digits."""
     return f"{float(f'{size:.4g}'):,.0f}" if 10 <= size < 1e6 else f"{size:.4g}"
