@@ -121,10 +121,10 @@ def test_compute_matched_view_counts_the_teacher():
 
 def test_sizes_trained_with_the_same_flops_are_told():
     table = study(noise=0.005)
-    table["train_flops"] = np.maximum(table["n_pretrain"], 2_000) * 1e6
+    table["train_flops"] = np.maximum(table["n_pretrain"], 1_500) * 1e6
     found = hs.find_boundary(table, x="train_flops", bootstrap=200)
     (told,) = [n["text"] for n in found.notes if n["code"] == "equal_flops"]
-    assert told.startswith(f"{(np.unique(table['n_pretrain']) < 2_000).sum()} sizes of n_pretrain")
+    assert told.startswith(f"{(np.unique(table['n_pretrain']) < 1_500).sum()} sizes of n_pretrain")
 
 
 def test_equal_seeds_give_equal_boundaries():

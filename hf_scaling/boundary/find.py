@@ -236,8 +236,8 @@ def _notes(evidence, status, crossing, crossings, measured, free) -> list[dict]:
         notes.append(note("law_free_disagrees", "warn", text))
     if evidence.x_name == "train_flops" and (alike := _n_at_equal_flops(evidence)) > 1:
         text = (
-            f"{alike} sizes of n_pretrain were trained with the same FLOPs (a least number of steps): along FLOPs they "
-            "count as one, and this view says little of them"
+            f"{alike} sizes of n_pretrain were trained with the same FLOPs (a least number of steps): along FLOPs "
+            "they count as one, and this view says little of them"
         )
         notes.append(note("equal_flops", "warn", text))
     if len(np.unique(pairs.n_pretrain)) == len(pairs):
