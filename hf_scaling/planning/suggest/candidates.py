@@ -54,7 +54,7 @@ def _steps(measured: Measured, column: str, as_measured: bool) -> np.ndarray:
 
 
 def given_candidates(given, columns: tuple[str, ...], arms: tuple[str, ...], measured: Measured) -> "pandas.DataFrame":
-    """Candidates from a DataFrame, a mapping of columns, a grid or the path of one.
+    """Candidates from a DataFrame, a mapping of columns, a list of rows, a grid or the path of one.
 
     Raises:
         InputError: A column is missing, a size is not a positive number, or no run of the grid is of the kind asked
@@ -66,7 +66,7 @@ def given_candidates(given, columns: tuple[str, ...], arms: tuple[str, ...], mea
         given = Grid.load(given)
     if isinstance(given, Grid):
         return _of_grid(given, columns, arms, measured)
-    if not isinstance(given, Mapping | pd.DataFrame):
+    if not isinstance(given, Mapping | pd.DataFrame | list):
         raise InputError(f"candidates are a DataFrame, a mapping of columns or a grid, not {type(given).__name__}")
     frame = pd.DataFrame(given).copy()
     for name in (*columns, *(["cost"] if "cost" in frame else [])):

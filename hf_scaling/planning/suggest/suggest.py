@@ -44,9 +44,10 @@ def suggest_runs(
     Args:
         fit: A law's fit with bootstrap draws; for quantity "boundary" a `Boundary`, both arms' fits as {"plain": ...,
             "distilled": ...}, or a table to find it in.
-        candidates: Runs to choose among: a DataFrame or mapping with the law's sizes (and seed, model, ... where they
-            matter, and `cost` where it is known), or a grid or its path. By default the measured sizes, the steps
-            halfway between them and one beyond the largest, each up to three times with seeds not used yet.
+        candidates: Runs to choose among: a DataFrame, mapping or list of rows with the law's sizes (and seed, model
+            and the like where they matter, and `cost` where it is known), or a grid or its path. By default the
+            measured sizes, the steps halfway between them and one beyond the largest, each up to three times with
+            seeds not used yet.
         budget: What may be spent, in the unit of the costs.
         quantity: "prediction", "boundary", or a parameter's symbol (G, alpha, E; "law.symbol" in a mixture).
         at: Where the prediction is asked for, the law's sizes by column (by default ten times the largest measured);
