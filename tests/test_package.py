@@ -56,7 +56,8 @@ def test_the_layers_hold():
 
 def test_the_readme_holds_its_two_commands():
     blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert "pip install -e . && accelerate launch recipes/pretrain.py\n" in blocks
+    assert "pip install -e . && hf-scaling run recipes/grids/demo.yaml\n" in blocks
+    assert "accelerate launch recipes/pretrain.py\n" in blocks
     assert 'pip install -e ".[test]" && pytest\n' in blocks
 
 
