@@ -187,9 +187,13 @@ def test_a_results_table_with_a_wrong_schema_is_refused(tmp_path, columns, words
 
 
 def test_a_column_that_stands_there_twice_is_refused(tmp_path):
-    (tmp_path / "twice.csv").write_text("run_id,loss,loss\na,0.5,0.6\n")
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.Table.from_arrays([["a"], [0.5], [0.6]], names=["run_id", "loss", "loss"])
+    pyarrow.parquet.write_table(table, tmp_path / "twice.parquet")
     with pytest.raises(InputError, match="column loss stands there twice"):
-        ResultsTable.load(tmp_path / "twice.csv")
+        ResultsTable.load(tmp_path / "twice.parquet")
 
 
 def test_files_that_do_not_fit_together_are_refused(tmp_path):
