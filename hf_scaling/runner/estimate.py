@@ -36,7 +36,7 @@ def describe(grid: Grid, folder: str | Path, workers: int) -> str:
     """
     study, plan = Study(folder), grid.plan(guess=True)
     left = to_make(study, study.table(), plan)
-    seconds = _seconds(left)
+    seconds = _seconds(plan, left)
     lines = [["stage", "arm", "runs", "done", "left", "training FLOPs left", "time on one worker"]]
     for group in dict.fromkeys((run.spec.stage, run.arm) for run in plan):
         here = [run for run in plan if (run.spec.stage, run.arm) == group]
@@ -82,9 +82,9 @@ def _disk(left: Sequence[PlannedRun], workers: int) -> float:
     return sum(sizes) * _CHECKPOINT + 2 * sum(sizes[:workers]) * _TRAINING_STATE
 
 
-def _seconds(left: Sequence[PlannedRun]) -> dict[str, float]:
-    """Seconds each run takes on one worker, from a calibration of some of the models in it."""
-    times = _calibrate(left)
+def _seconds(plan: Sequence[PlannedRun], left: Sequence[PlannedRun]) -> dict[str, float]:
+    """Seconds each run left takes on one worker, from a calibration of some of the plan's models."""
+    times = _calibrate(plan) if left else []
     found = {}
     for run in left:
         found[run.run_id] = _OVERHEAD + run.flops * _pace(times, _flops_an_example(run))
@@ -103,10 +103,10 @@ def _pace(times: Sequence[tuple[float, float]], flops_an_example: float) -> floa
     return seconds / flops
 
 
-def _calibrate(left: Sequence[PlannedRun]) -> list[tuple[float, float]]:
-    """Operations and seconds an example, for models of `left` from the smallest to the largest."""
+def _calibrate(plan: Sequence[PlannedRun]) -> list[tuple[float, float]]:
+    """Operations and seconds an example, for models of `plan` from the smallest to the largest."""
     models: dict[float, dict[str, Any]] = {}
-    for run in left:
+    for run in plan:
         if run.spec.stage == "pretrain" and run.spec.teacher is None:
             question = {"model": run.model, "n_classes": run.spec.n_classes, "fields": dict(run.fields)}
             models[_flops_an_example(run)] = question
