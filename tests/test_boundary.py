@@ -165,21 +165,20 @@ def test_command_prints_the_keys_of_the_api(tmp_path, capsys):
     assert "distillation stops paying at" in capsys.readouterr().out
 
 
-def measured_on_fashion_mnist():
-    """Both arms at four sizes by the recipe's 10-epoch rule, as docs/measured.md says."""
-    frame = hs.ResultsTable.load(Path(__file__).parent / "data" / "fashion_mnist").to_pandas()
-    distilled = frame[frame.arm == "distilled"]
-    return frame[frame.recipe == distilled.recipe.iloc[0]].reset_index(drop=True)
+MEASURED = Path(__file__).parent / "data" / "fashion_mnist"
 
 
-def test_measured_loss_boundary_lies_between_the_sizes():
-    found = hs.find_boundary(measured_on_fashion_mnist(), target="loss", bootstrap=300)
+def test_measured_loss_boundary_lies_between_the_sizes_for_every_model():
+    found = hs.find_boundary(MEASURED, target="loss", bootstrap=300)
     assert found.status == "crossing"
-    assert 250 < found.low < found.n_pretrain < found.high < 8000
-    # The paired differences alone agree.
-    assert found.low < found.law_free["n_pretrain"] < found.high
+    assert 500 < found.low < found.n_pretrain < found.high < 4_000
+    for n_params in (121_642, 211_338, 464_458):
+        there = found.at(n_params=n_params)
+        assert there.status == "crossing"
+        # The paired differences alone agree: the two intervals overlap.
+        assert there.low < there.law_free["high"] and there.law_free["low"] < there.high
 
 
 def test_measured_error_has_no_boundary_inside():
-    found = hs.find_boundary(measured_on_fashion_mnist(), target="error", bootstrap=300)
+    found = hs.find_boundary(MEASURED, target="error", bootstrap=300)
     assert found.status in ("distillation_never", "not_resolved")
