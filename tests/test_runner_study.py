@@ -58,7 +58,8 @@ def test_the_table_is_complete_and_printed_with_the_next_command(study):
         assert words in out.read_text()
     assert f"{N_RUNS}/{N_RUNS} runs" in err.read_text()
     assert "left" in err.read_text()
-    assert sorted(each.name for each in study.iterdir()) == ["claims", "grid.yaml", "logs", "results", "runs"]
+    report = ["report.html", "report.md", "report_figures"]
+    assert sorted(each.name for each in study.iterdir()) == ["claims", "grid.yaml", "logs", *report, "results", "runs"]
     assert list((study / "logs").iterdir()) == []
 
 
