@@ -2,8 +2,9 @@
 
     python benchmarks/boundary.py [--studies 200] [--bootstrap 400]
 
-Two arms follow known power laws; each study draws noise for three seeds a size and asks `find_boundary`. The arms "N errors
-apart" differ by a constant factor of N standard errors of the fitted logarithm of their ratio, where it is known worst.
+Two arms follow known power laws; each study draws noise for three seeds a size and asks `find_boundary`. The arms
+"N errors apart" differ by a constant factor of N standard errors of the fitted logarithm of their ratio, where it is
+known worst.
 """
 
 import argparse
