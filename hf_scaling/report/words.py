@@ -171,7 +171,9 @@ def _held_out(law: ArmLaw) -> str:
 
 
 def _per_cent(log_rmse: float) -> str:
-    return f"{100 * math.expm1(log_rmse):.2g} %" if math.isfinite(log_rmse) and log_rmse < 5 else "far"
+    if not math.isfinite(log_rmse) or log_rmse >= 5:
+        return "far"
+    return f"{float(f'{100 * math.expm1(log_rmse):.2g}'):,g} %"
 
 
 def _boundaries(found: PartFindings, findings: Findings) -> list[Statement]:
