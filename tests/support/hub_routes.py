@@ -6,8 +6,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote
 
-import yaml
-from hub_storage import KINDS, Blob, Commit, Refused, Repo, Storage, read_head
+from hub_storage import KINDS, Blob, Commit, Refused, Repo, Storage, evaluations, folders_of, read_head
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -160,7 +159,7 @@ class Routes:
         found |= {"sdk": repo.sdk} if repo.kind == "spaces" else {}
         if repo.kind == "models":
             kept = {name: card[name] for name in ("pipeline_tag", "library_name", "model-index") if name in card}
-            found |= kept | {"evalResults": _evaluations(commit)}
+            found |= kept | {"evalResults": evaluations(commit)}
         return found
 
     async def _refs(self, request: Request) -> Response:
@@ -229,7 +228,7 @@ class Routes:
         below = {path: blob for path, blob in commit.tree.items() if path.startswith(start)}
         if folder and not below:
             raise Refused(404, f"{folder} does not exist", "EntryNotFound")
-        everything = [_folder(path) for path in _folders(below)] + [blob.entry(path) for path, blob in below.items()]
+        everything = [_folder(path) for path in folders_of(below)] + [blob.entry(path) for path, blob in below.items()]
         if request.query_params.get("recursive", "").lower() != "true":
             everything = [each for each in everything if "/" not in each["path"].removeprefix(start)]
         wanted = [each for each in everything if each["path"].startswith(start)]
@@ -247,7 +246,7 @@ class Routes:
     async def _paths_info(self, request: Request) -> Response:
         commit, body = self._repo(request).at(_revision(request)), (await request.body()).decode()
         paths = json.loads(body)["paths"] if body.startswith("{") else parse_qs(body).get("paths", [])
-        folders = set(_folders(commit.tree))
+        folders = set(folders_of(commit.tree))
         found = [
             commit.tree[path].entry(path) if path in commit.tree else _folder(path)
             for path in paths
@@ -368,17 +367,6 @@ def _ref(name: str, prefix: str, commit: Commit) -> dict:
     return {"name": name, "ref": ref, "targetCommit": commit.id}
 
 
-def _folders(paths) -> list[str]:
-    """Every folder that one of the paths lies in."""
-    return sorted({path.rpartition("/")[0] for each in paths for path in _and_above(each)} - {""})
-
-
-def _and_above(path: str):
-    while path:
-        yield path
-        path = path.rpartition("/")[0]
-
-
 def _folder(path: str) -> dict:
     return {"type": "directory", "path": path, "size": 0, "oid": Blob(path.encode()).oid}
 
@@ -388,12 +376,6 @@ def _sibling(path: str, blob: Blob, sized: bool) -> dict:
         return {"rfilename": path}
     large = {"size": len(blob.content), "sha256": blob.sha256, "pointerSize": 130}
     return {"rfilename": path, "size": len(blob.content), "blobId": blob.oid} | ({"lfs": large} if blob.lfs else {})
-
-
-def _evaluations(commit: Commit) -> list[dict]:
-    """The entries of .eval_results, as the Hub puts them beside a model."""
-    texts = [blob.content for path, blob in commit.tree.items() if re.fullmatch(r"\.eval_results/[^/]+\.yaml", path)]
-    return [entry for text in texts for entry in yaml.safe_load(text)]
 
 
 async def _refuse(request: Request, refused: Refused) -> Response:

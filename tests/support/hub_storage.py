@@ -6,6 +6,7 @@ import fnmatch
 import hashlib
 import itertools
 import json
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -272,6 +273,23 @@ def read_head(text: str) -> dict:
     if not isinstance(head, dict):
         raise Refused(400, "YAML: no mapping", errors=[{"message": "the metadata must be keys and values"}])
     return head
+
+
+def evaluations(commit: Commit) -> list[dict]:
+    """The entries of .eval_results, as the Hub puts them beside a model."""
+    texts = [blob.content for path, blob in commit.tree.items() if re.fullmatch(r"\.eval_results/[^/]+\.yaml", path)]
+    return [entry for text in texts for entry in yaml.safe_load(text)]
+
+
+def folders_of(paths) -> list[str]:
+    """Every folder that one of the paths lies in."""
+    return sorted({path.rpartition("/")[0] for each in paths for path in _and_above(each)} - {""})
+
+
+def _and_above(path: str):
+    while path:
+        yield path
+        path = path.rpartition("/")[0]
 
 
 def _checked(path: str) -> str:
