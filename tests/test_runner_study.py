@@ -144,14 +144,19 @@ def test_whatever_is_killed_the_table_is_the_same(study, tmp_path):
 
 def interrupt(grid, out):
     """Ctrl-C after the first runs: they are kept, a line says so, and no worker is left."""
-    wait_for_rows(out, 2, runner := command("run", grid, "--out", out, "--workers", 1))
-    workers = psutil.Process(runner.pid).children()
-    runner.send_signal(signal.SIGINT)
-    _, err = runner.communicate(timeout=60)
+    for _ in range(5):
+        wait_for_rows(out, 1, runner := command("run", grid, "--out", out, "--workers", 1))
+        workers = psutil.Process(runner.pid).children()
+        runner.send_signal(signal.SIGINT)
+        _, err = runner.communicate(timeout=60)
+        if runner.returncode:
+            break
+        # On a busy machine the study may end before the signal comes.
+        shutil.rmtree(out)
     assert runner.returncode == 130
     assert "interrupted; what was finished is kept" in err
     assert "Traceback" not in err
-    assert len(rows_of(out)) >= 2
+    assert rows_of(out)
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert alive == []
 
