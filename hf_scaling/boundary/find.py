@@ -38,6 +38,7 @@ class Boundary:
         x: n_pretrain or train_flops.
         level: Of all intervals.
         teacher_not_counted: In the compute-matched view, the boundary without the teacher's FLOPs.
+        evidence: The pairs and the fitted arms that all of this follows from.
     """
 
     status: str
@@ -52,7 +53,7 @@ class Boundary:
     x: str
     level: float
     teacher_not_counted: "Boundary | None" = None
-    _evidence: "_Evidence | None" = field(default=None, repr=False, compare=False)
+    evidence: "Evidence | None" = field(default=None, repr=False, compare=False)
 
     def at(self, n_params: float | None = None, n_finetune: float | None = None) -> "Boundary":
         """The boundary at other sizes, from the same fits and draws.
@@ -65,7 +66,7 @@ class Boundary:
             if value is not None and name not in self.sizes:
                 raise InputError(f"these runs do not vary {name}: the boundary cannot be moved along it")
         sizes = {**self.sizes, **{name: float(v) for name, v in wanted.items() if v is not None}}
-        return _judge(self._evidence, sizes, self.level)
+        return _judge(self.evidence, sizes, self.level)
 
     def summary(self) -> str:
         """The boundary in words."""
@@ -73,7 +74,9 @@ class Boundary:
 
 
 @dataclass(frozen=True)
-class _Evidence:
+class Evidence:
+    """What a boundary follows from: the pairs, both arms' laws, each arm's sizes along x, and how it was drawn."""
+
     pairs: Pairs
     arms: Arms | ArmsBySize
     x: dict[str, np.ndarray]
@@ -131,7 +134,7 @@ def find_boundary(
 
 def _boundary(pairs, x, x_name, bootstrap, level, seed, without=None) -> Boundary:
     arms = fit_arms(pairs, x, x_name, bootstrap, seed)
-    evidence = _Evidence(pairs, arms, x, x_name, bootstrap, seed)
+    evidence = Evidence(pairs, arms, x, x_name, bootstrap, seed)
     sizes = {}
     if "n_params" in arms.takes:
         sizes["n_params"] = float(np.exp(np.mean(np.log(np.unique(pairs.n_params)))))
@@ -140,7 +143,7 @@ def _boundary(pairs, x, x_name, bootstrap, level, seed, without=None) -> Boundar
     return _judge(evidence, sizes, level, without)
 
 
-def _judge(evidence: _Evidence, sizes: dict[str, float], level: float, without: Boundary | None = None) -> Boundary:
+def _judge(evidence: Evidence, sizes: dict[str, float], level: float, without: Boundary | None = None) -> Boundary:
     measured = np.unique(np.concatenate(list(evidence.x.values())))
     grid = search_grid(measured)
     curve, drawn = evidence.arms.log_ratio(grid, sizes)
@@ -165,11 +168,11 @@ def _judge(evidence: _Evidence, sizes: dict[str, float], level: float, without: 
         x=evidence.x_name,
         level=level,
         teacher_not_counted=without,
-        _evidence=evidence,
+        evidence=evidence,
     )
 
 
-def _law_free(evidence: _Evidence, sizes: dict[str, float]) -> PairedCurve:
+def _law_free(evidence: Evidence, sizes: dict[str, float]) -> PairedCurve:
     """The paired differences of the runs whose other sizes are nearest to those asked about."""
     pairs, keep = evidence.pairs, np.ones(len(evidence.pairs), dtype=bool)
     for name, value in sizes.items():
@@ -245,7 +248,7 @@ def _notes(evidence, status, crossing, crossings, measured, free) -> list[dict]:
     return notes
 
 
-def _n_at_equal_flops(evidence: _Evidence) -> int:
+def _n_at_equal_flops(evidence: Evidence) -> int:
     """The most sizes of n_pretrain that one model was trained on with the same FLOPs, to 1 %."""
     pairs, found = evidence.pairs, {}
     for flops, size, model in zip(evidence.x["plain"], pairs.n_pretrain, np.nan_to_num(pairs.n_params)):

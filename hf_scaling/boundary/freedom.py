@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from hf_scaling.fitting.bootstrap import leverages, small_sample_factor
+from hf_scaling.fitting.bootstrap import hat, small_sample_factor, student_factor
 from hf_scaling.fitting.engine import Estimate
-
-_NORMAL = 1.959964
 
 
 def widening(estimates: list[Estimate], gradients: list[np.ndarray]) -> np.ndarray:
@@ -22,25 +20,19 @@ def widening(estimates: list[Estimate], gradients: list[np.ndarray]) -> np.ndarr
     Returns:
         (N,) factors, at least 1.
     """
-    from scipy.special import stdtrit
-
     mean = variance = 0.0
     for estimate, gradient in zip(estimates, gradients):
         expected, square = _moments(estimate, gradient)
         mean, variance = mean + expected, variance + square
     freedom = np.maximum(mean**2 / np.maximum(variance, 1e-300), 1.0)
     given = float(np.mean([small_sample_factor(estimate) for estimate in estimates]))
-    return np.maximum(stdtrit(freedom, 0.975) / _NORMAL / given, 1.0)
+    return np.maximum(student_factor(freedom) / given, 1.0)
 
 
 def _moments(estimate: Estimate, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Trace of M and of M squared (N,), where the HC3 variance of each value is e' M e for unit errors e."""
     slopes = estimate.slopes()
     influence = gradient @ np.linalg.pinv(slopes.T @ slopes, rcond=1e-12, hermitian=True) @ slopes.T
-    rest = np.eye(len(slopes)) - _projection(slopes)
-    weights = (influence / np.maximum(1 - leverages(estimate), 0.05)) ** 2
+    rest = np.eye(len(slopes)) - hat(slopes)
+    weights = (influence / np.maximum(np.diag(rest), 0.05)) ** 2
     return weights @ np.diag(rest), np.einsum("ni,ij,nj->n", weights, rest**2, weights)
-
-
-def _projection(slopes: np.ndarray) -> np.ndarray:
-    return slopes @ np.linalg.pinv(slopes.T @ slopes, rcond=1e-12, hermitian=True) @ slopes.T

@@ -98,9 +98,9 @@ def adjusted_residuals(estimate: Estimate) -> np.ndarray:
     correction = 1 + len(estimate.u) / len(residual) * (1 - inside) / inside
     adjusted = correction * weights * residual / inside
     slopes = estimate.slopes()
-    hat = _hat(slopes)
+    projection = hat(slopes)
     for rows in _members(estimate.rows.configuration):
-        block = np.eye(len(rows)) - hat[np.ix_(rows, rows)]
+        block = np.eye(len(rows)) - projection[np.ix_(rows, rows)]
         # A configuration that alone fixes a parameter has no residual to speak of; the inflation is bounded there.
         values, vectors = np.linalg.eigh(block)
         inverse = vectors @ np.diag(1 / np.maximum(values, 0.05)) @ vectors.T
@@ -109,19 +109,23 @@ def adjusted_residuals(estimate: Estimate) -> np.ndarray:
 
 
 def small_sample_factor(estimate: Estimate) -> float:
-    """Student's quantile at 97.5 % over the normal one, with a degree of freedom for each configuration to spare."""
+    """`student_factor` with a degree of freedom for each configuration to spare."""
+    return float(student_factor(max(estimate.rows.n_configurations - int((~estimate.held).sum()), 1)))
+
+
+def student_factor(freedom):
+    """Student's quantile at 97.5 % over the normal one, for one or many degrees of freedom."""
     from scipy.special import stdtrit
 
-    freedom = max(estimate.rows.n_configurations - int((~estimate.held).sum()), 1)
-    return float(stdtrit(freedom, 0.975)) / 1.959964
+    return stdtrit(freedom, 0.975) / 1.959964
 
 
 def leverages(estimate: Estimate) -> np.ndarray:
     """(N,) how much of its own fitted value each row decides, 0 to 1."""
-    return np.diag(_hat(estimate.slopes()))
+    return np.diag(hat(estimate.slopes()))
 
 
-def _hat(slopes: np.ndarray) -> np.ndarray:
+def hat(slopes: np.ndarray) -> np.ndarray:
     """The projection (N, N) onto the columns of slopes (N, F), robust to columns that do not count."""
     scale = np.sqrt((slopes**2).sum(axis=0))
     kept = slopes[:, scale > 0] / scale[scale > 0]

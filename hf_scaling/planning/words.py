@@ -68,7 +68,7 @@ def _worth(gaps) -> list[str]:
         alone = [_number(row["from_scratch"]), _ends(row["from_scratch_low"], row["from_scratch_high"])]
         ends = _ends(row["worth_low"], row["worth_high"])
         rows.append([row["downstream"], *cells, ends, *(alone if known else [])])
-    return ["n_pretrain was worth so many more labelled images, against fewer upstream images", *_columns(heads, rows)]
+    return ["what the larger n_pretrain was worth in n_finetune, against the smaller one", *_columns(heads, rows)]
 
 
 def _ends(low: float, high: float) -> str:

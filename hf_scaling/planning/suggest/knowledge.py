@@ -158,7 +158,7 @@ def _of_boundary(line: Boundary, at: Mapping[str, float] | None) -> Knowledge:
     if line.x != "n_pretrain":
         raise InputError(f"runs are chosen by n_pretrain: give the boundary along it, not along {line.x}")
     line = line if at is None else line.at(**_boundary_place(at))
-    evidence = line._evidence
+    evidence = line.evidence
     pairs = evidence.pairs
     others = tuple(line.sizes)
 

@@ -77,7 +77,7 @@ def measured_by(fit, columns: tuple[str, ...], table=None) -> Measured:
 def _behind_boundary(line: Boundary, columns: tuple[str, ...], table) -> Measured:
     import pandas as pd
 
-    pairs = line._evidence.pairs
+    pairs = line.evidence.pairs
     sizes = pd.DataFrame({name: getattr(pairs, name) for name in SIZES}).dropna(axis=1)
     if table is None:
         return Measured(sizes, {}, _checkpoints(sizes, {}, None))

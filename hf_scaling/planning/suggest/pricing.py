@@ -68,7 +68,7 @@ def _arms(fit, table) -> list:
     if isinstance(fit, LawFit):
         return [fit]
     if isinstance(fit, Boundary):
-        priced = _of_pairs(fit._evidence.pairs, {} if table is None else measured_compute(table, {}))
+        priced = _of_pairs(fit.evidence.pairs, {} if table is None else measured_compute(table, {}))
         return [priced, priced]
     return [fit["plain"], fit["distilled"]]
 
