@@ -10,10 +10,9 @@ import argparse
 from pathlib import Path
 
 from hf_scaling.report import collect_findings
-from hf_scaling.report.figures.canvas import DARK, LIGHT, Drawing
-from hf_scaling.report.figures.difference import difference
+from hf_scaling.report.answers import answers, say_boundary
+from hf_scaling.report.figures import DARK, LIGHT, Drawing, difference
 from hf_scaling.report.findings import Findings, PartFindings
-from hf_scaling.report.words import answers, say_boundary
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "fashion_mnist_boundary"

@@ -17,10 +17,9 @@ from scipy.optimize import least_squares
 
 import hf_scaling as hs
 from hf_scaling.fitting.bootstrap import draw
-from hf_scaling.fitting.coordinates import coordinates_of
 from hf_scaling.fitting.engine import estimate
-from hf_scaling.fitting.objectives import make_objective
 from hf_scaling.fitting.rows import Choice, choose_rows
+from hf_scaling.fitting.solver import coordinates_of, make_objective
 from hf_scaling.fitting.starts import search_starts
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))

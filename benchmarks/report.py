@@ -10,8 +10,8 @@ from pathlib import Path
 
 import hf_scaling as hs
 from hf_scaling.report import collect_findings
-from hf_scaling.report.laws import find_law
-from hf_scaling.report.writing import write_findings
+from hf_scaling.report.findings import find_law
+from hf_scaling.report.page import write_findings
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -27,7 +27,7 @@ import yaml
 
 from hf_scaling import Grid
 from hf_scaling.runner.performing import told_to_recipe
-from hf_scaling.runner.study import Study
+from hf_scaling.runner.study_folder import Study
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from hf_scaling import subsets
-from hf_scaling.subsets import glyphs
-from hf_scaling.subsets.pictures import pack, unpack
+from hf_scaling import data
+from hf_scaling.data import glyphs
+from hf_scaling.data.images import pack, unpack
 
 REPEATS = 5
 
@@ -49,13 +49,13 @@ def png() -> bytes:
 def cached(cache: str) -> dict[str, float]:
     """Time filling, opening and reading a cache of 50,000 glyphs at 28 px."""
     started = time.perf_counter()
-    part = subsets.open_source("glyphs", cache_dir=cache, progress=False).train
+    part = data.open_source("glyphs", cache_dir=cache, progress=False).train
     filling = len(part) / (time.perf_counter() - started)
     generator = np.random.default_rng(0)
     batches = [generator.integers(0, len(part), 128) for _ in range(500)]
 
     def open_again():
-        return subsets.open_source("glyphs", cache_dir=cache, progress=False).train
+        return data.open_source("glyphs", cache_dir=cache, progress=False).train
 
     return {
         "glyphs, 28 px: fill the cache with 50,000 (fonts rendered, too)": filling,

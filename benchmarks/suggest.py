@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 import hf_scaling as hs
-from hf_scaling.planning.suggest import prospect
+from hf_scaling.planning.next_runs import gain
 
 ARMS = {"plain": {"E": 0.35, "A": 12.0, "a": 0.35}, "distilled": {"E": 0.48, "A": 7.2, "a": 0.30}}
 CHINCHILLA = {"E": 0.5, "A": 60.0, "alpha": 0.3, "B": 10.0, "beta": 0.3}
@@ -167,7 +167,7 @@ def plain_draws():
         inside = np.clip(draws, *np.nanquantile(finite, [0.01, 0.99], axis=0))
         return inside - inside.mean(axis=0)
 
-    return mock.patch.multiple(prospect, normal_scores=clipped, _scales=lambda draws: 1.0)
+    return mock.patch.multiple(gain, normal_scores=clipped, _scales=lambda draws: 1.0)
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from hf_scaling import InputError
 from hf_scaling.laws import COLUMNS, LAWS, Law, list_laws
-from hf_scaling.laws.listing import markdown
+from hf_scaling.laws.catalogue import markdown
+from hf_scaling.text import VARIABLES
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 from law_truths import SUPERVISED, TRUTHS, law_of, sizes
@@ -257,7 +258,7 @@ def test_the_documentation_is_what_the_laws_say():
     page = (ROOT / "docs" / "laws.md").read_text(encoding="utf-8")
     head, _, sections = page.partition("\n## The list\n\n")
     assert sections == markdown(), "write hf_scaling.laws.listing.markdown() below '## The list' in docs/laws.md"
-    for name, column in COLUMNS.items():
+    for name, column in ((name, COLUMNS[name]) for name in VARIABLES):
         assert f"| `{name}` | ${column.symbol}$ | {column.unit} |" in head
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import hf_scaling
-from hf_scaling import cards
 from hf_scaling.cli import command_names
 from hf_scaling.errors import InputError
+from hf_scaling.hub import cards
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ["torch", "transformers", "datasets", "pandas", "scipy", "huggingface_hub", "pyarrow", "timm"]

@@ -12,7 +12,7 @@ import yaml
 
 from hf_scaling.errors import InputError
 from hf_scaling.training import parse_finetune, parse_pretrain, pretrain
-from hf_scaling.training.environment import check_processes
+from hf_scaling.training.config import check_processes
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"

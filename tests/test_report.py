@@ -13,7 +13,7 @@ import yaml
 
 import hf_scaling as hs
 from hf_scaling.cli import main
-from hf_scaling.report.content import content_of
+from hf_scaling.report.page import content_of
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 from studies import crossing, study

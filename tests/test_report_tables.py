@@ -13,10 +13,10 @@ import pytest
 import hf_scaling as hs
 from hf_scaling.cli import main
 from hf_scaling.report import collect_findings
-from hf_scaling.report.gaps import find_gaps
+from hf_scaling.report.answers import answers, say_gap
+from hf_scaling.report.findings import find_gaps
 from hf_scaling.report.parts import split
-from hf_scaling.report.words import answers, say_gap
-from hf_scaling.runner import running
+from hf_scaling.runner import run_grid
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 from studies import rows, study
@@ -176,7 +176,7 @@ def finished(tmp_path, monkeypatch):
     """A study that is complete, so that `hf-scaling run` only has to say so."""
     pretrain(lambda r: r["n_pretrain"] < 20_000).save(tmp_path / "study" / "results")
     (tmp_path / "grid.yaml").write_text("models: [vit-30k]\nn_pretrain: [50]\npretrain: {source: glyphs}\n")
-    monkeypatch.setattr(running, "run_grid", lambda *given: None)
+    monkeypatch.setattr(run_grid, "run_grid", lambda *given: None)
     return ["run", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / "study")], tmp_path / "study" / "report.html"
 
 

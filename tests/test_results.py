@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hf_scaling.errors import InputError
-from hf_scaling.results import INCIDENTAL, MEANINGS, SCHEMA, ResultsTable, arrow, new_row, same_values
+from hf_scaling.results import INCIDENTAL, MEANINGS, SCHEMA, ResultsTable, files, new_row, same_values
 
 STORED = Path(__file__).parent / "data" / "results_v1"
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
@@ -121,7 +121,7 @@ def test_a_table_of_the_first_version_stays_readable():
 
 def test_a_table_of_an_older_version_is_brought_up(monkeypatch, tmp_path):
     monkeypatch.setitem(SCHEMA, "energy", "float64")
-    monkeypatch.setattr(arrow, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(files, "SCHEMA_VERSION", 2)
     old = ResultsTable.load(STORED)
     assert {(each["energy"], each["schema_version"]) for each in old.rows()} == {(None, 2)}
     merged = old.merge(ResultsTable([row(energy=1.5, schema_version=2)]))

@@ -4,11 +4,10 @@ import pytest
 import yaml
 from planted_rows import planted_rows
 
-from hf_scaling import cards
 from hf_scaling.errors import InputError
+from hf_scaling.hub import cards
 from hf_scaling.results import ResultsTable, new_row
-from hf_scaling.results.card import write_card
-from hf_scaling.results.figure import draw, in_words
+from hf_scaling.results.card import draw, in_words, write_card
 
 CONFIGS = [{"config_name": "default", "data_files": "results/results.parquet"}]
 

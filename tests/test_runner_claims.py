@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from hf_scaling.runner.claims import Claims
+from hf_scaling.runner.study_folder import Claims
 
 HOLD = """
 import sys, time

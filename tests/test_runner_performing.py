@@ -9,10 +9,10 @@ import pytest
 
 from hf_scaling import Grid, ResultsTable, run_grid, training
 from hf_scaling.errors import InputError, RunError
-from hf_scaling.grid import PlannedRun, asking
+from hf_scaling.grid import PlannedRun, resolver
 from hf_scaling.runner import resolving
 from hf_scaling.runner.performing import Performer
-from hf_scaling.runner.study import Study
+from hf_scaling.runner.study_folder import Study
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 from grids import CONTENT, write_grid
@@ -22,7 +22,7 @@ from grids import CONTENT, write_grid
 def planned():
     """One planned pretraining run."""
     runs = Grid.from_dict(CONTENT).runs
-    return resolving.resolve({"runs": asking.to_json(runs), "fill": False, "guess": False})[0]
+    return resolving.resolve({"runs": resolver.to_json(runs), "fill": False, "guess": False})[0]
 
 
 def full_disk():

@@ -9,9 +9,9 @@ import pytest
 from hf_scaling.errors import InputError, RunError
 from hf_scaling.grid import Grid, PlannedRun, RunSpec
 from hf_scaling.results import ResultsTable, new_row
-from hf_scaling.runner import running
-from hf_scaling.runner.schedule import Schedule
-from hf_scaling.runner.study import Study
+from hf_scaling.runner import run_grid
+from hf_scaling.runner.run_grid import Schedule
+from hf_scaling.runner.study_folder import Study
 
 CONTENT = {
     "models": ["small", "large"],
@@ -104,8 +104,8 @@ def run(tmp_path, monkeypatch):
 
     def run(content=CONTENT, ends=None, slots=2, **options):
         run.engine = Engine(study, slots, ends)
-        monkeypatch.setattr(running, "open_engine", lambda name, path, workers: run.engine)
-        run.table = running.run_grid(Grid.from_dict(content), study.path, progress=False, **options)
+        monkeypatch.setattr(run_grid, "open_engine", lambda name, path, workers: run.engine)
+        run.table = run_grid.run_grid(Grid.from_dict(content), study.path, progress=False, **options)
         return run.engine
 
     run.study, run.plan = study, plan_of(Grid.from_dict(CONTENT))
@@ -264,7 +264,7 @@ def _start(schedule):
 def test_a_folder_that_cannot_be_written_to_is_one_line(run, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="a study cannot be written there"):
-        running.run_grid(Grid.from_dict(CONTENT), tmp_path / "file" / "study", progress=False)
+        run_grid.run_grid(Grid.from_dict(CONTENT), tmp_path / "file" / "study", progress=False)
 
 
 def test_planned_runs_read_back_as_they_were_written(run):

@@ -14,9 +14,9 @@ import pytest
 
 from hf_scaling import Grid, ResultsTable, run_grid
 from hf_scaling.errors import InputError
-from hf_scaling.grid import PlannedRun, asking
+from hf_scaling.grid import PlannedRun, resolver
 from hf_scaling.results import same_values
-from hf_scaling.runner import estimate, resolving, summary
+from hf_scaling.runner import dry_run, resolving, status
 from hf_scaling.runner.engines import local
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
@@ -174,7 +174,7 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path):
     assert "step" in failed["error"]
     assert "Traceback" in (out / failed["log"]).read_text()
     assert [each["waiting_on"] for each in waiting] == [failed["run_id"]] * 2
-    assert [line.split() for line in summary.describe_state(out).splitlines()[1:5]] == [
+    assert [line.split() for line in status.describe_state(out).splitlines()[1:5]] == [
         ["pretrain", "plain", "1", "1", "0", "0", "0"],
         ["pretrain", "distilled", "1", "0", "0", "1", "0"],
         ["finetune", "plain", "2", "2", "0", "0", "0"],
@@ -185,7 +185,7 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path):
 def test_a_dry_run_says_what_it_would_take_and_makes_nothing(study, tmp_path):
     before = sorted(study.rglob("*"))
     larger = Grid.load(write_grid(tmp_path / "larger.yaml", n_finetune=[20, 30, 60]))
-    said = estimate.describe(larger, study, workers=2)
+    said = dry_run.describe(larger, study, workers=2)
     assert next(line for line in said.splitlines() if line.startswith("all ")).split()[1:4] == ["16", "12", "4"]
     for words in ("training FLOPs left", "time    about", "with 2 workers", "disk    about"):
         assert words in said
@@ -195,7 +195,7 @@ def test_a_dry_run_says_what_it_would_take_and_makes_nothing(study, tmp_path):
 def resolve(guess=False, **changes):
     """A grid's runs as the resolving process finds them, in this process."""
     runs = Grid.from_dict({**CONTENT, **changes}).runs
-    return resolving.resolve({"runs": asking.to_json(runs), "fill": False, "guess": guess})
+    return resolving.resolve({"runs": resolver.to_json(runs), "fill": False, "guess": guess})
 
 
 def test_a_source_out_of_reach_is_guessed_where_a_guess_will_do():
@@ -221,7 +221,7 @@ def test_a_ladder_of_given_checkpoints_is_fine_tuned_with_its_n_pretrain(study, 
     ]
     content = {"checkpoints": ladder, "downstream": ["digits"], "n_finetune": [20], "finetune": CONTENT["finetune"]}
     runs = Grid.from_dict(content).runs
-    planned = resolving.resolve({"runs": asking.to_json(runs), "fill": False, "guess": False})
+    planned = resolving.resolve({"runs": resolver.to_json(runs), "fill": False, "guess": False})
     assert [run["spec"]["n_pretrain"] for run in planned] == [7000, 40]
     for run in planned:
         told = {**run["fields"], "output_dir": str(tmp_path / run["spec"]["parent"]), "disable_tqdm": True}
@@ -232,7 +232,7 @@ def test_a_ladder_of_given_checkpoints_is_fine_tuned_with_its_n_pretrain(study, 
     with pytest.raises(InputError, match="pretrained on 40 images"):
         resolving.resolve(
             {
-                "runs": asking.to_json(Grid.from_dict({**content, "checkpoints": wrong}).runs),
+                "runs": resolver.to_json(Grid.from_dict({**content, "checkpoints": wrong}).runs),
                 "fill": False,
                 "guess": False,
             }

@@ -13,9 +13,9 @@ import datasets
 import numpy as np
 import pytest
 
-from hf_scaling import subsets
+from hf_scaling import data
+from hf_scaling.data import cache, glyphs, loading
 from hf_scaling.errors import InputError
-from hf_scaling.subsets import glyphs, loading, shards
 
 SUPPORT = Path(__file__).parent / "support"
 sys.path.insert(0, str(SUPPORT))
@@ -36,12 +36,12 @@ def parquet(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_shards_and_own_hugging_face_cache(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
-    monkeypatch.setattr(shards, "_RAW_BYTES", SHARD_ROWS * 8 * 8 * 3)
-    monkeypatch.setattr(shards, "_ENCODED_ROWS", SHARD_ROWS)
+    monkeypatch.setattr(cache, "_RAW_BYTES", SHARD_ROWS * 8 * 8 * 3)
+    monkeypatch.setattr(cache, "_ENCODED_ROWS", SHARD_ROWS)
 
 
 def open_quietly(source, cache, image_size=8, **options):
-    return subsets.open_source(source, image_size=image_size, cache_dir=cache, progress=False, **options)
+    return data.open_source(source, image_size=image_size, cache_dir=cache, progress=False, **options)
 
 
 WAYS = {"prepared": False, "streamed": True}
@@ -54,8 +54,8 @@ def processes(parquet, tmp_path_factory) -> Path:
     cases = [(f"{n} {way}", "all", n, way, None) for way in WAYS for n in (2, 3)]
     cases += [(f"kill {way}", *run) for way in WAYS for run in (("killed", 1, way, 5), ("resumed", 1, way, None))]
     workloads = []
-    for cache, log, n_processes, way, kill_after in cases:
-        folder = root / cache / log
+    for root_of_cache, log, n_processes, way, kill_after in cases:
+        folder = root / root_of_cache / log
         folder.mkdir(parents=True)
         workload = {"source": str(parquet), "cache": str(root / cache / "cache"), "folder": str(folder)}
         workload |= {"shard_bytes": SHARD_ROWS * 8 * 8 * 3, "streaming": WAYS[way]}
@@ -156,7 +156,7 @@ def largest_file(n_bytes: int):
 
 
 def test_a_disk_that_fills_up_leaves_only_whole_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "_RAW_BYTES", 64 * 28 * 28 * 3)
+    monkeypatch.setattr(cache, "_RAW_BYTES", 64 * 28 * 28 * 3)
     with largest_file(100_000), pytest.raises(InputError, match=r"disk of the cache .* is full") as caught:
         _ = open_quietly("glyphs", tmp_path, image_size=28, n_images=300).train
     assert "\n" not in str(caught.value)
@@ -186,7 +186,7 @@ def test_large_images_are_kept_as_jpeg_and_test_images_untouched(tmp_path, monke
 
 
 def test_progress_and_size_are_said_on_stderr(parquet, tmp_path, capsys):
-    _ = subsets.open_source(parquet, image_size=8, cache_dir=tmp_path, streaming=True).train
+    _ = data.open_source(parquet, image_size=8, cache_dir=tmp_path, streaming=True).train
     said = capsys.readouterr()
     assert "Caching 600 images" in said.err and "115.2 kB" in said.err and "600/600" in said.err
     assert said.out == ""
@@ -194,5 +194,5 @@ def test_progress_and_size_are_said_on_stderr(parquet, tmp_path, capsys):
 
 def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_SCALING_CACHE", str(tmp_path / "here"))
-    _ = subsets.open_source("digits", image_size=8, progress=False).test
+    _ = data.open_source("digits", image_size=8, progress=False).test
     assert [path.name[:10] for path in (tmp_path / "here").iterdir()] == ["digits-8px"]

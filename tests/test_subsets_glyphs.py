@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from hf_scaling import subsets
+from hf_scaling import data
+from hf_scaling.data import glyphs
 from hf_scaling.errors import InputError
-from hf_scaling.subsets import glyphs
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def cache(tmp_path_factory):
 
 
 def open_quietly(name, cache, **options):
-    return subsets.open_source(name, cache_dir=cache, progress=False, **options)
+    return data.open_source(name, cache_dir=cache, progress=False, **options)
 
 
 def test_an_image_does_not_depend_on_the_others_drawn():
@@ -41,8 +41,8 @@ def test_the_test_images_are_fixed_and_apart(cache):
     everything = np.arange(2_000)
     assert len(first.test) == 2_000
     assert np.array_equal(first.test.images(everything), second.test.images(everything))
-    assert subsets.count_overlap(first.train, second.train) == 0
-    assert subsets.count_overlap(first.train, first.test) == 0
+    assert data.count_overlap(first.train, second.train) == 0
+    assert data.count_overlap(first.train, first.test) == 0
     assert first.fingerprint != second.fingerprint
 
 
@@ -65,7 +65,7 @@ def test_any_size_is_drawn_with_contrast(image_size):
 
 
 def nearest_neighbour_error(source, n: int) -> float:
-    chosen = subsets.nested_subset(source.train.labels, n, seed=0)
+    chosen = data.nested_subset(source.train.labels, n, seed=0)
     train, test = (
         part.images(at)[..., 0].reshape(len(at), -1) / 255.0
         for part, at in ((source.train, chosen), (source.test, np.arange(len(source.test))))

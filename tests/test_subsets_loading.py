@@ -12,7 +12,7 @@ import pytest
 from datasets import ClassLabel, Dataset
 from PIL import Image
 
-from hf_scaling import subsets
+from hf_scaling import data
 from hf_scaling.errors import InputError
 
 SUPPORT = Path(__file__).parent / "support"
@@ -29,7 +29,7 @@ def own_hugging_face_cache(monkeypatch, tmp_path):
 
 
 def open_quietly(source, cache, image_size=8, **options):
-    return subsets.open_source(source, image_size=image_size, cache_dir=cache / "cache", progress=False, **options)
+    return data.open_source(source, image_size=image_size, cache_dir=cache / "cache", progress=False, **options)
 
 
 def everything(part) -> np.ndarray:
@@ -279,7 +279,7 @@ def test_overlap_counts_the_images_of_the_second_part(tmp_path):
     second = open_quietly(tmp_path / "both", tmp_path)
     kept = set(numbers_of(everything(first.train)).tolist())
     # Blue holds number % 3, so equal numbers are equal images only where the first number is a multiple of three.
-    assert subsets.count_overlap(first.train, second.train) == len(kept & set(range(30, 50)))
-    assert subsets.count_overlap(first.train, second.test) == len(kept & set(range(30)))
+    assert data.count_overlap(first.train, second.train) == len(kept & set(range(30, 50)))
+    assert data.count_overlap(first.train, second.test) == len(kept & set(range(30)))
     with pytest.raises(InputError, match="8 px and of 9 px"):
-        subsets.count_overlap(first.train, open_quietly(tmp_path / "both", tmp_path, image_size=9).train)
+        data.count_overlap(first.train, open_quietly(tmp_path / "both", tmp_path, image_size=9).train)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from hf_scaling import subsets
+from hf_scaling import data
+from hf_scaling.data.sampling import choose_classes
 from hf_scaling.errors import InputError
-from hf_scaling.subsets.classes import choose_classes
 
 NAMES = [f"class {number}" for number in range(20)]
 
@@ -19,7 +19,7 @@ def test_every_subset_is_exact_balanced_and_inside_the_larger_ones(seed):
     labels = shuffled_labels([100] * 7)
     previous = np.empty(0, np.int64)
     for n in (7, 8, 50, 133, 400, 699, 700):
-        chosen = subsets.nested_subset(labels, n, seed)
+        chosen = data.nested_subset(labels, n, seed)
         counts = np.bincount(labels[chosen], minlength=7)
         assert len(np.unique(chosen)) == n and (np.diff(chosen) > 0).all()
         assert counts.max() - counts.min() <= 1
@@ -29,13 +29,13 @@ def test_every_subset_is_exact_balanced_and_inside_the_larger_ones(seed):
 
 def test_a_small_class_is_taken_whole_and_the_others_stay_balanced():
     labels = shuffled_labels([3, 100, 100])
-    counts = np.bincount(labels[subsets.nested_subset(labels, 103, 0)])
+    counts = np.bincount(labels[data.nested_subset(labels, 103, 0)])
     assert counts.tolist() == [3, 50, 50]
 
 
 def test_another_seed_gives_another_subset():
     labels = shuffled_labels([500] * 4)
-    overlap = np.isin(subsets.nested_subset(labels, 200, 0), subsets.nested_subset(labels, 200, 1)).sum()
+    overlap = np.isin(data.nested_subset(labels, 200, 0), data.nested_subset(labels, 200, 1)).sum()
     # 200 of 2,000 twice: 20 in common are expected with a standard deviation of 4; five of them either way.
     assert 0 < overlap < 40
 
@@ -43,34 +43,34 @@ def test_another_seed_gives_another_subset():
 def test_subsets_are_the_same_on_every_machine_and_release():
     # Written down once: a change of the keys would silently draw other subsets for every published run.
     labels = np.arange(1000) % 10
-    assert subsets.nested_subset(labels, 10, 0).tolist() == [17, 246, 361, 593, 622, 724, 725, 769, 858, 870]
+    assert data.nested_subset(labels, 10, 0).tolist() == [17, 246, 361, 593, 622, 724, 725, 769, 858, 870]
 
 
 @pytest.mark.parametrize(("n", "said"), [(101, "only 100"), (4, "5 classes")])
 def test_impossible_sizes_are_refused_with_the_number_there_is(n, said):
     with pytest.raises(InputError, match=said):
-        subsets.nested_subset(np.arange(100) % 5, n, 0)
+        data.nested_subset(np.arange(100) % 5, n, 0)
 
 
 def test_a_million_rows_are_chosen_from_at_once():
     labels = np.random.default_rng(0).integers(0, 1000, 1_000_000)
-    chosen = subsets.nested_subset(labels, 10_000, 0)
+    chosen = data.nested_subset(labels, 10_000, 0)
     assert (np.bincount(labels[chosen]) == 10).all()
 
 
 @pytest.mark.parametrize(("n", "n_validation"), [(1_000, 100), (60_000, 5_000), (19, 1)])
 def test_validation_is_a_tenth_and_at_most_five_thousand(n, n_validation):
-    train, validation = subsets.hold_out_validation(np.zeros(n, int), seed=0)
+    train, validation = data.hold_out_validation(np.zeros(n, int), seed=0)
     assert len(validation) == n_validation
     assert np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(n))
 
 
 def test_validation_follows_the_seed_and_needs_ten_images():
     labels = np.zeros(1000, int)
-    again = [subsets.hold_out_validation(labels, seed)[1] for seed in (0, 0, 1)]
+    again = [data.hold_out_validation(labels, seed)[1] for seed in (0, 0, 1)]
     assert np.array_equal(again[0], again[1]) and not np.array_equal(again[0], again[2])
     with pytest.raises(InputError, match="at least 10"):
-        subsets.hold_out_validation(labels[:9], 0)
+        data.hold_out_validation(labels[:9], 0)
 
 
 def test_fewer_classes_lie_inside_more():

@@ -10,9 +10,9 @@ from grids import CONTENT
 
 import hf_scaling as hs
 from hf_scaling.grid import Grid
-from hf_scaling.planning.suggest.bill import Bill
-from hf_scaling.planning.suggest.choosing import choose
-from hf_scaling.planning.suggest.prospect import Prospect, narrowed
+from hf_scaling.planning.next_runs.costs import Bill
+from hf_scaling.planning.next_runs.gain import Prospect, narrowed
+from hf_scaling.planning.next_runs.suggest import choose
 
 CHINCHILLA = {"E": 0.5, "A": 60.0, "alpha": 0.3, "B": 10.0, "beta": 0.3}
 GAP = {"A": 12.0, "alpha": 0.35, "G": 0.8, "beta": 0.25, "E": 0.2}

@@ -10,10 +10,9 @@ from grids import CONTENT, write_grid
 import hf_scaling as hs
 from hf_scaling.cli import main
 from hf_scaling.grid import Grid
-from hf_scaling.planning.suggest.candidates import placed
-from hf_scaling.planning.suggest.measured import measured_by
-from hf_scaling.planning.suggest.pricing import bill_of
-from hf_scaling.planning.suggest.writing import grid_content
+from hf_scaling.planning.next_runs.candidates import measured_by, placed
+from hf_scaling.planning.next_runs.costs import bill_of
+from hf_scaling.planning.next_runs.suggest import grid_content
 from hf_scaling.results import ResultsTable, new_row
 
 STUDY = {"n_pretrain": [40, 80, 160, 320, 640], "n_finetune": [20, 40, 80, 160], "models": ["vit-30k", "vit-50k"]}

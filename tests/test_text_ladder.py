@@ -11,7 +11,7 @@ from texts import write_texts
 from hf_scaling import Grid, InputError, ResultsTable, run_grid
 from hf_scaling.models import load_model
 from hf_scaling.results import same_values
-from hf_scaling.tasks.epochs import Epochs
+from hf_scaling.tasks.streams import Epochs
 from hf_scaling.training import parse_pretrain, pretrain
 from hf_scaling.training.ladder import rung_of
 
@@ -74,7 +74,7 @@ def test_to_stop_at_a_rung_changes_nothing_above_it(texts, tmp_path, monkeypatch
     with pytest.raises(InputError, match="holds no whole training state"):
         run(tmp_path / "again", *argv, f"--trunk={folder / 'below'}")
     # The same rule and order from the first step, without a rung to stop at.
-    setting = sys.modules["hf_scaling.training.pretrain"]._Setting
+    setting = sys.modules["hf_scaling.training.run"]._Setting
     monkeypatch.setattr(setting, "_trunk", lambda self, name, folder: None)
     undisturbed, same = run(tmp_path / "undisturbed", *argv)
     assert (undisturbed / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from texts import write_texts
 
+from hf_scaling.data.text import load_tokenizer, open_text, tokenizer_name
 from hf_scaling.errors import InputError
-from hf_scaling.subsets.text import load_tokenizer, open_text, tokenizer_name
 from hf_scaling.tasks.causal_lm import CausalLM, TextInputs
 
 

@@ -14,13 +14,13 @@ from texts import write_texts
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from hf_scaling import models
+from hf_scaling.data.text import open_text
 from hf_scaling.distillation import DistillationArguments, DistillationTrainer
 from hf_scaling.errors import InputError
 from hf_scaling.results import SCHEMA, ResultsTable, same_values
-from hf_scaling.subsets.text import open_text
 from hf_scaling.tasks import collate, find
 from hf_scaling.tasks.causal_lm import TextInputs
-from hf_scaling.tasks.windows import Windows, WindowStream
+from hf_scaling.tasks.streams import Windows, WindowStream
 from hf_scaling.training import finetune, parse_finetune, parse_pretrain, pretrain
 
 SUPPORT = Path(__file__).parent / "support"
@@ -239,7 +239,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(texts, tmp_path):
 
 
 def test_the_run_id_knows_what_changes_the_weights(plain, texts):
-    from hf_scaling.training.rule import rule_of
+    from hf_scaling.training.config import rule_of
 
     fields, args = parse_pretrain([*RULE, f"--source={texts}", "--context=32"], None)
     rule = rule_of(args, fields)

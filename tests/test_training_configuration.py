@@ -6,8 +6,7 @@ import pytest
 
 from hf_scaling.errors import InputError
 from hf_scaling.training import parse_finetune, parse_pretrain
-from hf_scaling.training.configuration import describe
-from hf_scaling.training.rule import count_steps, global_batch, holds_out, precision, rule_of
+from hf_scaling.training.config import count_steps, describe, global_batch, holds_out, precision, rule_of
 
 
 @pytest.fixture

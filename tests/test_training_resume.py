@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_scaling.results import ResultsTable, same_values
-from hf_scaling.training import folder as folders
+from hf_scaling.training import run_folder as folders
 
 SUPPORT = Path(__file__).parent / "support"
 RECIPES = Path(__file__).parents[1] / "recipes"

@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from hf_scaling import models, subsets
+from hf_scaling import data, models
 from hf_scaling.errors import InputError, RunError
 from hf_scaling.results import SCHEMA, ResultsTable
 from hf_scaling.training import announce, finetune, parse_finetune, parse_pretrain, pretrain
@@ -127,7 +127,7 @@ def test_pipeline_on_png_files_gives_exactly_the_error_of_the_row(name, request,
     from transformers import pipeline
 
     folder, row = request.getfixturevalue(name)
-    source = subsets.open_source("digits", image_size=28)
+    source = data.open_source("digits", image_size=28)
     paths = []
     for index, image in enumerate(source.test.images(range(500))):
         paths.append(str(tmp_path / f"{index}.png"))
@@ -148,11 +148,11 @@ def test_a_fine_tuned_row_carries_its_parent(taught, tuned):
 
 def test_overlap_with_the_upstream_images_is_found(taught, tmp_path):
     # As if the parent had been trained on the test images that fine-tuning will be evaluated on.
-    from hf_scaling.training.folder import RunFolder
+    from hf_scaling.training.run_folder import RunFolder
 
     leaky = tmp_path / "leaky"
     shutil.copytree(taught[0], leaky)
-    RunFolder(leaky).write_seen(subsets.open_source("digits", image_size=28).test.pixel_hashes()[:40])
+    RunFolder(leaky).write_seen(data.open_source("digits", image_size=28).test.pixel_hashes()[:40])
     folder, _ = run_finetune(tmp_path / "tuned", f"--checkpoint={leaky}", "--n_finetune=50", "--max_steps=1")
     assert yaml.safe_load((folder / "run.yaml").read_text())["overlap"] == {"training": 0, "upstream": 40}
     assert "40 are also in the upstream training images" in (folder / "README.md").read_text()

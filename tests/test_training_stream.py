@@ -8,9 +8,9 @@ import torch
 
 from hf_scaling.errors import InputError
 from hf_scaling.models import ImageStatistics
-from hf_scaling.tasks import metrics
+from hf_scaling.tasks import base
 from hf_scaling.tasks.augmentation import AUGMENTATIONS, augment
-from hf_scaling.tasks.stream import ImageSet, ImageStream
+from hf_scaling.tasks.streams import ImageSet, ImageStream
 
 STATISTICS = ImageStatistics((0.5, 0.4, 0.3), (0.5, 0.25, 0.2))
 
@@ -139,13 +139,13 @@ def test_metrics_are_the_textbook_ones():
     generator = torch.Generator().manual_seed(0)
     logits, others = (30 * torch.randn(500, 7, generator=generator) for _ in range(2))
     labels = torch.randint(0, 7, (500,), generator=generator)
-    scores = metrics.score(logits.numpy(), labels.numpy())
+    scores = base.score(logits.numpy(), labels.numpy())
     expected = torch.nn.functional.cross_entropy(logits.double(), labels).item()
     # Both sum 500 terms of size 1 to 100 in float64.
     assert scores["loss"] == pytest.approx(expected, rel=1e-13)
     assert scores["error"] == (logits.argmax(1) != labels).double().mean().item()
     same = (logits.argmax(1) == others.argmax(1)).double().mean().item()
-    assert metrics.agreement(logits.numpy(), others.numpy()) == pytest.approx(same, abs=1e-15)
+    assert base.agreement(logits.numpy(), others.numpy()) == pytest.approx(same, abs=1e-15)
 
 
 def test_evaluation_does_not_depend_on_the_batch(monkeypatch):

@@ -4,8 +4,8 @@ import pytest
 from hub_client import Client
 from hub_server import TOKEN, HubServer
 
-from hf_scaling import transport
-from hf_scaling.transport import patience, telling
+from hf_scaling import hub
+from hf_scaling.hub import errors
 
 
 class Answer:
@@ -26,31 +26,31 @@ class Answer:
     ],
 )
 def test_the_wait_that_the_hub_asks_for(headers, seconds):
-    assert patience.wait_asked_for(Answer(429, **headers)) == seconds
+    assert errors.wait_asked_for(Answer(429, **headers)) == seconds
 
 
 def test_patience_ends_without_a_good_answer_and_begins_anew_with_each(monkeypatch):
     now = 0.0
-    monkeypatch.setattr(patience.time, "monotonic", lambda: now)
-    watch = patience.Patience()
+    monkeypatch.setattr(errors.time, "monotonic", lambda: now)
+    watch = errors.Patience()
     now = 299.0
     watch.hears(Answer(500))
     watch.asks(None)
     watch.hears(Answer(412))
     now = 598.0
     watch.asks(None)
-    with pytest.raises(patience.GaveUpError, match="asks to come back in 2 s"):
+    with pytest.raises(errors.GaveUpError, match="asks to come back in 2 s"):
         watch.hears(Answer(503, **{"Retry-After": "2"}))
     now = 600.0
-    with pytest.raises(patience.GaveUpError, match="no good answer for 300 s"):
+    with pytest.raises(errors.GaveUpError, match="no good answer for 300 s"):
         watch.asks(None)
 
 
 def test_nothing_that_looks_like_a_token_is_said(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "a secret of another form")
     text = f"no {TOKEN} here, nor 'Bearer abc.def', nor a secret of another form"
-    assert telling.redacted(text) == "no <token> here, nor 'Bearer <token>', nor <token>"
-    with pytest.raises(transport.telling.InputError) as caught, transport.hub_errors("the model org/name"):
+    assert errors.redacted(text) == "no <token> here, nor 'Bearer <token>', nor <token>"
+    with pytest.raises(hub.telling.InputError) as caught, hub.hub_errors("the model org/name"):
         raise ConnectionResetError(f"Illegal header value b'Bearer {TOKEN}'")
     assert TOKEN not in str(caught.value) and caught.value.__cause__ is None
 
@@ -60,7 +60,7 @@ def test_names_that_can_be_hub_ids(tmp_path, monkeypatch):
     (tmp_path / "org").mkdir()
     (tmp_path / "org" / "here").mkdir()
     known = {"org/name": True, "name": True, "org/here": False, "results.csv": False, "a/b/c": False, "../x": False}
-    assert {name: transport.is_hub_id(name) for name in known} == known
+    assert {name: hub.is_hub_id(name) for name in known} == known
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,166 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hf_scaling.boundary.arms import Arms, ArmsBySize, fit_arms
-from hf_scaling.boundary.crossing import interval, nearest_zeros, search_grid, sign_changes
-from hf_scaling.boundary.lawfree import PairedCurve, paired_curve
-from hf_scaling.boundary.pairs import Pairs, find_pairs
-from hf_scaling.boundary.words import describe, size_in_words
+from hf_scaling.boundary.arms import Arms, ArmsBySize, Pairs, find_pairs, fit_arms
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.fit import as_table
-from hf_scaling.fitting.lawfit import quantiles
+from hf_scaling.fitting.law_fit import quantiles
 from hf_scaling.fitting.rows import note
+
+
+def describe(boundary) -> str:
+    """The verdict, both answers, the table of differences and the notes, as text for a terminal."""
+    unit = "FLOPs" if boundary.x == "train_flops" else "images"
+    sizes = ", ".join(f"{name} {size_in_words(value)}" for name, value in boundary.sizes.items())
+    lines = [_verdict(boundary, unit) + (f" (at {sizes})" if sizes else "")]
+    free = boundary.law_free
+    if 0 < free["n_pretrain"] < float("inf"):
+        ends = f" [{size_in_words(free['low'])}, {size_in_words(free['high'])}]" if free["low"] == free["low"] else ""
+        lines.append(f"from the paired differences alone: {size_in_words(free['n_pretrain'])}{ends} {unit}")
+    else:
+        lines.append("from the paired differences alone: no crossing inside the measured sizes")
+    if boundary.teacher_not_counted is not None:
+        lines.append("without the teacher's FLOPs: " + _verdict(boundary.teacher_not_counted, unit))
+    table = boundary.difference.to_string(
+        index=False, float_format=lambda value: f"{value:.4g}", formatters={boundary.x: size_in_words}
+    )
+    lines += ["", table, ""]
+    return "\n".join(lines + [f"[{n['grade']}] {n['code']}: {n['text']}" for n in boundary.notes])
+
+
+def _verdict(boundary, unit: str) -> str:
+    level = f"{boundary.level:.0%}"
+    if boundary.status == "crossing":
+        ends = f"{level} [{size_in_words(boundary.low)}, {size_in_words(boundary.high)}]"
+        return f"crossing: distillation stops paying at {size_in_words(boundary.n_pretrain)} {unit}, {ends}"
+    return {
+        "distillation_always": "distillation_always: the teacher helps at every measured size",
+        "distillation_never": "distillation_never: the teacher holds back at every measured size",
+        "not_resolved": "not_resolved: these runs cannot tell where, or whether, distillation stops paying",
+    }[boundary.status]
+
+
+def size_in_words(size: float) -> str:
+    """A number of images as a person writes it; above a million (FLOPs, say) by its power of ten; four digits."""
+    return f"{float(f'{size:.4g}'):,.0f}" if 10 <= size < 1e6 else f"{size:.4g}"
+
+
+# How far outside the measured sizes a zero is looked for, as a factor: beyond it no zero counts as found.
+REACH = 30.0
+
+
+def search_grid(measured: np.ndarray, points: int = 200) -> np.ndarray:
+    """Sizes from far below to far above the measured ones, evenly in logarithms."""
+    return np.geomspace(measured.min() / REACH, measured.max() * REACH, points)
+
+
+def sign_changes(grid: np.ndarray, curve: np.ndarray) -> list[tuple[float, int]]:
+    """Every zero of a curve (N,) on a grid (N,): its size, with +1 for a rise and -1 for a fall."""
+    found = []
+    for i in np.flatnonzero(np.sign(curve[:-1]) * np.sign(curve[1:]) < 0):
+        share = curve[i] / (curve[i] - curve[i + 1])
+        size = np.exp(np.log(grid[i]) + share * np.log(grid[i + 1] / grid[i]))
+        found.append((float(size), 1 if curve[i + 1] > curve[i] else -1))
+    return found
+
+
+def nearest_zeros(grid: np.ndarray, curves: np.ndarray, near: float, direction: int) -> np.ndarray:
+    """For each curve (B, N) its zero of one direction nearest to `near`.
+
+    Returns:
+        (B,) sizes; inf where the curve keeps to the side it starts from (the zero lies beyond), 0 where it is past it.
+    """
+    before, after = curves[:, :-1] * -direction, curves[:, 1:] * -direction
+    crosses = (before > 0) & (after <= 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = before / (before - after)
+    logs = np.log(grid[:-1]) + share * np.diff(np.log(grid))
+    apart = np.where(crosses, np.abs(logs - np.log(near)), np.inf)
+    best = np.argmin(apart, axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        zero = np.exp(logs[np.arange(len(curves)), best])
+    still = before[:, before.shape[1] // 2] > 0
+    return np.where(crosses.any(axis=1), zero, np.where(still, np.inf, 0.0))
+
+
+def interval(zeros: np.ndarray, level: float) -> tuple[float, float]:
+    """The central interval of zeros, some of which may be 0 or infinite."""
+    tail = (1 - level) / 2
+    ordered = np.sort(zeros)
+    low = ordered[int(np.floor(tail * (len(ordered) - 1)))]
+    high = ordered[int(np.ceil((1 - tail) * (len(ordered) - 1)))]
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class PairedCurve:
+    """Mean paired differences at L measured sizes.
+
+    Attributes:
+        sizes: (L,) the sizes.
+        log_ratio: (L,) mean log(plain / distilled).
+        difference: (L,) mean plain minus distilled.
+        counts: (L,) pairs at each size.
+        draws: (B, L) bootstrap draws of log_ratio; empty where no size has two pairs.
+    """
+
+    sizes: np.ndarray
+    log_ratio: np.ndarray
+    difference: np.ndarray
+    counts: np.ndarray
+    draws: np.ndarray
+
+    def zero(self, level: float) -> tuple[float, float, float]:
+        """The size of the fall through zero with its interval; inf or 0 beyond the sizes, NaN without draws."""
+        value = float(_falls(np.log(self.sizes), self.log_ratio[None])[0])
+        if not len(self.draws):
+            return value, float("nan"), float("nan")
+        return value, *interval(_falls(np.log(self.sizes), self.draws), level)
+
+
+def paired_curve(x: np.ndarray, plain: np.ndarray, distilled: np.ndarray, bootstrap: int, seed: int) -> PairedCurve:
+    """Average the pairs at each size and redraw the averages.
+
+    Pairs of one size differ by seed. Their scatter is pooled over the sizes, so that sizes with one pair share it.
+    """
+    sizes, group = np.unique(x, return_inverse=True)
+    counts = np.bincount(group)
+    logs = np.log(plain / distilled)
+    mean = np.bincount(group, logs) / counts
+    difference = np.bincount(group, plain - distilled) / counts
+    freedom = len(logs) - len(sizes)
+    if freedom < 1:
+        return PairedCurve(sizes, mean, difference, counts, np.empty((0, len(sizes))))
+    spread = np.sqrt(((logs - mean[group]) ** 2).sum() / freedom)
+    generator = np.random.default_rng(seed)
+    return PairedCurve(sizes, mean, difference, counts, _redraw(generator, mean, spread, counts, freedom, bootstrap))
+
+
+def _redraw(generator, mean, spread, counts, freedom, bootstrap: int) -> np.ndarray:
+    """Means with normal noise of the pooled spread, scaled by Student's chi for the freedom it has.
+
+    A zero leans on the means of two or three sizes: too few for weights of six values to add up to a bell.
+    """
+    scale = spread * np.sqrt(freedom / generator.chisquare(freedom, size=(bootstrap, 1)))
+    return mean + scale * generator.standard_normal((bootstrap, len(mean))) / np.sqrt(counts)
+
+
+def _falls(log_sizes: np.ndarray, curves: np.ndarray) -> np.ndarray:
+    """(B,) where each curve (B, L) falls through zero.
+
+    Noise makes a curve change sign often around its zero. The fall taken is the one after which the running sum of the
+    curve is largest: it has the most on the right side of it before and after.
+    """
+    total = np.cumsum(curves, axis=1)
+    last = np.where(total.max(axis=1) > 0, total.argmax(axis=1), -1)
+    following = np.minimum(last + 1, curves.shape[1] - 1)
+    rows = np.arange(len(curves))
+    before, after = curves[rows, last], curves[rows, following]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(before > after, before / (before - after), 0.5)
+        zero = np.exp(log_sizes[last] + np.clip(share, 0, 1) * (log_sizes[following] - log_sizes[last]))
+    return np.where(last < 0, 0.0, np.where(last == curves.shape[1] - 1, np.inf, zero))
+
 
 _VIEWS = ("n_pretrain", "train_flops")
 

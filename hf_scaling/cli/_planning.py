@@ -86,7 +86,7 @@ def _arms(table, stage: str | None) -> list[str]:
 
 def _fit(table, arguments: argparse.Namespace, arm: str | None):
     from hf_scaling.fitting import fit_law
-    from hf_scaling.planning.suiting import suitable_law
+    from hf_scaling.planning.transfer import suitable_law
 
     law, settings = arguments.law, fit_arguments(arguments) | {"arm": arm}
     if law is None:

@@ -69,7 +69,7 @@ def _supervised(given: str | None):
 
 
 def _content(fit) -> dict:
-    from hf_scaling.fitting.summary import formula_of
+    from hf_scaling.fitting.card import formula_of
 
     names = ("law", "status", "params", "intervals", "scores", "notes", "weights", "settings", "data")
     return {"formula": formula_of(fit), **{name: getattr(fit, name) for name in names}}

@@ -81,7 +81,7 @@ def _push_study(arguments: argparse.Namespace) -> int:
 
 def _say_outcome(outcome, number: int, total: int) -> None:
     """Say how a part of a study ended; what goes wrong, and progress, on stderr."""
-    from hf_scaling.transport import Planned
+    from hf_scaling.hub import Planned
 
     if outcome.error:
         print(f"[{number}/{total}] {outcome.kind} {outcome.repo_id}: {outcome.error}", file=sys.stderr, flush=True)
@@ -108,7 +108,7 @@ def _refuse_others(arguments: argparse.Namespace, kind: str) -> None:
 
 def say(written) -> None:
     """Print what was written, or would be."""
-    from hf_scaling.transport import Planned
+    from hf_scaling.hub import Planned
 
     if isinstance(written, Planned):
         print(written)
@@ -119,12 +119,12 @@ def say(written) -> None:
 
 
 def _repo(arguments: argparse.Namespace) -> str:
-    from hf_scaling import transport
+    from hf_scaling import hub
     from hf_scaling.errors import InputError
 
     if arguments.repo is None:
         raise InputError("--repo: missing: say where, as ORG/NAME")
-    return transport.full_id(arguments.repo)
+    return hub.full_id(arguments.repo)
 
 
 _PUSH: dict[str, Callable[[argparse.Namespace], int | None]] = {

@@ -34,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Ask, write, print the answers."""
     from hf_scaling.report import collect_findings
-    from hf_scaling.report.content import content_of
-    from hf_scaling.report.writing import check_path, write_findings
+    from hf_scaling.report.page import check_path, content_of, write_findings
 
     path = check_path(arguments.out)
     findings = collect_findings(

@@ -22,23 +22,23 @@ def run(arguments: argparse.Namespace) -> int:
     """Run and summarise; 1 where some runs failed."""
     from hf_scaling.errors import InputError
     from hf_scaling.grid import Grid
-    from hf_scaling.runner import estimate, machine, running, summary
+    from hf_scaling.runner import dry_run, run_grid, status
 
-    workers = machine.default_workers() if arguments.workers is None else arguments.workers
+    workers = dry_run.default_workers() if arguments.workers is None else arguments.workers
     if workers < 1:
         raise InputError(f"--workers {workers}: give at least 1")
     grid = Grid.load(arguments.grid)
-    out = arguments.out or running.default_folder(grid)
+    out = arguments.out or run_grid.default_folder(grid)
     if arguments.dry_run:
-        print(estimate.describe(grid, out, workers))
+        print(dry_run.describe(grid, out, workers))
         return 0
     failure = None
     try:
-        running.run_grid(grid, out, workers, arguments.engine, arguments.retry_failed)
-    except running.RunsFailedError as error:
+        run_grid.run_grid(grid, out, workers, arguments.engine, arguments.retry_failed)
+    except run_grid.RunsFailedError as error:
         failure = error
-    print(summary.summarise(out))
-    print(f"next    {summary.next_command(out)}", flush=True)
+    print(status.summarise(out))
+    print(f"next    {status.next_command(out)}", flush=True)
     _report(Path(out))
     if failure is not None:
         print(f"error: {failure}", file=sys.stderr)
@@ -52,7 +52,7 @@ def _report(study: Path) -> None:
         return
     try:
         from hf_scaling.report import write_report
-        from hf_scaling.report.words import headlines
+        from hf_scaling.report.answers import headlines
 
         for line in headlines(write_report(study, page)):
             print(f"found   {line}")

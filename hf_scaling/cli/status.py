@@ -13,6 +13,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print it."""
-    from hf_scaling.runner import summary
+    from hf_scaling.runner import status
 
-    print(summary.describe_state(arguments.study))
+    print(status.describe_state(arguments.study))

@@ -4,10 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hf_scaling.fitting.coordinates import Coordinates
-from hf_scaling.fitting.objectives import Objective
 from hf_scaling.fitting.rows import FitRows
-from hf_scaling.fitting.solver import Problem, minimise
+from hf_scaling.fitting.solver import Coordinates, Objective, Problem, minimise
 from hf_scaling.fitting.starts import best_of, search_starts, second_mode
 from hf_scaling.laws import Law
 

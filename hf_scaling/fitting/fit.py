@@ -6,14 +6,12 @@ from dataclasses import replace
 import numpy as np
 
 from hf_scaling.errors import InputError
-from hf_scaling.fitting import diagnostics, identifiability
-from hf_scaling.fitting.bootstrap import METHODS, draw
-from hf_scaling.fitting.compute import measured_compute
-from hf_scaling.fitting.coordinates import coordinates_of
+from hf_scaling.fitting import diagnostics
+from hf_scaling.fitting.bootstrap import METHODS, draw, measured_compute
 from hf_scaling.fitting.engine import Estimate, estimate
-from hf_scaling.fitting.lawfit import LawFit, quantiles
-from hf_scaling.fitting.objectives import make_objective
+from hf_scaling.fitting.law_fit import LawFit, quantiles
 from hf_scaling.fitting.rows import Choice, FitRows, choose_rows, note
+from hf_scaling.fitting.solver import coordinates_of, make_objective
 from hf_scaling.laws import LAWS, Law
 
 # Configurations that a fit remembers: somebody else's table may hold thousands, and a figure needs no more.
@@ -76,7 +74,7 @@ def fit_law(
     )
     table = as_table(table)
     if law == "auto":
-        from hf_scaling.fitting.choosing import fit_best
+        from hf_scaling.fitting.selection import fit_best
 
         fit = fit_best(table, choice, options, combine)
     else:
@@ -175,7 +173,7 @@ def check_target(rows: FitRows, objective) -> None:
 
 def _verdict(found: Estimate) -> tuple[str, list[dict]]:
     notes, hopeless = diagnostics.design_notes(found.rows)
-    profiles = identifiability.profile_exponents(found)
+    profiles = diagnostics.profile_exponents(found)
     loose = [p for p in profiles if not p.identified]
     if found.rows.n_configurations <= len(found.u):
         count = found.rows.n_configurations
@@ -183,9 +181,9 @@ def _verdict(found: Estimate) -> tuple[str, list[dict]]:
         notes.append(note("too_few_configurations", "error", text))
         hopeless = True
     notes += [_loose_note(p) for p in loose]
-    bound_notes, at_bound = identifiability.bound_notes(found)
-    notes += bound_notes + identifiability.zero_notes(found)
-    trade_off = identifiability.trade_off_note(found) if loose else None
+    bound_notes, at_bound = diagnostics.bound_notes(found)
+    notes += bound_notes + diagnostics.zero_notes(found)
+    trade_off = diagnostics.trade_off_note(found) if loose else None
     notes += [trade_off] if trade_off else []
     fit_notes, poor = diagnostics.lack_of_fit(found)
     notes += fit_notes + diagnostics.replicate_notes(found) + diagnostics.leave_one_out(found)

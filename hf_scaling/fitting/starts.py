@@ -9,8 +9,7 @@ from itertools import combinations, product
 
 import numpy as np
 
-from hf_scaling.fitting.coordinates import Coordinates
-from hf_scaling.fitting.solver import Problem, Solutions, minimise
+from hf_scaling.fitting.solver import Coordinates, Problem, Solutions, minimise
 from hf_scaling.laws import Law
 
 # More grid points than this are thinned by a seeded draw: they cost more than the solver's own steps repay.

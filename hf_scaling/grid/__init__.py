@@ -2,7 +2,6 @@
 
 from hf_scaling.grid.expansion import WrittenRun
 from hf_scaling.grid.grid import Grid
-from hf_scaling.grid.planned import PlannedRun
-from hf_scaling.grid.spec import STAGES, RunSpec, content_hash
+from hf_scaling.grid.spec import STAGES, PlannedRun, RunSpec, content_hash
 
 __all__ = ["STAGES", "Grid", "PlannedRun", "RunSpec", "WrittenRun", "content_hash"]

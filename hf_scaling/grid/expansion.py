@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_scaling.errors import InputError
-from hf_scaling.grid.reading import LADDER, PLAIN
+from hf_scaling.grid.schema import LADDER, PLAIN
 from hf_scaling.grid.spec import content_hash
 
 #: The share of a ladder's rung over which its rate falls, where the grid does not say.

@@ -7,11 +7,10 @@ from typing import Any
 
 from hf_scaling.errors import InputError
 from hf_scaling.files import read_yaml
-from hf_scaling.grid import asking
+from hf_scaling.grid import resolver
 from hf_scaling.grid.expansion import WrittenRun, expand
-from hf_scaling.grid.planned import PlannedRun
-from hf_scaling.grid.reading import check
-from hf_scaling.grid.spec import RunSpec
+from hf_scaling.grid.schema import check
+from hf_scaling.grid.spec import PlannedRun, RunSpec
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Grid:
             InputError: A field that the recipe does not know, a model or source that does not exist, a size beyond
                 its source.
         """
-        return asking.plan(self.runs, fill, guess)
+        return resolver.plan(self.runs, fill, guess)
 
     def specs(self) -> list[RunSpec]:
         """The specifications of its runs, as `plan` finds them."""

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from hf_scaling.errors import InputError
-from hf_scaling.laws.algebra import Graph
-from hf_scaling.laws.columns import COLUMNS
-from hf_scaling.laws.program import Program
+from hf_scaling.laws.formula import Graph, Program
+from hf_scaling.text import COLUMNS
 
 # Points of the first scan, evenly spaced in the logarithm; a crossing and its way back between two go unseen.
 _SCAN = 160

@@ -8,11 +8,10 @@ from functools import cached_property
 import numpy as np
 
 from hf_scaling.errors import InputError
-from hf_scaling.laws import printing
-from hf_scaling.laws.columns import COLUMNS
-from hf_scaling.laws.formula import Evaluator, Formula, Source, checked_columns
+from hf_scaling.laws import formula
+from hf_scaling.laws.formula import Declared, Evaluator, Formula, Source, checked_columns, declare
 from hf_scaling.laws.inverse import Inverse, checked_target
-from hf_scaling.laws.roles import Declared, declare
+from hf_scaling.text import VARIABLES
 
 # No published law has more than nine; the search for the linear ones grows as two to this power.
 _MOST_PARAMETERS = 16
@@ -94,12 +93,12 @@ class Law:
     @cached_property
     def formula(self) -> str:
         """The formula as plain text."""
-        return printing.plain(self._source)
+        return formula.plain(self._source)
 
     @cached_property
     def latex(self) -> str:
         """The formula in LaTeX, without dollar signs; the columns' symbols are those of `COLUMNS`."""
-        return printing.latex(self._source, self.variables)
+        return formula.latex(self._source, self.variables)
 
     def evaluator(self, variables: Mapping[str, object]) -> Evaluator:
         """The law over fixed data, for many parameter vectors: whatever depends on the data alone is computed once.
@@ -297,9 +296,9 @@ class Law:
         free = self._source.names
         if given is not None:
             self._refuse_unknown(given, free, "the variable")
-        variables = tuple(name for name in COLUMNS if name in free) if given is None else tuple(dict.fromkeys(given))
+        variables = tuple(name for name in VARIABLES if name in free) if given is None else tuple(dict.fromkeys(given))
         if not variables:
-            known = ", ".join(COLUMNS)
+            known = ", ".join(VARIABLES)
             raise InputError(f"{self._owner} has no variable; known columns are {known}, others go into variables=")
         return variables
 

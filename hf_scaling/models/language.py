@@ -7,12 +7,10 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel
 
-from hf_scaling import transport
+from hf_scaling import hub
 from hf_scaling.errors import InputError
-from hf_scaling.models.building import seeded
-from hf_scaling.models.loading import check_whole
-from hf_scaling.models.processing import FILES
-from hf_scaling.models.refusing import refuse_code
+from hf_scaling.models.loading import FILES, check_whole, refuse_code
+from hf_scaling.models.vision import seeded
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def load_language_model(folder_or_hub_id: str | Path, revision: str | None = Non
         InputError: No such folder or repository, offline, no usable weights, code of its own, or no language model.
     """
     name = str(folder_or_hub_id)
-    folder = transport.local_folder(name, revision=revision, allow_patterns=FILES)
+    folder = hub.local_folder(name, revision=revision, allow_patterns=FILES)
     refuse_code(folder, name)
     try:
         config = AutoConfig.from_pretrained(folder)

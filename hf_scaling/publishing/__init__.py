@@ -3,10 +3,8 @@
 Nothing here loads torch: a checkpoint is pushed as the files that it is.
 """
 
-from hf_scaling.publishing.checkpoint import push_checkpoint
-from hf_scaling.publishing.ending import PushAtEnd, take_push
-from hf_scaling.publishing.kinds import kind_of
-from hf_scaling.publishing.pulling import pull_study
+from hf_scaling.publishing.pull import pull_study
+from hf_scaling.publishing.push import PushAtEnd, kind_of, push_checkpoint, take_push
 from hf_scaling.publishing.study import push_study
 
 __all__ = ["PushAtEnd", "kind_of", "pull_study", "push_checkpoint", "push_study", "take_push"]

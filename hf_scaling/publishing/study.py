@@ -7,12 +7,59 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_scaling import transport
+from hf_scaling import hub
 from hf_scaling.errors import InputError, PushError
-from hf_scaling.publishing import answers, collection, space
-from hf_scaling.publishing.checkpoint import push_checkpoint
-from hf_scaling.publishing.manifest import Manifest, push_manifest
+from hf_scaling.hub import cards
+from hf_scaling.publishing import push
+from hf_scaling.publishing.pull import Manifest, push_manifest
+from hf_scaling.publishing.push import push_checkpoint
 from hf_scaling.results import ResultsTable
+
+
+def push_report(
+    page: bytes, n_rows: int, dataset: str, repo_id: str, private: bool | None = None, dry_run: bool = False
+) -> hub.Commit | hub.Planned:
+    """Push a study's report.
+
+    Args:
+        page: report.html.
+        n_rows: How many runs it tells of.
+        dataset: The data set that holds its results on the Hub.
+        repo_id: The Space.
+        private: Whether a Space that is made now is private.
+        dry_run: Write nothing and say what would be written.
+
+    Raises:
+        InputError: No right to write.
+        PushError: Offline, or the Hub kept failing.
+    """
+    content = {"index.html": page, "README.md": _card(dataset, n_rows).encode()}
+
+    def prepare(base: hub.RemoteFolder) -> list:
+        from huggingface_hub import CommitOperationAdd
+
+        return [CommitOperationAdd(name, each) for name, each in content.items()]
+
+    return hub.commit(repo_id, "space", prepare, f"Report of {n_rows:,} runs", private, dry_run)
+
+
+def _card(dataset: str, n_rows: int) -> str:
+    name = dataset.rpartition("/")[2]
+    head = {
+        "title": f"{name}: report",
+        "emoji": "📉",
+        "colorFrom": "gray",
+        "colorTo": "green",
+        "sdk": "static",
+        "pinned": False,
+        "license": "apache-2.0",
+        "datasets": [dataset],
+        "tags": ["hf_scaling", "scaling-laws"],
+    }
+    return cards.render_card(
+        "report_space", {"title": head["title"], "repo_id": dataset, "n_rows": f"{n_rows:,}"}, head
+    )
+
 
 MODELS = ("all", "best", "none")
 # Parts in a row that fail before the rest is not tried any more: the Hub is down then.
@@ -20,7 +67,7 @@ _ENOUGH = 2
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_]|[.-](?![.-]))*")
 _LONGEST = 60  # of the 96 characters that the Hub takes, to leave room for -LAW
 # A line of text stands for what is no commit.
-Written = transport.Commit | transport.Planned | str
+Written = hub.Commit | hub.Planned | str
 
 
 @dataclass(frozen=True)
@@ -133,14 +180,14 @@ class _Study:
 
     def work_out_answers(self) -> None:
         """Write report and laws where they are absent or older than the results; in a dry run only say so."""
-        if not answers.are_outdated(self.folder):
+        if not push.are_outdated(self.folder):
             return
         if self.options["dry_run"]:
             self.no_report = "would be made of the results first, with the laws that it rests on"
             return
         print(f"{self.folder}: writing the report and its laws first", file=sys.stderr, flush=True)
         try:
-            answers.refresh(self.folder)
+            push.refresh(self.folder)
         except InputError as error:
             self.no_report = str(error)
 
@@ -173,7 +220,7 @@ class _Study:
             next((part.repo_id for part in parts if part.kind == "report"), None),
         )
         known = push_manifest(ours, self.repo_id)
-        slug = collection.show(known.collection, self.repo_id, parts, self.options["private"])
+        slug = push.show(known.collection, self.repo_id, parts, self.options["private"])
         push_manifest(Manifest(collection=slug), self.repo_id)
         return f"{len(parts)} repositories in the collection {slug}"
 
@@ -197,8 +244,8 @@ class _Study:
             return self.no_report
         if self.no_report:
             raise InputError(f"no report: {self.no_report}")
-        page = (self.folder / answers.REPORT).read_bytes()
-        return space.push_report(page, len(self.table), self.repo_id, repo_id, **self.options)
+        page = (self.folder / push.REPORT).read_bytes()
+        return push_report(page, len(self.table), self.repo_id, repo_id, **self.options)
 
     def _chosen_rows(self) -> list[dict[str, Any]]:
         """The rows whose checkpoints are pushed: teachers and parents before what came from them."""

@@ -4,19 +4,156 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_scaling.report.asking import Asked
-from hf_scaling.report.crossing import Crossing
-from hf_scaling.report.figures.canvas import Drawing
-from hf_scaling.report.figures.checks import Points, moving_boundary, predicted_against_measured, residuals
-from hf_scaling.report.figures.curves import Curve, curves, shared_limits
-from hf_scaling.report.figures.difference import difference
-from hf_scaling.report.figures.frontier import frontier
-from hf_scaling.report.findings import PartFindings
-from hf_scaling.report.laws import ArmLaw, varied_sizes
-from hf_scaling.report.numbers import count, per_cent, shown, unit_of
-from hf_scaling.report.parts import Part
-from hf_scaling.report.series import Level, line_of, model_levels, outer_levels, runs_at
-from hf_scaling.report.words import say_boundary
+from hf_scaling.report.answers import say_boundary
+from hf_scaling.report.figures import (
+    Curve,
+    Drawing,
+    Points,
+    curves,
+    difference,
+    frontier,
+    moving_boundary,
+    predicted_against_measured,
+    residuals,
+    shared_limits,
+    shown,
+)
+from hf_scaling.report.findings import ArmLaw, Crossing, PartFindings, varied_sizes
+from hf_scaling.report.parts import Arm, Asked, Part, levels
+from hf_scaling.text import axis_label, format_count, format_percent
+
+# More distinct sizes than this are no levels: they are cut into bins.
+_MOST_LEVELS = 12
+_MOST_MODELS = 4
+# How far beyond the measured sizes a line is drawn.
+_BEYOND = 2.0
+_POINTS = 60
+
+
+@dataclass(frozen=True)
+class Level:
+    """One value of a column, or a bin of them.
+
+    Attributes:
+        column: The column; "" for all rows.
+        low: Rows from here on.
+        high: Rows up to here.
+        label: For a heading or a legend.
+        first: Whether it is the lower of two that are shown together.
+    """
+
+    column: str = ""
+    low: float = 0.0
+    high: float = np.inf
+    label: str = ""
+    first: bool = False
+
+    @property
+    def centre(self) -> float:
+        """The value that the law is drawn at."""
+        return float(np.sqrt(self.low * self.high))
+
+    def keeps(self, frame) -> np.ndarray:
+        """(N,) which rows are of this level."""
+        if not self.column:
+            return np.ones(len(frame), dtype=bool)
+        values = _numbers(frame, self.column)
+        return (values >= self.low * (1 - 1e-9)) & (values <= self.high * (1 + 1e-9))
+
+
+def model_levels(part: Part, axis: str) -> list[Level]:
+    """The model sizes that get a panel each, at most four, or one level of all rows where sizes do not vary."""
+    sizes = part.levels("n_params")
+    if axis == "n_params" or len(sizes) < 2:
+        return [Level(label=_only_model(part))]
+    return [Level("n_params", low, high, _model_label(part, low, high)) for low, high in _chosen(sizes, _MOST_MODELS)]
+
+
+def outer_levels(arm: Arm, axis: str) -> list[Level]:
+    """The smallest and the largest amount of the data that is not on the axis; all rows where none varies."""
+    other = {"n_pretrain": "n_finetune", "n_finetune": "n_pretrain"}.get(axis)
+    sizes = levels(arm.rows.to_pandas(), other) if other else np.empty(0)
+    if len(sizes) < 2:
+        return [Level()]
+    what = "labels" if other == "n_finetune" else "upstream"
+    return [
+        Level(
+            other,
+            low,
+            high,
+            f"{format_tick(low)}{f' to {format_tick(high)}' if high > low else ''} {what}",
+            first=i == 0,
+        )
+        for i, (low, high) in enumerate(_chosen(sizes, 2))
+    ]
+
+
+def runs_at(law: ArmLaw, axis: str, *at: Level) -> tuple[np.ndarray, np.ndarray]:
+    """(N,), (N,) sizes and targets of an arm's runs at given levels, those that a logarithmic axis can show."""
+    frame = law.arm.rows.to_pandas()
+    if axis not in frame.columns:
+        return np.empty(0), np.empty(0)
+    x, y = _numbers(frame, axis), law.measured
+    keep = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
+    for level in at:
+        keep &= level.keeps(frame)
+    return x[keep], shown(law.target, y[keep])
+
+
+def line_of(law: ArmLaw, axis: str, model: Level, held: Level, level: float) -> tuple[np.ndarray, ...]:
+    """Sizes, fitted values, low and high along an axis, a little beyond the runs; empty where no law is fitted."""
+    empty = (np.empty(0),) * 4
+    if law.fit is None or axis not in law.fit.columns.values():
+        return empty
+    x, _ = runs_at(law, axis, model, held)
+    sizes = {axis: np.geomspace(x.min(), x.max() * _BEYOND, _POINTS)}
+    for column in set(law.fit.columns.values()) - {axis}:
+        at = next((each for each in (model, held) if each.column == column), None)
+        low, high = law.fit.data["ranges"][column]
+        sizes[column] = np.full(_POINTS, at.centre if at else np.sqrt(max(low, 1e-12) * high))
+    band = law.fit.predict(sizes, level=level)
+    return sizes[axis], *(shown(law.target, band[name].to_numpy()) for name in ("value", "low", "high"))
+
+
+def _chosen(sizes: np.ndarray, most: int) -> list[tuple[float, float]]:
+    """At most so many single sizes, the outer ones among them; bins where there are too many to be levels."""
+    if len(sizes) <= _MOST_LEVELS:
+        at = np.unique(np.linspace(0, len(sizes) - 1, min(most, len(sizes))).round().astype(int))
+        return [(float(sizes[i]), float(sizes[i])) for i in at]
+    bins = np.array_split(sizes, 4)
+    bins = bins if most >= 4 else [bins[0], bins[-1]]
+    return [(float(each[0]), float(each[-1])) for each in bins]
+
+
+def _model_label(part: Part, low: float, high: float) -> str:
+    names = _names(part, Level("n_params", low, high))
+    if len(names) == 1 and low == high:
+        return f"{names[0]}, {format_count(low)} parameters"
+    return f"{_span(low, high)} parameters"
+
+
+def _only_model(part: Part) -> str:
+    names, sizes = _names(part, Level()), part.levels("n_params")
+    if len(names) != 1:
+        return f"{format_count(sizes[0])} parameters" if len(sizes) == 1 else ""
+    return f"{names[0]}, {format_count(sizes[0])} parameters" if len(sizes) == 1 else names[0]
+
+
+def _names(part: Part, level: Level) -> list[str]:
+    frame = part.rows.to_pandas()
+    if "model" not in frame.columns:
+        return []
+    return sorted({str(name) for name in frame["model"][level.keeps(frame)].dropna()})
+
+
+def _span(low: float, high: float) -> str:
+    return format_count(low) if low == high else f"{format_count(low)} to {format_count(high)}"
+
+
+def _numbers(frame, column: str) -> np.ndarray:
+    import pandas as pd
+
+    return pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
 
 
 @dataclass(frozen=True)
@@ -46,7 +183,7 @@ def panels_of(found: PartFindings, number: int, asked: Asked) -> list[Panels]:
 
 def _curve_panels(found: PartFindings, axis: str, name: str, asked: Asked) -> Panels:
     drawings = [each for target in asked.targets for each in _curves_along(found, target, axis, name, asked)]
-    band = f"{per_cent(asked.level)} bands"
+    band = f"{format_percent(asked.level)} bands"
     text = f"Each mark is a run; lines are the fitted laws with {band}, dotted beyond the measured range."
     what = " and ".join(asked.targets)
     return Panels(f"{what[:1].upper()}{what[1:]} against {axis}", text, tuple(drawings))
@@ -99,14 +236,14 @@ def _difference_panels(found: PartFindings, name: str, asked: Asked) -> Panels:
         drawings += _crossing_drawings(crossing, f"{name}-{number + 1}", found)
     text = (
         "Plain minus distilled at equal images: above zero the teacher helps. Marks are mean paired differences of "
-        f"runs, the line and its {per_cent(asked.level)} band come from the two arms' laws."
+        f"runs, the line and its {format_percent(asked.level)} band come from the two arms' laws."
     )
     return Panels("Where distillation stops paying", text, tuple(drawings))
 
 
 def _crossing_drawings(crossing: Crossing, name: str, found: PartFindings) -> list[Drawing]:
     part, target, boundary = found.part, crossing.target, crossing.boundary
-    sizes = ", ".join(f"{count(value)} {unit_of(size, part.noun)}" for size, value in boundary.sizes.items())
+    sizes = ", ".join(f"{format_count(value)} {axis_label(size, part.noun)}" for size, value in boundary.sizes.items())
     ways = len(part.arm("distilled")) > 1
     caption = say_boundary(boundary, target, part.noun) + (f" Said of {sizes}." if sizes else "")
     drawings = [
@@ -130,7 +267,7 @@ def _crossing_drawings(crossing: Crossing, name: str, found: PartFindings) -> li
                     f"Boundary by {target} against {size}",
                     at,
                     _labelled(size, part.noun),
-                    f"boundary: {unit_of('n_pretrain', part.noun)}",
+                    f"boundary: {axis_label('n_pretrain', part.noun)}",
                     title=f"Boundary by {target} against {size}",
                     caption=f"The boundary at each {size} at which it lies inside the measured range.",
                 )
@@ -223,7 +360,7 @@ def _frontier_panels(found: PartFindings, name: str) -> Panels:
                 chosen,
                 (
                     "budget: FLOPs" if not spending.asked else "budget: unit of the costs",
-                    f"{target}: {unit_of(target)}",
+                    f"{target}: {axis_label(target)}",
                 ),
                 title=f"Frontier of {target}",
                 caption=_frontier_caption(plan),
@@ -242,7 +379,7 @@ def _frontier_caption(plan) -> str:
 
 
 def _labelled(column: str, noun: str) -> str:
-    return f"{column}: {unit_of(column, noun)}"
+    return f"{column}: {axis_label(column, noun)}"
 
 
 def _slug(part: Part) -> str:

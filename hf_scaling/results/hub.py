@@ -6,12 +6,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from hf_scaling import cards, transport
+from hf_scaling import hub
 from hf_scaling.errors import InputError
-from hf_scaling.results.arrow import concatenate, unique
-from hf_scaling.results.card import file_of, write_card
-from hf_scaling.results.figure import draw
-from hf_scaling.results.reading import read_bytes, read_files, to_parquet
+from hf_scaling.hub import cards
+from hf_scaling.results.card import draw, file_of, write_card
+from hf_scaling.results.files import concatenate, read_bytes, read_files, to_parquet, unique
 from hf_scaling.results.schema import is_ours
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def fetch(where: str, revision: str | None, config_name: str) -> "pyarrow.Table"
         InputError: Offline, nothing there, no such table, or what it holds is refused.
     """
     repo_id, _, written = where.partition("@")
-    if not transport.is_hub_id(repo_id):
+    if not hub.is_hub_id(repo_id):
         raise InputError(f"{where}: no such file or folder, and no Hub id (org/name)")
     revision = revision or written or None
     repo_type, folder = _download_card(repo_id, revision)
@@ -46,7 +45,7 @@ def fetch(where: str, revision: str | None, config_name: str) -> "pyarrow.Table"
     # The commit that the card is of: what is pushed meanwhile may lie elsewhere.
     commit = folder.name
     for patterns in _patterns(card, config_name, repo_id):
-        folder = transport.download(repo_id, repo_type=repo_type, revision=commit, allow_patterns=patterns)
+        folder = hub.download(repo_id, repo_type=repo_type, revision=commit, allow_patterns=patterns)
         names = [each.relative_to(folder).as_posix() for each in sorted(folder.rglob("*")) if each.is_file()]
         found = _matching(names, patterns)
         if found:
@@ -61,13 +60,13 @@ def push(
     config_name: str,
     dry_run: bool,
     beside: Mapping[str, bytes],
-) -> "transport.Commit | transport.Planned":
+) -> "hub.Commit | hub.Planned":
     """Merge a table, in today's schema, into a data set of the Hub; see `ResultsTable.push_to_hub`."""
     if not _CONFIG.fullmatch(config_name) or config_name == "results":
         raise InputError(f"config_name {config_name!r}: give letters, digits, - and _, and not results")
     work = _Merge(table, repo_id, config_name, beside)
     message = f"Merge {len(table)} results{'' if config_name == DEFAULT_CONFIG else f' into {config_name}'}"
-    return transport.commit(repo_id, "dataset", work.prepare, message, private=private, dry_run=dry_run)
+    return hub.commit(repo_id, "dataset", work.prepare, message, private=private, dry_run=dry_run)
 
 
 class _Merge:
@@ -78,7 +77,7 @@ class _Merge:
         # A figure takes longer than all the rest, and most tries come to the same rows.
         self._drawn: dict[bytes, bytes | None] = {}
 
-    def prepare(self, base: "transport.RemoteFolder") -> "list[CommitOperation]":
+    def prepare(self, base: "hub.RemoteFolder") -> "list[CommitOperation]":
         """The operations that merge the rows into what `base` holds."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -96,7 +95,7 @@ class _Merge:
             *(CommitOperationDelete(name) for name in gone),
         ]
 
-    def _rows_there(self, base: "transport.RemoteFolder", name: str) -> "pyarrow.Table":
+    def _rows_there(self, base: "hub.RemoteFolder", name: str) -> "pyarrow.Table":
         table = read_bytes(base.read(name), name)
         if not is_ours(table.column_names):
             raise InputError(
@@ -122,7 +121,7 @@ class _Merge:
         kept = _without_counts(card, self.config_name, self.repo_id)
         return content | {_CARD: cards.renew_card(kept, new, self.repo_id).encode()}
 
-    def _others(self, base: "transport.RemoteFolder", places: dict[str, list[str]]) -> "dict[str, pandas.DataFrame]":
+    def _others(self, base: "hub.RemoteFolder", places: dict[str, list[str]]) -> "dict[str, pandas.DataFrame]":
         """The other tables that pushes like this one wrote; what others put there is left alone."""
         names = [name for name, found in places.items() if found == [file_of(name)] and name != self.config_name]
         tables = {name: read_bytes(base.read(file_of(name)), file_of(name)) for name in names}
@@ -213,9 +212,9 @@ def _figure_of(config_name: str) -> str:
 def _download_card(repo_id: str, revision: str | None) -> tuple[str, Path]:
     """The kind of repository, a data set before a model, and its snapshot with the card."""
     try:
-        return "dataset", transport.download(repo_id, repo_type="dataset", revision=revision, allow_patterns=[_CARD])
+        return "dataset", hub.download(repo_id, repo_type="dataset", revision=revision, allow_patterns=[_CARD])
     except InputError as as_dataset:
         if "is not on the Hub" not in str(as_dataset):
             # The name may as well have been meant as a path, misspelt.
             raise InputError(f"{repo_id}: no such file or folder here; as a Hub id: {as_dataset}") from as_dataset
-        return "model", transport.download(repo_id, repo_type="model", revision=revision, allow_patterns=[_CARD])
+        return "model", hub.download(repo_id, repo_type="model", revision=revision, allow_patterns=[_CARD])

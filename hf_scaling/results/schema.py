@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hf_scaling.errors import InputError
+from hf_scaling.text import COLUMNS
 
 SCHEMA_VERSION = 1
 
@@ -47,44 +48,8 @@ SCHEMA = {
     "created_at": "timestamp[us, tz=UTC]",
 }
 
-#: Column -> what it says, with its unit: the table of a data set's card.
-MEANINGS = {
-    "run_id": "16 hex digits, the hash of everything that changes the weights; each stands here once",
-    "study": "what the study is called; mostly null, since a run is the same whichever study asked for it",
-    "task": "what kind of problem",
-    "stage": "pretrain or finetune",
-    "arm": "plain or distilled; of a fine-tuned run, the arm its checkpoint was pretrained in",
-    "distillation": "kind, alpha, temperature and schedule; null for plain",
-    "recipe": "hash of the training rule as it is written, shared by all sizes and both arms",
-    "model": "name of the student",
-    "n_params": "parameters of the student, counted",
-    "n_pretrain": "unique upstream images (or tokens)",
-    "n_finetune": "unique labelled downstream images (or tokens); 0 = none",
-    "image_size": "pixels a side",
-    "teacher": "run_id or Hub id; null for plain",
-    "teacher_n_params": "parameters of the teacher",
-    "teacher_n_pretrain": "unique images (or tokens) that the teacher saw",
-    "teacher_loss": "the teacher's cross-entropy on the same evaluation images, nats",
-    "teacher_error": "the teacher's top-1 error there, 0 to 1",
-    "agreement": "share of the evaluation images on which student and teacher give the same answer",
-    "parent": "run_id or Hub id of the checkpoint that was fine-tuned",
-    "seed": "of the initial weights, the subset, the order and the augmentation",
-    "upstream": "data set of the pretraining",
-    "downstream": "data set of the fine-tuning; null in pretrain",
-    "eval_split": "the split that error and loss were measured on, once, at the end",
-    "n_eval": "how many images (or tokens) it holds",
-    "error": "top-1 error rate, 0 to 1",
-    "loss": "cross-entropy in nats an image (or token)",
-    "samples_seen": "training images (or tokens), repeats counted",
-    "train_flops": "operations of the student's training, forward and backward",
-    "teacher_flops": "operations of the teacher's forward passes beside it",
-    "seconds": "training time",
-    "device": "where it was trained",
-    "precision": "fp32, bf16, fp16",
-    "versions": "JSON: of hf_scaling and the libraries",
-    "schema_version": "of this list of columns",
-    "created_at": "when the run ended, UTC",
-}
+#: Column -> what it means, with its unit: the table of a data set's card.
+MEANINGS = {name: COLUMNS[name].meaning for name in SCHEMA}
 
 #: The columns in which two measurements of one run may differ.
 INCIDENTAL = ("seconds", "device", "versions", "created_at")

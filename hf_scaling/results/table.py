@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from hf_scaling.errors import InputError
 from hf_scaling.results import hub
-from hf_scaling.results.arrow import concatenate, to_arrow, unique
-from hf_scaling.results.reading import parquet_folder, read, write
+from hf_scaling.results.files import concatenate, parquet_folder, read, to_arrow, unique, write
 from hf_scaling.results.schema import is_ours
 
 if TYPE_CHECKING:
     import datasets
     import pandas
 
-    from hf_scaling import transport
+    from hf_scaling import hub
     from hf_scaling.grid import Grid, RunSpec
 
 
@@ -158,7 +157,7 @@ class ResultsTable:
         config_name: str = hub.DEFAULT_CONFIG,
         dry_run: bool = False,
         beside: Mapping[str, bytes] | None = None,
-    ) -> "transport.Commit | transport.Planned":
+    ) -> "hub.Commit | hub.Planned":
         """Merge the rows into a data set of the Hub, which is made where it is not there yet.
 
         Rows are merged by run_id with those that are there, as `merge` does; nothing that is there is removed, other

@@ -6,7 +6,7 @@ import sys
 from hf_scaling.errors import InputError, RunError
 from hf_scaling.grid import PlannedRun
 from hf_scaling.runner.performing import make_run
-from hf_scaling.runner.study import Study
+from hf_scaling.runner.study_folder import Study
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from typing import Any
 from hf_scaling import files, training
 from hf_scaling.errors import InputError, RunError
 from hf_scaling.grid import PlannedRun
-from hf_scaling.runner.study import Study
+from hf_scaling.runner.study_folder import Study
 
 #: What a recipe calls the run that it goes on from.
 _PARENT = {"pretrain": "trunk", "finetune": "checkpoint"}

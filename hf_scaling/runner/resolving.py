@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import hf_scaling
-from hf_scaling import files, subsets, transport
+from hf_scaling import data, files, hub
+from hf_scaling.data.cache import cache_root
 from hf_scaling.errors import InputError
 from hf_scaling.grid import content_hash
-from hf_scaling.subsets.cache import cache_root
 
 # Of ours, what ids and costs follow from; a change of the deciding half changes neither.
-_CODE = ("grid", "subsets", "models", "tasks", "distillation", "training")
+_CODE = ("grid", "data", "models", "tasks", "distillation", "training")
 _LIBRARIES = ("torch", "transformers", "tokenizers", "timm", "accelerate", "datasets")
 
 
@@ -51,7 +51,7 @@ def resolve(question: Mapping[str, Any]) -> list[dict[str, Any]]:
     remembered = _read(memory)
     if remembered is not None and _still_true(remembered, question):
         return remembered["runs"]
-    from hf_scaling.training.planning import Planner
+    from hf_scaling.training.resolve import Planner
 
     planner = Planner(question["fill"], question["guess"])
     runs = [each.to_dict() for each in planner.plan(question["runs"])]
@@ -89,7 +89,7 @@ def _still_true(remembered: Mapping[str, Any], question: Mapping[str, Any]) -> b
     """Whether the sources and checkpoints are what they were; fills the sources' caches if asked to."""
     try:
         for each in remembered["sources"]:
-            facts = asdict(subsets.source_facts(each["data"], each["arguments"], question["fill"]))
+            facts = asdict(data.source_facts(each["data"], each["arguments"], question["fill"]))
             if facts != each["facts"] and not _only_counted(each["facts"], facts):
                 return False
         return all(_stamp(where) == stamp for where, stamp in remembered["checkpoints"].items())
@@ -111,7 +111,7 @@ def _stamp(where: str) -> Any:
     if path.exists():
         return [[each.name, *_size_and_time(each)] for each in sorted(path.iterdir()) if each.is_file()]
     repository, _, revision = where.partition("@")
-    return transport.download(repository, revision=revision or None, allow_patterns=["config.json"]).name
+    return hub.download(repository, revision=revision or None, allow_patterns=["config.json"]).name
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

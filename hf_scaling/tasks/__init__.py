@@ -3,10 +3,9 @@
 Outside this folder nothing knows which task runs.
 """
 
-from hf_scaling.tasks.epochs import collate
-from hf_scaling.tasks.fields import FinetuneFields, PretrainFields, RunFields
+from hf_scaling.tasks.base import Chosen, FinetuneFields, Measurement, PretrainFields, RunFields, Task, find
 from hf_scaling.tasks.image_classification import ImageClassification
-from hf_scaling.tasks.task import Chosen, Measurement, Task, find
+from hf_scaling.tasks.streams import collate
 
 __all__ = [
     "Chosen",

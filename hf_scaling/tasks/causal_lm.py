@@ -13,11 +13,10 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_scaling import models
+from hf_scaling.data.text import TextSource, TextSplit, load_tokenizer, tokenizer_name
 from hf_scaling.errors import InputError, RunError
-from hf_scaling.subsets.text import TextSource, TextSplit, load_tokenizer, tokenizer_name
-from hf_scaling.tasks.fields import FinetuneFields, PretrainFields
-from hf_scaling.tasks.task import Chosen, Measurement
-from hf_scaling.tasks.windows import Windows, WindowStream
+from hf_scaling.tasks.base import Chosen, FinetuneFields, Measurement, PretrainFields
+from hf_scaling.tasks.streams import Windows, WindowStream
 
 _SHOW_AFTER_SECONDS = 3
 _PYTHIA_TOKENS, _PYTHIA_CONTEXT = 50_304, 2_048

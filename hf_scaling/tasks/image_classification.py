@@ -13,12 +13,12 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from hf_scaling import models, subsets
+from hf_scaling import models
+from hf_scaling.data import Source, Split, hold_out_validation, nested_subset
 from hf_scaling.errors import InputError, RunError
-from hf_scaling.tasks import metrics
-from hf_scaling.tasks.fields import FinetuneFields, PretrainFields
-from hf_scaling.tasks.stream import ImageSet, ImageStream, to_tensor
-from hf_scaling.tasks.task import Chosen, Measurement
+from hf_scaling.tasks import base
+from hf_scaling.tasks.base import Chosen, FinetuneFields, Measurement, PretrainFields
+from hf_scaling.tasks.streams import ImageSet, ImageStream, to_tensor
 
 #: How pixels of students trained from scratch are normalised: to -1..1, whatever the source, so that a checkpoint
 #: means the same on every downstream set.
@@ -125,7 +125,7 @@ class ImageClassification:
 
     def choose(
         self,
-        source: subsets.Source,
+        source: Source,
         field: str,
         n: int | None,
         seed: int,
@@ -140,11 +140,11 @@ class ImageClassification:
         labels = source.train.labels
         kept, validation = np.arange(len(labels)), np.arange(0)
         if hold_out:
-            kept, validation = subsets.hold_out_validation(labels, seed)
+            kept, validation = hold_out_validation(labels, seed)
         train = np.arange(0)
         for size in (*rungs, len(kept) if n is None else n):
             try:
-                chosen = kept[subsets.nested_subset(labels[kept], size, seed)]
+                chosen = kept[nested_subset(labels[kept], size, seed)]
             except InputError as error:
                 raise InputError(f"{field}: {error}") from None
             train = np.concatenate([train, np.setdiff1d(chosen, train)])
@@ -159,7 +159,7 @@ class ImageClassification:
         if n_classes <= n <= n_available:
             return
         try:
-            subsets.nested_subset(np.arange(n_available) % n_classes, n, seed=0)
+            nested_subset(np.arange(n_available) % n_classes, n, seed=0)
         except InputError as error:
             raise InputError(f"{field}: {error}") from None
 
@@ -171,7 +171,7 @@ class ImageClassification:
         """The ViT families."""
         return list(models.FAMILIES)
 
-    def build(self, name: str, fields: PretrainImages, source: subsets.Source, seed: int) -> PreTrainedModel:
+    def build(self, name: str, fields: PretrainImages, source: Source, seed: int) -> PreTrainedModel:
         """A student that knows the names of the source's classes."""
         model = models.build_student(name, len(source.class_names), fields.image_size, fields.patch_size, seed)
         models.name_classes(model, source.class_names)
@@ -198,9 +198,7 @@ class ImageClassification:
         """How its images are normalised."""
         return {"statistics": models.load_statistics(folder)}
 
-    def adapt(
-        self, model: PreTrainedModel, fields: FinetuneImages, source: subsets.Source, seed: int
-    ) -> PreTrainedModel:
+    def adapt(self, model: PreTrainedModel, fields: FinetuneImages, source: Source, seed: int) -> PreTrainedModel:
         """Give it a fresh head for the source's classes."""
         models.replace_head(model, len(source.class_names), seed)
         models.name_classes(model, source.class_names)
@@ -221,13 +219,13 @@ class ImageClassification:
         return models.build_processor(model, inputs.statistics.mean, inputs.statistics.std)
 
     def training_stream(
-        self, source: subsets.Source, chosen: Chosen, inputs: ImageInputs, length: int, seed: int, fields: Any
+        self, source: Source, chosen: Chosen, inputs: ImageInputs, length: int, seed: int, fields: Any
     ) -> ImageStream:
         """The training images as a stream of `length` positions."""
         split, statistics = source.train, inputs.statistics
         return ImageStream(split, chosen.train, statistics, length, seed, fields.augmentation, chosen.rungs)
 
-    def validation_set(self, source: subsets.Source, chosen: Chosen, inputs: ImageInputs) -> ImageSet | None:
+    def validation_set(self, source: Source, chosen: Chosen, inputs: ImageInputs) -> ImageSet | None:
         """The validation images; None where none are held out."""
         return ImageSet(source.train, chosen.validation, inputs.statistics) if len(chosen.validation) else None
 
@@ -235,7 +233,7 @@ class ImageClassification:
         self,
         model: PreTrainedModel,
         processor: Callable,
-        split: subsets.Split,
+        split: Split,
         batch_size: int,
         teacher: Callable | None = None,
     ) -> Measurement:
@@ -248,22 +246,22 @@ class ImageClassification:
             RunError: The loss is no number.
         """
         logits, teacher_logits = _all_logits(model, processor, split, batch_size, teacher)
-        scores = metrics.score(logits, split.labels)
+        scores = base.score(logits, split.labels)
         if not np.isfinite(scores["loss"]):
             raise RunError(f"the loss on the evaluation images is {scores['loss']}")
         if teacher is None:
             return Measurement(n_eval=len(logits), **scores)
-        of_teacher = metrics.score(teacher_logits, split.labels)
+        of_teacher = base.score(teacher_logits, split.labels)
         return Measurement(
             n_eval=len(logits),
             **scores,
-            agreement=metrics.agreement(logits, teacher_logits),
+            agreement=base.agreement(logits, teacher_logits),
             teacher_error=of_teacher["error"],
             teacher_loss=of_teacher["loss"],
         )
 
     def overlap(
-        self, chosen: Chosen, source: subsets.Source, upstream: np.ndarray | None, has_parent: bool
+        self, chosen: Chosen, source: Source, upstream: np.ndarray | None, has_parent: bool
     ) -> dict[str, int | None]:
         """How many evaluation images' pixels were trained on: here, and by the parent (None: not known)."""
         seen = {"training": chosen.seen()} | ({"upstream": upstream} if has_parent else {})

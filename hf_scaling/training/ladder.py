@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 from hf_scaling.errors import InputError
 from hf_scaling.grid import RunSpec
 from hf_scaling.tasks import PretrainFields
-from hf_scaling.training.rule import global_batch, holds_out
+from hf_scaling.training.config import global_batch, holds_out
 
 _AT_REST = {"num_train_epochs": (1.0, 3.0), "max_steps": (-1,), "lr_scheduler_type": ("linear",)}
 

@@ -16,7 +16,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_scaling.distillation import DistillationTrainer
 from hf_scaling.errors import RunError
-from hf_scaling.training import folder
+from hf_scaling.training import run_folder
 
 _NO_ROOM = 1 << 20  # bytes; what no training state fits into
 
@@ -58,14 +58,14 @@ class RunTrainer(DistillationTrainer):
             RunError: A loss or a weight is no number; the checkpoints before it are kept.
         """
         checkpoints = Path(self.args.output_dir)
-        newest = folder.newest_whole(checkpoints)
+        newest = run_folder.newest_whole(checkpoints)
         if self.is_world_process_zero():
-            folder.remove_torn(checkpoints)
+            run_folder.remove_torn(checkpoints)
         self.accelerator.wait_for_everyone()
         if newest is None and trunk is not None:
-            newest = folder.check_whole(trunk)
+            newest = run_folder.check_whole(trunk)
         if newest is not None:
-            notes = folder.read_notes(newest)
+            notes = run_folder.read_notes(newest)
             self._seconds_before, self._batches_taught = notes["seconds"], notes["batches_taught"]
         self._started = time.monotonic()
         self.train(resume_from_checkpoint=str(newest) if newest else None)
@@ -90,16 +90,16 @@ class RunTrainer(DistillationTrainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            folder.mark_whole(checkpoint, {"seconds": self.seconds, "batches_taught": self._batches_taught})
+            run_folder.mark_whole(checkpoint, {"seconds": self.seconds, "batches_taught": self._batches_taught})
             if self._keep is not None and self._keep[0] == self.state.global_step:
-                folder.keep_state(checkpoint, self._keep[1])
+                run_folder.keep_state(checkpoint, self._keep[1])
 
     def _refuse_broken_weights(self) -> None:
         if not all(torch.isfinite(weight).all() for weight in self.model.parameters()):
             raise RunError(f"a weight is no number after step {self.state.global_step}{self._kept()}")
 
     def _kept(self) -> str:
-        newest = folder.newest_whole(Path(self.args.output_dir))
+        newest = run_folder.newest_whole(Path(self.args.output_dir))
         advice = "a smaller learning_rate may help"
         return (
             f"; {advice}; the last good checkpoint is {newest}" if newest else f"; {advice}; no checkpoint before it"
@@ -126,9 +126,9 @@ def _full_disk_named(folder: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if shutil.disk_usage(folder).free > _NO_ROOM:
+        if shutil.disk_usage(run_folder).free > _NO_ROOM:
             raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder) from error
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), run_folder) from error
 
 
 def own_arguments(args: Any, steps: int, checkpoints: Path) -> dict[str, Any]:

@@ -19,8 +19,8 @@ import datasets  # noqa: F401 before the fork, with torch, which it would import
 import numpy as np
 import torch  # noqa: F401
 
-from hf_scaling import subsets
-from hf_scaling.subsets import rows, shards
+from hf_scaling import data
+from hf_scaling.data import cache, loading
 
 
 def main() -> None:
@@ -55,8 +55,8 @@ def _start(workload: dict, folder: Path, rank: int) -> int:
 
 
 def _fill_and_read(workload: dict, folder: Path, rank: int) -> None:
-    shards._RAW_BYTES = workload["shard_bytes"]  # so that a small source has many shards
-    pack = rows.RowPacker.pack
+    cache._RAW_BYTES = workload["shard_bytes"]  # so that a small source has many shards
+    pack = loading.RowPacker.pack
 
     def logged_pack(self, raw, start):
         with (folder / f"{rank}.rows").open("a") as file:
@@ -64,8 +64,8 @@ def _fill_and_read(workload: dict, folder: Path, rank: int) -> None:
         time.sleep(0.02)  # long enough for the others to want the same rows
         return pack(self, raw, start)
 
-    rows.RowPacker.pack = logged_pack
-    source = subsets.open_source(
+    loading.RowPacker.pack = logged_pack
+    source = data.open_source(
         workload["source"], image_size=8, cache_dir=workload["cache"], streaming=workload["streaming"], progress=False
     )
     mine = np.arange(len(source.train))[rank :: workload["n_processes"]]

@@ -45,7 +45,7 @@ def open_engine(name: str, study: Path, workers: int) -> Engine:
 
         return LocalEngine(study, workers)
     if name == "ray":
-        from hf_scaling.runner.engines.on_ray import RayEngine
+        from hf_scaling.runner.engines.ray import RayEngine
 
         return RayEngine(study, workers)
     raise InputError(f"engine {name}: must be one of {', '.join(ENGINES)}")

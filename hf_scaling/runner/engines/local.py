@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_scaling.errors import RunError
-from hf_scaling.grid.asking import environment
-from hf_scaling.runner import machine
+from hf_scaling.grid.resolver import environment
+from hf_scaling.runner import dry_run
 
 _STILLBORN = 3  # workers in a row that die before they are ready
 
@@ -24,8 +24,8 @@ class LocalEngine:
 
     def __init__(self, study: Path, workers: int):
         self._study = study
-        self._gpus = machine.visible_gpus()
-        self._threads = max(1, machine.usable_cores() // workers) if self._gpus else 1
+        self._gpus = dry_run.visible_gpus()
+        self._threads = max(1, dry_run.usable_cores() // workers) if self._gpus else 1
         self._messages: queue.SimpleQueue = queue.SimpleQueue()
         self._stillborn = 0
         self._workers = [self._start(slot) for slot in range(workers)]

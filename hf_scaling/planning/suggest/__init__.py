@@ -1,5 +1,0 @@
-"""Which runs to measure next: the most knowledge for a budget."""
-
-from hf_scaling.planning.suggest.suggest import suggest_runs
-
-__all__ = ["suggest_runs"]

@@ -1,0 +1,126 @@
+"""Workers as actors of a Ray cluster that shares the study's folder: one that is running, else one started here."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_scaling.errors import InputError
+from hf_scaling.grid.resolver import environment
+
+_PASSED_ON = ("HF_", "ACCELERATE_", "PYTHONPATH")
+
+
+class RayEngine:
+    """Persistent actors, each with one core and its share of the cluster's GPUs; several share one if need be.
+
+    An actor that dies, or whose node does, is replaced wherever the cluster has room.
+    """
+
+    def __init__(self, study: Path, workers: int):
+        try:
+            import ray
+        except ImportError:
+            raise InputError("engine ray needs the package ray: pip install 'hf_scaling[ray]'") from None
+        self._ray, self._study, self._workers = ray, study.resolve(), workers
+        self._joined = ray.is_initialized()
+        if not self._joined:
+            _connect(ray, workers)
+        gpus = ray.cluster_resources().get("GPU", 0)
+        # In ten-thousandths, as Ray counts, and never so that the last worker finds none left.
+        self._share = min(1.0, int(10_000 * gpus / workers) / 10_000)
+        self._actors: dict[int, Any] = {}
+        # Answer to come -> slot, and whether it is a run's (or only an actor's that it is ready).
+        self._pending: dict[Any, tuple[int, bool]] = {}
+        self._free: set[int] = set()
+        self._start_all()
+
+    def free(self) -> list[int]:
+        """The slots that wait for a run."""
+        return sorted(self._free)
+
+    def submit(self, slot: int, run: Mapping[str, Any]) -> None:
+        """Put a run into a free slot; one that needs several GPUs has the cluster for itself."""
+        if run["processes"] > 1:
+            self._stop_all()
+            self._start(slot, run["processes"] if self._share else 0)
+            self._pending.clear()
+        self._free.discard(slot)
+        self._pending[self._actors[slot].perform.remote(str(self._study), dict(run))] = (slot, True)
+
+    def wait(self, seconds: float) -> list[tuple[int, dict[str, Any]]]:
+        """Slot and outcome of the runs that ended."""
+        ready, _ = self._ray.wait(list(self._pending), num_returns=1, timeout=seconds)
+        return [outcome for reference in ready if (outcome := self._take(reference)) is not None]
+
+    def close(self) -> None:
+        """End all actors, and leave the cluster; one that was started here ends too."""
+        self._stop_all()
+        if not self._joined:
+            self._ray.shutdown()
+
+    def _take(self, reference: Any) -> tuple[int, dict[str, Any]] | None:
+        slot, is_run = self._pending.pop(reference)
+        try:
+            outcome = self._ray.get(reference)
+            self._free.add(slot)
+        except self._ray.exceptions.RayActorError:
+            outcome = {"status": "lost"}
+            self._start(slot, self._share)
+        if len(self._actors) < self._workers:
+            # A run that had the cluster for itself has ended.
+            self._stop_all()
+            self._start_all()
+        return (slot, outcome) if is_run else None
+
+    def _start_all(self) -> None:
+        for slot in range(self._workers):
+            self._start(slot, self._share)
+
+    def _start(self, slot: int, gpus: float) -> None:
+        actor = self._ray.remote(_Worker).options(
+            num_cpus=1,
+            num_gpus=gpus,
+            scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": {k: v for k, v in environment().items() if k.startswith(_PASSED_ON)}},
+        )
+        self._actors[slot] = actor.remote(os.getcwd())
+        self._pending[self._actors[slot].ready.remote()] = (slot, False)
+
+    def _stop_all(self) -> None:
+        for actor in self._actors.values():
+            self._ray.kill(actor)
+        self._actors.clear()
+        self._pending.clear()
+        self._free.clear()
+
+
+class _Worker:
+    """The actor: warm from its first run on."""
+
+    def __init__(self, folder: str):
+        # Paths in a grid are the runner's; on a node of its own the folder may be missing, and paths absolute.
+        with contextlib.suppress(OSError):
+            os.chdir(folder)
+        from hf_scaling.runner.performing import Performer, freeze_libraries
+
+        freeze_libraries()
+        self._performer = Performer()
+
+    def ready(self) -> None:
+        """Answer as soon as the libraries are loaded."""
+
+    def perform(self, study: str, run: dict[str, Any]) -> dict[str, Any]:
+        """See `Performer.perform`."""
+        return self._performer.perform(study, run)
+
+
+def _connect(ray, workers: int) -> None:
+    """Join the running cluster (of RAY_ADDRESS, or of this machine), or start one with a core a worker."""
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        ray.init(address="auto", **quiet)
+    except ConnectionError:
+        ray.init(address="local", num_cpus=max(workers, os.cpu_count() or 1), include_dashboard=False, **quiet)

@@ -1,6 +1,0 @@
-"""Sources of text: documents as tokens, deduplicated, cached, chosen in nested order."""
-
-from hf_scaling.subsets.text.source import TextSource, TextSplit, open_text
-from hf_scaling.subsets.text.tokens import load_tokenizer, tokenizer_name
-
-__all__ = ["TextSource", "TextSplit", "load_tokenizer", "open_text", "tokenizer_name"]

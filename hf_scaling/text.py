@@ -1,0 +1,256 @@
+"""How numbers, units, columns and near misses are written: the one place that decides it.
+
+format_count(12_800)           "12,800"
+format_value("error", 0.058)   "5.8 %"
+axis_label("n_pretrain")       "unique upstream images"
+did_you_mean("chinchila", LAWS)   "; did you mean chinchilla?"
+"""
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+_SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"))
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one column of a results table, or one variable of a law, means.
+
+    Attributes:
+        meaning: One line for cards and docs, the unit included.
+        unit: The unit as a law's listing writes it; "" where the column is not a number.
+        axis: The label of a figure's axis; "images" stands for what the rows count.
+        symbol: LaTeX symbol of a law's variable; "" where no law has it.
+        falls: True where smaller is better, False where larger is better, None where neither is.
+        low, high: The range in which the inverse of a law is searched for.
+    """
+
+    meaning: str
+    unit: str = ""
+    axis: str = ""
+    symbol: str = ""
+    falls: bool | None = None
+    low: float = 1e-9
+    high: float = 1e45
+
+
+#: Every known column, in the order of the results table, then the variables that only laws know.
+COLUMNS = {
+    "run_id": Column("16 hexadecimal digits: the hash of everything that changes the weights; unique in a table"),
+    "study": Column("name of the study; usually null, since a run is the same whichever study asked for it"),
+    "task": Column("kind of problem: image_classification or causal_lm"),
+    "stage": Column("pretrain or finetune"),
+    "arm": Column("plain or distilled; for a fine-tuned run, the arm of its checkpoint"),
+    "distillation": Column("kind, alpha, temperature and schedule; null for plain"),
+    "recipe": Column("hash of the hyperparameters as they are written, shared by all sizes and both arms"),
+    "model": Column("name of the student"),
+    "n_params": Column("parameters of the student, counted", "parameters, counted", "parameters", "M"),
+    "n_pretrain": Column(
+        "unique upstream images (or tokens)", "unique upstream images (or tokens)", "unique upstream images", "D_p"
+    ),
+    "n_finetune": Column(
+        "unique labelled downstream images (or tokens); 0 = none",
+        "unique labelled downstream images (or tokens)",
+        "labelled downstream images",
+        "D_f",
+    ),
+    "image_size": Column("pixels a side", "pixels a side", "pixels a side", "r"),
+    "teacher": Column("run_id or Hub id of the teacher; null for plain"),
+    "teacher_n_params": Column("parameters of the teacher", "parameters of the teacher, counted", "", "M_T"),
+    "teacher_n_pretrain": Column(
+        "unique images (or tokens) the teacher was trained on",
+        "unique upstream images (or tokens) of the teacher",
+        "",
+        "D_T",
+    ),
+    "teacher_loss": Column(
+        "the teacher's cross-entropy on the same evaluation images, nats",
+        "nats",
+        "the teacher's cross-entropy, nats",
+        "L_T",
+        falls=True,
+        low=1e-6,
+        high=1e6,
+    ),
+    "teacher_error": Column("the teacher's top-1 error rate on the same images, 0 to 1", "0 to 1", falls=True),
+    "agreement": Column("share of the evaluation images on which student and teacher predict the same class"),
+    "parent": Column("run_id or Hub id of the checkpoint that was fine-tuned"),
+    "seed": Column("seed of the initial weights, the subset, the order and the augmentation"),
+    "upstream": Column("data set of the pre-training"),
+    "downstream": Column("data set of the fine-tuning; null in pretrain"),
+    "eval_split": Column("split on which error and loss were measured, once, at the end"),
+    "n_eval": Column("number of images (or tokens) in it"),
+    "error": Column("top-1 error rate, 0 to 1", "top-1 error rate, 0 to 1", "top-1 error, per cent", falls=True),
+    "loss": Column(
+        "cross-entropy in nats per image (or token)", "cross-entropy, nats", "cross-entropy, nats", falls=True
+    ),
+    "samples_seen": Column(
+        "training images (or tokens), repeats counted",
+        "images (or tokens) seen in training, repeats counted",
+        "images seen, repeats counted",
+        "D",
+    ),
+    "train_flops": Column(
+        "floating-point operations of the student's training, forward and backward",
+        "floating-point operations of the student, forward and backward",
+        "FLOPs",
+        "C",
+    ),
+    "teacher_flops": Column(
+        "floating-point operations of the teacher's forward passes",
+        "floating-point operations of the teacher",
+        "FLOPs",
+        "C_T",
+    ),
+    "seconds": Column("training time, seconds", "seconds of training", "seconds", "t"),
+    "device": Column("device it was trained on"),
+    "precision": Column("fp32, tf32, bf16 or fp16"),
+    "versions": Column("JSON: versions of hf_scaling and the libraries"),
+    "schema_version": Column("version of this list of columns"),
+    "created_at": Column("end of the run, UTC"),
+    "x": Column("any column", "the unit of the column that x is mapped to", symbol="x"),
+    "sparsity": Column(
+        "share of weights that are zero",
+        "share of weights that are zero, at least 0 and below 1",
+        "share of weights that are zero",
+        "S",
+        low=1e-9,
+        high=1 - 1e-12,
+    ),
+}
+
+#: The columns that a law may have as variables, in the order in which `Law.variables` lists them.
+VARIABLES = (
+    "n_params",
+    "n_pretrain",
+    "n_finetune",
+    "x",
+    "samples_seen",
+    "train_flops",
+    "teacher_flops",
+    "teacher_loss",
+    "teacher_n_params",
+    "teacher_n_pretrain",
+    "image_size",
+    "seconds",
+    "sparsity",
+)
+
+
+def axis_label(column: str, noun: str = "images") -> str:
+    """Label of a figure's axis.
+
+    Args:
+        column: A key of `COLUMNS`; another name is its own label.
+        noun: What the rows count: images or tokens.
+    """
+    known = COLUMNS.get(column)
+    return (known.axis or known.unit or column).replace("images", noun) if known else column
+
+
+def unit_of(column: str) -> str:
+    """Unit of a column in a listing; "unit of the table" for columns that `COLUMNS` does not have."""
+    known = COLUMNS.get(column)
+    return known.unit if known and known.unit else "unit of the table"
+
+
+def format_count(value: float | None) -> str:
+    """A size with three significant digits: 813, 12,800, 1.8M, 2.1e+18; "-" for None and NaN."""
+    if value is None or value != value:
+        return "-"
+    if not math.isfinite(value):
+        return "infinitely many"
+    if abs(value) < 100 or abs(value) >= 1e15:
+        return f"{value:.3g}"
+    rounded = float(f"{value:.3g}")
+    for size, suffix in _SUFFIXES:
+        if rounded >= size:
+            return f"{rounded / size:.3g}{suffix}"
+    return f"{rounded:,.0f}"
+
+
+def format_whole(value: float | None) -> str:
+    """A count with all its digits below ten million, three significant digits beyond; "-" for None and NaN."""
+    if value is None or value != value:
+        return "-"
+    return f"{value:,.0f}" if value < 1e7 else f"{value:.3g}"
+
+
+def format_tick(value: float) -> str:
+    """A size on an axis: 250, 2k, 1M, 1e18."""
+    if value >= 1e15:
+        return f"{value:.0e}".replace("e+", "e")
+    for size, suffix in (*_SUFFIXES, (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def format_value(target: str, value: float) -> str:
+    """A value of a target: an error in per cent, anything else with three significant digits; "–" if not finite."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{100 * value:.3g} %" if target == "error" else f"{value:.3g}"
+
+
+def format_interval(target: str, low: float, high: float) -> str:
+    """An interval of a target: 3.8 to 10 %."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "no interval"
+    return f"{format_value(target, low).removesuffix(' %')} to {format_value(target, high)}"
+
+
+def format_percent(share: float) -> str:
+    """A share in whole per cent; above 90 % with as many digits as it has: 95 %, 99.9 %."""
+    return f"{100 * share:.3g} %" if share > 0.9 else f"{100 * share:.0f} %"
+
+
+def format_bytes(n_bytes: float) -> str:
+    """A size on disk: 512 bytes, 1.2 kB, 3.4 MB, 22.0 GB."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:,.1f} {unit}"
+    return f"{n_bytes:.0f} bytes"
+
+
+def format_duration(seconds: float) -> str:
+    """A time: 45 seconds, 3.5 minutes, 12.0 hours, 4.2 days; "unknown" for NaN."""
+    if math.isnan(seconds):
+        return "unknown"
+    for unit, length in (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def listing(items: Iterable[object], most: int = 8) -> str:
+    """Items with commas, the first `most` of them: "a, b, c and 4 more"."""
+    texts = [str(item) for item in items]
+    rest = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table with right-aligned columns, indented by two spaces."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows)]
+    return ["  " + "  ".join(cell.rjust(w) for cell, w in zip(row, widths)).rstrip() for row in [heads, *rows]]
+
+
+def did_you_mean(name: object, known: Iterable[str], n: int = 1, cutoff: float = 0.5) -> str:
+    """The end of an error about an unknown name: "; did you mean chinchilla?", or "" where nothing is near.
+
+    Args:
+        name: What was given.
+        known: The names there are.
+        n: The most names to offer.
+        cutoff: Least similarity, 0 to 1, as in `difflib.get_close_matches`.
+    """
+    near = difflib.get_close_matches(str(name), list(known), n=n, cutoff=cutoff)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def one_line(text: object) -> str:
+    """A text with every run of white space as one space."""
+    return " ".join(str(text).split())
