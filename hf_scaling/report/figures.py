@@ -12,7 +12,7 @@ import numpy as np
 
 from hf_scaling import files
 from hf_scaling.boundary import Boundary
-from hf_scaling.text import axis_label, format_count
+from hf_scaling.text import axis_label, format_count, format_tick
 
 # All in CSS pixels: matplotlib's points at 72 to the inch. Edges are left, right, top, bottom.
 _FONT = 12

@@ -20,7 +20,7 @@ from hf_scaling.report.figures import (
 )
 from hf_scaling.report.findings import ArmLaw, Crossing, PartFindings, varied_sizes
 from hf_scaling.report.parts import Arm, Asked, Part, levels
-from hf_scaling.text import axis_label, format_count, format_percent
+from hf_scaling.text import axis_label, format_count, format_percent, format_tick
 
 # More distinct sizes than this are no levels: they are cut into bins.
 _MOST_LEVELS = 12
@@ -76,16 +76,11 @@ def outer_levels(arm: Arm, axis: str) -> list[Level]:
     if len(sizes) < 2:
         return [Level()]
     what = "labels" if other == "n_finetune" else "upstream"
-    return [
-        Level(
-            other,
-            low,
-            high,
-            f"{format_tick(low)}{f' to {format_tick(high)}' if high > low else ''} {what}",
-            first=i == 0,
-        )
-        for i, (low, high) in enumerate(_chosen(sizes, 2))
-    ]
+    groups = []
+    for i, (low, high) in enumerate(_chosen(sizes, 2)):
+        span = " to ".join(dict.fromkeys((format_tick(low), format_tick(high))))
+        groups.append(Level(other, low, high, f"{span} {what}", first=i == 0))
+    return groups
 
 
 def runs_at(law: ArmLaw, axis: str, *at: Level) -> tuple[np.ndarray, np.ndarray]:
