@@ -14,6 +14,17 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
+def shipped_folder(name: str) -> Path:
+    """The folder of `model_cards` or `recipes`: inside an installed package, or at the top of a clone.
+
+    Args:
+        name: "model_cards" or "recipes".
+    """
+    package = Path(__file__).resolve().parent
+    installed = package / name
+    return installed if installed.is_dir() else package.parent / name
+
+
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path beside `path`; on leaving without an error it takes the place of `path` atomically.

@@ -375,10 +375,10 @@ def test_offline_a_model_that_was_fetched_is_there_and_another_one_is_said_to_be
 
     assert client.run("models.load_model('org/student', 'v1')").error is None
     with Client(hub, home, HF_HUB_OFFLINE="1") as offline:
-        offline.run("from hf_scaling import transport")
-        found = "transport.download('org/student', revision='v1', allow_patterns=['*.json', '*.safetensors'])"
+        offline.run("from hf_scaling import hub")
+        found = "hub.download('org/student', revision='v1', allow_patterns=['*.json', '*.safetensors'])"
         assert offline.run(found).error is None
-        assert offline.run("transport.download('org/student-2')").error == (
+        assert offline.run("hub.download('org/student-2')").error == (
             "InputError: offline (HF_HUB_OFFLINE is set), and the model org/student-2 is not in the local cache"
         )
 

@@ -16,7 +16,7 @@ from hf_scaling.report import collect_findings
 from hf_scaling.report.answers import answers, say_gap
 from hf_scaling.report.findings import find_gaps
 from hf_scaling.report.parts import split
-from hf_scaling.runner import run_grid
+from hf_scaling.runner import loop
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 from studies import rows, study
@@ -176,7 +176,7 @@ def finished(tmp_path, monkeypatch):
     """A study that is complete, so that `hf-scaling run` only has to say so."""
     pretrain(lambda r: r["n_pretrain"] < 20_000).save(tmp_path / "study" / "results")
     (tmp_path / "grid.yaml").write_text("models: [vit-30k]\nn_pretrain: [50]\npretrain: {source: glyphs}\n")
-    monkeypatch.setattr(run_grid, "run_grid", lambda *given: None)
+    monkeypatch.setattr(loop, "run_grid", lambda *given: None)
     return ["run", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / "study")], tmp_path / "study" / "report.html"
 
 
@@ -216,7 +216,7 @@ def test_findings_are_json_even_of_odd_tables(tmp_path, capsys):
 
 def test_every_gap_is_in_the_docs():
     page = (Path(__file__).parents[1] / "docs" / "report.md").read_text(encoding="utf-8")
-    source = (Path(__file__).parents[1] / "hf_scaling" / "report" / "gaps.py").read_text(encoding="utf-8")
+    source = (Path(__file__).parents[1] / "hf_scaling" / "report" / "findings.py").read_text(encoding="utf-8")
     named = set(re.findall(r'Gap\(\s*"(\w+)"', source)) | {"no_distilled", "no_plain", "few_labels", "few_sizes"}
     assert len(named) >= 8
     assert {code for code in named if f"`{code}`" not in page} == set()

@@ -16,7 +16,7 @@ from hf_scaling.runner.study_folder import Claims
 HOLD = """
 import sys, time
 from pathlib import Path
-from hf_scaling.runner.claims import Claims
+from hf_scaling.runner.study_folder import Claims
 with Claims(Path(sys.argv[1])).held("run") as free:
     print(free, flush=True)
     time.sleep(60)
@@ -69,7 +69,7 @@ def test_an_owner_on_another_machine_lives_as_long_as_it_gives_signs(tmp_path):
 
 
 def test_a_claim_gives_signs_of_life(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_scaling.runner.claims._BEAT", 0.01)
+    monkeypatch.setattr("hf_scaling.runner.study_folder._BEAT", 0.01)
     with Claims(tmp_path).held("run"):
         path = tmp_path / "run.json"
         os.utime(path, (1.0, 1.0))

@@ -9,8 +9,8 @@ import pytest
 from hf_scaling.errors import InputError, RunError
 from hf_scaling.grid import Grid, PlannedRun, RunSpec
 from hf_scaling.results import ResultsTable, new_row
-from hf_scaling.runner import run_grid
-from hf_scaling.runner.run_grid import Schedule
+from hf_scaling.runner import loop
+from hf_scaling.runner.loop import Schedule
 from hf_scaling.runner.study_folder import Study
 
 CONTENT = {
@@ -104,8 +104,8 @@ def run(tmp_path, monkeypatch):
 
     def run(content=CONTENT, ends=None, slots=2, **options):
         run.engine = Engine(study, slots, ends)
-        monkeypatch.setattr(run_grid, "open_engine", lambda name, path, workers: run.engine)
-        run.table = run_grid.run_grid(Grid.from_dict(content), study.path, progress=False, **options)
+        monkeypatch.setattr(loop, "open_engine", lambda name, path, workers: run.engine)
+        run.table = loop.run_grid(Grid.from_dict(content), study.path, progress=False, **options)
         return run.engine
 
     run.study, run.plan = study, plan_of(Grid.from_dict(CONTENT))
@@ -212,7 +212,7 @@ def test_a_run_that_another_runner_is_at_is_left_to_it(run, monkeypatch):
             finish(run.study, busy)
         return held
 
-    monkeypatch.setattr("hf_scaling.runner.claims.Claims.is_held", is_held)
+    monkeypatch.setattr("hf_scaling.runner.study_folder.Claims.is_held", is_held)
     engine = run(ends={busy.run_id: [{"status": "busy"}]})
     assert [each.run_id for each in engine.given].count(busy.run_id) == 1
     assert len(run.table) == 24
@@ -264,7 +264,7 @@ def _start(schedule):
 def test_a_folder_that_cannot_be_written_to_is_one_line(run, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="a study cannot be written there"):
-        run_grid.run_grid(Grid.from_dict(CONTENT), tmp_path / "file" / "study", progress=False)
+        loop.run_grid(Grid.from_dict(CONTENT), tmp_path / "file" / "study", progress=False)
 
 
 def test_planned_runs_read_back_as_they_were_written(run):

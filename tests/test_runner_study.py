@@ -274,7 +274,7 @@ def test_a_remembered_plan_is_given_again_until_its_source_changes(tmp_path, mon
     source = {"pretrain": {**CONTENT["pretrain"], "source": str(tmp_path / "images")}, "n_pretrain": [20]}
     first = resolve(**source)
     with monkeypatch.context() as patch:
-        patch.setattr("hf_scaling.training.planning.Planner.plan", lambda *_: pytest.fail("asked again"))
+        patch.setattr("hf_scaling.training.resolve.Planner.plan", lambda *_: pytest.fail("asked again"))
         assert resolve(**source) == first
     write_folder(tmp_path / "images" / "train", 31)
     second = resolve(**source)

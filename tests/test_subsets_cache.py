@@ -57,7 +57,7 @@ def processes(parquet, tmp_path_factory) -> Path:
     for root_of_cache, log, n_processes, way, kill_after in cases:
         folder = root / root_of_cache / log
         folder.mkdir(parents=True)
-        workload = {"source": str(parquet), "cache": str(root / cache / "cache"), "folder": str(folder)}
+        workload = {"source": str(parquet), "cache": str(root / root_of_cache / "cache"), "folder": str(folder)}
         workload |= {"shard_bytes": SHARD_ROWS * 8 * 8 * 3, "streaming": WAYS[way]}
         workloads.append(workload | {"n_processes": n_processes, "kill_after": kill_after})
     (root / "workloads.json").write_text(json.dumps(workloads))

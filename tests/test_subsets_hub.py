@@ -19,11 +19,11 @@ pytestmark = pytest.mark.hub
 OPEN = """
 import json, sys
 import numpy as np
-from hf_scaling import subsets
+from hf_scaling import data
 from hf_scaling.errors import InputError
 name, streaming = sys.argv[1], sys.argv[2] == "streamed"
 try:
-    source = subsets.open_source(name, image_size=8, cache_dir=sys.argv[3], streaming=streaming, progress=False)
+    source = data.open_source(name, image_size=8, cache_dir=sys.argv[3], streaming=streaming, progress=False)
     images = [part.images(np.arange(len(part)))[:, 0, 0].tolist() for part in (source.train, source.test)]
     print(json.dumps([source.name, source.fingerprint, source.class_names, images]))
 except InputError as error:

@@ -257,10 +257,10 @@ def test_sources_that_are_none_are_refused(tmp_path):
 )
 def test_a_hub_id_without_a_network_is_offline_not_absent(environment, tmp_path):
     program = """
-from hf_scaling import subsets
+from hf_scaling import data
 from hf_scaling.errors import InputError
 try:
-    subsets.open_source("someone/something", cache_dir="cache")
+    data.open_source("someone/something", cache_dir="cache")
 except InputError as error:
     print(error)
 """

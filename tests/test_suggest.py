@@ -328,7 +328,7 @@ def test_laws_of_other_columns_are_paid_for_in_them():
 
 def test_every_note_is_explained_in_the_docs():
     root = Path(__file__).parents[1]
-    written = "".join(path.read_text() for path in (root / "hf_scaling/planning/suggest").glob("*.py"))
+    written = "".join(path.read_text() for path in (root / "hf_scaling/planning/next_runs").glob("*.py"))
     codes = set(re.findall(r'note\("(\w+)"', written))
     assert {"cost_by_size", "budget_too_small", "nothing_to_gain"} <= codes
     page = (root / "docs/suggest.md").read_text()

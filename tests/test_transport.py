@@ -5,6 +5,7 @@ from hub_client import Client
 from hub_server import TOKEN, HubServer
 
 from hf_scaling import hub
+from hf_scaling.errors import InputError
 from hf_scaling.hub import errors
 
 
@@ -50,7 +51,7 @@ def test_nothing_that_looks_like_a_token_is_said(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "a secret of another form")
     text = f"no {TOKEN} here, nor 'Bearer abc.def', nor a secret of another form"
     assert errors.redacted(text) == "no <token> here, nor 'Bearer <token>', nor <token>"
-    with pytest.raises(hub.telling.InputError) as caught, hub.hub_errors("the model org/name"):
+    with pytest.raises(InputError) as caught, hub.hub_errors("the model org/name"):
         raise ConnectionResetError(f"Illegal header value b'Bearer {TOKEN}'")
     assert TOKEN not in str(caught.value) and caught.value.__cause__ is None
 
@@ -66,12 +67,12 @@ def test_names_that_can_be_hub_ids(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def client(_hub, tmp_path_factory):
     with Client(_hub, tmp_path_factory.mktemp("home"), HF_HUB_DISABLE_PROGRESS_BARS="1") as process:
-        process.run("from hf_scaling import transport")
+        process.run("from hf_scaling import hub")
         yield process
 
 
 def download(client, repo_id: str, **options):
-    return client.run(f"print(sorted(each.name for each in transport.download({repo_id!r}, **{options}).iterdir()))")
+    return client.run(f"print(sorted(each.name for each in hub.download({repo_id!r}, **{options}).iterdir()))")
 
 
 @pytest.mark.hub
@@ -127,10 +128,10 @@ def test_without_a_connection_what_was_downloaded_is_there(hub, tmp_path):
     with HubServer() as gone:
         gone.add("models", "org/kept", {"a.json": b"1"})
         with Client(gone, tmp_path) as client:
-            client.run("from hf_scaling import transport")
+            client.run("from hf_scaling import hub")
             assert download(client, "org/kept").error is None
     with Client(gone, tmp_path) as client:
-        client.run("from hf_scaling import transport")
+        client.run("from hf_scaling import hub")
         assert download(client, "org/kept").said.endswith("['.gitattributes', 'a.json']\n")
         assert download(client, "org/other").error == (
             "InputError: offline: the Hub cannot be reached, and the model org/other is not in the local cache"

@@ -9,9 +9,9 @@ from hub_server import TOKEN, HubServer, User
 pytestmark = pytest.mark.hub
 
 SETUP = """
-from hf_scaling import transport
+from hf_scaling import hub
 from hf_scaling.errors import InputError, PushError
-from hf_scaling.transport import patience, retrying
+from hf_scaling.hub import errors
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 calls = []
@@ -25,7 +25,7 @@ def adding(line):
 
 def add(repo_id, line, **options):
     calls.clear()
-    return transport.commit(repo_id, "dataset", adding(line), "add", **options)
+    return hub.commit(repo_id, "dataset", adding(line), "add", **options)
 """
 
 
@@ -48,7 +48,7 @@ def test_a_commit_makes_the_repository_and_equal_content_makes_no_second_one(hub
     assert client.run("print(add('org/new', b'a\\n').changes)").said == "()\n"
     assert history(hub, "org/new") == ["add", "initial commit"]
     gone = "lambda _: [CommitOperationDelete('b'), CommitOperationDelete('c/')]"
-    assert client.run(f"transport.commit('org/new', 'dataset', {gone}, 'x')").error is None
+    assert client.run(f"hub.commit('org/new', 'dataset', {gone}, 'x')").error is None
     assert len(history(hub, "org/new")) == 2
 
 
@@ -68,7 +68,7 @@ def test_what_a_dry_run_says_is_what_is_done_and_nothing_is_written(hub, client)
 def prepare(base):
     files = {"lines.txt": b"b\\n", "w.bin": bytes(9)}
     return [*(CommitOperationAdd(*each) for each in files.items()), CommitOperationDelete("old.txt")]
-print(transport.commit("org/dry", "dataset", prepare, "x", dry_run=True))
+print(hub.commit("org/dry", "dataset", prepare, "x", dry_run=True))
 """
     lines = client.run(snippet).said.splitlines()
     assert [line.split()[:2] for line in lines[1:]] == [
@@ -107,7 +107,7 @@ def test_the_answer_to_every_request_of_a_commit_may_be_lost(path, hub, client):
     number = abs(hash(path))
     hub.fail("drop_after", path=path)
     operation = f"CommitOperationAdd('a.parquet', b'{number}' * 9)"
-    assert client.run(f"transport.commit('org/all-{number}', 'dataset', lambda _: [{operation}], 'add')").error is None
+    assert client.run(f"hub.commit('org/all-{number}', 'dataset', lambda _: [{operation}], 'add')").error is None
     assert hub.repo("datasets", f"org/all-{number}").files["a.parquet"] == str(number).encode() * 9
     assert "drop_after" in [each.fault for each in hub.asked(path=path)]
 
@@ -127,7 +127,7 @@ def test_a_commit_that_arrived_unheard_is_not_made_over_what_came_after_it(hub, 
     hub.fail("drop_after", path="/commit/")
     hub.fail("slow", path="/commits/", seconds=1)
     client.start(
-        "transport.commit('org/unheard', 'dataset', lambda base: [CommitOperationAdd('lines.txt', b'ours')], 'add')"
+        "hub.commit('org/unheard', 'dataset', lambda base: [CommitOperationAdd('lines.txt', b'ours')], 'add')"
     )
     wait_for(lambda: hub.asked(path="/commit/"))
     hub.add("datasets", "org/unheard", {"lines.txt": b"theirs, later"})
@@ -152,9 +152,9 @@ def test_a_busy_hub_is_asked_again_when_it_says_and_not_waited_for_in_vain(hub, 
 def test_a_hub_that_keeps_failing_ends_in_one_line(hub, client):
     hub.add("datasets", "org/failing", {})
     hub.fail("503", path="/commit/", times=None)
-    client.run("kept, retrying.TRIES = retrying.TRIES, 3")
+    client.run("kept, errors.TRIES = errors.TRIES, 3")
     error = client.run("add('org/failing', b'a\\n')").error
-    client.run("retrying.TRIES = kept")
+    client.run("errors.TRIES = kept")
     assert error == (
         "PushError: the Hub answered 503: planned by the test; the data set org/failing was not written: "
         "the same command tries again"
@@ -165,7 +165,7 @@ def test_a_hub_that_keeps_failing_ends_in_one_line(hub, client):
 def test_a_hub_that_hangs_is_given_up(hub, client):
     hub.add("datasets", "org/hanging", {})
     hub.fail("slow", times=None, seconds=2)
-    limits = "patience.READ_SECONDS, patience.PATIENCE_SECONDS = {}\n"
+    limits = "errors.READ_SECONDS, errors.PATIENCE_SECONDS = {}\n"
     error = client.run(limits.format("0.3, 1.0") + "add('org/hanging', b'a\\n')").error
     assert client.run(limits.format("60.0, 300.0")).error is None
     assert error.startswith("PushError: ") and "org/hanging was not written" in error
@@ -213,18 +213,16 @@ def test_what_cannot_be_a_repository_and_what_is_not_there(hub, client):
 
 def test_a_bare_name_is_one_of_the_account_that_is_logged_in(hub, client, tmp_path):
     hub.fail("500", path="/whoami")
-    assert (
-        client.run("print(transport.full_id('mine'), transport.full_id('org/mine'))").said == "someone/mine org/mine\n"
-    )
+    assert client.run("print(hub.full_id('mine'), hub.full_id('org/mine'))").said == "someone/mine org/mine\n"
     with Client(hub, tmp_path, HF_TOKEN="") as stranger:
         stranger.run(SETUP)
-        error = stranger.run("transport.full_id('mine')").error
+        error = stranger.run("hub.full_id('mine')").error
         assert error.startswith("InputError: the repository mine: nobody is logged in: `hf auth login`")
 
 
 def test_a_card_that_the_hub_does_not_take_is_refused_with_its_reason(hub, client):
     card = "lambda base: [CommitOperationAdd('README.md', b'---\\nlicense: [\\n---\\n')]"
-    error = client.run(f"transport.commit('org/card', 'model', {card}, 'x')").error
+    error = client.run(f"hub.commit('org/card', 'model', {card}, 'x')").error
     assert error.startswith("InputError: the model org/card: the Hub does not take the head of README.md")
 
 

@@ -22,20 +22,20 @@ def run(arguments: argparse.Namespace) -> int:
     """Run and summarise; 1 where some runs failed."""
     from hf_scaling.errors import InputError
     from hf_scaling.grid import Grid
-    from hf_scaling.runner import dry_run, run_grid, status
+    from hf_scaling.runner import dry_run, loop, status
 
     workers = dry_run.default_workers() if arguments.workers is None else arguments.workers
     if workers < 1:
         raise InputError(f"--workers {workers}: give at least 1")
     grid = Grid.load(arguments.grid)
-    out = arguments.out or run_grid.default_folder(grid)
+    out = arguments.out or loop.default_folder(grid)
     if arguments.dry_run:
         print(dry_run.describe(grid, out, workers))
         return 0
     failure = None
     try:
-        run_grid.run_grid(grid, out, workers, arguments.engine, arguments.retry_failed)
-    except run_grid.RunsFailedError as error:
+        loop.run_grid(grid, out, workers, arguments.engine, arguments.retry_failed)
+    except loop.RunsFailedError as error:
         failure = error
     print(status.summarise(out))
     print(f"next    {status.next_command(out)}", flush=True)

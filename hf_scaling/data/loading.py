@@ -61,7 +61,7 @@ def _entry(path: str, known: list | None) -> list:
 _LABEL_NAMES = ("label", "labels", "class", "target", "fine_label")
 
 
-def image_column(features: dict, wanted: str | None, what: str) -> str:
+def find_image_column(features: dict, wanted: str | None, what: str) -> str:
     """Find the image column of a data set's `features`.
 
     Raises:
@@ -76,7 +76,7 @@ def image_column(features: dict, wanted: str | None, what: str) -> str:
     return _only(candidates, "image_column", "images", features, what)
 
 
-def label_column(features: dict, wanted: str | None, what: str) -> str:
+def find_label_column(features: dict, wanted: str | None, what: str) -> str:
     """Find the label column: `wanted`, else the only one of type ClassLabel, else one that is named as labels are.
 
     Raises:
@@ -352,8 +352,8 @@ class DatasetOrigin:
             features = self._streams[self._train_part].features
             if features is None:
                 raise InputError(f"{name}: its columns are unknown until it is read: convert it to Parquet")
-            self._image = image_column(features, image_column, name)
-            self._label = label_column(features, label_column, name)
+            self._image = find_image_column(features, image_column, name)
+            self._label = find_label_column(features, label_column, name)
             self._label_feature = features[self._label]
             self._test_part = self._find_test_part()
             self.has_test = self._test_part is not None

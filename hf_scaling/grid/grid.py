@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_scaling.errors import InputError
-from hf_scaling.files import read_yaml
+from hf_scaling.files import read_yaml, shipped_folder
 from hf_scaling.grid import resolver
 from hf_scaling.grid.expansion import WrittenRun, expand
 from hf_scaling.grid.schema import check
@@ -32,10 +32,16 @@ class Grid:
     def load(cls, path: str | Path) -> "Grid":
         """Read a grid from a YAML file.
 
+        Args:
+            path: The file; or the name of a shipped grid (`demo`), where no such file exists.
+
         Raises:
             InputError: Not readable, or what `from_dict` refuses; the line begins with the path.
         """
         path = Path(path)
+        shipped = shipped_folder("recipes") / "grids" / f"{path.name}.yaml"
+        if not path.is_file() and len(path.parts) == 1 and shipped.is_file():
+            path = shipped
         try:
             return cls.from_dict(read_yaml(path, "grid"), path.stem)
         except InputError as error:

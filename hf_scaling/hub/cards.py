@@ -4,16 +4,15 @@ The templates stand beside the package in the repository; a wheel carries them a
 records in the package's metadata wherever it puts them.
 """
 
-import importlib.metadata
 import re
 import string
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from hf_scaling.errors import InputError
+from hf_scaling.files import shipped_folder
 
 #: How to cite the method and this project (CITATION.cff), as a card shows it.
 CITATION = """```bibtex
@@ -42,8 +41,6 @@ _HEAD = re.compile(r"\A---\r?\n(.*?\r?\n|)---\r?\n?(.*)\Z", re.DOTALL)
 # Keys of a card's head in which people's own choice wins over ours.
 _THEIRS = ("license", "license_name", "license_link", "pretty_name", "language")
 
-_IN_REPOSITORY = Path(__file__).resolve().parent.parent / "model_cards"
-
 
 def render_card(template: str, values: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     """Fill a card template.
@@ -59,7 +56,10 @@ def render_card(template: str, values: Mapping[str, Any], metadata: Mapping[str,
     Raises:
         InputError: No such template, or a value that it asks for is missing.
     """
-    text = _template_path(template).read_text(encoding="utf-8")
+    path = shipped_folder("model_cards") / f"{template}.md"
+    if not path.is_file():
+        raise InputError(f"no card template {template!r} in {path.parent}")
+    text = path.read_text(encoding="utf-8")
     try:
         body = string.Template(text).substitute(values)
     except KeyError as error:
@@ -143,13 +143,3 @@ def _cell(value: Any) -> str:
         return "–"
     # A name with a bar or a line break in it must not end its cell.
     return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split("\n")).replace("|", "\\|")
-
-
-def _template_path(template: str) -> Path:
-    path = _IN_REPOSITORY / f"{template}.md"
-    if path.is_file():
-        return path
-    for installed in importlib.metadata.files("hf_scaling") or ():
-        if installed.parts[-2:] == ("model_cards", f"{template}.md"):
-            return Path(installed.locate())
-    raise InputError(f"no card template {template!r} in {_IN_REPOSITORY} or in the installed package")

@@ -113,7 +113,7 @@ def _hook(watch: Patience, wanted: bool) -> None:
 #: How often one thing is tried; where the Hub names no wait, the waits between add up to about two minutes.
 TRIES = 40
 # Seconds: the first wait is up to, every other one, and one after being overtaken; a wait worth telling of.
-_FIRST, _LONGEST, _OVERTAKEN, _TOLD = 0.25, 8.0, 2.0, 5.0
+_FIRST, _LONGEST, _LONGEST_IF_OVERTAKEN, _TOLD = 0.25, 8.0, 2.0, 5.0
 
 T = TypeVar("T")
 
@@ -141,7 +141,7 @@ def _wait(error: BaseException, number: int) -> None:
     """Wait before the next try: as long as the Hub asks to, and a random time that grows with the tries."""
     response = response_of(error)
     asked = wait_asked_for(response) if response is not None else None
-    longest = _OVERTAKEN if was_overtaken(error) else _LONGEST
+    longest = _LONGEST_IF_OVERTAKEN if was_overtaken(error) else _LONGEST
     seconds = (asked or 0.0) + random.uniform(0, min(longest, _FIRST * 2**number))
     if seconds >= _TOLD:
         print(f"{first_line(error)}: trying again in {seconds:.0f} s", file=sys.stderr, flush=True)

@@ -417,8 +417,8 @@ def predict_at(problem: Problem, sizes: dict[str, float], level: float) -> dict[
 # Draws that the best allocation is looked for in, and the candidates each chooses among: shares of the budget and
 # model sizes, close together near the plan's own and wide apart far from it.
 _DRAWS = 200
-_SHARES, _LARGEST_LOGIT = 121, 12.0
-_MODELS, _MODEL_FACTOR = 61, 100.0
+_SHARES, _LARGEST_SPREAD = 121, 12.0
+_N_MODELS, _MODEL_FACTOR = 61, 100.0
 #: An allocation is clear when its interval spans less than this factor in every size that is bought.
 CLEAR_FACTOR = 4.0
 #: Where it is wider but the draws lose no more than this share of the target by it, the choice hardly matters.
@@ -514,10 +514,10 @@ def with_arms(doubt: Doubt, ahead: float, regret: float) -> Doubt:
 def _models_uncertainty(problem: Problem, chosen: float) -> np.ndarray:
     """The model sizes that a draw may choose: all, or as many as the work allows."""
     if not problem.any_n_params:
-        places = np.linspace(0, len(problem.n_params) - 1, min(len(problem.n_params), _MODELS))
+        places = np.linspace(0, len(problem.n_params) - 1, min(len(problem.n_params), _N_MODELS))
         return problem.n_params[np.unique(places.round().astype(int))]
     low, high = problem.n_params
-    models = chosen * np.exp(_spread(_MODELS, np.log(_MODEL_FACTOR)))
+    models = chosen * np.exp(_spread(_N_MODELS, np.log(_MODEL_FACTOR)))
     return models[(models >= low) & (models <= high)]
 
 
@@ -528,7 +528,7 @@ def _logits(problem: Problem, budget: float, sizes: dict[str, float]) -> np.ndar
     paid = problem.costs.parts({name: np.array([value]) for name, value in sizes.items()})
     share = sum(paid[name][0] for name in paid if name not in ("label", "finetune_compute")) / budget
     centre = np.log(np.clip(share, 1e-8, 1 - 1e-8) / (1 - np.clip(share, 1e-8, 1 - 1e-8)))
-    return centre + _spread(_SHARES, _LARGEST_LOGIT)
+    return centre + _spread(_SHARES, _LARGEST_SPREAD)
 
 
 def _spread(count: int, reach: float) -> np.ndarray:

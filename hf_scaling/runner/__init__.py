@@ -3,6 +3,6 @@
 The runner itself loads no torch: runs are resolved and made in processes of their own.
 """
 
-from hf_scaling.runner.run_grid import run_grid
+from hf_scaling.runner.loop import run_grid
 
 __all__ = ["run_grid"]

@@ -15,7 +15,7 @@ import psutil
 from hf_scaling.errors import RunError
 from hf_scaling.grid import Grid, PlannedRun
 from hf_scaling.grid.resolver import environment
-from hf_scaling.runner.run_grid import to_make
+from hf_scaling.runner.loop import to_make
 from hf_scaling.runner.status import align
 from hf_scaling.runner.study_folder import Study
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_scaling.errors import InputError
 from hf_scaling.grid import Grid, PlannedRun
-from hf_scaling.runner.run_grid import name_of
+from hf_scaling.runner.loop import name_of
 from hf_scaling.runner.study_folder import Study
 
 _STATES = ("finished", "running", "failed", "missing")

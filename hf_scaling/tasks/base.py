@@ -180,7 +180,7 @@ class Task(Protocol):
 
     Attributes:
         name: The row's `task`.
-        data: Which kind of source it reads: a key of `subsets.OPENERS`.
+        data: Which kind of source it reads: a key of `data.OPENERS`.
         unit: What n_pretrain, n_finetune and n_eval count.
         fields: Stage -> the dataclass of its recipe's fields.
         card: The template of `model_cards/` that describes its checkpoints.

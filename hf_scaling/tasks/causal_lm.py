@@ -66,7 +66,7 @@ class FinetuneText(_TextFields, FinetuneFields):
 
 @dataclass(frozen=True)
 class TextInputs:
-    """The tokenizer (see `subsets.text.load_tokenizer`), and how many tokens a model looks at."""
+    """The tokenizer (see `data.text.load_tokenizer`), and how many tokens a model looks at."""
 
     tokenizer: str
     context: int
@@ -101,7 +101,7 @@ class CausalLM:
         return TextInputs(tokenizer_name(folder), _context(fields, longest))
 
     def source_arguments(self, fields: Any, inputs: TextInputs, n: int | None) -> dict[str, Any]:
-        """What `subsets.text.open_text` is told."""
+        """What `data.text.open_text` is told."""
         names = ("text_column", "streaming", "skip_empty")
         given = {name: getattr(fields, name) for name in names}
         return {"name": fields.source, "tokenizer": inputs.tokenizer, **given}

@@ -111,7 +111,7 @@ class ImageClassification:
         return ImageInputs(image_size, models.load_statistics(folder))
 
     def source_arguments(self, fields: Any, inputs: ImageInputs, n: int | None) -> dict[str, Any]:
-        """What `subsets.open_source` is told; `glyphs` draws more than it has by default if it must."""
+        """What `data.open_source` is told; `glyphs` draws more than it has by default if it must."""
         return {
             "name": fields.source,
             "image_size": inputs.image_size,
