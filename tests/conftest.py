@@ -1,12 +1,8 @@
 """What all tests share."""
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 # Workers share the cores: more threads than cores make them wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
