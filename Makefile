@@ -8,6 +8,7 @@ style:
 quality:
 	ruff format --check $(paths)
 	ruff check $(paths)
+	mypy --config-file setup.cfg
 	lint-imports --config setup.cfg
 
 test:
