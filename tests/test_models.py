@@ -65,6 +65,17 @@ def test_default_patch_size(image_size, patch_size):
     assert models.default_patch_size(image_size) == patch_size
 
 
+@pytest.mark.parametrize(("name", "image_size"), [("vit-200k", 28), ("resnet18", 32)])
+def test_a_model_on_the_meta_device_counts_as_one_with_weights(name, image_size):
+    model = models.build_student(name, 10, image_size)
+    with torch.device("meta"):
+        shapes = models.build_student(name, 10, image_size)
+    assert {weight.device.type for weight in shapes.parameters()} == {"meta"}
+    assert shapes.config.to_dict() == model.config.to_dict()
+    assert models.count_params(shapes) == models.count_params(model)
+    assert models.forward_flops(shapes, image_size) == models.forward_flops(model, image_size)
+
+
 def test_the_seed_alone_determines_the_weights():
     first = models.build_student("vit-30k", 10, 28, seed=3)
     torch.rand(7)

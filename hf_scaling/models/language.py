@@ -44,7 +44,9 @@ LANGUAGE_FAMILIES = {
 
 
 def build_language_model(name: str, n_tokens: int, context: int, seed: int = 0, end: int = 0) -> PreTrainedModel:
-    """A causal language model with random weights, a function of the arguments alone.
+    """Build a causal language model with random weights, which are a function of the arguments alone.
+
+    Under `torch.device("meta")` the model has shapes but no weights, enough to count its parameters and FLOPs.
 
     Args:
         name: A name of `LANGUAGE_FAMILIES`.
@@ -61,9 +63,9 @@ def build_language_model(name: str, n_tokens: int, context: int, seed: int = 0, 
 
 
 def sketch_language_model(name: str, n_tokens: int, context: int) -> PreTrainedModel:
-    """What `build_language_model` would build, without its weights: on the device `meta`, to be counted."""
+    """`build_language_model` under `torch.device("meta")`; kept until its callers use that."""
     with torch.device("meta"):
-        return GPTNeoXForCausalLM(_configure(name, n_tokens, context, 0))
+        return build_language_model(name, n_tokens, context)
 
 
 def load_language_model(folder_or_hub_id: str | Path, revision: str | None = None) -> PreTrainedModel:

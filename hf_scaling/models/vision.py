@@ -53,7 +53,8 @@ def build_student(
 ) -> PreTrainedModel:
     """Build an image classifier with random weights, initialised as timm initialises it.
 
-    The weights are a function of the arguments alone: the global random state is neither read nor changed.
+    The weights are a function of the arguments alone: the global random state is neither read nor changed. Under
+    `torch.device("meta")` the model has shapes but no weights, which is enough to count its parameters and FLOPs.
 
     Args:
         name: A name of `FAMILIES` (`vit-200k`), or any architecture of timm (`resnet18`).
@@ -64,7 +65,7 @@ def build_student(
         seed: Determines the weights.
 
     Returns:
-        A `TimmWrapperForImageClassification` in training mode on the CPU, which
+        A `TimmWrapperForImageClassification` in training mode, on the CPU or the device of the context, which
         `AutoModelForImageClassification.from_pretrained` reloads exactly once it is saved.
 
     Raises:
@@ -73,26 +74,20 @@ def build_student(
     config = _configure(name, n_classes, image_size, patch_size)
     with seeded(seed):
         model = TimmWrapperForImageClassification(config)
-    with seeded(seed):
-        # The wrapper draws its linear and convolution layers anew, all of one width (patch embedding .02 wide
-        # where timm's is .08), so that a wrapped student would not start where the field's do.
-        fresh = timm.create_model(config.architecture, num_classes=n_classes, **config.model_args)
-    model.timm_model.load_state_dict(fresh.state_dict())
+    if model.device.type != "meta":
+        with seeded(seed):
+            # The wrapper initialises linear and convolution layers with its own standard deviation (.02 for the
+            # patch embedding, where timm uses .08), so the weights that timm draws are copied in.
+            timm_model = timm.create_model(config.architecture, num_classes=n_classes, **config.model_args)
+        model.timm_model.load_state_dict(timm_model.state_dict())
     _check_patches(name, model.timm_model, image_size)
     return model.train()
 
 
 def sketch_student(name: str, n_classes: int, image_size: int, patch_size: int | None = None) -> PreTrainedModel:
-    """The student that `build_student` would build, without its weights: on the device `meta`, to be counted.
-
-    Raises:
-        InputError: What `build_student` refuses.
-    """
-    config = _configure(name, n_classes, image_size, patch_size)
+    """`build_student` under `torch.device("meta")`; kept until its callers use that."""
     with torch.device("meta"):
-        model = TimmWrapperForImageClassification(config)
-    _check_patches(name, model.timm_model, image_size)
-    return model
+        return build_student(name, n_classes, image_size, patch_size).eval()
 
 
 def default_patch_size(image_size: int) -> int:
