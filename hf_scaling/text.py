@@ -1,75 +1,97 @@
-"""How numbers, units, columns and near misses are written: the one place that decides it.
+"""Formatting of everything that a person reads: numbers, units, column names, lists, suggestions for misspelt names.
 
-format_count(12_800)           "12,800"
-format_value("error", 0.058)   "5.8 %"
-axis_label("n_pretrain")       "unique upstream images"
-did_you_mean("chinchila", LAWS)   "; did you mean chinchilla?"
+    format_count(12_800)                   "12,800"
+    format_amount("n_pretrain", 12_800)    "12,800 upstream images"
+    format_value("error", 0.058)           "5.8 %"
+    axis_label("n_pretrain")               "unique upstream images"
+    did_you_mean("chinchila", LAWS)        "; did you mean chinchilla?"
+
+A value that is missing or not a number is written as `MISSING` throughout. Percent has a space: 95 %.
 """
 
 import difflib
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+#: What is written for None and NaN.
+MISSING = "–"
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 _SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"))
 
 
 @dataclass(frozen=True)
 class Column:
-    """What one column of a results table, or one variable of a law, means.
+    """Meaning and unit of one column of a results table, or of one variable of a law.
 
     Attributes:
-        meaning: One line for cards and docs, the unit included.
-        unit: The unit as a law's listing writes it; "" where the column is not a number.
-        axis: The label of a figure's axis; "images" stands for what the rows count.
-        symbol: LaTeX symbol of a law's variable; "" where no law has it.
+        meaning: One line for cards and docs, unit included.
+        unit: Unit in a listing of laws; "" where the column is not a number.
+        axis: Label of a figure's axis; "images" is replaced by what the rows count.
+        amount: Words that follow a number in a sentence: "12,800 upstream images"; "" for the column's own name.
+        symbol: LaTeX symbol of the law variable; "" where no law uses it.
         falls: True where smaller is better, False where larger is better, None where neither is.
-        low, high: The range in which the inverse of a law is searched for.
+        low: Smallest value at which the inverse of a law is searched.
+        high: Largest value at which the inverse of a law is searched.
     """
 
     meaning: str
     unit: str = ""
     axis: str = ""
+    amount: str = ""
     symbol: str = ""
     falls: bool | None = None
     low: float = 1e-9
     high: float = 1e45
 
 
-#: Every known column, in the order of the results table, then the variables that only laws know.
+#: Every known column, in the order of the results table, then the variables that only laws have.
 COLUMNS = {
     "run_id": Column("16 hexadecimal digits: the hash of everything that changes the weights; unique in a table"),
-    "study": Column("name of the study; usually null, since a run is the same whichever study asked for it"),
+    "study": Column("name of the study; usually null, since a run is the same whichever study requested it"),
     "task": Column("kind of problem: image_classification or causal_lm"),
     "stage": Column("pretrain or finetune"),
     "arm": Column("plain or distilled; for a fine-tuned run, the arm of its checkpoint"),
     "distillation": Column("kind, alpha, temperature and schedule; null for plain"),
     "recipe": Column("hash of the hyperparameters as they are written, shared by all sizes and both arms"),
     "model": Column("name of the student"),
-    "n_params": Column("parameters of the student, counted", "parameters, counted", "parameters", "M"),
+    "n_params": Column(
+        "parameters of the student, counted in the built model",
+        "parameters, counted",
+        "parameters",
+        "parameters",
+        symbol="M",
+    ),
     "n_pretrain": Column(
-        "unique upstream images (or tokens)", "unique upstream images (or tokens)", "unique upstream images", "D_p"
+        "unique upstream images (or tokens)",
+        "unique upstream images (or tokens)",
+        "unique upstream images",
+        "upstream images",
+        symbol="D_p",
     ),
     "n_finetune": Column(
         "unique labelled downstream images (or tokens); 0 = none",
         "unique labelled downstream images (or tokens)",
         "labelled downstream images",
-        "D_f",
+        "labelled images",
+        symbol="D_f",
     ),
-    "image_size": Column("pixels a side", "pixels a side", "pixels a side", "r"),
+    "image_size": Column("pixels a side", "pixels a side", "pixels a side", "pixels a side", symbol="r"),
     "teacher": Column("run_id or Hub id of the teacher; null for plain"),
-    "teacher_n_params": Column("parameters of the teacher", "parameters of the teacher, counted", "", "M_T"),
+    "teacher_n_params": Column(
+        "parameters of the teacher", "parameters of the teacher, counted", amount="teacher parameters", symbol="M_T"
+    ),
     "teacher_n_pretrain": Column(
         "unique images (or tokens) the teacher was trained on",
         "unique upstream images (or tokens) of the teacher",
-        "",
-        "D_T",
+        symbol="D_T",
     ),
     "teacher_loss": Column(
         "the teacher's cross-entropy on the same evaluation images, nats",
         "nats",
         "the teacher's cross-entropy, nats",
-        "L_T",
+        symbol="L_T",
         falls=True,
         low=1e-6,
         high=1e6,
@@ -82,29 +104,40 @@ COLUMNS = {
     "downstream": Column("data set of the fine-tuning; null in pretrain"),
     "eval_split": Column("split on which error and loss were measured, once, at the end"),
     "n_eval": Column("number of images (or tokens) in it"),
-    "error": Column("top-1 error rate, 0 to 1", "top-1 error rate, 0 to 1", "top-1 error, per cent", falls=True),
+    "error": Column(
+        "top-1 error rate over the evaluation split, 0 to 1",
+        "top-1 error rate, 0 to 1",
+        "top-1 error, per cent",
+        falls=True,
+    ),
     "loss": Column(
-        "cross-entropy in nats per image (or token)", "cross-entropy, nats", "cross-entropy, nats", falls=True
+        "cross-entropy in nats per image (or token), mean over the evaluation split",
+        "cross-entropy, nats",
+        "cross-entropy, nats",
+        falls=True,
     ),
     "samples_seen": Column(
-        "training images (or tokens), repeats counted",
+        "training images (or tokens): steps times batch, repeats counted",
         "images (or tokens) seen in training, repeats counted",
         "images seen, repeats counted",
-        "D",
+        "images seen",
+        symbol="D",
     ),
     "train_flops": Column(
         "floating-point operations of the student's training, forward and backward",
         "floating-point operations of the student, forward and backward",
         "FLOPs",
-        "C",
+        "FLOPs",
+        symbol="C",
     ),
     "teacher_flops": Column(
-        "floating-point operations of the teacher's forward passes",
+        "floating-point operations of the teacher's forward passes; its own training is counted in its own row",
         "floating-point operations of the teacher",
         "FLOPs",
-        "C_T",
+        "FLOPs of the teacher",
+        symbol="C_T",
     ),
-    "seconds": Column("training time, seconds", "seconds of training", "seconds", "t"),
+    "seconds": Column("training time, seconds", "seconds of training", "seconds", "seconds", symbol="t"),
     "device": Column("device it was trained on"),
     "precision": Column("fp32, tf32, bf16 or fp16"),
     "versions": Column("JSON: versions of hf_scaling and the libraries"),
@@ -115,13 +148,13 @@ COLUMNS = {
         "share of weights that are zero",
         "share of weights that are zero, at least 0 and below 1",
         "share of weights that are zero",
-        "S",
+        symbol="S",
         low=1e-9,
         high=1 - 1e-12,
     ),
 }
 
-#: The columns that a law may have as variables, in the order in which `Law.variables` lists them.
+#: The columns that laws may use as variables, in the order of `Law.variables`.
 VARIABLES = (
     "n_params",
     "n_pretrain",
@@ -150,6 +183,17 @@ def axis_label(column: str, noun: str = "images") -> str:
     return (known.axis or known.unit or column).replace("images", noun) if known else column
 
 
+def amount_name(column: str, noun: str = "images") -> str:
+    """Words that follow an amount: "upstream images" for n_pretrain; a column without such words is its own name.
+
+    Args:
+        column: A key of `COLUMNS`, or any other name.
+        noun: What the rows count: images or tokens.
+    """
+    known = COLUMNS.get(column)
+    return known.amount.replace("images", noun) if known and known.amount else column
+
+
 def unit_of(column: str) -> str:
     """Unit of a column in a listing; "unit of the table" for columns that `COLUMNS` does not have."""
     known = COLUMNS.get(column)
@@ -157,9 +201,9 @@ def unit_of(column: str) -> str:
 
 
 def format_count(value: float | None) -> str:
-    """A size with three significant digits: 813, 12,800, 1.8M, 2.1e+18; "-" for None and NaN."""
+    """A size with three significant digits: 813, 12,800, 1.8M, 2.1e+18."""
     if value is None or value != value:
-        return "-"
+        return MISSING
     if not math.isfinite(value):
         return "infinitely many"
     if abs(value) < 100 or abs(value) >= 1e15:
@@ -172,10 +216,15 @@ def format_count(value: float | None) -> str:
 
 
 def format_whole(value: float | None) -> str:
-    """A count with all its digits below ten million, three significant digits beyond; "-" for None and NaN."""
+    """A count with all its digits below ten million, with three significant digits above: 1,234,567, 1.23e+07."""
     if value is None or value != value:
-        return "-"
+        return MISSING
     return f"{value:,.0f}" if value < 1e7 else f"{value:.3g}"
+
+
+def format_span(low: float, high: float) -> str:
+    """The smallest and the largest of some sizes: "250 to 64,000", or "250" where they are equal."""
+    return format_count(low) if low == high else f"{format_count(low)} to {format_count(high)}"
 
 
 def format_tick(value: float) -> str:
@@ -188,10 +237,21 @@ def format_tick(value: float) -> str:
     return f"{value:.3g}"
 
 
+def format_amount(column: str, value: float, noun: str = "images") -> str:
+    """An amount with its name: "12,800 upstream images", "117,000 parameters".
+
+    Args:
+        column: A key of `COLUMNS`, or any other name.
+        value: How much.
+        noun: What the rows count: images or tokens.
+    """
+    return f"{format_count(value)} {amount_name(column, noun)}"
+
+
 def format_value(target: str, value: float) -> str:
-    """A value of a target: an error in per cent, anything else with three significant digits; "–" if not finite."""
+    """A value of a target: an error in per cent, anything else with three significant digits."""
     if not math.isfinite(value):
-        return "–"
+        return MISSING
     return f"{100 * value:.3g} %" if target == "error" else f"{value:.3g}"
 
 
@@ -202,8 +262,15 @@ def format_interval(target: str, low: float, high: float) -> str:
     return f"{format_value(target, low).removesuffix(' %')} to {format_value(target, high)}"
 
 
-def format_percent(share: float) -> str:
-    """A share in whole per cent; above 90 % with as many digits as it has: 95 %, 99.9 %."""
+def format_percent(share: float, digits: int | None = None) -> str:
+    """A share in per cent: 95 %, 99.9 %, 40 %.
+
+    Args:
+        share: 1 is 100 %.
+        digits: Significant digits; by default whole per cent, and three digits above 90 %.
+    """
+    if digits is not None:
+        return f"{float(f'{100 * share:.{digits}g}'):,g} %"
     return f"{100 * share:.3g} %" if share > 0.9 else f"{100 * share:.0f} %"
 
 
@@ -238,13 +305,43 @@ def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
     return ["  " + "  ".join(cell.rjust(w) for cell, w in zip(row, widths)).rstrip() for row in [heads, *rows]]
 
 
-def did_you_mean(name: object, known: Iterable[str], n: int = 1, cutoff: float = 0.5) -> str:
-    """The end of an error about an unknown name: "; did you mean chinchilla?", or "" where nothing is near.
+def wrap(text: str, indent: str = "", hanging: str | None = None, width: int = 110) -> list[str]:
+    """Lines of a paragraph for a terminal; a number and its per cent sign stay on one line.
 
     Args:
-        name: What was given.
-        known: The names there are.
-        n: The most names to offer.
+        text: The paragraph.
+        indent: Put before the first line.
+        hanging: Put before the other lines; by default `indent`.
+        width: Characters a line.
+    """
+    lines = textwrap.wrap(
+        no_break_percent(text),
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent if hanging is None else hanging,
+        break_on_hyphens=False,
+    )
+    return [line.replace(_NO_BREAK, " ") for line in lines]
+
+
+def no_break_percent(text: str) -> str:
+    """The text with a no-break space before each per cent sign."""
+    return text.replace(" %", f"{_NO_BREAK}%")
+
+
+def sentence(text: str) -> str:
+    """The text with a capital and a full stop; a column's name at its start stays as it is."""
+    text = text if "_" in text.split(" ")[0] else text[:1].upper() + text[1:]
+    return text if text.endswith(".") else f"{text}."
+
+
+def did_you_mean(name: object, known: Iterable[str], n: int = 1, cutoff: float = 0.5) -> str:
+    """The end of an error about an unknown name: "; did you mean chinchilla?", or "" where no known name is similar.
+
+    Args:
+        name: The name that was given.
+        known: The names that exist.
+        n: The most names to suggest.
         cutoff: Least similarity, 0 to 1, as in `difflib.get_close_matches`.
     """
     near = difflib.get_close_matches(str(name), list(known), n=n, cutoff=cutoff)
@@ -252,5 +349,5 @@ def did_you_mean(name: object, known: Iterable[str], n: int = 1, cutoff: float =
 
 
 def one_line(text: object) -> str:
-    """A text with every run of white space as one space."""
+    """The text with every run of white space replaced by one space."""
     return " ".join(str(text).split())
