@@ -7,9 +7,9 @@ import numpy as np
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.bootstrap import draw, hat, small_sample_factor, student_factor
 from hf_scaling.fitting.engine import Estimate, estimate
-from hf_scaling.fitting.fit import scores
-from hf_scaling.fitting.rows import Columns, FitRows
-from hf_scaling.fitting.solver import coordinates_of, make_objective
+from hf_scaling.fitting.fit import FitOptions, scores
+from hf_scaling.fitting.rows import Columns, FitRows, RowFilter
+from hf_scaling.fitting.solver import coordinates_of
 from hf_scaling.laws import LAWS, Law
 
 
@@ -98,19 +98,18 @@ class Pairs:
         return Pairs(*sizes, self.plain[keep], self.distilled[keep], flops, self.n_unpaired, self.target)
 
 
-def find_pairs(table, target: str, teacher: str | None, downstream: str | None) -> Pairs:
+def find_pairs(table, row_filter: RowFilter) -> Pairs:
     """Pair the runs of a table.
 
     Args:
         table: A ResultsTable, a DataFrame or a mapping of columns.
-        target: The column to compare.
-        teacher: Keep the distilled rows of this teacher.
-        downstream: Keep the fine-tuned rows of this downstream set; without it the pretrain rows are compared.
+        row_filter: Its target is the column to compare. With a teacher only the distilled rows of that teacher are
+            used, with a downstream set only the fine-tuned rows of that set; without one the pretrain rows are.
 
     Raises:
         InputError: A column is missing, an arm is, several distillation settings are mixed, or no two rows pair up.
     """
-    columns = _chosen_rows(Columns.of(table), target, teacher, downstream)
+    columns, target = _chosen_rows(Columns.of(table), row_filter), row_filter.target
     arms = columns.data["arm"].astype(str)
     keys = _keys(columns)
     found = {arm: _by_key(columns, keys, arms == arm) for arm in ("plain", "distilled")}
@@ -133,8 +132,9 @@ def find_pairs(table, target: str, teacher: str | None, downstream: str | None) 
     )
 
 
-def _chosen_rows(columns: Columns, target: str, teacher: str | None, downstream: str | None) -> Columns:
-    for name in ("arm", "n_pretrain", target):
+def _chosen_rows(columns: Columns, row_filter: RowFilter) -> Columns:
+    downstream = row_filter.downstream
+    for name in ("arm", "n_pretrain", row_filter.target):
         columns.require(name)
     if downstream is not None:
         columns.require("downstream")
@@ -148,7 +148,7 @@ def _chosen_rows(columns: Columns, target: str, teacher: str | None, downstream:
     for arm in ("plain", "distilled"):
         if not (arms == arm).any():
             raise InputError(f"the table has no row with arm {arm!r}: a boundary needs both arms")
-    return _one_setting(columns, teacher)
+    return _one_setting(columns, row_filter.teacher)
 
 
 def _one_setting(columns: Columns, teacher: str | None) -> Columns:
@@ -333,7 +333,7 @@ class ArmsBySize:
         return [pair for pair in pairs if pair[0] > 1e-9], rest
 
 
-def fit_arms(pairs: Pairs, x: dict[str, np.ndarray], x_name: str, bootstrap: int, seed: int) -> Arms | ArmsBySize:
+def fit_arms(pairs: Pairs, x: dict[str, np.ndarray], x_name: str, options: FitOptions) -> Arms | ArmsBySize:
     """Fit one law to each arm, with one paired bootstrap: a pair's two runs share their multiplier.
 
     Each pair is a cluster of its own, not each size: seeds differ by chance, and five to eight sizes are too few
@@ -344,17 +344,16 @@ def fit_arms(pairs: Pairs, x: dict[str, np.ndarray], x_name: str, bootstrap: int
         pairs: The pairs.
         x: Each arm's sizes along which the boundary is looked for.
         x_name: The column they come from.
-        bootstrap: How many draws.
-        seed: Of the draws.
+        options: How to fit and how many draws to take.
 
     Raises:
         InputError: There are fewer pairs than the law has parameters.
     """
     others = tuple(name for name in ("n_params", "n_finetune") if _varies(getattr(pairs, name)))
-    joint = _fit(pairs, x, x_name, _law(others, x_name), bootstrap, seed)
+    joint = _fit(pairs, x, x_name, _law(others, x_name), options)
     if "n_params" not in others:
         return joint
-    by_size = _fit_by_size(pairs, x, x_name, _law(others[1:], x_name), bootstrap, seed)
+    by_size = _fit_by_size(pairs, x, x_name, _law(others[1:], x_name), options)
     return by_size if by_size is not None and by_size.aicc < joint.aicc else joint
 
 
@@ -363,7 +362,7 @@ def _law(others: tuple[str, ...], x_name: str) -> Law:
     return LAWS[_LAWS[others] if x_name == "n_pretrain" else "power_law"]
 
 
-def _fit_by_size(pairs, x, x_name, law: Law, bootstrap: int, seed: int) -> ArmsBySize | None:
+def _fit_by_size(pairs, x, x_name, law: Law, options: FitOptions) -> ArmsBySize | None:
     """A law for each model size; None where one of them has too few sizes along x to fix it."""
     sizes, arms = np.unique(pairs.n_params), []
     for number, size in enumerate(sizes):
@@ -372,11 +371,12 @@ def _fit_by_size(pairs, x, x_name, law: Law, bootstrap: int, seed: int) -> ArmsB
         if len(np.unique(here["plain"])) <= len(law.parameters):
             return None
         # Other pairs, other multipliers.
-        arms.append(_fit(pairs.where(keep), here, x_name, law, bootstrap, seed + number))
+        other_draws = replace(options, seed=options.seed + number)
+        arms.append(_fit(pairs.where(keep), here, x_name, law, other_draws))
     return ArmsBySize(sizes, tuple(arms))
 
 
-def _fit(pairs: Pairs, x: dict[str, np.ndarray], x_name: str, law: Law, bootstrap: int, seed: int) -> Arms:
+def _fit(pairs: Pairs, x: dict[str, np.ndarray], x_name: str, law: Law, options: FitOptions) -> Arms:
     along = "x" if law.variables == ("x",) else "n_pretrain"
     if len(pairs) < len(law.parameters) + 1:
         needed = len(law.parameters) + 1
@@ -385,8 +385,8 @@ def _fit(pairs: Pairs, x: dict[str, np.ndarray], x_name: str, law: Law, bootstra
     for arm in _ARMS:
         variables = {name: getattr(pairs, name) for name in law.variables if name != along}
         rows = _rows(pairs, {**variables, along: x[arm]}, getattr(pairs, arm), {along: x_name})
-        estimates[arm] = estimate(rows, law, coordinates_of(law), make_objective("log_huber", None), seed)
-        drawn = draw(estimates[arm], bootstrap, seed=seed)
+        estimates[arm] = estimate(rows, law, coordinates_of(law), options.make_objective(), options.seed)
+        drawn = draw(estimates[arm], options.bootstrap, seed=options.seed)
         draws[arm] = estimates[arm].problem.coordinates.to_theta(drawn.u)
     return Arms(law, along, estimates, draws)
 

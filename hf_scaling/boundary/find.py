@@ -6,9 +6,9 @@ import numpy as np
 
 from hf_scaling.boundary.arms import Arms, ArmsBySize, Pairs, find_pairs, fit_arms
 from hf_scaling.errors import InputError
-from hf_scaling.fitting.fit import as_table
+from hf_scaling.fitting.fit import FitOptions
 from hf_scaling.fitting.law_fit import quantiles
-from hf_scaling.fitting.rows import note
+from hf_scaling.fitting.rows import RowFilter, as_table, note
 
 
 def describe(boundary) -> str:
@@ -217,7 +217,7 @@ class Boundary:
             if value is not None and name not in self.sizes:
                 raise InputError(f"these runs do not vary {name}: the boundary cannot be moved along it")
         sizes = {**self.sizes, **{name: float(v) for name, v in wanted.items() if v is not None}}
-        return _judge(self.evidence, sizes, self.level)
+        return _judge(self.evidence, sizes)
 
     def summary(self) -> str:
         """The boundary in words."""
@@ -232,8 +232,7 @@ class Evidence:
     arms: Arms | ArmsBySize
     x: dict[str, np.ndarray]
     x_name: str
-    bootstrap: int
-    seed: int
+    options: FitOptions
 
 
 def find_boundary(
@@ -272,29 +271,31 @@ def find_boundary(
         raise InputError(f"x {x!r} is unknown: choose {' or '.join(_VIEWS)}")
     if not isinstance(bootstrap, int) or bootstrap < 100:
         raise InputError(f"bootstrap is a number of draws, at least 100, not {bootstrap!r}")
-    pairs = find_pairs(as_table(table), target, teacher, downstream)
+    options = FitOptions(bootstrap=bootstrap, level=level, seed=seed)
+    pairs = find_pairs(as_table(table), RowFilter(target, downstream=downstream, teacher=teacher))
     if x == "n_pretrain":
-        return _boundary(pairs, {"plain": pairs.n_pretrain, "distilled": pairs.n_pretrain}, x, bootstrap, level, seed)
+        return _boundary(pairs, {"plain": pairs.n_pretrain, "distilled": pairs.n_pretrain}, x, options)
     if not pairs.flops:
         raise InputError("the table has no column 'train_flops': the compute-matched view needs it")
     counted = {"plain": pairs.flops["plain"], "distilled": pairs.flops["distilled_with_teacher"]}
     alone = {"plain": pairs.flops["plain"], "distilled": pairs.flops["distilled"]}
-    without = _boundary(pairs, alone, x, bootstrap, level, seed)
-    return _boundary(pairs, counted, x, bootstrap, level, seed, without)
+    without = _boundary(pairs, alone, x, options)
+    return _boundary(pairs, counted, x, options, without)
 
 
-def _boundary(pairs, x, x_name, bootstrap, level, seed, without=None) -> Boundary:
-    arms = fit_arms(pairs, x, x_name, bootstrap, seed)
-    evidence = Evidence(pairs, arms, x, x_name, bootstrap, seed)
+def _boundary(pairs, x, x_name, options: FitOptions, without=None) -> Boundary:
+    arms = fit_arms(pairs, x, x_name, options)
+    evidence = Evidence(pairs, arms, x, x_name, options)
     sizes = {}
     if "n_params" in arms.takes:
         sizes["n_params"] = float(np.exp(np.mean(np.log(np.unique(pairs.n_params)))))
     if "n_finetune" in arms.takes:
         sizes["n_finetune"] = float(pairs.n_finetune.min())
-    return _judge(evidence, sizes, level, without)
+    return _judge(evidence, sizes, without)
 
 
-def _judge(evidence: Evidence, sizes: dict[str, float], level: float, without: Boundary | None = None) -> Boundary:
+def _judge(evidence: Evidence, sizes: dict[str, float], without: Boundary | None = None) -> Boundary:
+    level = evidence.options.level
     measured = np.unique(np.concatenate(list(evidence.x.values())))
     grid = search_grid(measured)
     curve, drawn = evidence.arms.log_ratio(grid, sizes)
@@ -331,7 +332,7 @@ def _law_free(evidence: Evidence, sizes: dict[str, float]) -> PairedCurve:
         keep &= apart <= apart.min() + 1e-9
     near = pairs.where(keep)
     x = evidence.x["plain"][keep]
-    return paired_curve(x, near.plain, near.distilled, evidence.bootstrap, evidence.seed)
+    return paired_curve(x, near.plain, near.distilled, evidence.options.bootstrap, evidence.options.seed)
 
 
 def _difference(evidence, measured: np.ndarray, sizes, level: float, free: PairedCurve):

@@ -88,7 +88,7 @@ def _fit(table, arguments: argparse.Namespace, arm: str | None):
     from hf_scaling.fitting import fit_law
     from hf_scaling.planning.transfer import suitable_law
 
-    law, settings = arguments.law, fit_arguments(arguments) | {"arm": arm}
+    law, settings = arguments.law, fit_arguments(arguments) | {"arm": arm, "zeros": "leave_out"}
     if law is None:
         law, x = suitable_law(table, arguments.stage)
         settings["x"] = arguments.x or x

@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
         fixed=numbers(key_values(arguments.fix, "--fix"), "--fix"),
         tied=[[name.strip() for name in group.split(",")] for group in arguments.tie],
         supervised=_supervised(arguments.supervised),
+        zeros="leave_out",
     )
     print(to_json(_content(fit)) if arguments.json else fit.summary())
     if arguments.out:

@@ -1,7 +1,8 @@
 """From a table to a fitted law: rows, starts, solver, bootstrap, verdicts, and the choice among laws."""
 
-from hf_scaling.fitting.fit import fit_law
+from hf_scaling.fitting.fit import FitOptions, fit_law
 from hf_scaling.fitting.law_fit import LawFit
+from hf_scaling.fitting.rows import RowFilter
 from hf_scaling.fitting.selection import Ranking, compare_laws
 
-__all__ = ["LawFit", "Ranking", "compare_laws", "fit_law"]
+__all__ = ["FitOptions", "LawFit", "Ranking", "RowFilter", "compare_laws", "fit_law"]

@@ -1,7 +1,8 @@
 """`fit_law`: from a table to a `LawFit`, with intervals and an honest verdict."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
@@ -10,8 +11,8 @@ from hf_scaling.fitting import diagnostics
 from hf_scaling.fitting.bootstrap import METHODS, draw, measured_compute
 from hf_scaling.fitting.engine import Estimate, estimate
 from hf_scaling.fitting.law_fit import LawFit, quantiles
-from hf_scaling.fitting.rows import Choice, FitRows, choose_rows, note
-from hf_scaling.fitting.solver import coordinates_of, make_objective
+from hf_scaling.fitting.rows import FitRows, RowFilter, as_table, choose_rows, default_zeros, note
+from hf_scaling.fitting.solver import Objective, coordinates_of, make_objective
 from hf_scaling.laws import LAWS, Law
 
 # Configurations that a fit remembers: somebody else's table may hold thousands, and a figure needs no more.
@@ -38,6 +39,7 @@ def fit_law(
     tied: Iterable[Iterable[str]] | None = None,
     supervised=None,
     combine: bool = True,
+    zeros: Literal["refuse", "leave_out"] | None = None,
 ) -> LawFit:
     """Fit a scaling law to a results table.
 
@@ -61,6 +63,9 @@ def fit_law(
         tied: Groups of parameters that share one value.
         supervised: For `distillation`: a chinchilla_coupled fit or its parameters.
         combine: With "auto": whether laws may be combined.
+        zeros: What happens to a row with a size at which the law is undefined, such as a zero with a negative power:
+            "refuse" raises InputError, "leave_out" drops it with the note `rows_left_out`; by default leave_out for a
+            ResultsTable and what `ResultsTable.load` takes, refuse for a DataFrame or a mapping.
 
     Returns:
         A LawFit. Every usable table gives one; doubts are in its status and notes.
@@ -68,32 +73,62 @@ def fit_law(
     Raises:
         InputError: The input cannot be used; the message names the column and the row.
     """
-    choice = Choice(target, x, arm, upstream, downstream, stage, weights)
-    options = Options(
-        objective, delta, bootstrap, method, level, seed, dict(fixed or {}), [list(g) for g in tied or []]
-    )
     table = as_table(table)
-    if law == "auto":
-        from hf_scaling.fitting.selection import fit_best
-
-        fit = fit_best(table, choice, options, combine)
-    else:
-        fit = fit_one(table, resolve_law(law, supervised), choice, options)
-    return replace(fit, data={**fit.data, "compute": measured_compute(table, fit.data["study"])})
+    rows = RowFilter(target, x, arm, upstream, downstream, stage, weights=weights, zeros=zeros or default_zeros(table))
+    options = FitOptions(
+        objective, delta, bootstrap, method, level, seed, fixed or {}, list(tied or []), supervised, combine
+    )
+    return fit_table(table, law, rows, options)
 
 
-class Options:
-    """How to fit, apart from which rows: checked once, kept with the fit."""
+@dataclass(frozen=True)
+class FitOptions:
+    """How to fit, apart from which rows; the public calls build it from their keywords, and it checks them.
 
-    def __init__(self, objective, delta, bootstrap, method, level, seed, fixed, tied):
-        if method not in METHODS:
-            raise InputError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}")
-        bootstrap, seed = _whole(bootstrap, "bootstrap, the number of refits,"), _whole(seed, "seed")
-        if not 0 < level < 1:
-            raise InputError(f"level must lie between 0 and 1, not {level}")
-        self.objective = make_objective(objective, delta)
-        self.bootstrap, self.method, self.level, self.seed = bootstrap, method, level, seed
-        self.fixed, self.tied = fixed, tied
+    Attributes:
+        objective: log_huber, log_mse or mse.
+        delta: Huber threshold on log residuals; None for one that follows the data.
+        bootstrap: Number of refits that the intervals come from; 0 for no intervals.
+        method: wild or pairs.
+        level: Level of the intervals, between 0 and 1.
+        seed: Seed of the starts and draws.
+        fixed: Parameter name to the value that it keeps.
+        tied: Groups of parameters that share one value.
+        supervised: For `distillation`: a chinchilla_coupled fit or its parameters.
+        combine: With law="auto": whether several laws may be combined.
+
+    Raises:
+        InputError: A value is unknown or out of range.
+    """
+
+    objective: str = "log_huber"
+    delta: float | None = None
+    bootstrap: int = 1000
+    method: str = "wild"
+    level: float = 0.95
+    seed: int = 0
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    tied: Sequence[Iterable[str]] = ()
+    supervised: "LawFit | Mapping[str, float] | None" = None
+    combine: bool = True
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InputError(f"method {self.method!r} is unknown: choose one of {', '.join(METHODS)}")
+        for name in ("bootstrap", "seed"):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or value < 0:
+                raise InputError(f"{name} is a whole number, 0 or more, not {value!r}")
+            object.__setattr__(self, name, int(value))
+        if not 0 < self.level < 1:
+            raise InputError(f"level must lie between 0 and 1, not {self.level}")
+        object.__setattr__(self, "fixed", dict(self.fixed))
+        object.__setattr__(self, "tied", [list(group) for group in self.tied])
+        self.make_objective()
+
+    def make_objective(self) -> Objective:
+        """The objective with its threshold."""
+        return make_objective(self.objective, self.delta)
 
     def to_dict(self) -> dict:
         """Plain values, for law.json."""
@@ -107,19 +142,15 @@ class Options:
         }
 
 
-def _whole(value, name: str) -> int:
-    if not isinstance(value, int | np.integer) or value < 0:
-        raise InputError(f"{name} is a whole number, 0 or more, not {value!r}")
-    return int(value)
+def fit_table(table, law: str | Law, row_filter: RowFilter, options: FitOptions) -> LawFit:
+    """`fit_law` on a loaded table, with its keywords as a RowFilter and FitOptions."""
+    if law == "auto":
+        from hf_scaling.fitting.selection import fit_best
 
-
-def as_table(table):
-    """Load a table given by path or Hub id; pass others through."""
-    if isinstance(table, str) or hasattr(table, "__fspath__"):
-        from hf_scaling.results import ResultsTable
-
-        return ResultsTable.load(table)
-    return table
+        fit = fit_best(table, row_filter, options)
+    else:
+        fit = fit_one(table, resolve_law(law, options.supervised), row_filter, options)
+    return replace(fit, data={**fit.data, "compute": measured_compute(table, fit.data["study"])})
 
 
 def resolve_law(law: str | Law, supervised=None) -> Law:
@@ -132,23 +163,24 @@ def resolve_law(law: str | Law, supervised=None) -> Law:
     return found.with_supervised(getattr(supervised, "params", supervised))
 
 
-def fit_one(table, law: Law, choice: Choice, options: Options) -> LawFit:
+def fit_one(table, law: Law, row_filter: RowFilter, options: FitOptions) -> LawFit:
     """Fit one law."""
-    return fit_rows(choose_rows(table, law, choice), law, options)
+    return fit_rows(choose_rows(table, law, row_filter), law, options)
 
 
 # A law overflows at sizes or parameters far out; what comes of it is looked at, not announced.
 @np.errstate(all="ignore")
-def fit_rows(rows: FitRows, law: Law, options: Options) -> LawFit:
+def fit_rows(rows: FitRows, law: Law, options: FitOptions) -> LawFit:
     """Fit one law to chosen rows."""
     coordinates = coordinates_of(law, options.fixed, options.tied)
-    check_target(rows, options.objective)
+    objective = options.make_objective()
+    check_target(rows, objective)
     if len(rows.target) < len(coordinates.names):
         free = len(coordinates.names)
         raise InputError(
             f"{law.name} has {free} free parameters and the table gives {len(rows.target)} rows: add runs"
         )
-    found = estimate(rows, law, coordinates, options.objective, options.seed)
+    found = estimate(rows, law, coordinates, objective, options.seed)
     draws, notes = np.full((options.bootstrap, len(law.parameters)), np.nan), []
     if options.bootstrap and found.has_scatter:
         drawn = draw(found, options.bootstrap, options.method, options.seed)
@@ -202,7 +234,7 @@ def _loose_note(profile) -> dict:
     return note("not_identifiable", "error", text)
 
 
-def _assemble(found: Estimate, status: str, notes: list[dict], draws: np.ndarray, options: Options) -> LawFit:
+def _assemble(found: Estimate, status: str, notes: list[dict], draws: np.ndarray, options: FitOptions) -> LawFit:
     rows, law = found.rows, found.law
     names = [p.name for p in law.parameters]
     low, high = quantiles(draws, options.level, found.theta) if len(draws) else (None, None)

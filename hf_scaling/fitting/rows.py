@@ -1,12 +1,23 @@
 """Which rows of a table a fit takes, and what is wrong with them: the one place that reads columns."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from hf_scaling.errors import InputError
 from hf_scaling.laws import Law
+
+if TYPE_CHECKING:
+    import os
+
+    import pandas as pd
+
+    from hf_scaling.results import ResultsTable
+
+    #: What the public calls take as a table; a str or a path is loaded with `ResultsTable.load`.
+    TableLike = ResultsTable | pd.DataFrame | Mapping[str, Sequence | np.ndarray] | str | os.PathLike[str]
 
 # What must be one value over the rows of a fit, and the argument that chooses it.
 _CHOOSERS = {
@@ -76,8 +87,21 @@ def note(code: str, grade: str, text: str) -> dict:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What the caller of a fit says about rows: the filters and the column that stands for a one-variable law's x."""
+class RowFilter:
+    """Which rows and columns of a table a fit uses; the public calls build it from their keywords.
+
+    Attributes:
+        target: Column to fit.
+        x: Column of the variable of a law of one variable; None for the default.
+        arm: Use only the rows of this arm; likewise upstream, downstream and stage. None for no filter.
+        upstream: Value of the column upstream.
+        downstream: Value of the column downstream.
+        stage: pretrain or finetune; None for the stage that the law is of.
+        teacher: Use only the distilled rows of this teacher (`find_boundary` alone).
+        weights: Name of a column, or one positive number a row of the unfiltered table; None for the default.
+        zeros: What happens to a row with a size at which the law is undefined, such as a zero with a negative power:
+            "refuse" raises InputError, "leave_out" drops the row and adds the note `rows_left_out`.
+    """
 
     target: str = "loss"
     x: str | None = None
@@ -85,7 +109,29 @@ class Choice:
     upstream: str | None = None
     downstream: str | None = None
     stage: str | None = None
-    weights: object = None
+    teacher: str | None = None
+    weights: "str | Sequence[float] | np.ndarray | None" = None
+    zeros: Literal["refuse", "leave_out"] = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.zeros not in ("refuse", "leave_out"):
+            raise InputError(f"zeros {self.zeros!r} is unknown: choose refuse or leave_out")
+
+
+def as_table(table: "TableLike") -> "ResultsTable | pd.DataFrame | Mapping":
+    """Load a table given by path or Hub id; return any other unchanged."""
+    if isinstance(table, str) or hasattr(table, "__fspath__"):
+        from hf_scaling.results import ResultsTable
+
+        return ResultsTable.load(table)
+    return table
+
+
+def default_zeros(table: object) -> Literal["refuse", "leave_out"]:
+    """Value of `RowFilter.zeros` where the caller gives none: zeros are left out of a ResultsTable alone."""
+    from hf_scaling.results import ResultsTable
+
+    return "leave_out" if isinstance(table, ResultsTable) else "refuse"
 
 
 def column_of(law: Law, x: str | None) -> dict[str, str]:
@@ -102,49 +148,48 @@ def column_of(law: Law, x: str | None) -> dict[str, str]:
     return {variable: x or ("n_pretrain" if variable == "x" else variable)}
 
 
-def choose_rows(table, law: Law, choice: Choice) -> FitRows:
+def choose_rows(table, law: Law, row_filter: RowFilter) -> FitRows:
     """The rows of a table that a law takes, checked.
 
     Args:
         table: A ResultsTable, a DataFrame or a mapping of names to equally long arrays.
         law: The law to be fitted.
-        choice: The filters.
+        row_filter: The filters.
 
     Raises:
         InputError: A column is missing, a value cannot be used, or the rows still mix what must be one thing; the
             message names the column and the row.
     """
-    return take_rows(read_columns(table, law, choice), law, choice)
+    return take_rows(read_columns(table, law, row_filter), law, row_filter)
 
 
-def read_columns(table, law: Law, choice: Choice) -> "Columns":
+def read_columns(table, law: Law, row_filter: RowFilter) -> "Columns":
     """The table's columns with the filters applied and repeated run ids collapsed."""
     columns = Columns.of(table)
-    mapping = column_of(law, choice.x)
-    _attach_weights(columns, choice.weights)
-    for name in [*mapping.values(), choice.target]:
+    mapping = column_of(law, row_filter.x)
+    _attach_weights(columns, row_filter.weights)
+    for name in [*mapping.values(), row_filter.target]:
         columns.require(name)
-    columns = _filter_stage(columns, mapping, choice.stage)
+    columns = _filter_stage(columns, mapping, row_filter.stage)
     for name in ("arm", "upstream", "downstream"):
-        wanted = getattr(choice, name)
+        wanted = getattr(row_filter, name)
         if wanted is not None:
             columns.require(name)
             columns = columns.where(columns.data[name].astype(str) == wanted, f"{name}={wanted!r}")
     _refuse_mixtures(columns)
-    return _collapse_repeats(columns, [*mapping.values(), choice.target])
+    return _collapse_repeats(columns, [*mapping.values(), row_filter.target])
 
 
 class Columns:
     """A table as plain arrays, with the names of its rows kept through filters."""
 
-    def __init__(self, data: dict[str, np.ndarray], labels: np.ndarray, leaves_out: bool):
-        self.data, self.labels, self.leaves_out = data, labels, leaves_out
+    def __init__(self, data: dict[str, np.ndarray], labels: np.ndarray):
+        self.data, self.labels = data, labels
 
     @classmethod
     def of(cls, table) -> "Columns":
         """Read a ResultsTable, a DataFrame or a mapping."""
-        leaves_out = hasattr(table, "to_pandas")
-        frame = table.to_pandas() if leaves_out else table
+        frame = table.to_pandas() if hasattr(table, "to_pandas") else table
         if not isinstance(frame, Mapping) and not hasattr(frame, "columns"):
             raise InputError(
                 f"a table is a ResultsTable, a DataFrame or a mapping of columns, not {type(table).__name__}"
@@ -155,7 +200,7 @@ class Columns:
             raise InputError("the columns of the table have different lengths")
         count = len(next(iter(data.values()), ()))
         labels = np.asarray(frame.index) if hasattr(frame, "index") else np.arange(count)
-        return cls(data, labels, leaves_out)
+        return cls(data, labels)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -173,7 +218,7 @@ class Columns:
         """
         if not keep.any():
             raise InputError(f"no row of the table has {described}")
-        return Columns({k: v[keep] for k, v in self.data.items()}, self.labels[keep], self.leaves_out)
+        return Columns({k: v[keep] for k, v in self.data.items()}, self.labels[keep])
 
     def numbers(self, name: str) -> np.ndarray:
         """A column as floats.
@@ -243,23 +288,23 @@ def _collapse_repeats(columns: Columns, names: list[str]) -> Columns:
     return columns.where(keep, "a run_id")
 
 
-def take_rows(columns: Columns, law: Law, choice: Choice) -> FitRows:
+def take_rows(columns: Columns, law: Law, row_filter: RowFilter) -> FitRows:
     """Turn filtered columns into the arrays of a fit."""
-    mapping, notes = column_of(law, choice.x), []
-    keep = _usable_sizes(columns, law, mapping)
+    mapping, notes = column_of(law, row_filter.x), []
+    keep = _usable_sizes(columns, law, mapping, row_filter.zeros)
     if not keep.all():
         text = f"{int((~keep).sum())} of {len(keep)} rows left out: {law.name} is not defined where a size is zero"
         notes.append(note("rows_left_out", "info", text))
         columns = columns.where(keep, f"sizes that {law.name} is defined at")
-    target = columns.numbers(choice.target)
-    _check_finite(target, columns, choice.target)
+    target = columns.numbers(row_filter.target)
+    _check_finite(target, columns, row_filter.target)
     variables = {variable: columns.numbers(column) for variable, column in mapping.items()}
     sizes = np.stack(list(variables.values()), axis=1)
     notes += _ignored_sizes(columns, mapping)
     return FitRows(
         columns=mapping,
         variables=variables,
-        target_name=choice.target,
+        target_name=row_filter.target,
         target=target,
         weights=_given_weights(columns),
         n_eval=_evaluations(columns),
@@ -285,8 +330,8 @@ _NAMING = (
 )
 
 
-def _usable_sizes(columns: Columns, law: Law, mapping: Mapping[str, str]) -> np.ndarray:
-    """Which rows have sizes the law is defined at; a zero is left out of a ResultsTable and refused elsewhere."""
+def _usable_sizes(columns: Columns, law: Law, mapping: Mapping[str, str], zeros: str) -> np.ndarray:
+    """Which rows have sizes that the law is defined at; the others raise InputError where zeros is "refuse"."""
     for column in mapping.values():
         values = columns.numbers(column)
         _check_finite(values, columns, column)
@@ -295,7 +340,7 @@ def _usable_sizes(columns: Columns, law: Law, mapping: Mapping[str, str]) -> np.
                 f"column {column!r}, row {columns.labels[row]}: {values[row]:g} is negative; sizes are not"
             )
     keep = law.defined({variable: columns.numbers(column) for variable, column in mapping.items()})
-    if not columns.leaves_out:
+    if zeros == "refuse":
         for row in np.flatnonzero(~keep):
             zeros = [c for c in mapping.values() if columns.numbers(c)[row] == 0]
             where = f"column {zeros[0]!r}, row" if zeros else "row"

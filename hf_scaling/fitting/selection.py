@@ -1,6 +1,5 @@
 """`compare_laws` and law="auto": which law predicts the largest scales, and what several say together."""
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -8,9 +7,9 @@ import numpy as np
 
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.engine import estimate
-from hf_scaling.fitting.fit import Options, as_table, describe_rows, fit_rows, resolve_law
+from hf_scaling.fitting.fit import FitOptions, describe_rows, fit_rows, resolve_law
 from hf_scaling.fitting.law_fit import LawFit
-from hf_scaling.fitting.rows import Choice, Columns, FitRows, column_of, note, read_columns, take_rows
+from hf_scaling.fitting.rows import Columns, FitRows, RowFilter, as_table, column_of, note, read_columns, take_rows
 from hf_scaling.fitting.solver import Objective, coordinates_of
 from hf_scaling.laws import LAWS, Law
 
@@ -290,26 +289,27 @@ def compare_laws(
     """
     if holdout != "largest":
         raise InputError(f"holdout {holdout!r} is unknown: the largest scales are held out (holdout='largest')")
-    choice = Choice(target, x, arm, upstream, downstream, stage, weights)
-    options = Options(objective, delta, 0, "wild", 0.95, seed, {}, [])
-    return rank(as_table(table), choice, options, laws)
+    row_filter = RowFilter(target, x, arm, upstream, downstream, stage, weights=weights)
+    return rank(as_table(table), row_filter, FitOptions(objective, delta, bootstrap=0, seed=seed), laws)
 
 
-def rank(table, choice: Choice, options: Options, laws=None) -> Ranking:
+def rank(table, row_filter: RowFilter, options: FitOptions, laws=None) -> Ranking:
     """Compare laws on the rows that all of them can take."""
     import pandas as pd
 
-    choice = _with_stage(table, choice)
-    candidates = _candidates(table, choice, laws)
-    rows, notes = _shared_rows(table, choice, candidates)
+    row_filter = _with_stage(table, row_filter)
+    candidates = _candidates(table, row_filter, laws)
+    rows, notes = _shared_rows(table, row_filter, candidates)
     if laws is None:
         candidates, more = _small_enough(candidates, rows)
         notes += more
-    backtest = run_backtest(rows, candidates, options.objective, options.seed)
+    backtest = run_backtest(rows, candidates, options.make_objective(), options.seed)
     if not backtest.folds:
         text = "no variable has enough sizes to hold the largest out: laws are ranked by AICc alone"
         notes.append(note("no_holdout", "warn", text))
-    fits = {name: fit_rows(rows[name], law, _without_draws(options)) for name, law in candidates.items()}
+    # These fits are only ranked: nobody needs their intervals.
+    without_draws = replace(options, bootstrap=0)
+    fits = {name: fit_rows(rows[name], law, without_draws) for name, law in candidates.items()}
     scored = {name: _score(backtest, name, candidates) for name in [*candidates, BASELINE]}
     order = sorted(
         scored, key=lambda n: (np.isnan(scored[n]), scored[n], fits[n].scores["aicc"] if n in fits else np.inf)
@@ -331,25 +331,18 @@ def rank(table, choice: Choice, options: Options, laws=None) -> Ranking:
     return Ranking(frame, best, p_better, notes, backtest, fits)
 
 
-def _without_draws(options: Options) -> Options:
-    """The same options for fits that are only ranked: nobody asks for their intervals."""
-    found = copy.copy(options)
-    found.bootstrap = 0
-    return found
-
-
-def fit_best(table, choice: Choice, options: Options, combine: bool) -> LawFit:
+def fit_best(table, row_filter: RowFilter, options: FitOptions) -> LawFit:
     """law="auto": rank, then fit the best law, or a mixture, on all the rows that it can take."""
     if options.fixed or options.tied:
         raise InputError("fixed and tied name parameters of one law: they cannot go with law='auto'")
-    return fit_ranked(table, rank(table, choice, options), choice, options, combine)
+    return fit_ranked(table, rank(table, row_filter, options), row_filter, options)
 
 
-def fit_ranked(table, ranking: Ranking, choice: Choice, options: Options, combine: bool = True) -> LawFit:
+def fit_ranked(table, ranking: Ranking, row_filter: RowFilter, options: FitOptions) -> LawFit:
     """Fit the best law of a ranking, or the mixture that its held-out errors call for."""
-    say = _have_a_say(ranking) if combine else [ranking.best]
+    say = _have_a_say(ranking) if options.combine else [ranking.best]
     laws = {name: LAWS[name] for name in say}
-    rows, _ = _shared_rows(table, _with_stage(table, choice), laws)
+    rows, _ = _shared_rows(table, _with_stage(table, row_filter), laws)
     members = [fit_rows(rows[name], laws[name], options) for name in say]
     notes = [*ranking.notes, _said(ranking, say)]
     fit = members[0] if len(say) == 1 else combine_fits(members, [rows[name] for name in say])
@@ -380,7 +373,7 @@ def _one_variable(columns) -> tuple[str, ...]:
     return (*ONE_VARIABLE, "rectified") if "n_finetune" in dict(columns).values() else ONE_VARIABLE
 
 
-def _candidates(table, choice: Choice, laws) -> dict[str, Law]:
+def _candidates(table, row_filter: RowFilter, laws) -> dict[str, Law]:
     if laws is not None:
         if isinstance(laws, str | Law):
             raise InputError(f"laws takes a list of laws: write laws=[{laws!r}]")
@@ -388,7 +381,7 @@ def _candidates(table, choice: Choice, laws) -> dict[str, Law]:
         if not chosen:
             raise InputError("laws is empty: name at least one, or leave it out for all that suit the table")
         return {law.name: law for law in chosen}
-    varied = [choice.x] if choice.x is not None else _varied_sizes(Columns.of(table), choice)
+    varied = [row_filter.x] if row_filter.x is not None else _varied_sizes(Columns.of(table), row_filter)
     if len(varied) == 1:
         return {name: LAWS[name] for name in _one_variable({"x": varied[0]})}
     found = {}
@@ -403,12 +396,12 @@ def _candidates(table, choice: Choice, laws) -> dict[str, Law]:
     return found
 
 
-def _with_stage(table, choice: Choice) -> Choice:
-    """The same choice with the stage that a comparison takes: the fine-tuned rows where there are any."""
+def _with_stage(table, row_filter: RowFilter) -> RowFilter:
+    """The same filter with the stage that a comparison takes: the fine-tuned rows where there are any."""
     columns = Columns.of(table)
-    if choice.stage is not None or "stage" not in columns.data:
-        return choice
-    return replace(choice, stage="finetune" if "finetune" in columns.distinct("stage") else "pretrain")
+    if row_filter.stage is not None or "stage" not in columns.data:
+        return row_filter
+    return replace(row_filter, stage="finetune" if "finetune" in columns.distinct("stage") else "pretrain")
 
 
 def _small_enough(candidates: dict[str, Law], rows: dict[str, FitRows]) -> tuple[dict[str, Law], list[dict]]:
@@ -424,9 +417,9 @@ def _small_enough(candidates: dict[str, Law], rows: dict[str, FitRows]) -> tuple
     return {name: candidates[name] for name in kept}, notes
 
 
-def _varied_sizes(columns: Columns, choice: Choice) -> list[str]:
+def _varied_sizes(columns: Columns, row_filter: RowFilter) -> list[str]:
     """The sizes that take several values among the rows of the chosen stage."""
-    stage = choice.stage
+    stage = row_filter.stage
     keep = np.ones(len(columns), dtype=bool) if stage is None else columns.data["stage"].astype(str) == stage
     varied = []
     for name in _SIZES:
@@ -437,20 +430,20 @@ def _varied_sizes(columns: Columns, choice: Choice) -> list[str]:
     return varied
 
 
-def _with_x(law: Law, choice: Choice, columns: Columns) -> Choice:
-    """The same choice with the one size that varies as the x of a one-variable law."""
+def _with_x(law: Law, row_filter: RowFilter, columns: Columns) -> RowFilter:
+    """The same filter with the one size that varies as the x of a one-variable law."""
     if len(law.variables) > 1:
-        return replace(choice, x=None)
-    varied = _varied_sizes(columns, choice)
-    return choice if choice.x is not None or len(varied) != 1 else replace(choice, x=varied[0])
+        return replace(row_filter, x=None)
+    varied = _varied_sizes(columns, row_filter)
+    return row_filter if row_filter.x is not None or len(varied) != 1 else replace(row_filter, x=varied[0])
 
 
-def _shared_rows(table, choice: Choice, laws: dict[str, Law]) -> tuple[dict[str, FitRows], list[dict]]:
+def _shared_rows(table, row_filter: RowFilter, laws: dict[str, Law]) -> tuple[dict[str, FitRows], list[dict]]:
     """Each law's view of the rows that all the laws can take, and a note on those left out."""
     original = Columns.of(table)
-    choices = {name: _with_x(law, choice, original) for name, law in laws.items()}
-    columns = {name: read_columns(table, law, choices[name]) for name, law in laws.items()}
-    takes = {name: set(c.labels[_defined(c, laws[name], choices[name])]) for name, c in columns.items()}
+    filters = {name: _with_x(law, row_filter, original) for name, law in laws.items()}
+    columns = {name: read_columns(table, law, filters[name]) for name, law in laws.items()}
+    takes = {name: set(c.labels[_defined(c, laws[name], filters[name])]) for name, c in columns.items()}
     shared = set.intersection(*takes.values())
     if not shared:
         raise InputError("these laws share no row (pretrain and finetune?): choose stage=, or compare fewer laws")
@@ -459,11 +452,11 @@ def _shared_rows(table, choice: Choice, laws: dict[str, Law]) -> tuple[dict[str,
         text = f"{most - len(shared)} of {most} rows left out: not every law compared can take them"
         notes.append(note("rows_left_out", "info", text))
     kept = {n: c.where(np.isin(c.labels, list(shared)), "sizes every law takes") for n, c in columns.items()}
-    return {name: take_rows(c, laws[name], choices[name]) for name, c in kept.items()}, notes
+    return {name: take_rows(c, laws[name], filters[name]) for name, c in kept.items()}, notes
 
 
-def _defined(columns: Columns, law: Law, choice: Choice) -> np.ndarray:
-    return law.defined({v: columns.numbers(c) for v, c in column_of(law, choice.x).items()})
+def _defined(columns: Columns, law: Law, row_filter: RowFilter) -> np.ndarray:
+    return law.defined({v: columns.numbers(c) for v, c in column_of(law, row_filter.x).items()})
 
 
 def _score(backtest: Backtest, name: str, laws: dict[str, Law]) -> float:

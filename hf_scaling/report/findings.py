@@ -7,10 +7,10 @@ import numpy as np
 
 from hf_scaling.boundary import Boundary, find_boundary
 from hf_scaling.errors import InputError
-from hf_scaling.fitting import LawFit
+from hf_scaling.fitting import FitOptions, LawFit, RowFilter
 from hf_scaling.fitting.bootstrap import measured_compute
-from hf_scaling.fitting.fit import Options, as_table, fit_one
-from hf_scaling.fitting.rows import Choice, Columns, choose_rows
+from hf_scaling.fitting.fit import fit_one
+from hf_scaling.fitting.rows import Columns, as_table, choose_rows
 from hf_scaling.fitting.selection import Ranking, fit_ranked, rank, run_backtest
 from hf_scaling.laws import LAWS
 from hf_scaling.planning import Plan, TransferGaps, plan, suggest_runs, transfer_gaps
@@ -315,14 +315,14 @@ def find_law(arm: Arm, target: str, stage: str | None, asked: Asked, table: Rows
     return ArmLaw(arm, target, best, ranking, fit, held_out, tuple(_forecasts(fit, asked.level)))
 
 
-def _settings(target: str, stage: str | None, asked: Asked) -> tuple[Choice, Options]:
+def _settings(target: str, stage: str | None, asked: Asked) -> tuple[RowFilter, FitOptions]:
     given = asked.fitting
-    choice = Choice(target, asked.x, stage=stage, weights=given["weights"])
-    drawing = (asked.bootstrap, "wild", asked.level, given["seed"], {}, [])
-    return choice, Options(given["objective"], given["delta"], *drawing)
+    choice = RowFilter(target, asked.x, stage=stage, weights=given["weights"], zeros="leave_out")
+    options = FitOptions(given["objective"], given["delta"], asked.bootstrap, level=asked.level, seed=given["seed"])
+    return choice, options
 
 
-def _fit(arm: Arm, ranking: Ranking, choice: Choice, options: Options) -> LawFit:
+def _fit(arm: Arm, ranking: Ranking, choice: RowFilter, options: FitOptions) -> LawFit:
     if ranking.backtest.folds:
         return fit_ranked(arm.rows, ranking, choice, options)
     smallest = min(ranking.fits, key=lambda name: (len(ranking.fits[name].params), name != ranking.best))
@@ -334,7 +334,7 @@ def _with_compute(fit: LawFit, table: Rows) -> LawFit:
     return replace(fit, data={**fit.data, "compute": measured_compute(table, fit.data["study"])})
 
 
-def _with_column(choice: Choice, fit: LawFit) -> Choice:
+def _with_column(choice: RowFilter, fit: LawFit) -> RowFilter:
     """The same choice with the column that a law of one variable was ranked over."""
     return replace(choice, x=next(iter(fit.columns.values())) if len(fit.columns) == 1 else None)
 
@@ -347,16 +347,16 @@ def _best_run(arm: Arm, target: str) -> dict | None:
     return frame.iloc[int(np.nanargmin(values))].to_dict()
 
 
-def _held_out(arm: Arm, ranking: Ranking, choice: Choice, options: Options) -> list[HeldOut]:
+def _held_out(arm: Arm, ranking: Ranking, choice: RowFilter, options: FitOptions) -> list[HeldOut]:
     """For each size, the window that predicts farthest, by the best single law."""
     law = LAWS[ranking.best]
     rows = choose_rows(arm.rows, law, _with_column(choice, ranking.fits[law.name]))
-    backtest = run_backtest({law.name: rows}, {law.name: law}, options.objective, options.seed)
+    backtest = run_backtest({law.name: rows}, {law.name: law}, options.make_objective(), options.seed)
     found = {}
     for fold, missed in zip(backtest.folds, backtest.errors[law.name]):
         if missed is not None and fold.factor_out >= found.get(fold.column, (0,))[0]:
             found[fold.column] = (fold.factor_out, fold, missed)
-    return [_scored(law.name, rows, options.objective, *each[1:]) for each in found.values()]
+    return [_scored(law.name, rows, options.make_objective(), *each[1:]) for each in found.values()]
 
 
 def _scored(law: str, rows, objective, fold, missed) -> HeldOut:
