@@ -56,7 +56,7 @@ def test_each_kind_of_value_has_one_form(call, written):
 
 
 def test_wrapping_keeps_a_number_and_its_per_cent_sign_together():
-    lines = text.wrap("x" * 10 + " 95 % of it", indent="  ", width=17)
+    lines = text.wrap("x" * 10 + " 95 % of it", indent="  ", width=16)
     assert lines == ["  xxxxxxxxxx", "  95 % of it"]
 
 

@@ -12,10 +12,20 @@ import pytest
 import hf_scaling
 from hf_scaling.cli import command_names
 from hf_scaling.errors import InputError
-from hf_scaling.hub import cards
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ["torch", "transformers", "datasets", "pandas", "scipy", "huggingface_hub", "pyarrow", "timm"]
+HEAVY = [
+    "torch",
+    "transformers",
+    "datasets",
+    "pandas",
+    "scipy",
+    "huggingface_hub",
+    "pyarrow",
+    "timm",
+    "sympy",
+    "jinja2",
+]
 
 
 def python(code, **environment):
@@ -68,38 +78,20 @@ def test_every_file_that_the_readme_and_the_docs_link_is_there():
                 assert (page.parent / target).exists(), f"{page.name} links {target}"
 
 
-def test_a_wheel_carries_the_cards(tmp_path):
+def test_a_wheel_carries_the_templates(tmp_path):
     build = f"from setuptools import build_meta; print(build_meta.build_wheel({str(tmp_path)!r}))"
     copy = tmp_path / "source"
     copy.mkdir()
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "hf_scaling", "model_cards"):
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "hf_scaling", "model_cards", "recipes"):
         (copy / name).symlink_to(ROOT / name)
     result = subprocess.run([sys.executable, "-c", build], cwd=copy, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         wheel.extractall(tmp_path / "site")
-    site = tmp_path / "site"
-    data = next(site.glob("*.data")) / "data" / "share" / "hf_scaling" / "model_cards" / "student.md"
-    assert data.read_text() == (ROOT / "model_cards" / "student.md").read_text()
-
-
-def test_an_installed_card_is_found_through_the_packages_record(tmp_path, monkeypatch):
-    class Recorded:
-        parts = ("..", "share", "hf_scaling", "model_cards", "note.md")
-
-        def locate(self):
-            return tmp_path / "note.md"
-
-    (tmp_path / "note.md").write_text("# ${title}\n")
-    monkeypatch.setattr(cards.importlib.metadata, "files", lambda name: [Recorded()])
-    assert cards.render_card("note", {"title": "Yes"}, {"tags": ["a"]}) == "---\ntags:\n- a\n---\n\n# Yes\n"
-
-
-def test_a_card_without_its_values_or_its_template_is_refused():
-    with pytest.raises(InputError, match="title"):
-        cards.render_card("student", {}, {})
-    with pytest.raises(InputError, match="absent"):
-        cards.render_card("absent", {}, {})
+    shipped = tmp_path / "site" / "hf_scaling"
+    for path in [*(ROOT / "model_cards").iterdir(), *(ROOT / "hf_scaling" / "report" / "templates").iterdir()]:
+        copy = shipped / path.relative_to(ROOT / "hf_scaling" if "report" in path.parts else ROOT)
+        assert copy.read_text(encoding="utf-8") == path.read_text(encoding="utf-8")
 
 
 def test_help_of_every_command_shows_an_example():

@@ -242,7 +242,7 @@ def test_a_checkpoint_that_was_pulled_and_is_pushed_again_stays_the_same(hub, fo
     push = "publishing.push_checkpoint({!r}, {!r})".format
     assert client.run(push(str(folder), "org/first")).error is None
     repo = hub.repo("models", "org/first")
-    edited = repo.files["README.md"].decode().replace("<!-- made", "Our own words.\n\n<!-- made", 1)
+    edited = repo.files["README.md"].decode().replace("<!--", "Our own words.\n\n<!--", 1)
     hub.add("models", "org/first", {"README.md": edited.encode()})
     (folder / "README.md").write_bytes(repo.files["README.md"])
     assert client.run(f"print({push(str(folder), 'org/first')}.changes)").said == "()\n"

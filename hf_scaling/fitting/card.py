@@ -11,9 +11,11 @@ from hf_scaling import hub
 from hf_scaling.fitting.law_fit import LawFit
 from hf_scaling.hub.cards import CITATION, markdown_table
 from hf_scaling.laws import COLUMNS
-from hf_scaling.results.card import MARKERS, colours, in_words, style_axes, to_png
+from hf_scaling.results.card import MARKERS, colours, style_axes, to_png
+from hf_scaling.text import format_count
 
 if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
     from matplotlib.axes import Axes
 
 
@@ -68,7 +70,7 @@ def _smallest(fit: LawFit, name: str) -> float:
 
 def _draw_curve(ax: "Axes", fit: LawFit, x: str, along: np.ndarray, at: Mapping[str, float], colour) -> None:
     predicted = fit.predict({x: along, **at})
-    label = ", ".join(f"{name} {in_words(value)}" for name, value in at.items()) or fit.law
+    label = ", ".join(f"{name} {format_count(value)}" for name, value in at.items()) or fit.law
     ax.plot(along, predicted["value"], color=colour, linewidth=1.5, label=label)
     if predicted["low"].notna().any():
         ax.fill_between(along, predicted["low"], predicted["high"], color=colour, alpha=0.15, linewidth=0)
@@ -220,7 +222,9 @@ def _intervals_in_words(settings: dict) -> str:
     return f"{settings['bootstrap']} {kind} bootstrap refits, level {settings['level']:g}"
 
 
-def card_values(fit: LawFit, where: str, figure: str, dataset: str | None = None) -> tuple[dict[str, str], dict]:
+def card_values(
+    fit: LawFit, where: str, figure: str, dataset: str | None = None
+) -> tuple[dict[str, str], "ModelCardData"]:
     """What the card template asks for, and the metadata the Hub reads.
 
     Args:
@@ -259,18 +263,21 @@ def _parts_of(fit: LawFit) -> str:
     return "\n".join(f"- {member.law}: `{member.definition.formula}`" for member in fit.members)
 
 
-def _card_head(fit: LawFit, dataset: str | None) -> dict:
-    head = {
-        "license": "apache-2.0",
-        "library_name": "hf_scaling",
-        "pipeline_tag": "tabular-regression",
-        "tags": ["hf_scaling", "scaling-law", fit.law],
-    }
-    named = {each for name in ("upstream", "downstream") for each in fit.data["study"].get(name, ())}
-    # Of the Hub's data sets; those of a local folder have no slash.
+def _card_head(fit: LawFit, dataset: str | None) -> "ModelCardData":
+    """The head that the Hub reads, with the data sets of the Hub that the rows are of."""
+    from huggingface_hub import ModelCardData
+
+    names = {name for column in ("upstream", "downstream") for name in fit.data["study"].get(column, ())}
     on_hub = [dataset] if dataset else []
-    on_hub += sorted(each for each in named if "/" in each and hub.is_hub_id(each))
-    return {**head, "datasets": on_hub} if on_hub else head
+    # The name of a local data set has no slash.
+    on_hub += sorted(name for name in names if "/" in name and hub.is_hub_id(name))
+    return ModelCardData(
+        license="apache-2.0",
+        library_name="hf_scaling",
+        pipeline_tag="tabular-regression",
+        tags=["hf_scaling", "scaling-law", fit.law],
+        datasets=on_hub or None,
+    )
 
 
 def _joined(names: list[str]) -> str:

@@ -44,21 +44,21 @@ def push_report(
 
 
 def _card(dataset: str, n_rows: int) -> str:
-    name = dataset.rpartition("/")[2]
-    head = {
-        "title": f"{name}: report",
-        "emoji": "📉",
-        "colorFrom": "gray",
-        "colorTo": "green",
-        "sdk": "static",
-        "pinned": False,
-        "license": "apache-2.0",
-        "datasets": [dataset],
-        "tags": ["hf_scaling", "scaling-laws"],
-    }
-    return cards.render_card(
-        "report_space", {"title": head["title"], "repo_id": dataset, "n_rows": f"{n_rows:,}"}, head
+    from huggingface_hub import SpaceCardData
+
+    title = f"{dataset.rpartition('/')[2]}: report"
+    head = SpaceCardData(
+        title=title,
+        emoji="📉",
+        colorFrom="gray",
+        colorTo="green",
+        sdk="static",
+        pinned=False,
+        license="apache-2.0",
+        datasets=[dataset],
+        tags=["hf_scaling", "scaling-laws"],
     )
+    return cards.render_card("report_space", {"title": title, "repo_id": dataset, "n_rows": f"{n_rows:,}"}, head)
 
 
 MODELS = ("all", "best", "none")

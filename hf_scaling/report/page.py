@@ -323,7 +323,7 @@ def render_page(findings: Findings, panels: Sequence[Sequence[Panels]]) -> str:
         findings: What to say.
         panels: The figures of each part.
     """
-    template = resources.files("hf_scaling.report").joinpath("page.html").read_text(encoding="utf-8")
+    template = resources.files("hf_scaling.report").joinpath("templates/page.html").read_text(encoding="utf-8")
     level, draws = format_percent(findings.asked.level), f"{findings.asked.bootstrap:,}"
     values = {
         "title": escape(findings.title),

@@ -5,11 +5,14 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_scaling import files, hub
 from hf_scaling.hub.cards import CITATION, markdown_table, render_card
 from hf_scaling.tasks import Task
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
 
 # What the table of columns leaves to the text.
 _ELSEWHERE = ("versions", "schema_version", "created_at")
@@ -100,37 +103,38 @@ def _limits(task: Task, row: Mapping[str, Any], overlap: str) -> list[str]:
     ]
 
 
-def _metadata(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The head that the Hub reads: license, library, data sets, where it comes from, and the scores."""
-    head = {
-        "license": "apache-2.0",
-        "library_name": "transformers",
-        "pipeline_tag": task.tag,
-        "tags": ["hf_scaling", "scaling-laws", task.tag, row["arm"]],
-        "metrics": ["accuracy"],
+def _metadata(task: Task, row: Mapping[str, Any]) -> "ModelCardData":
+    """The head that the Hub reads: license, library, data sets, origin and scores."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    data = _evaluated(row)
+    evaluation = {
+        "task_type": task.tag,
+        "dataset_name": data,
+        # The Hub takes only the id of a data set here, or letters, digits, dots and hyphens.
+        "dataset_type": data if hub.is_repo_id(data) else re.sub(r"[^\w.-]+", "-", data).strip("-."),
+        "dataset_split": row["eval_split"],
+    }
+    accuracy = {"metric_type": "accuracy", "metric_value": round(1 - row["error"], 6), "metric_name": "top-1 accuracy"}
+    loss = {
+        "metric_type": "loss",
+        "metric_value": round(row["loss"], 6),
+        "metric_name": f"cross-entropy, nats per {task.unit}",
     }
     sets = [row[name] for name in ("upstream", "downstream") if row[name] and hub.is_repo_id(row[name])]
-    if sets:
-        head["datasets"] = list(dict.fromkeys(sets))
-    for key, column in (("base_model", "parent"), ("teacher_model", "teacher")):
-        origin = (row[column] or "").partition("@")[0]
-        if hub.is_repo_id(origin):
-            head[key] = origin
-    return head | {"model-index": [{"name": _title(row), "results": [_result(task, row)]}]}
-
-
-def _result(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:
-    data = _evaluated(row)
-    # The Hub takes the id of a data set here, and nothing with other signs in it.
-    id = data if hub.is_repo_id(data) else re.sub(r"[^\w.-]+", "-", data).strip("-.")
-    return {
-        "task": {"type": task.tag},
-        "dataset": {"name": data, "type": id, "split": row["eval_split"]},
-        "metrics": [
-            {"type": "accuracy", "value": round(1 - row["error"], 6), "name": "top-1 accuracy"},
-            {"type": "loss", "value": round(row["loss"], 6), "name": f"cross-entropy, nats per {task.unit}"},
-        ],
-    }
+    parent, teacher = ((row[column] or "").partition("@")[0] for column in ("parent", "teacher"))
+    return ModelCardData(
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag=task.tag,
+        tags=["hf_scaling", "scaling-laws", task.tag, row["arm"]],
+        metrics=["accuracy"],
+        datasets=list(dict.fromkeys(sets)) or None,
+        base_model=parent if hub.is_repo_id(parent) else None,
+        teacher_model=teacher if hub.is_repo_id(teacher) else None,
+        model_name=_title(row),
+        eval_results=[EvalResult(**evaluation, **scores) for scores in (accuracy, loss)],
+    )
 
 
 def _title(row: Mapping[str, Any]) -> str:
