@@ -3,7 +3,7 @@
     python benchmarks/image_folders.py [--sizes 1000 12000 100000] [--skip-datasets-above 12000]
 
 Makes folders of small PNGs (10, 100 and 1,000 classes) under a temporary folder. "first" hashes every file's content;
-"again" looks at each file's size and times alone. The ratio is to torchvision's ImageFolder, each the fastest of three.
+"again" looks at each file's size and times alone. The ratio is to torchvision's ImageFolder; fastest of three.
 """
 
 import argparse
