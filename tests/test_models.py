@@ -49,7 +49,7 @@ def same_weights(a, b):
         ("vit-21m", 100, 32, 4, 21_376_996),
     ],
 )
-def test_the_families_have_the_published_counts(name, n_classes, image_size, patch_size, count):
+def test_the_families_have_their_documented_counts(name, n_classes, image_size, patch_size, count):
     model = models.build_student(name, n_classes, image_size)
     assert model.timm_model.patch_embed.patch_size == (patch_size, patch_size)
     assert models.count_params(model) == count
@@ -107,39 +107,40 @@ def test_saved_students_reload_exactly(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "named"),
     [
         (("vit-300k", 10, 28), "vit-30k"),
         (("resnet81", 10, 28), "resnet18"),
         (("resnet18.a1_in1k", 10, 28), "timm/resnet18.a1_in1k"),
-        (("resnet18", 10, 28, 4), "has no patch size"),
+        (("resnet18", 10, 28, 4), "resnet18 .*patch_size"),
         (("vit-30k", 10, 28, 5), r"\[2, 4, 7, 14\]"),
-        (("vit-30k", 10, 29), "give patch_size"),
-        (("vit_tiny_patch16_224", 10, 28), "patches of 16 pixels"),
-        (("vit-30k", 1, 28), "at least 2 classes"),
+        (("vit-30k", 10, 29), "image_size 29 .*patch_size"),
+        (("vit_tiny_patch16_224", 10, 28), "vit_tiny_patch16_224 .* 16 .* 28"),
+        (("vit-30k", 1, 28), "n_classes 1"),
         (("vit-30k", 10, 0), "image_size 0"),
     ],
 )
-def test_what_cannot_be_built_is_refused_in_one_line(arguments, says):
-    with pytest.raises(InputError, match=says) as caught:
+def test_impossible_models_are_refused_in_one_line(arguments, named):
+    with pytest.raises(InputError, match=named) as caught:
         models.build_student(*arguments)
     assert "\n" not in str(caught.value)
 
 
-def test_what_cannot_be_loaded_is_refused_in_one_line(tmp_path):
-    with pytest.raises(InputError, match="family name"):
+def test_unusable_checkpoints_are_refused_in_one_line(tmp_path):
+    with pytest.raises(InputError, match="vit-30k"):
         models.load_model("vit-30k")
-    with pytest.raises(InputError, match=r"no config\.json"):
+    with pytest.raises(InputError, match=r"config\.json"):
         models.load_model(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    with pytest.raises(InputError, match="no weights"):
+    with pytest.raises(InputError, match=r"model\.safetensors"):
         models.load_model(tmp_path)
     tiny_vit().vit.save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="lacks trained weights for classifier"):
+    with pytest.raises(InputError, match=r"classifier\.(bias|weight)"):
         models.load_model(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(InputError, match="image classifier"):
+    with pytest.raises(InputError, match=str(tmp_path)) as caught:
         models.load_model(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_checkpoint_of_timm_is_loaded_and_saved_with_our_processor(tmp_path):
@@ -185,7 +186,7 @@ def test_replace_head_changes_the_head_alone(build, tmp_path):
     assert torch.equal(models.load_model(tmp_path)(image).logits, model(image).logits)
 
 
-def test_replace_head_forgets_class_names_and_follows_its_seed():
+def test_replace_head_drops_class_names_and_depends_on_its_seed():
     heads = []
     for seed in (0, 0, 1):
         model = models.build_student("vit-30k", 4, 28)
@@ -222,7 +223,7 @@ def test_forward_flops_are_the_counted_products():
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_pipeline_on_png_files_gives_our_logits(mode, tmp_path):
+def test_pipeline_on_png_files_gives_the_same_logits(mode, tmp_path):
     model = models.build_student("vit-30k", 10, 28, seed=2).eval()
     model.save_pretrained(tmp_path)
     models.build_processor(model, MEAN, STD).save_pretrained(tmp_path)
@@ -239,7 +240,7 @@ def test_pipeline_on_png_files_gives_our_logits(mode, tmp_path):
         assert [scores[f"LABEL_{label}"] for label in range(10)] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
-def test_the_processor_only_normalises_an_image_of_the_right_size():
+def test_the_processor_only_normalises_an_image_of_the_model_size():
     processor = models.build_processor(models.build_student("vit-30k", 10, 28), MEAN, STD)
     pixels = np.random.default_rng(1).integers(0, 256, (28, 28, 3), dtype=np.uint8)
     mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
@@ -252,9 +253,9 @@ def test_the_processor_only_normalises_an_image_of_the_right_size():
 def test_the_statistics_of_a_checkpoint_are_read_back(tmp_path):
     model = models.build_student("vit-30k", 10, 28)
     model.save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="image processor"):
+    with pytest.raises(InputError, match=str(tmp_path)):
         models.load_statistics(tmp_path)
     models.build_processor(model, MEAN, STD).save_pretrained(tmp_path)
     assert models.load_statistics(tmp_path) == models.ImageStatistics(MEAN, STD)
-    with pytest.raises(InputError, match="std above 0"):
+    with pytest.raises(InputError, match="std"):
         models.build_processor(model, MEAN, (0.0, 1.0, 1.0))

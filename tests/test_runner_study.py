@@ -121,7 +121,7 @@ def test_a_damaged_cache_file_is_found_and_made_anew(study, tmp_path):
     process = command("run", study.parent / "tiny.yaml", "--out", out, "--workers", 1)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert f"{damaged} is damaged (its checksum differs): it is made anew" in err
+    assert str(damaged) in err
     assert_same(study, out)
 
 

@@ -5,37 +5,13 @@ import hashlib
 import string
 
 import numpy as np
+from PIL import Image
 
-from hf_scaling.data.images import fit_picture
+from hf_scaling.data.cache import Block
+from hf_scaling.data.images import ImageFormat, fit_image
 from hf_scaling.data.sampling import nested_subset
 
-CLASS_NAMES = tuple(string.digits)
 N_TEST = 500
-
-
-def identity() -> dict:
-    """Say what determines the images, for the fingerprint: the scans' content."""
-    scans, labels = _scans()
-    return {"scans": hashlib.sha256(scans.tobytes() + labels.tobytes()).hexdigest(), "n_test": N_TEST}
-
-
-def part(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Give the scans of "train" or "test": grey levels uint8 (n, 8, 8) and class ids int64 (n,).
-
-    The test part is 500 scans, balanced over the classes, chosen by key once and for all.
-    """
-    scans, labels = _scans()
-    is_test = np.zeros(len(labels), bool)
-    is_test[nested_subset(labels, N_TEST, seed=0)] = True
-    chosen = is_test if name == "test" else ~is_test
-    return scans[chosen], labels[chosen]
-
-
-def enlarge(scan: np.ndarray, image_size: int) -> np.ndarray:
-    """Fit one scan into the square, as pictures are: uint8 array (image_size, image_size, 3)."""
-    from PIL import Image
-
-    return np.asarray(fit_picture(Image.fromarray(scan), image_size))
 
 
 @functools.cache
@@ -43,5 +19,44 @@ def _scans() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    # 17 levels, 0 to 16, each a whole number of sixteenths of white.
+    # 17 grey levels, 0 to 16, in sixteenths of white.
     return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target.astype(np.int64)
+
+
+class DigitOrigin:
+    """The digits as an `Origin`. The test part is 500 scans, balanced over the classes, the same in every run."""
+
+    name = "digits"
+    class_names = tuple(string.digits)
+    has_test = True
+    is_generated = True
+
+    def identity(self) -> dict:
+        """What determines the images: the content of the scans."""
+        scans, labels = _scans()
+        return {"scans": hashlib.sha256(scans.tobytes() + labels.tobytes()).hexdigest(), "n_test": N_TEST}
+
+    def reader(self, part: str, class_ids: np.ndarray, image_format: ImageFormat, skip_corrupt: bool) -> "DigitReader":
+        """Open a part; no scan is corrupt."""
+        return DigitReader(part, class_ids, image_format)
+
+
+class DigitReader:
+    """Reads the scans of the selected classes."""
+
+    sequential = False
+
+    def __init__(self, part: str, class_ids: np.ndarray, image_format: ImageFormat):
+        scans, labels = _scans()
+        in_test = np.isin(np.arange(len(labels)), nested_subset(labels, N_TEST, seed=0))
+        selection = np.isin(labels, class_ids) & (in_test if part == "test" else ~in_test)
+        self._scans, self._labels = scans[selection], np.searchsorted(class_ids, labels[selection])
+        self.n_rows = self.n_images = len(self._labels)
+        self._format = image_format
+
+    def read(self, start: int, stop: int, state: dict | None) -> Block:
+        """Enlarge the scans `start` to `stop`."""
+        images = [fit_image(Image.fromarray(scan), self._format.image_size) for scan in self._scans[start:stop]]
+        block = Block()
+        block.append_pixels(map(np.asarray, images), self._labels[start:stop], self._format)
+        return block

@@ -1,95 +1,102 @@
-"""One picture: decoded, fitted into the square, packed for the cache and unpacked again."""
+"""One image: decoded, fitted into a square, packed for the cache and unpacked again."""
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
+import xxhash
+from PIL import Image, ImageOps
 
-# Raise it whenever a change below alters a cached pixel: caches and run ids hang on it.
+# Increase whenever a change below alters a cached pixel: fingerprints, and so caches and run ids, depend on it.
 DECODING_VERSION = 1
-# Up to this side pixels are kept raw (a batch is one copy); above it they are encoded, or ImageNet at 224 px would
-# take 190 GB.
+# Up to this side pixels are stored raw (reading a batch is one copy). Above it they are encoded, because ImageNet at
+# 224 px would take 190 GB.
 LARGEST_RAW_SIDE = 64
 
 _JPEG_QUALITY = 90
 
 
-def storage_for(image_size: int, part: str) -> str:
-    """Choose how the pictures of "train" or "test" are kept: "raw" or "jpeg".
+@dataclass(frozen=True)
+class ImageFormat:
+    """How the images of a part are stored.
 
-    Test pictures are always raw: evaluation reads the source's very pixels, never an encoder's mistakes.
+    Attributes:
+        image_size: Side of the square RGB images in pixels.
+        is_raw: Whether as raw pixels rather than as JPEG.
     """
-    return "raw" if part == "test" or image_size <= LARGEST_RAW_SIDE else "jpeg"
 
+    image_size: int
+    is_raw: bool
 
-def fit_picture(picture, image_size: int):
-    """Fit a PIL image into `image_size` x `image_size` RGB: the shorter side resized (bicubic, antialiased), the
-    centre kept. A picture that has the size already is not resampled.
-    """
-    from PIL import Image
+    @classmethod
+    def for_part(cls, image_size: int, part: str) -> "ImageFormat":
+        """The format of "train" or "test".
 
-    picture = picture.convert("RGB")
-    if picture.size == (image_size, image_size):
-        return picture
-    width, height = picture.size
-    scale = image_size / min(width, height)
-    if scale != 1:
-        size = max(image_size, round(width * scale)), max(image_size, round(height * scale))
-        picture = picture.resize(size, Image.Resampling.BICUBIC)
-    left, top = (picture.width - image_size) // 2, (picture.height - image_size) // 2
-    return picture.crop((left, top, left + image_size, top + image_size))
+        Test images are always raw, so that evaluation reads the source's pixels without an encoder's errors.
+        """
+        return cls(image_size, part == "test" or image_size <= LARGEST_RAW_SIDE)
 
+    @property
+    def name(self) -> str:
+        """ "raw" or "jpeg"."""
+        return "raw" if self.is_raw else "jpeg"
 
-def pack(encoded: bytes, image_size: int, storage: str) -> tuple[bytes, int]:
-    """Decode a picture file's bytes, fit it and pack it.
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self.image_size, self.image_size, 3
 
-    Args:
-        encoded: The bytes of a PNG, JPEG or any other file that PIL opens.
-        image_size: Side in pixels.
-        storage: "raw" or "jpeg" (see `storage_for`).
+    def pack(self, encoded: bytes) -> tuple[bytes, int]:
+        """Decode an image file, turn it as its EXIF data say, fit it and pack it.
 
-    Returns:
-        The bytes to keep, and the hash of the fitted pixels before any lossy encoding.
+        Args:
+            encoded: The bytes of a PNG, a JPEG or any other file that PIL opens.
 
-    Raises:
-        Exception: Whatever PIL raises for bytes that are not a whole picture.
-    """
-    from PIL import Image, ImageOps
+        Returns:
+            The bytes to store, and the hash (XXH3, 64 bits) of the fitted pixels before any lossy encoding.
 
-    with Image.open(io.BytesIO(encoded)) as picture:
-        ImageOps.exif_transpose(picture, in_place=True)
-        is_ready = picture.format == "JPEG" and picture.mode == "RGB" and picture.size == (image_size, image_size)
-        fitted = fit_picture(picture, image_size)
-    raw = fitted.tobytes()
-    if storage == "raw":
-        return raw, hash_pixels(raw)
-    # A second JPEG encoding of what is there already would only lose more.
-    return encoded if is_ready else _encode(fitted), hash_pixels(raw)
+        Raises:
+            Exception: Whatever PIL raises for bytes that are not a complete image.
+        """
+        with Image.open(io.BytesIO(encoded)) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            is_ready = image.format == "JPEG" and image.mode == "RGB" and image.size == self.shape[:2]
+            fitted = fit_image(image, self.image_size)
+        # A JPEG of the right size is stored as it is: encoding it a second time would only lose more.
+        return self._pack(fitted, encoded if is_ready else None)
 
+    def pack_pixels(self, pixels: np.ndarray) -> tuple[bytes, int]:
+        """Pack one uint8 array (image_size, image_size, 3), as `pack` does."""
+        return self._pack(Image.fromarray(pixels))
 
-def pack_pixels(pixels: np.ndarray, storage: str) -> tuple[bytes, int]:
-    """Pack one uint8 array (image_size, image_size, 3), as `pack` does."""
-    from PIL import Image
-
-    raw = pixels.tobytes()
-    return raw if storage == "raw" else _encode(Image.fromarray(pixels)), hash_pixels(raw)
+    def _pack(self, image: Image.Image, jpeg: bytes | None = None) -> tuple[bytes, int]:
+        raw = image.tobytes()
+        if not self.is_raw and jpeg is None:
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", quality=_JPEG_QUALITY)
+            jpeg = buffer.getvalue()
+        return raw if self.is_raw else jpeg, xxhash.xxh3_64_intdigest(raw)
 
 
 def unpack(encoded: bytes) -> np.ndarray:
-    """Decode a picture kept as JPEG: uint8 array (image_size, image_size, 3)."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(encoded)) as picture:
-        return np.asarray(picture)
+    """Decode an image stored as JPEG: uint8 array (image_size, image_size, 3)."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        return np.asarray(image)
 
 
-def hash_pixels(raw: bytes) -> int:
-    """Hash a picture's RGB bytes (XXH3, 64 bits)."""
-    import xxhash
+def fit_image(image: Image.Image, image_size: int) -> Image.Image:
+    """Fit an image into an RGB square of `image_size` pixels a side.
 
-    return xxhash.xxh3_64_intdigest(raw)
-
-
-def _encode(picture) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=_JPEG_QUALITY)
-    return buffer.getvalue()
+    The shorter side is resized (bicubic, antialiased), then the centre is cropped. An image that has the size already
+    is not resampled.
+    """
+    image = image.convert("RGB")
+    if image.size == (image_size, image_size):
+        return image
+    width, height = image.size
+    scale = image_size / min(width, height)
+    if scale != 1:
+        size = max(image_size, round(width * scale)), max(image_size, round(height * scale))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    left, top = (image.width - image_size) // 2, (image.height - image_size) // 2
+    return image.crop((left, top, left + image_size, top + image_size))

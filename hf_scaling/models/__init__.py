@@ -1,4 +1,4 @@
-"""Students and teachers by name and size, built or loaded."""
+"""Image classifiers and language models by name and size, built or loaded."""
 
 from hf_scaling.models.flops import TRAINING, count_params, flops_of, forward_flops
 from hf_scaling.models.language import (

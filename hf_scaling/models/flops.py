@@ -5,24 +5,24 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-#: Operations of a training step in those of a forward pass: the gradient of a product is two more of its size.
+#: Operations of a training step per operation of a forward pass: the gradients of a product are two more of its size.
 TRAINING = 3
 
 
 def count_params(model: nn.Module) -> int:
-    """The number of weights of `model`, trainable or not; a weight shared by two layers counts once."""
+    """Number of weights of `model`, trainable or not; a weight shared by two layers counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def forward_flops(model: nn.Module, image_size: int) -> float:
-    """Floating-point operations of one image's way through `model`.
+    """Floating-point operations of one image's forward pass.
 
-    Counted by torch over one forward pass: matrix products and convolutions, a multiplication and an addition being
-    two operations (2 x MACs). Norms, activations and softmaxes are left out, as in the papers' 6ND. Attention is
-    counted as its two products whichever kernel the device would pick. A training step is about 3 x this.
+    Matrix products and convolutions are counted, a multiplication and an addition being two operations (2 x MACs).
+    Norms, activations and softmaxes are left out, as in the papers' 6ND. Attention counts as its two products
+    whichever kernel the device would use. A training step takes about `TRAINING` times as much.
 
     Args:
-        model: An image classifier; left as it was found.
+        model: An image classifier, unchanged afterwards; it may be on the meta device.
         image_size: Side of the square RGB image, in pixels.
     """
     weight = next(model.parameters())

@@ -1,23 +1,22 @@
-"""Causal language models: our own GPT-NeoX family, Pythia's shapes, and checkpoints of any architecture."""
+"""Causal language models: a GPT-NeoX family, Pythia's shapes, and checkpoints of any architecture."""
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel
 
-from hf_scaling import hub
 from hf_scaling.errors import InputError
-from hf_scaling.models.loading import FILES, check_whole, refuse_code
+from hf_scaling.models.loading import check_complete, checkpoint_folder, loading_errors
 from hf_scaling.models.vision import seeded
+from hf_scaling.text import did_you_mean
 
 
 @dataclass(frozen=True)
 class LanguageShape:
     """Width, depth and heads of a GPT-NeoX model; the MLP is four times as wide.
 
-    `tied`: whether the embedding is the output layer too, as suits a small model.
+    `tied`: whether the embedding is also the output layer, usual for small models.
     """
 
     width: int
@@ -26,7 +25,7 @@ class LanguageShape:
     tied: bool = False
 
 
-#: Ours, counted with 257 tokens (bytes), and those of Pythia (Biderman et al. 2023, arXiv 2304.01373).
+#: Names of `lm-...` are parameters counted with 257 tokens (bytes); Pythia: Biderman et al. 2023, arXiv 2304.01373.
 LANGUAGE_FAMILIES = {
     "lm-100k": LanguageShape(64, 2, 2, tied=True),
     "lm-500k": LanguageShape(96, 4, 3, tied=True),
@@ -51,55 +50,25 @@ def build_language_model(name: str, n_tokens: int, context: int, seed: int = 0, 
     Args:
         name: A name of `LANGUAGE_FAMILIES`.
         n_tokens: Size of the vocabulary.
-        context: Tokens it can look back on.
+        context: Number of tokens that it attends to.
         seed: Determines the weights.
         end: Id of the token that ends a text.
 
+    Returns:
+        The model in training mode, on the CPU or the device of the context.
+
     Raises:
         InputError: Unknown name (the nearest known ones are named).
+
+    Example:
+        >>> count_params(build_language_model("lm-100k", n_tokens=257, context=128))
+        116544
     """
-    with seeded(seed):
-        return GPTNeoXForCausalLM(_configure(name, n_tokens, context, end)).train()
-
-
-def sketch_language_model(name: str, n_tokens: int, context: int) -> PreTrainedModel:
-    """`build_language_model` under `torch.device("meta")`; kept until its callers use that."""
-    with torch.device("meta"):
-        return build_language_model(name, n_tokens, context)
-
-
-def load_language_model(folder_or_hub_id: str | Path, revision: str | None = None) -> PreTrainedModel:
-    """Load a causal language model of any architecture of transformers.
-
-    Returns:
-        The model in evaluation mode on the CPU, in float32.
-
-    Raises:
-        InputError: No such folder or repository, offline, no usable weights, code of its own, or no language model.
-    """
-    name = str(folder_or_hub_id)
-    folder = hub.local_folder(name, revision=revision, allow_patterns=FILES)
-    refuse_code(folder, name)
-    try:
-        config = AutoConfig.from_pretrained(folder)
-        # Keys and values of earlier tokens, which only generation wants.
-        config.use_cache = False
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype="float32", output_loading_info=True
-        )
-    except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{name} cannot be loaded as a causal language model: {line}") from error
-    check_whole(name, report, "language model")
-    return model
-
-
-def _configure(name: str, n_tokens: int, context: int, end: int) -> GPTNeoXConfig:
     if name not in LANGUAGE_FAMILIES:
-        near = difflib.get_close_matches(name, LANGUAGE_FAMILIES, n=3, cutoff=0.5) or list(LANGUAGE_FAMILIES)[:3]
-        raise InputError(f"unknown model {name}: nearest known names are {', '.join(near)}")
+        hint = did_you_mean(name, LANGUAGE_FAMILIES, n=3) or f"; known are {', '.join(LANGUAGE_FAMILIES)}"
+        raise InputError(f"unknown model {name}{hint}")
     shape = LANGUAGE_FAMILIES[name]
-    return GPTNeoXConfig(
+    config = GPTNeoXConfig(
         vocab_size=n_tokens,
         max_position_embeddings=context,
         hidden_size=shape.width,
@@ -111,3 +80,37 @@ def _configure(name: str, n_tokens: int, context: int, end: int) -> GPTNeoXConfi
         eos_token_id=end,
         use_cache=False,
     )
+    with seeded(seed):
+        return GPTNeoXForCausalLM(config).train()
+
+
+def sketch_language_model(name: str, n_tokens: int, context: int) -> PreTrainedModel:
+    """`build_language_model` under `torch.device("meta")`; kept until its callers use that."""
+    with torch.device("meta"):
+        return build_language_model(name, n_tokens, context)
+
+
+def load_language_model(folder_or_hub_id: str | Path, revision: str | None = None) -> PreTrainedModel:
+    """Load a causal language model of any architecture of transformers.
+
+    Args:
+        folder_or_hub_id: A folder that `save_pretrained` wrote, or a Hub id; an existing folder wins.
+        revision: Branch, tag or commit on the Hub.
+
+    Returns:
+        The model in evaluation mode on the CPU, in float32.
+
+    Raises:
+        InputError: No such folder or repository, offline, no usable weights, code of its own, or not a language model.
+    """
+    name = str(folder_or_hub_id)
+    folder = checkpoint_folder(name, revision)
+    with loading_errors(name, "a causal language model"):
+        config = AutoConfig.from_pretrained(folder)
+        # Keys and values of earlier tokens are needed for generation only.
+        config.use_cache = False
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype="float32", output_loading_info=True
+        )
+    check_complete(name, report, "language model")
+    return model

@@ -1,10 +1,10 @@
-"""What a model expects of an image: its size and how its pixels are normalised."""
+"""Trained models: checkpoints loaded without running their code, and how their images are sized and normalised."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from transformers import (
@@ -20,118 +20,10 @@ from hf_scaling import hub
 from hf_scaling.errors import InputError
 from hf_scaling.models.vision import FAMILIES
 
-# What timm would load weights or settings from that lie elsewhere.
-_ELSEWHERE = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
-
-
-def refuse_code(folder: Path, name: str) -> None:
-    """Refuse a checkpoint whose configuration names code to be run, or files that are not its own.
-
-    transformers would ask on the terminal whether to run it; `trust_remote_code` is never set here, and nobody is
-    asked.
-
-    Args:
-        folder: The checkpoint.
-        name: What messages call it.
-
-    Raises:
-        InputError: Says which file asks for what, or which is no JSON.
-    """
-    for path in sorted(folder.glob("*.json")):
-        content = _read(path, name)
-        if not isinstance(content, dict):
-            continue
-        if content.get("auto_map"):
-            raise InputError(
-                f"{name} asks for code of its own to be run (auto_map in {path.name}): "
-                f"only architectures of transformers and timm are loaded"
-            )
-        if path.name == "config.json":
-            _refuse_elsewhere(content, name)
-
-
-def _refuse_elsewhere(config: dict[str, Any], name: str) -> None:
-    architecture, arguments = config.get("architecture"), config.get("model_args")
-    if isinstance(architecture, str) and (":" in architecture or "/" in architecture):
-        raise InputError(f"{name}: its config names the architecture {architecture!r}, which lies elsewhere")
-    named = [key for key in _ELSEWHERE if isinstance(arguments, dict) and arguments.get(key)]
-    if named:
-        raise InputError(f"{name}: its config has timm load {named[0]} from elsewhere: remove it from model_args")
-
-
-def _read(path: Path, name: str) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise InputError(f"{name}: {path.name} is not JSON: {error}") from None
-
-
-def load_model(folder_or_hub_id: str | Path, revision: str | None = None) -> PreTrainedModel:
-    """Load an image classifier of transformers or timm.
-
-    Args:
-        folder_or_hub_id: A folder that `save_pretrained` wrote, or a Hub id (`google/vit-base-patch16-224`,
-            `timm/resnet18.a1_in1k`); a folder that exists wins.
-        revision: Branch, tag or commit on the Hub.
-
-    Returns:
-        The model in evaluation mode on the CPU, in float32.
-
-    Raises:
-        InputError: No such folder or repository, offline, no usable weights, or not an image classifier.
-    """
-    name = str(folder_or_hub_id)
-    if name in FAMILIES and not Path(name).exists():
-        raise InputError(f"{name} is a family name, not a checkpoint: give a folder or a Hub id")
-    folder = hub.local_folder(name, revision=revision, allow_patterns=FILES)
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{name} holds no config.json: give a folder that save_pretrained wrote")
-    refuse_code(folder, name)
-    if not list(folder.glob("model*.safetensors")):
-        raise InputError(f"{name} holds no weights as model.safetensors (pickles are not loaded)")
-    try:
-        config = AutoConfig.from_pretrained(folder)
-        # timm writes the number of classes twice; transformers would hand both on and fail.
-        (getattr(config, "model_args", None) or {}).pop("num_classes", None)
-        model, report = AutoModelForImageClassification.from_pretrained(
-            folder, config=config, dtype="float32", output_loading_info=True
-        )
-    except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{name} cannot be loaded as an image classifier: {_first_line(error)}") from error
-    check_whole(name, report, "classifier")
-    _settle_image_size(model)
-    return model
-
-
-def check_whole(name: str, report: dict, kind: str) -> None:
-    """Refuse what transformers fills with random weights: a backbone without a head is no teacher.
-
-    Raises:
-        InputError: A weight of the `kind` of model that is wanted is missing.
-    """
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise InputError(f"{name} lacks trained weights for {', '.join(missing[:3])}: it is no trained {kind}")
-
-
-def _settle_image_size(model: PreTrainedModel) -> None:
-    """Keep of timm's own settings the image size alone, and keep it where native models do.
-
-    A checkpoint saved with the rest of them would be fed by timm's preprocessing: an image processor saved beside it
-    is passed over.
-    """
-    timm_settings = getattr(model.config, "pretrained_cfg", None)
-    if timm_settings:
-        model.config.image_size = input_size(model)
-        del model.config.pretrained_cfg
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-# What is asked for of a repository on the Hub: no pickles, no training states.
-FILES = ["*.json", "*.safetensors"]
+# Downloaded from a repository on the Hub: no pickles, no training states.
+_FILES = ["*.json", "*.safetensors"]
+# Arguments with which timm would load weights or settings from outside the checkpoint.
+_OUTSIDE = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 
 
 @dataclass(frozen=True)
@@ -143,15 +35,143 @@ class ImageStatistics:
 
     def __post_init__(self):
         if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
-            raise InputError(f"image mean {self.mean} and std {self.std}: give one of each a channel, std above 0")
+            raise InputError(f"image mean {self.mean} and std {self.std}: give one of each per channel, std above 0")
+
+
+def load_model(folder_or_hub_id: str | Path, revision: str | None = None) -> PreTrainedModel:
+    """Load an image classifier of transformers or timm.
+
+    Args:
+        folder_or_hub_id: A folder that `save_pretrained` wrote, or a Hub id (`google/vit-base-patch16-224`,
+            `timm/resnet18.a1_in1k`); an existing folder wins.
+        revision: Branch, tag or commit on the Hub.
+
+    Returns:
+        The model in evaluation mode on the CPU, in float32.
+
+    Raises:
+        InputError: No such folder or repository, offline, no usable weights, or not an image classifier.
+    """
+    name = str(folder_or_hub_id)
+    if name in FAMILIES and not Path(name).exists():
+        raise InputError(f"{name} is a family name, not a checkpoint: give a folder or a Hub id")
+    folder = checkpoint_folder(name, revision)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{name} holds no config.json: give a folder that save_pretrained wrote")
+    if not list(folder.glob("model*.safetensors")):
+        raise InputError(f"{name} holds no weights as model.safetensors (pickles are not loaded)")
+    with loading_errors(name, "an image classifier"):
+        config = AutoConfig.from_pretrained(folder)
+        # timm writes the number of classes twice; transformers would pass both on and fail.
+        (getattr(config, "model_args", None) or {}).pop("num_classes", None)
+        model, report = AutoModelForImageClassification.from_pretrained(
+            folder, config=config, dtype="float32", output_loading_info=True
+        )
+    check_complete(name, report, "classifier")
+    if getattr(model.config, "pretrained_cfg", None):
+        # Of timm's settings only the image size is kept, where native models have it. A checkpoint saved with the
+        # others would be preprocessed by timm's settings, whatever image processor is saved beside it.
+        model.config.image_size = input_size(model)
+        del model.config.pretrained_cfg
+    return model
+
+
+def checkpoint_folder(name: str, revision: str | None) -> Path:
+    """The local folder of a checkpoint, downloaded where `name` is a Hub id.
+
+    A checkpoint is refused if its configuration names code to run, or files outside of it. (transformers would ask on
+    the terminal; `trust_remote_code` is never set.)
+
+    Raises:
+        InputError: No such folder or repository, offline, or refused; the message names the file.
+    """
+    folder = hub.local_folder(name, revision=revision, allow_patterns=_FILES)
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError, OSError) as error:
+            raise InputError(f"{name}: {path.name} is not JSON: {error}") from None
+        if not isinstance(content, dict):
+            continue
+        if content.get("auto_map"):
+            raise InputError(
+                f"{name} would run code of its own (auto_map in {path.name}): "
+                "only architectures of transformers and timm are loaded"
+            )
+        if path.name == "config.json":
+            _check_config(content, name)
+    return folder
+
+
+def _check_config(config: Mapping, name: str) -> None:
+    architecture, arguments = config.get("architecture"), config.get("model_args")
+    if isinstance(architecture, str) and (":" in architecture or "/" in architecture):
+        raise InputError(f"{name}: the architecture {architecture!r} in config.json is outside the checkpoint")
+    outside = [key for key in _OUTSIDE if isinstance(arguments, dict) and arguments.get(key)]
+    if outside:
+        raise InputError(f"{name}: {outside[0]} in config.json loads files from elsewhere: remove it from model_args")
+
+
+@contextmanager
+def loading_errors(name: str, kind: str) -> Iterator[None]:
+    """Turn what transformers raises for an unusable checkpoint into one line.
+
+    Raises:
+        InputError: In place of such an error; `kind` is the kind of model that is wanted.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{name} cannot be loaded as {kind}: {reason}") from error
+
+
+def check_complete(name: str, report: Mapping, kind: str) -> None:
+    """Refuse a checkpoint that transformers completes with random weights: a backbone without a head is no teacher.
+
+    Raises:
+        InputError: A weight of the `kind` of model that is wanted is missing.
+    """
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise InputError(f"{name} lacks trained weights for {', '.join(missing[:3])}: it is not a trained {kind}")
+
+
+def input_size(model: PreTrainedModel) -> int | None:
+    """Side in pixels of the square images that `model` was built for; None where its config does not state it."""
+    config = model.config
+    timm_size = (getattr(config, "model_args", None) or {}).get("img_size")
+    pretrained = (getattr(config, "pretrained_cfg", None) or {}).get("input_size")
+    size = getattr(config, "image_size", None) or timm_size or (pretrained and pretrained[-1])
+    return (size[-1] if isinstance(size, Sequence) else size) or None
+
+
+def load_statistics(folder_or_hub_id: str | Path, revision: str | None = None) -> ImageStatistics:
+    """Read from a checkpoint how its images are normalised.
+
+    Raises:
+        InputError: No such checkpoint, offline, or one without an image processor that normalises.
+    """
+    name = str(folder_or_hub_id)
+    folder = checkpoint_folder(name, revision)
+    try:
+        processor = AutoImageProcessor.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{name} holds no image processor: give its image mean and std") from error
+    timm_config = getattr(processor, "data_config", {})
+    mean = timm_config.get("mean", getattr(processor, "image_mean", None))
+    std = timm_config.get("std", getattr(processor, "image_std", None))
+    if mean is None or std is None:
+        raise InputError(f"{name}: its image processor has no mean and std: give them")
+    return ImageStatistics(tuple(mean), tuple(std))
 
 
 def build_processor(model: PreTrainedModel, mean: Sequence[float], std: Sequence[float]) -> BitImageProcessor:
     """Build the image processor that makes a checkpoint of `model` work in `pipeline("image-classification")`.
 
-    An image that has the model's size is converted to RGB and normalised, nothing else: in float32,
-    `(pixels - 255 * mean) / (255 * std)` with pixels 0..255, channels first. Another one has its shorter side resized
-    (bicubic, antialiased) and its centre cut out.
+    An image of the model's size is converted to RGB and normalised, nothing else: in float32,
+    `(pixels - 255 * mean) / (255 * std)` with pixels 0..255, channels first. The shorter side of any other image is
+    resized (bicubic, antialiased) and its centre is cropped.
 
     Args:
         model: Gives the image size (`input_size`).
@@ -162,11 +182,11 @@ def build_processor(model: PreTrainedModel, mean: Sequence[float], std: Sequence
         nothing, and could not know these statistics.)
 
     Raises:
-        InputError: The model states no image size, or the statistics are none.
+        InputError: The model's config has no image size, or the statistics are invalid.
     """
     size = input_size(model)
     if size is None:
-        raise InputError("the model's config states no image size: set config.image_size")
+        raise InputError("the model's config has no image size: set config.image_size")
     statistics = ImageStatistics(tuple(mean), tuple(std))
     return BitImageProcessor(
         do_convert_rgb=True,
@@ -181,35 +201,3 @@ def build_processor(model: PreTrainedModel, mean: Sequence[float], std: Sequence
         image_mean=list(statistics.mean),
         image_std=list(statistics.std),
     )
-
-
-def input_size(model: PreTrainedModel) -> int | None:
-    """The side of the square images that `model` was built for, in pixels; None where its config does not say."""
-    config = model.config
-    timm_size = (getattr(config, "model_args", None) or {}).get("img_size")
-    pretrained = (getattr(config, "pretrained_cfg", None) or {}).get("input_size")
-    size = getattr(config, "image_size", None) or timm_size or (pretrained and pretrained[-1])
-    if isinstance(size, Sequence):
-        size = size[-1]
-    return size or None
-
-
-def load_statistics(folder_or_hub_id: str | Path, revision: str | None = None) -> ImageStatistics:
-    """Read from a checkpoint how its images were normalised.
-
-    Raises:
-        InputError: No such checkpoint, offline, or one without an image processor that normalises.
-    """
-    name = str(folder_or_hub_id)
-    folder = hub.local_folder(name, revision=revision, allow_patterns=FILES)
-    refuse_code(folder, name)
-    try:
-        processor = AutoImageProcessor.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{name} holds no image processor: state its image mean and std") from error
-    timm_config = getattr(processor, "data_config", {})
-    mean = timm_config.get("mean", getattr(processor, "image_mean", None))
-    std = timm_config.get("std", getattr(processor, "image_std", None))
-    if mean is None or std is None:
-        raise InputError(f"{name}: its image processor states no mean and std: state them")
-    return ImageStatistics(tuple(mean), tuple(std))

@@ -1,6 +1,5 @@
-"""The classification head: its classes, a fresh one for other classes, and training it alone."""
+"""Image classifiers: the ViT families and timm's architectures, built with random weights; class names and heads."""
 
-import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,40 +10,35 @@ from torch import nn
 from transformers import PreTrainedModel, TimmWrapperConfig, TimmWrapperForImageClassification
 
 from hf_scaling.errors import InputError
+from hf_scaling.text import did_you_mean
 
-_VIT = "vit_tiny_patch16_224"  # the timm architecture that every family member is a reshaped copy of
-_LARGEST_GRID = 14  # patches a side; ViT's own 224 / 16
+_VIT = "vit_tiny_patch16_224"  # the timm architecture that every family member reshapes
+_LARGEST_GRID = 14  # patches per side, as in ViT itself: 224 / 16
 
 
 @dataclass(frozen=True)
 class VitShape:
-    """Width, depth and heads of one member of a family; the MLP is four times as wide."""
+    """Width, depth and heads of a Vision Transformer; the MLP is four times as wide."""
 
     width: int
     depth: int
     heads: int
 
 
-def _small(width: int, depth: int) -> VitShape:
-    return VitShape(width, depth, heads=width // 16)
-
-
-def _standard(width: int) -> VitShape:
-    return VitShape(width, depth=12, heads=width // 64)
-
-
 FAMILIES = {
-    "vit-30k": _small(32, 2),
-    "vit-50k": _small(32, 4),
-    "vit-100k": _small(48, 4),
-    "vit-200k": _small(64, 4),
-    "vit-400k": _small(96, 4),
-    "vit-800k": _small(128, 4),
-    "vit-2.5m": _standard(128),
-    "vit-5m": _standard(192),
-    "vit-10m": _standard(256),
-    "vit-21m": _standard(384),
-    "vit-38m": _standard(512),
+    # Heads of 16.
+    "vit-30k": VitShape(32, 2, 2),
+    "vit-50k": VitShape(32, 4, 2),
+    "vit-100k": VitShape(48, 4, 3),
+    "vit-200k": VitShape(64, 4, 4),
+    "vit-400k": VitShape(96, 4, 6),
+    "vit-800k": VitShape(128, 4, 8),
+    # Heads of 64.
+    "vit-2.5m": VitShape(128, 12, 2),
+    "vit-5m": VitShape(192, 12, 3),
+    "vit-10m": VitShape(256, 12, 4),
+    "vit-21m": VitShape(384, 12, 6),
+    "vit-38m": VitShape(512, 12, 8),
 }
 
 
@@ -70,17 +64,33 @@ def build_student(
 
     Raises:
         InputError: Unknown name (the nearest known ones are named), or sizes that do not fit each other.
+
+    Example:
+        >>> count_params(build_student("vit-200k", n_classes=10, image_size=28))
+        211338
     """
-    config = _configure(name, n_classes, image_size, patch_size)
+    if n_classes < 2:
+        raise InputError(f"n_classes {n_classes}: a classifier needs at least 2 classes")
+    if image_size < 1:
+        raise InputError(f"image_size {image_size}: must be a positive number of pixels")
+    architecture, arguments = _resolve(name, image_size, patch_size)
+    config = TimmWrapperConfig(
+        architecture=architecture, num_labels=n_classes, model_args=arguments, image_size=image_size
+    )
     with seeded(seed):
         model = TimmWrapperForImageClassification(config)
     if model.device.type != "meta":
         with seeded(seed):
             # The wrapper initialises linear and convolution layers with its own standard deviation (.02 for the
             # patch embedding, where timm uses .08), so the weights that timm draws are copied in.
-            timm_model = timm.create_model(config.architecture, num_classes=n_classes, **config.model_args)
+            timm_model = timm.create_model(architecture, num_classes=n_classes, **arguments)
         model.timm_model.load_state_dict(timm_model.state_dict())
-    _check_patches(name, model.timm_model, image_size)
+    patches = getattr(getattr(model.timm_model, "patch_embed", None), "patch_size", None)
+    if patches and image_size % patches[0]:
+        # timm would silently leave the last pixels out.
+        raise InputError(
+            f"model {name} has patches of {patches[0]} pixels, which do not divide image_size {image_size}"
+        )
     return model.train()
 
 
@@ -93,29 +103,17 @@ def sketch_student(name: str, n_classes: int, image_size: int, patch_size: int |
 def default_patch_size(image_size: int) -> int:
     """The patch size where none is given: 4 at 16 and 32 pixels, 7 at 28, 8 at 64, 16 at 224.
 
-    It is the smallest divisor of `image_size`, from 4 up, that leaves at most 14 patches a side and an even number of
-    them, or an odd number where no even one exists.
+    It is the smallest divisor of `image_size`, from 4 up, that leaves at most 14 patches per side and an even number
+    of them, or an odd number where no even one exists.
 
     Raises:
-        InputError: No divisor leaves more than one patch (a prime number of pixels, say).
+        InputError: No divisor leaves more than one patch (a prime number of pixels, for example).
     """
-    grids = {patch: image_size // patch for patch in range(4, image_size // 2 + 1) if image_size % patch == 0}
-    fitting = [patch for patch, grid in grids.items() if grid <= _LARGEST_GRID]
-    even = [patch for patch in fitting if grids[patch] % 2 == 0]
-    if not fitting:
+    sizes = [size for size in range(4, image_size // 2 + 1) if image_size % size == 0]
+    sizes = [size for size in sizes if image_size // size <= _LARGEST_GRID]
+    if not sizes:
         raise InputError(f"image_size {image_size} has no usual patch size: give patch_size, a divisor of it")
-    return (even or fitting)[0]
-
-
-def _configure(name: str, n_classes: int, image_size: int, patch_size: int | None) -> TimmWrapperConfig:
-    if n_classes < 2:
-        raise InputError(f"n_classes {n_classes}: a classifier needs at least 2 classes")
-    if image_size < 1:
-        raise InputError(f"image_size {image_size}: must be a positive number of pixels")
-    architecture, arguments = _resolve(name, image_size, patch_size)
-    return TimmWrapperConfig(
-        architecture=architecture, num_labels=n_classes, model_args=arguments, image_size=image_size
-    )
+    return next((size for size in sizes if image_size // size % 2 == 0), sizes[0])
 
 
 def _resolve(name: str, image_size: int, patch_size: int | None) -> tuple[str, dict]:
@@ -123,20 +121,32 @@ def _resolve(name: str, image_size: int, patch_size: int | None) -> tuple[str, d
     if name in FAMILIES:
         return _VIT, _family_arguments(FAMILIES[name], image_size, patch_size)
     if not timm.is_model(name):
-        raise InputError(_unknown(name))
+        hint = did_you_mean(name, [*FAMILIES, *timm.list_models()], n=3) or f"; the families are {', '.join(FAMILIES)}"
+        raise InputError(f"unknown model {name}{hint}")
     if "." in name:
         raise InputError(
             f"model {name} names trained weights: give timm/{name} where a checkpoint is wanted, "
             f"or {name.split('.')[0]} for random weights"
         )
-    return name, _timm_arguments(name, image_size, patch_size)
+    # `img_size` where the architecture is built for one size: transformers are, most convolutional networks are not.
+    patches = {} if patch_size is None else {"patch_size": patch_size}
+    for arguments in ({"img_size": image_size, **patches}, patches):
+        try:
+            with torch.device("meta"):
+                timm.create_model(name, **arguments)
+            return name, arguments
+        except (AssertionError, ValueError, RuntimeError) as error:
+            raise InputError(f"model {name} cannot be built with {arguments}: {error}") from None
+        except TypeError:
+            continue
+    raise InputError(f"model {name} has no patch_size: leave it out")
 
 
 def _family_arguments(shape: VitShape, image_size: int, patch_size: int | None) -> dict:
     patch_size = default_patch_size(image_size) if patch_size is None else patch_size
     if patch_size < 1 or image_size % patch_size:
-        divisors = [patch for patch in range(2, image_size // 2 + 1) if image_size % patch == 0]
-        raise InputError(f"patch_size {patch_size} does not divide image_size {image_size}: take one of {divisors}")
+        divisors = [size for size in range(2, image_size // 2 + 1) if image_size % size == 0]
+        raise InputError(f"patch_size {patch_size} does not divide image_size {image_size}: give one of {divisors}")
     return {
         "img_size": image_size,
         "patch_size": patch_size,
@@ -146,44 +156,9 @@ def _family_arguments(shape: VitShape, image_size: int, patch_size: int | None) 
     }
 
 
-def _timm_arguments(name: str, image_size: int, patch_size: int | None) -> dict:
-    """`img_size` where the architecture is built for one size (transformers are, most convolutions are not)."""
-    asked = {} if patch_size is None else {"patch_size": patch_size}
-    try:
-        return _accepted(name, {"img_size": image_size, **asked})
-    except TypeError:
-        pass
-    try:
-        return _accepted(name, asked)
-    except TypeError:
-        raise InputError(f"model {name} has no patch size: leave patch_size out") from None
-
-
-def _accepted(name: str, arguments: dict) -> dict:
-    with torch.device("meta"):
-        try:
-            timm.create_model(name, **arguments)
-        except (AssertionError, ValueError, RuntimeError) as error:
-            raise InputError(f"model {name} cannot be built with {arguments}: {error}") from None
-    return arguments
-
-
-def _check_patches(name: str, model: torch.nn.Module, image_size: int) -> None:
-    patches = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    if patches and image_size % patches[0]:
-        # timm would silently leave the last pixels out.
-        raise InputError(f"model {name} cuts patches of {patches[0]} pixels, which do not divide {image_size}")
-
-
-def _unknown(name: str) -> str:
-    known = [*FAMILIES, *timm.list_models()]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or list(FAMILIES)
-    return f"unknown model {name}: nearest known names are {', '.join(near)}"
-
-
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw from `seed` on the CPU and put the generator back where it was.
+    """Draw from `seed` on the CPU, and restore the generator afterwards.
 
     `torch.manual_seed` is not used: it would reseed the accelerators too.
     """
@@ -196,10 +171,10 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def name_classes(model: PreTrainedModel, names: Sequence[str]) -> None:
-    """Write the class names, in label order, into the config, where `pipeline` and teachers find them.
+    """Write the class names, in label order, into the config, where `pipeline` and teachers read them.
 
     Raises:
-        InputError: Another number of names than of the model's outputs.
+        InputError: The number of names is not the number of the model's outputs.
     """
     if len(names) != model.config.num_labels:
         raise InputError(f"{len(names)} class names for a model of {model.config.num_labels} classes")
@@ -208,9 +183,9 @@ def name_classes(model: PreTrainedModel, names: Sequence[str]) -> None:
 
 
 def replace_head(model: PreTrainedModel, n_classes: int, seed: int) -> None:
-    """Give `model` a fresh head for `n_classes`: weights normal with standard deviation .02, biases zero.
+    """Give `model` a new head for `n_classes`: weights normal with standard deviation .02, biases zero.
 
-    The class names are forgotten; the rest of the model is left as it is.
+    Class names become placeholders; the rest of the model is unchanged.
 
     Args:
         model: A classifier of transformers or a wrapped one of timm; changed in place.
@@ -218,15 +193,14 @@ def replace_head(model: PreTrainedModel, n_classes: int, seed: int) -> None:
         seed: Determines its weights; the global random state is neither read nor changed.
 
     Raises:
-        InputError: Fewer than 2 classes, or no head can be found.
+        InputError: Fewer than 2 classes, or the model has no head.
     """
     if n_classes < 2:
         raise InputError(f"n_classes {n_classes}: a classifier needs at least 2 classes")
     generator = torch.Generator().manual_seed(seed)
     for name, layer in _head_layers(model):
-        fresh = _fresh_layer(layer, n_classes, generator)
         parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, fresh)
+        setattr(model.get_submodule(parent), attribute, _new_layer(layer, n_classes, generator))
     model.config.num_labels = n_classes
     model.num_labels = n_classes
     name_classes(model, [f"LABEL_{label}" for label in range(n_classes)])
@@ -235,31 +209,30 @@ def replace_head(model: PreTrainedModel, n_classes: int, seed: int) -> None:
 
 
 def head_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
-    """The weights of the last, classifying layer (or layers: a distilled DeiT has two).
+    """The parameters of the classifying layer (or layers: a distilled DeiT has two).
 
     Raises:
-        InputError: No head can be found.
+        InputError: The model has no head.
     """
     return [parameter for _, layer in _head_layers(model) for parameter in layer.parameters()]
 
 
 def freeze_backbone(model: PreTrainedModel) -> None:
-    """Leave only the head trainable, and hold the rest in evaluation mode.
+    """Leave only the head trainable, and hold the rest in evaluation mode whatever `train()` is called.
 
-    In evaluation mode whatever train() is called: batch norms keep their running statistics and use them, dropout and
-    stochastic depth are off, so the head learns on the very features that evaluation will see.
+    Batch norms use their running statistics and keep them, dropout and stochastic depth are off, so the head learns
+    on exactly the features that evaluation sees.
     """
     head = {layer for _, layer in _head_layers(model)}
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+    model.requires_grad_(False)
     for layer in head:
         layer.requires_grad_(True)
-    # The model's own flag stays: a Trainer reads off it whether it trains or evaluates.
+    # The model's own flag is left alone: a Trainer reads off it whether it trains or evaluates.
     model.register_forward_pre_hook(_HoldInEvaluation(set(model.modules()) - head - {model}))
 
 
 class _HoldInEvaluation:
-    """Before each forward puts the given modules back into evaluation mode, which train() took them out of."""
+    """Puts the given modules back into evaluation mode before each forward pass."""
 
     def __init__(self, modules: set[nn.Module]):
         self.modules = modules
@@ -269,44 +242,41 @@ class _HoldInEvaluation:
             module.training = False
 
 
-def _head_layers(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
-    """Name and layer of what gives the logits: linear layers (or 1x1 convolutions) as wide as there are classes."""
-    found = [
-        (name, layer)
-        for name, layer in _head_candidates(model)
-        if isinstance(layer, nn.Linear | nn.Conv2d) and _width(layer) == model.config.num_labels
-    ]
-    if not found:
-        raise InputError(f"no classification head found in {type(model).__name__}")
-    return found
+def _head_layers(model: PreTrainedModel) -> list[tuple[str, nn.Linear | nn.Conv2d]]:
+    """Name and layer of what gives the logits: linear layers or 1x1 convolutions with one output per class.
+
+    timm lists the layers that classify; in transformers they are those outside the base model.
+    """
+    if hasattr(model, "timm_model"):
+        classifier = model.timm_model.get_classifier()
+        parts = classifier if isinstance(classifier, tuple) else (classifier,)
+        modules = {layer for part in parts for layer in part.modules()}
+        candidates = [(name, layer) for name, layer in model.named_modules() if layer in modules]
+    else:
+        base = f"{model.base_model_prefix}."
+        candidates = [(name, layer) for name, layer in model.named_modules() if not name.startswith(base)]
+    layers = []
+    for name, layer in candidates:
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            width = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+            if width == model.config.num_labels:
+                layers.append((name, layer))
+    if not layers:
+        raise InputError(f"{type(model).__name__} has no classification head")
+    return layers
 
 
-def _head_candidates(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
-    """timm says which layers classify; in transformers they are what lies outside the base model."""
-    if not hasattr(model, "timm_model"):
-        inside_base = f"{model.base_model_prefix}."
-        return [(name, layer) for name, layer in model.named_modules() if not name.startswith(inside_base)]
-    classifier = model.timm_model.get_classifier()
-    parts = classifier if isinstance(classifier, tuple) else (classifier,)
-    inside = {layer for part in parts for layer in part.modules()}
-    return [(name, layer) for name, layer in model.named_modules() if layer in inside]
-
-
-def _width(layer: nn.Module) -> int:
-    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-
-
-def _fresh_layer(layer: nn.Module, n_classes: int, generator: torch.Generator) -> nn.Module:
-    """A layer as `layer`, `n_classes` wide, on its device and in its type; drawn on the CPU."""
+def _new_layer(layer: nn.Linear | nn.Conv2d, n_classes: int, generator: torch.Generator) -> nn.Module:
+    """A layer like `layer` with `n_classes` outputs, on its device and of its dtype; drawn on the CPU."""
     has_bias = layer.bias is not None
     with torch.device("meta"):
         if isinstance(layer, nn.Linear):
-            fresh = nn.Linear(layer.in_features, n_classes, bias=has_bias)
+            new = nn.Linear(layer.in_features, n_classes, bias=has_bias)
         else:
-            fresh = nn.Conv2d(layer.in_channels, n_classes, layer.kernel_size, bias=has_bias)
-    fresh = fresh.to_empty(device="cpu")
+            new = nn.Conv2d(layer.in_channels, n_classes, layer.kernel_size, bias=has_bias)
+    new = new.to_empty(device="cpu")
     with torch.no_grad():
-        fresh.weight.normal_(std=0.02, generator=generator)
+        new.weight.normal_(std=0.02, generator=generator)
         if has_bias:
-            fresh.bias.zero_()
-    return fresh.to(layer.weight.device, layer.weight.dtype)
+            new.bias.zero_()
+    return new.to(layer.weight.device, layer.weight.dtype)

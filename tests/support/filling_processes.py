@@ -1,10 +1,10 @@
-"""Several processes that open one source at once, and may be killed while they fill (test_subsets_cache.py).
+"""Several processes that open one source at once, and may be killed while they fill (test_data_cache.py).
 
     python filling_processes.py WORKLOADS.json
 
 holds a list of workloads, run one after the other. Each has source, cache, streaming, folder, shard_bytes,
 n_processes, and kill_after: how many blocks of rows may be packed before all are killed (null: none is). Process r
-appends the rows it packs to folder/r.rows and leaves the first pixels of the images that it reads as rank r in
+appends the rows it packs to folder/r.rows and writes the first pixels of the images that it reads as rank r to
 folder/r.json. The libraries are imported once, then forked, which is what makes this quick.
 """
 
@@ -39,8 +39,8 @@ def run(workload: dict) -> None:
         for child in children:
             os.kill(child, signal.SIGKILL)
     statuses = [os.waitpid(child, 0)[1] for child in children]
-    wanted = 0 if workload["kill_after"] is None else signal.SIGKILL
-    assert statuses == [wanted] * len(children), statuses
+    expected = 0 if workload["kill_after"] is None else signal.SIGKILL
+    assert statuses == [expected] * len(children), statuses
 
 
 def _start(workload: dict, folder: Path, rank: int) -> int:
@@ -61,15 +61,15 @@ def _fill_and_read(workload: dict, folder: Path, rank: int) -> None:
     def logged_pack(self, raw, start):
         with (folder / f"{rank}.rows").open("a") as file:
             file.write(f"{start} {len(raw)}\n")
-        time.sleep(0.02)  # long enough for the others to want the same rows
+        time.sleep(0.02)  # long enough for the other processes to need the same rows
         return pack(self, raw, start)
 
     loading.RowPacker.pack = logged_pack
     source = data.open_source(
         workload["source"], image_size=8, cache_dir=workload["cache"], streaming=workload["streaming"], progress=False
     )
-    mine = np.arange(len(source.train))[rank :: workload["n_processes"]]
-    first_pixels = source.train.images(mine)[:, 0, 0].tolist()
+    indices = np.arange(len(source.train))[rank :: workload["n_processes"]]
+    first_pixels = source.train.images(indices)[:, 0, 0].tolist()
     (folder / f"{rank}.json").write_text(json.dumps(first_pixels))
 
 

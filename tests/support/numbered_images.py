@@ -1,4 +1,4 @@
-"""Image data sets whose every image tells its number and class: red and green hold the number, blue the class."""
+"""Image data sets whose pixels encode number and class: red and green hold the number, blue the class."""
 
 import io
 from pathlib import Path
@@ -9,7 +9,7 @@ from PIL import Image as Picture
 
 
 def pixels(number: int, label: int, side: int = 8) -> np.ndarray:
-    """Give one image, uint8 (side, side, 3); its pixels differ, so that a resize would show."""
+    """One image, uint8 (side, side, 3); its pixels differ, so that a resize would show."""
     image = np.empty((side, side, 3), np.uint8)
     image[...] = number % 256, number // 256, label
     image[1::2, 1::2] = 255
@@ -17,19 +17,19 @@ def pixels(number: int, label: int, side: int = 8) -> np.ndarray:
 
 
 def png(number: int, label: int, side: int = 8) -> bytes:
-    """Give one image as the bytes of a PNG file."""
+    """One image as the bytes of a PNG file."""
     buffer = io.BytesIO()
     Picture.fromarray(pixels(number, label, side)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def numbers_of(images: np.ndarray) -> np.ndarray:
-    """Read the numbers off images."""
+    """The numbers that images encode."""
     return images[:, 0, 0, 0].astype(int) + 256 * images[:, 0, 0, 1].astype(int)
 
 
 def write_parquet(path: Path, n: int, names=("a", "b", "c"), first: int = 0, side: int = 8, **columns) -> Path:
-    """Write `n` images; `columns` (values, feature) stand in place of the default column `label`."""
+    """Write `n` images; `columns` (values, feature) replace the default column `label`."""
     rows = {"image": [{"bytes": png(first + at, at % len(names), side), "path": None} for at in range(n)]}
     features = {"image": Image()}
     for name, (values, feature) in (columns or {"label": (None, ClassLabel(names=list(names)))}).items():

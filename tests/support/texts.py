@@ -1,28 +1,13 @@
-"""Texts of a few thousand words that one model can learn and another cannot know, for tests of language models."""
+"""Texts of a few thousand words, for tests of language models."""
 
 import random
 from pathlib import Path
 
-_WORDS = (
-    "the",
-    "old",
-    "river",
-    "takes",
-    "a",
-    "slow",
-    "turn",
-    "below",
-    "town",
-    "where",
-    "boats",
-    "wait",
-    "for",
-    "rain",
-)
+_WORDS = "the old river takes a slow turn below town where boats wait for rain".split()  # noqa: SIM905
 
 
 def write_texts(folder: Path, n: int = 60, words: int = 120, seed: int = 0) -> Path:
-    """`n` documents as .txt files; gives the folder."""
+    """Write `n` documents as .txt files; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(seed)
     for number in range(n):

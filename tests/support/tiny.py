@@ -1,4 +1,4 @@
-"""Models and data sets of a few hundred weights and images, for tests of the trainer."""
+"""Small models and data sets, for tests of the trainer."""
 
 import torch
 from torch.utils.data import Dataset

@@ -1,4 +1,4 @@
-"""Sources of text: documents as tokens, deduplicated, cached, chosen in nested order."""
+"""Sources of text: documents as tokens, deduplicated, cached, selected in nested order."""
 
 from hf_scaling.data.text.sources import TextSource, TextSplit, open_text
 from hf_scaling.data.text.tokens import load_tokenizer, tokenizer_name

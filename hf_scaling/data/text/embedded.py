@@ -1,6 +1,6 @@
-"""Real text that every machine with our dependencies has: nothing is downloaded.
+"""Real text on every machine that has this project's dependencies: nothing is downloaded.
 
-What is there differs with the versions of Python and of the packages, and so do the fingerprints.
+The documents differ with the versions of Python and of the packages, and so do the fingerprints.
 """
 
 import ast
@@ -8,42 +8,44 @@ import importlib.util
 import runpy
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_scaling.data.loading import hash_files
+from hf_scaling.data.folders import hash_files
 
-_SHORTEST = 40  # characters; what is shorter says too little to be a document
-_NOT_PYTHON_ITSELF = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "_bundled"}
+_MIN_CHARACTERS = 40  # a shorter text is not used as a document
+_EXCLUDED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "_bundled"}
 _LICENCE_WORDS = ("licen", "copying", "notice")
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @dataclass(frozen=True)
 class FileTexts:
-    """Files of this machine, each giving documents.
+    """Local files, each of which gives documents.
 
     Attributes:
-        name: What results call it; never a path.
+        name: Name in results; never a path.
         paths: The files.
-        base: The folder below which their names count.
+        base: The folder to which their names are relative.
         extract: File -> its documents.
-        version: Changes when the extraction gives other documents.
+        version: Changes when `extract` gives other documents.
+        is_available: Whether every machine has the files.
     """
 
     name: str
     paths: tuple[Path, ...]
     base: Path
-    extract: Callable[[Path], Iterator[str]]
+    extract: Callable[[Path], Iterable[str]]
     version: str = "1"
-    at_hand: bool = True
+    is_available: bool = True
 
     has_test = False
 
     def identity(self, root: Path, progress: bool) -> dict:
         """What determines the documents; `root` is the cache's folder."""
-        files = [str(path) for path in self.paths]
-        return {"texts": self.name, "version": self.version, "files": hash_files(files, self.base, root, progress)}
+        digest = hash_files(self.paths, self.base, root, progress)
+        return {"texts": self.name, "version": self.version, "files": digest}
 
     def documents(self, part: str) -> Iterator[str]:
         """The documents, in the order of the files' names."""
@@ -51,51 +53,54 @@ class FileTexts:
             yield from self.extract(path)
 
 
-def embedded(name: str) -> FileTexts | None:
+def embedded_texts(name: str) -> FileTexts | None:
     """The embedded source of that name; None where there is none."""
-    return EMBEDDED[name](name) if name in EMBEDDED else None
-
-
-def _python_code(name: str) -> FileTexts:
+    if name not in EMBEDDED:
+        return None
+    base, paths, extract = EMBEDDED[name]()
     # What ast writes back depends on the version of Python.
-    return FileTexts(name, _standard_library(), _stdlib(), _code, f"{sys.version_info[:2]}")
+    version = f"{sys.version_info[:2]}" if extract is _code else "1"
+    return FileTexts(name, tuple(paths), base, extract, version)
 
 
-def _python_docs(name: str) -> FileTexts:
-    return FileTexts(name, _standard_library(), _stdlib(), _docstrings)
+Files = tuple[Path, Iterable[Path], Callable[[Path], Iterable[str]]]
 
 
-def _python_manual(name: str) -> FileTexts:
-    base = _stdlib()
-    return FileTexts(name, (base / "pydoc_data" / "topics.py",), base, _topics)
+def _python_code() -> Files:
+    return _stdlib_folder(), _stdlib_files(), _code
 
 
-def _library_code(name: str) -> FileTexts:
-    base = _site("sklearn")
-    paths = tuple(path for path in (base / "sklearn").rglob("*.py") if "tests" not in path.parts)
-    return FileTexts(name, paths, base, _code, f"{sys.version_info[:2]}")
+def _python_docs() -> Files:
+    return _stdlib_folder(), _stdlib_files(), _docstrings
 
 
-def _licences(name: str) -> FileTexts:
-    base = _site("torch")
-    found = (path for path in base.glob("*.dist-info/**/*") if path.is_file())
-    paths = (path for path in found if any(word in path.name.lower() for word in _LICENCE_WORDS))
-    return FileTexts(name, tuple(paths), base, _whole)
+def _python_manual() -> Files:
+    return _stdlib_folder(), [_stdlib_folder() / "pydoc_data" / "topics.py"], _manual_topics
 
 
-def _readmes(name: str) -> FileTexts:
-    base = _site("torch")
-    return FileTexts(name, tuple(base.glob("*.dist-info/METADATA")), base, _after_head)
+def _library_code() -> Files:
+    base = _site_packages("sklearn")
+    return base, (path for path in (base / "sklearn").rglob("*.py") if "tests" not in path.parts), _code
 
 
-def _cpp_headers(name: str) -> FileTexts:
-    base = _site("torch") / "torch" / "include"
-    paths = [path for part in ("c10", "ATen/core") for path in (base / part).rglob("*.h")]
-    return FileTexts(name, tuple(paths), base, _whole)
+def _licences() -> Files:
+    base = _site_packages("torch")
+    paths = (path for path in base.glob("*.dist-info/**/*") if path.is_file())
+    return base, (path for path in paths if any(word in path.name.lower() for word in _LICENCE_WORDS)), _whole_file
 
 
-#: Name -> what gives it.
-EMBEDDED: dict[str, Callable[[str], FileTexts]] = {
+def _readmes() -> Files:
+    base = _site_packages("torch")
+    return base, base.glob("*.dist-info/METADATA"), _description
+
+
+def _cpp_headers() -> Files:
+    base = _site_packages("torch") / "torch" / "include"
+    return base, (path for part in ("c10", "ATen/core") for path in (base / part).rglob("*.h")), _whole_file
+
+
+#: Name -> function that gives its base folder, its files and what extracts documents from a file.
+EMBEDDED: dict[str, Callable[[], Files]] = {
     "python_code": _python_code,
     "python_docs": _python_docs,
     "python_manual": _python_manual,
@@ -106,62 +111,54 @@ EMBEDDED: dict[str, Callable[[str], FileTexts]] = {
 }
 
 
-def _stdlib() -> Path:
+def _stdlib_folder() -> Path:
     return Path(sysconfig.get_paths()["stdlib"]).resolve()
 
 
-def _site(package: str) -> Path:
-    """The folder that a package is installed in, and with it those that came along; found without importing it."""
+def _stdlib_files() -> Iterator[Path]:
+    base = _stdlib_folder()
+    paths = (path.relative_to(base) for path in base.rglob("*.py"))
+    return (base / path for path in paths if not _EXCLUDED_FOLDERS & set(path.parts))
+
+
+def _site_packages(package: str) -> Path:
+    """The folder in which a package and its dependencies are installed; it is not imported."""
     return Path(importlib.util.find_spec(package).origin).resolve().parents[1]
 
 
-def _standard_library() -> tuple[Path, ...]:
-    base = _stdlib()
-    found = (path.relative_to(base) for path in base.rglob("*.py"))
-    return tuple(base / path for path in found if not _NOT_PYTHON_ITSELF & set(path.parts))
+def _long_enough(texts: Iterable[str | None]) -> list[str]:
+    return [text for text in texts if text and len(text) >= _MIN_CHARACTERS]
 
 
-def _whole(path: Path) -> Iterator[str]:
-    text = path.read_text(encoding="utf-8", errors="replace").strip()
-    if len(text) >= _SHORTEST:
-        yield text
+def _whole_file(path: Path) -> list[str]:
+    return _long_enough([path.read_text(encoding="utf-8", errors="replace").strip()])
 
 
-def _after_head(path: Path) -> Iterator[str]:
-    text = path.read_text(encoding="utf-8", errors="replace").partition("\n\n")[2].strip()
-    if len(text) >= _SHORTEST:
-        yield text
+def _description(path: Path) -> list[str]:
+    """The description in a package's METADATA, which follows its header."""
+    return _long_enough([path.read_text(encoding="utf-8", errors="replace").partition("\n\n")[2].strip()])
 
 
-def _topics(path: Path) -> Iterator[str]:
-    yield from (text.strip() for text in runpy.run_path(str(path))["topics"].values() if len(text) >= _SHORTEST)
+def _manual_topics(path: Path) -> list[str]:
+    return [text.strip() for text in _long_enough(runpy.run_path(str(path))["topics"].values())]
 
 
-def _docstrings(path: Path) -> Iterator[str]:
-    for node in ast.walk(_parsed(path)):
-        if isinstance(node, _DOCUMENTED):
-            text = ast.get_docstring(node)
-            if text and len(text) >= _SHORTEST:
-                yield text
+def _docstrings(path: Path) -> list[str]:
+    return _long_enough(ast.get_docstring(node) for node in ast.walk(_parse(path)) if isinstance(node, _DOCUMENTED))
 
 
-def _code(path: Path) -> Iterator[str]:
-    """The code alone: comments go with the parsing, docstrings are taken out."""
-    tree = _parsed(path)
+def _code(path: Path) -> list[str]:
+    """The code alone: parsing drops the comments, docstrings are removed."""
+    tree = _parse(path)
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
-    text = ast.unparse(tree)
-    if len(text) >= _SHORTEST:
-        yield text
+    return _long_enough([ast.unparse(tree)])
 
 
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-
-
-def _parsed(path: Path) -> ast.Module:
+def _parse(path: Path) -> ast.Module:
     try:
         return ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
-        # Python ships a few files that are wrong on purpose.
+        # Python ships a few files that are malformed on purpose.
         return ast.Module([], [])

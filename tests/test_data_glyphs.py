@@ -36,7 +36,7 @@ def test_a_longer_source_begins_with_the_shorter_one(cache):
     assert short.fingerprint != long.fingerprint
 
 
-def test_the_test_images_are_fixed_and_apart(cache):
+def test_the_test_images_are_fixed_and_not_training_images(cache):
     first, second = (open_quietly("glyphs", cache, n_images=360, seed=seed) for seed in (0, 1))
     everything = np.arange(2_000)
     assert len(first.test) == 2_000
@@ -46,13 +46,13 @@ def test_the_test_images_are_fixed_and_apart(cache):
     assert first.fingerprint != second.fingerprint
 
 
-def test_classes_take_turns_and_can_be_chosen(cache):
+def test_classes_alternate_and_can_be_selected(cache):
     full = open_quietly("glyphs", cache, n_images=360)
     assert full.class_names == list("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     assert (np.bincount(full.train.labels) == 10).all()
     some = open_quietly("glyphs", cache, n_images=100, classes=5)
     assert len(some.class_names) == 5 and (np.bincount(some.train.labels) == 20).all()
-    # The chosen classes' images are those that the full source has of them, in order.
+    # The images of the selected classes are those that the full source has of them, in order.
     of_class = np.flatnonzero(full.train.labels == full.class_names.index(some.class_names[2]))
     assert np.array_equal(some.train.images(np.arange(2, 50, 5)), full.train.images(of_class[:10]))
 
@@ -65,17 +65,17 @@ def test_any_size_is_drawn_with_contrast(image_size):
 
 
 def nearest_neighbour_error(source, n: int) -> float:
-    chosen = data.nested_subset(source.train.labels, n, seed=0)
+    subset = data.nested_subset(source.train.labels, n, seed=0)
     train, test = (
         part.images(at)[..., 0].reshape(len(at), -1) / 255.0
-        for part, at in ((source.train, chosen), (source.test, np.arange(len(source.test))))
+        for part, at in ((source.train, subset), (source.test, np.arange(len(source.test))))
     )
-    train, test = ((each - each.mean(1, keepdims=True)) / each.std(1, keepdims=True) for each in (train, test))
-    model = KNeighborsClassifier(1, algorithm="brute").fit(train, source.train.labels[chosen])
+    train, test = ((rows - rows.mean(1, keepdims=True)) / rows.std(1, keepdims=True) for rows in (train, test))
+    model = KNeighborsClassifier(1, algorithm="brute").fit(train, source.train.labels[subset])
     return 1 - model.score(test, source.test.labels)
 
 
-def test_more_data_helps_on_and_on(cache):
+def test_more_data_keeps_helping(cache):
     source = open_quietly("glyphs", cache, n_images=8_000)
     errors = [nearest_neighbour_error(source, n) for n in (250, 1_400, 8_000)]
     # Binomial standard deviation on 2,000 images: .011; each step must be three of them.
@@ -102,14 +102,14 @@ def test_digits_can_be_enlarged_and_learned(cache):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "named"),
     [
-        ("glyphs", {"n_images": 0}, "at least 1"),
+        ("glyphs", {"n_images": 0}, "n_images: 0"),
         ("digits", {"n_images": 10}, "n_images"),
         ("digits", {"image_size": 0}, "image_size"),
-        ("digit", {}, "did you mean digits"),
+        ("digit", {}, "digits"),
     ],
 )
-def test_bad_options_are_refused(name, options, said, cache):
-    with pytest.raises(InputError, match=said):
+def test_bad_options_are_refused(name, options, named, cache):
+    with pytest.raises(InputError, match=named):
         open_quietly(name, cache, **options)

@@ -1,8 +1,8 @@
-"""How fast pictures are drawn, cached, checked and read, on one core.
+"""How fast images are drawn, cached, checked and read, on one core.
 
-    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/subsets_speed.py
+    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/data_speed.py
 
-Prints a Markdown table of pictures a second; the numbers of docs/data.md come from here.
+Prints a Markdown table of images per second, the one in docs/data.md.
 """
 
 import io
@@ -17,13 +17,13 @@ from sklearn.datasets import load_sample_image
 
 from hf_scaling import data
 from hf_scaling.data import glyphs
-from hf_scaling.data.images import pack, unpack
+from hf_scaling.data.images import ImageFormat, unpack
 
 REPEATS = 5
 
 
 def rate(work: Callable[[], object], n: int) -> float:
-    """Give pictures a second of `work` on `n` pictures: the median of five runs after a first."""
+    """Images per second of `work` on `n` images: the median of five runs after a first."""
     work()
     seconds = []
     for _ in range(REPEATS):
@@ -34,7 +34,7 @@ def rate(work: Callable[[], object], n: int) -> float:
 
 
 def photograph(side: tuple[int, int]) -> bytes:
-    """Give a photograph that scikit-learn ships, as a JPEG file of a size."""
+    """A photograph that scikit-learn ships, as a JPEG file of a size."""
     buffer = io.BytesIO()
     Image.fromarray(load_sample_image("china.jpg")).resize(side).save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
@@ -58,8 +58,8 @@ def cached(cache: str) -> dict[str, float]:
         return data.open_source("glyphs", cache_dir=cache, progress=False).train
 
     return {
-        "glyphs, 28 px: fill the cache with 50,000 (fonts rendered, too)": filling,
-        "glyphs, 28 px: open the full cache, checksums verified": rate(open_again, len(part)),
+        "glyphs, 28 px: fill the cache with 50,000, rendering of the fonts included": filling,
+        "glyphs, 28 px: open the filled cache, checksums verified": rate(open_again, len(part)),
         "glyphs, 28 px: read random batches of 128": rate(
             lambda: [part.images(batch) for batch in batches], 500 * 128
         ),
@@ -69,19 +69,20 @@ def cached(cache: str) -> dict[str, float]:
 def main() -> None:
     """Print the table."""
     large, small = photograph((500, 375)), png()
-    kept, _ = pack(large, 224, "jpeg")
+    large_jpeg, small_raw = ImageFormat(224, is_raw=False), ImageFormat(28, is_raw=True)
+    stored, _ = large_jpeg.pack(large)
     rates = {"glyphs, 28 px: draw 64 at a time": rate(lambda: glyphs.draw(np.arange(64), 28, 0), 64)}
-    rates["PNG 28 px: decode and pack raw"] = rate(lambda: [pack(small, 28, "raw") for _ in range(500)], 500)
+    rates["PNG 28 px: decode and pack raw"] = rate(lambda: [small_raw.pack(small) for _ in range(500)], 500)
     rates["JPEG 500x375: decode, fit to 224 px, encode as JPEG"] = rate(
-        lambda: [pack(large, 224, "jpeg") for _ in range(50)], 50
+        lambda: [large_jpeg.pack(large) for _ in range(50)], 50
     )
-    rates["JPEG 224 px: decode from the cache"] = rate(lambda: [unpack(kept) for _ in range(200)], 200)
+    rates["JPEG 224 px: decode from the cache"] = rate(lambda: [unpack(stored) for _ in range(200)], 200)
     with tempfile.TemporaryDirectory() as cache:
         rates |= cached(str(Path(cache)))
     print("| what | images/s |\n|---|---|")
     for name, value in rates.items():
         print(f"| {name} | {value:,.0f} |")
-    print(f"\nA photograph of 500x375 at 224 px, JPEG: {len(kept):,} bytes")
+    print(f"\nA photograph of 500x375 at 224 px, JPEG: {len(stored):,} bytes")
 
 
 if __name__ == "__main__":
