@@ -26,8 +26,8 @@ from pathlib import Path
 import yaml
 
 from hf_scaling import Grid
-from hf_scaling.runner.performing import told_to_recipe
 from hf_scaling.runner.study_folder import Study
+from hf_scaling.runner.worker import recipe_values
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,7 +75,7 @@ def evaluation_seconds(study: Study, plan) -> float:
     for run in plan:
         key = (run.model, run.spec.stage, run.arm == "distilled" and run.spec.stage == "pretrain")
         if key not in found:
-            fields, args = parse_fields(run.spec.stage, told_to_recipe(study, run))
+            fields, args = parse_fields(run.spec.stage, recipe_values(study, run))
             task = tasks.find(run.spec.task)
             folder = study.run_folder(run.run_id)
             model = task.load_model(folder)
@@ -111,7 +111,7 @@ def time_calls(study: Study, plan, sample: int | None, folder: Path) -> dict[tup
 
 def time_call(study: Study, run, folder: Path) -> float:
     """Seconds of one `python recipes/*.py` call."""
-    told = {**told_to_recipe(study, run), "output_dir": str(folder / "loop" / run.run_id)}
+    told = {**recipe_values(study, run), "output_dir": str(folder / "loop" / run.run_id)}
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump({name: value for name, value in told.items() if value is not None}))
     command = [sys.executable, str(ROOT / "recipes" / f"{run.spec.stage}.py"), "--config", str(config)]

@@ -1,4 +1,4 @@
-"""Run ids follow what changes the weights and nothing else."""
+"""Run ids change with what changes the weights, and with nothing else."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ DISTILLED = dataclasses.replace(SPEC, teacher="0123456789abcdef", distillation={
 
 
 def test_the_id_of_a_known_run_never_changes():
-    # Ids are in published tables: a change here makes every one of them a stranger.
+    # Ids are in published tables, which a change here would no longer match.
     assert SPEC.run_id == "f3212a600df5547f"
 
 
@@ -44,19 +44,19 @@ def test_the_id_of_a_known_run_never_changes():
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_whatever_changes_the_weights_changes_the_id(change):
+def test_what_changes_the_weights_changes_the_id(change):
     assert dataclasses.replace(SPEC, **change).run_id != SPEC.run_id
 
 
 def test_every_field_is_covered_by_the_test_above():
-    fields = {each.name for each in dataclasses.fields(RunSpec) if each.init}
+    fields = {item.name for item in dataclasses.fields(RunSpec) if item.init}
     assert fields == set(SPEC.to_dict())
     assert len(fields) == 13
 
 
 def test_the_order_of_keys_and_the_kind_of_sequence_do_not_matter():
-    turned = dataclasses.replace(SPEC, rule={"batch": 128, "augmentation": ("flip",), "learning_rate": 0.003})
-    assert turned.run_id == SPEC.run_id
+    reordered = dataclasses.replace(SPEC, rule={"batch": 128, "augmentation": ("flip",), "learning_rate": 0.003})
+    assert reordered.run_id == SPEC.run_id
 
 
 def test_plain_and_distilled_runs_of_all_sizes_share_the_recipe():
@@ -66,7 +66,7 @@ def test_plain_and_distilled_runs_of_all_sizes_share_the_recipe():
     assert dataclasses.replace(SPEC, stage="finetune").recipe != SPEC.recipe
 
 
-def test_a_spec_reads_back_as_it_was_written():
+def test_a_spec_reads_back_as_written():
     for spec in (SPEC, DISTILLED):
         again = RunSpec.from_dict(spec.to_dict())
         assert again == spec
@@ -75,7 +75,7 @@ def test_a_spec_reads_back_as_it_was_written():
     assert len({SPEC, DISTILLED, RunSpec.from_dict(SPEC.to_dict())}) == 2
 
 
-def test_a_frozen_spec_cannot_drift_from_its_id():
+def test_a_spec_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         SPEC.seed = 3
 

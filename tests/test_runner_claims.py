@@ -69,7 +69,7 @@ def test_an_owner_on_another_machine_lives_as_long_as_it_gives_signs(tmp_path):
 
 
 def test_a_claim_gives_signs_of_life(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_scaling.runner.study_folder._BEAT", 0.01)
+    monkeypatch.setattr("hf_scaling.runner.study_folder._HEARTBEAT", 0.01)
     with Claims(tmp_path).held("run"):
         path = tmp_path / "run.json"
         os.utime(path, (1.0, 1.0))
@@ -86,7 +86,7 @@ def test_of_many_at_once_one_takes_a_dead_mans_run(tmp_path):
 
     def take():
         together.wait()
-        found.append(Claims(tmp_path)._take("run"))
+        found.append(Claims(tmp_path)._acquire("run"))
 
     threads = [threading.Thread(target=take) for _ in range(8)]
     for thread in threads:

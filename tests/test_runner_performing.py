@@ -10,9 +10,9 @@ import pytest
 from hf_scaling import Grid, ResultsTable, run_grid, training
 from hf_scaling.errors import InputError, RunError
 from hf_scaling.grid import PlannedRun, resolver
-from hf_scaling.runner import resolving
-from hf_scaling.runner.performing import Performer
+from hf_scaling.runner.plans import plan_runs
 from hf_scaling.runner.study_folder import Study
+from hf_scaling.runner.worker import Worker
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 from grids import CONTENT, write_grid
@@ -22,7 +22,7 @@ from grids import CONTENT, write_grid
 def planned():
     """One planned pretraining run."""
     runs = Grid.from_dict(CONTENT).runs
-    return resolving.resolve({"runs": resolver.to_json(runs), "fill": False, "guess": False})[0]
+    return plan_runs(resolver.to_json(runs), fill=False, guess=False)[0]
 
 
 def full_disk():
@@ -60,7 +60,7 @@ def diverged():
 )
 def test_a_fault_is_one_line_and_its_traceback_is_in_the_log(planned, tmp_path, monkeypatch, fault, status, words):
     monkeypatch.setattr(training, "pretrain", lambda *_: fault())
-    outcome = Performer().perform(str(tmp_path), planned)
+    outcome = Worker().train(str(tmp_path), planned)
     assert outcome["status"] == status
     assert words in outcome["error"]
     assert "\n" not in outcome["error"]
@@ -72,12 +72,12 @@ def test_a_fault_is_one_line_and_its_traceback_is_in_the_log(planned, tmp_path, 
 def test_a_run_that_somebody_is_at_is_not_touched(planned, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "pretrain", lambda *_: pytest.fail("made"))
     with Study(tmp_path).claims.held(PlannedRun.from_dict(planned).run_id):
-        assert Performer().perform(str(tmp_path), planned) == {"status": "busy"}
+        assert Worker().train(str(tmp_path), planned) == {"status": "busy"}
 
 
 def test_another_run_than_the_planned_one_is_not_passed_off_as_it(planned, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "pretrain", lambda *_: (tmp_path, {"run_id": "0" * 16}))
-    outcome = Performer().perform(str(tmp_path), planned)
+    outcome = Worker().train(str(tmp_path), planned)
     assert outcome["status"] == "failed"
     assert "the source or the code has changed" in outcome["error"]
 

@@ -16,7 +16,7 @@ from hf_scaling import Grid, ResultsTable, run_grid
 from hf_scaling.errors import InputError
 from hf_scaling.grid import PlannedRun, resolver
 from hf_scaling.results import same_values
-from hf_scaling.runner import dry_run, resolving, status
+from hf_scaling.runner import dry_run, machine, plans, status
 from hf_scaling.runner.engines import local
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
@@ -182,20 +182,34 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path):
     ]
 
 
-def test_a_dry_run_says_what_it_would_take_and_makes_nothing(study, tmp_path):
+def test_a_dry_run_counts_and_trains_nothing(study, tmp_path, monkeypatch):
     before = sorted(study.rglob("*"))
     larger = Grid.load(write_grid(tmp_path / "larger.yaml", n_finetune=[20, 30, 60]))
-    said = dry_run.describe(larger, study, workers=2)
-    assert next(line for line in said.splitlines() if line.startswith("all ")).split()[1:4] == ["16", "12", "4"]
-    for words in ("training FLOPs left", "time    about", "with 2 workers", "disk    about"):
-        assert words in said
+    # The study was trained here, so that no step needs to be timed.
+    monkeypatch.setattr(dry_run, "Process", lambda *_: pytest.fail("a step was timed"))
+    text = dry_run.describe(larger, study, workers=2)
+    cells = {line.split()[0]: line.split()[1:4] for line in text.splitlines() if line.split()}
+    assert cells["all"] == ["16", "12", "4"]
+    assert {"time", "disk"} <= set(cells)
+    assert "unknown" not in text
     assert sorted(study.rglob("*")) == before
+
+
+def test_a_dry_run_on_a_fresh_machine_times_a_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "cache_root", lambda _: tmp_path / "cache")
+    grid = Grid.load(write_grid(tmp_path / "tiny.yaml"))
+    plan = grid.plan()
+    assert machine.Speeds().nearest(plan[0], 100) is None
+    text = dry_run.describe(grid, tmp_path / "study", workers=2)
+    assert "unknown" not in text
+    assert machine.Speeds().nearest(plan[0], 2).seconds > 0
+    assert not (tmp_path / "study").exists()
 
 
 def resolve(guess=False, **changes):
     """A grid's runs as the resolving process finds them, in this process."""
     runs = Grid.from_dict({**CONTENT, **changes}).runs
-    return resolving.resolve({"runs": resolver.to_json(runs), "fill": False, "guess": guess})
+    return plans.plan_runs(resolver.to_json(runs), fill=False, guess=guess)
 
 
 def test_a_source_out_of_reach_is_guessed_where_a_guess_will_do():
@@ -221,7 +235,7 @@ def test_a_ladder_of_given_checkpoints_is_fine_tuned_with_its_n_pretrain(study, 
     ]
     content = {"checkpoints": ladder, "downstream": ["digits"], "n_finetune": [20], "finetune": CONTENT["finetune"]}
     runs = Grid.from_dict(content).runs
-    planned = resolving.resolve({"runs": resolver.to_json(runs), "fill": False, "guess": False})
+    planned = plans.plan_runs(resolver.to_json(runs), fill=False, guess=False)
     assert [run["spec"]["n_pretrain"] for run in planned] == [7000, 40]
     for run in planned:
         told = {**run["fields"], "output_dir": str(tmp_path / run["spec"]["parent"]), "disable_tqdm": True}
@@ -230,13 +244,7 @@ def test_a_ladder_of_given_checkpoints_is_fine_tuned_with_its_n_pretrain(study, 
         assert row["n_pretrain"] == run["spec"]["n_pretrain"]
     wrong = [{**ladder[1], "n_pretrain": 41}]
     with pytest.raises(InputError, match="pretrained on 40 images"):
-        resolving.resolve(
-            {
-                "runs": resolver.to_json(Grid.from_dict({**content, "checkpoints": wrong}).runs),
-                "fill": False,
-                "guess": False,
-            }
-        )
+        plans.plan_runs(resolver.to_json(Grid.from_dict({**content, "checkpoints": wrong}).runs), False, False)
 
 
 @pytest.mark.parametrize(

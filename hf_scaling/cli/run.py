@@ -15,6 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="runs at once (default: one a GPU, else one a core)")
     parser.add_argument("--engine", default="local", metavar="NAME", help="local (default) or ray")
     parser.add_argument("--dry-run", action="store_true", help="say what would be run, and what it would cost")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace a key of the grid, such as seeds=[0,1] or pretrain.learning_rate=1e-3; may be repeated",
+    )
     parser.add_argument("--retry-failed", action="store_true", help="try again what failed before")
 
 
@@ -22,12 +29,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Run and summarise; 1 where some runs failed."""
     from hf_scaling.errors import InputError
     from hf_scaling.grid import Grid
-    from hf_scaling.runner import dry_run, loop, status
+    from hf_scaling.runner import dry_run, loop, machine, status
 
-    workers = dry_run.default_workers() if arguments.workers is None else arguments.workers
+    workers = machine.default_workers() if arguments.workers is None else arguments.workers
     if workers < 1:
         raise InputError(f"--workers {workers}: give at least 1")
-    grid = Grid.load(arguments.grid)
+    grid = Grid.load(arguments.grid, arguments.set)
     out = arguments.out or loop.default_folder(grid)
     if arguments.dry_run:
         print(dry_run.describe(grid, out, workers))

@@ -1,50 +1,40 @@
-"""Ask the training half for the plan of written runs, in a process of its own: asking loads no torch here."""
+"""The plan of a grid's runs, computed by a process of the measuring half: this one loads no torch."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from hf_scaling.errors import InputError, RunError
-from hf_scaling.grid.expansion import WrittenRun
-from hf_scaling.grid.spec import PlannedRun
+from hf_scaling.grid.spec import PlannedRun, WrittenRun
+from hf_scaling.processes import Process
 
-_COMMAND = "hf_scaling.runner.resolving"
+# The only name of a module of a higher floor: ids need torch, and the deciding half asks for them without loading it.
+_MODULE = "hf_scaling.runner.plans"
 
 
 def plan(runs: Sequence[WrittenRun], fill: bool, guess: bool) -> tuple[PlannedRun, ...]:
-    """See `Grid.plan`."""
-    question = json.dumps({"runs": to_json(runs), "fill": fill, "guess": guess})
-    answer = subprocess.run(
-        [sys.executable, "-m", _COMMAND], input=question, stdout=subprocess.PIPE, text=True, env=environment()
-    )
-    if answer.returncode != 0:
-        raise RunError(f"the process that resolves the grid ended with status {answer.returncode}")
-    content = json.loads(answer.stdout)
-    if "error" in content:
-        raise InputError(content["error"])
-    return tuple(PlannedRun.from_dict(each) for each in content["runs"])
+    """Resolve runs to ids and costs.
 
+    Args:
+        runs: Each after the runs it depends on.
+        fill, guess: As in `Grid.plan`.
 
-def environment() -> dict[str, str]:
-    """The environment of a process of ours, which finds this package also where it is not installed."""
-    home = str(Path(__file__).parents[2])
-    path = os.environ.get("PYTHONPATH")
-    return os.environ | {"PYTHONPATH": f"{home}{os.pathsep}{path}" if path else home}
+    Raises:
+        InputError: See `Grid.plan`.
+        RunError: The process ended without an answer.
+    """
+    with Process(_MODULE) as process:
+        planned = process.ask("plan", runs=to_json(runs), fill=fill, guess=guess)
+    return tuple(PlannedRun.from_dict(run) for run in planned)
 
 
 def to_json(runs: Sequence[WrittenRun]) -> list[dict[str, Any]]:
-    """Written runs as plain values; those that a run needs are named by their place in the list."""
-    place = {run.key: at for at, run in enumerate(runs)}
+    """Runs as JSON values; a teacher or parent is the position of its run in the list."""
+    positions = {run.key: position for position, run in enumerate(runs)}
     return [
         {
             "stage": run.stage,
             "fields": dict(run.fields),
-            "teacher": run.teacher and place[run.teacher.key],
-            "parent": run.parent and place[run.parent.key],
+            "teacher": run.teacher and positions[run.teacher.key],
+            "parent": run.parent and positions[run.parent.key],
             "processes": run.processes,
         }
         for run in runs

@@ -1,11 +1,9 @@
-"""From a grid to a full table: what is missing is made, once, in the order in which others wait for it."""
+"""`run_grid`: train every run of a grid that its study does not have yet, each once and after those it depends on."""
 
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -13,119 +11,284 @@ from hf_scaling.errors import RunError
 from hf_scaling.grid import Grid, PlannedRun
 from hf_scaling.results import ResultsTable
 from hf_scaling.runner.engines import Engine, open_engine
+from hf_scaling.runner.machine import Speeds
 from hf_scaling.runner.study_folder import Study
 
-_OVERHEAD = 1e10  # operations that a run's start and end take the time of
+_ATTEMPTS = 2  # of a run that fails
+_DEATHS = 5  # workers that die during one run before it counts as failed
+_POLL = 1.0  # seconds between two looks at what other runners do
+_OVERHEAD = 1e10  # operations that take as long as the start and end of a run
 
 
-class Progress:
-    """The bar of a grid, on stderr.
+class RunsFailedError(RunError):
+    """Some runs of a grid failed; the others were trained."""
+
+
+def run_grid(
+    grid: Grid | str | Path,
+    out: str | Path | None = None,
+    workers: int = 1,
+    engine: str = "local",
+    retry_failed: bool = False,
+    progress: bool = True,
+) -> ResultsTable:
+    """Train every run of a grid that its study does not have yet.
+
+    Runs are identified by run_id: grids that share runs in one study folder train them once. Any number of runners may
+    work in one folder, and each may be killed at any moment; the same call resumes.
 
     Args:
-        plan: All runs.
-        finished: How many of them are finished already.
-        show: Whether to show anything.
-    """
+        grid: A `Grid`, the path of its YAML file, or the name of a shipped grid.
+        out: The study's folder; None = studies/NAME.
+        workers: Number of runs trained at once, by one persistent process each.
+        engine: "local" (processes of this machine) or "ray" (a running cluster, else one started here).
+        retry_failed: Whether to retry runs that failed in an earlier call.
+        progress: Whether to show a progress bar, and failures, on stderr.
 
-    def __init__(self, plan: Sequence[PlannedRun], finished: int, show: bool):
-        self._costs = {run.run_id: run.flops + _OVERHEAD for run in plan}
-        self._done, self._began = 0.0, time.monotonic()
-        bar_format = "{desc}: {n_fmt}/{total_fmt} runs |{bar:20}| {elapsed} gone{postfix}"
-        self._bar = tqdm(
-            total=len(plan), initial=finished, desc="grid", bar_format=bar_format, file=sys.stderr, disable=not show
+    Returns:
+        The study's table; it may hold runs of other grids too.
+
+    Raises:
+        InputError: The grid cannot be run as written, or the folder cannot be written to; nothing was trained.
+        RunsFailedError: Some runs failed; failures.jsonl in the study lists why. The others were trained.
+        RunError: The disk is full, or no worker starts. What was trained is kept.
+
+    Example:
+        >>> table = run_grid("demo", out="studies/demo", workers=2)
+    """
+    grid = grid if isinstance(grid, Grid) else Grid.load(grid)
+    study = Study(default_folder(grid) if out is None else out)
+    plan = grid.plan()
+    study.prepare(grid)
+    table = study.table()
+    _adopt_rows(study, table, plan)
+    if runs_to_train(study, table, plan):
+        # Planned again with the cache of every source filled, which checks every size before the first run.
+        plan = grid.plan(fill=True)
+        _train_missing(study, table, plan, workers, engine, retry_failed, progress)
+    _raise_failures(study, plan)
+    return study.table()
+
+
+def default_folder(grid: Grid) -> Path:
+    """The study folder of a grid where none is given."""
+    return Path("studies") / grid.name
+
+
+def runs_to_train(study: Study, table: ResultsTable, plan: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The runs without a row, and those whose checkpoint was removed and is needed by them."""
+    finished = table.run_ids()
+    wanted: set[str] = set()
+    for run in reversed(plan):
+        if run.run_id not in finished or run.run_id in wanted:
+            wanted.add(run.run_id)
+            wanted.update(need for need in run.needs if not (study.run_folder(need) / "model.safetensors").is_file())
+    return [run for run in plan if run.run_id in wanted]
+
+
+def describe_run(run: PlannedRun) -> str:
+    """Id, model, arm and sizes of a run, as a line of progress names it."""
+    spec = run.spec
+    size = "" if spec.n_pretrain is None else f" n_pretrain {spec.n_pretrain:,}"
+    tuned = f", fine-tuned on {spec.source['name']} n_finetune {spec.n_finetune:,}" if spec.stage == "finetune" else ""
+    return f"{run.run_id} ({run.model} {run.arm}{size}{tuned}, seed {spec.seed})"
+
+
+def _adopt_rows(study: Study, table: ResultsTable, plan: Sequence[PlannedRun]) -> None:
+    """Add the rows of finished run folders that the table lacks: their runner was killed before it could."""
+    known = table.run_ids()
+    for run in plan:
+        row = None if run.run_id in known else study.finished_row(run.run_id)
+        if row is not None:
+            table.append(row)
+
+
+def _train_missing(
+    study: Study,
+    table: ResultsTable,
+    plan: Sequence[PlannedRun],
+    workers: int,
+    engine_name: str,
+    retry_failed: bool,
+    show_progress: bool,
+) -> None:
+    given_up = {run_id: record["error"] for run_id, record in study.failures().items() if "error" in record}
+    if retry_failed:
+        study.forget_failures(given_up)
+        given_up = {}
+    finished = {run.run_id for run in plan} - {run.run_id for run in runs_to_train(study, table, plan)}
+    schedule = Schedule(plan, finished, given_up)
+    if not schedule.open:
+        return
+    progress = Progress(plan, len(schedule.finished), show_progress)
+    engine = open_engine(engine_name, study.path, min(workers, len(schedule.open)))
+    # A cluster's speed says nothing about this machine.
+    speeds = Speeds() if engine_name == "local" else None
+    try:
+        _Runner(study, table, schedule, engine, progress, speeds).run()
+    finally:
+        engine.close()
+        progress.close()
+        study.record_failures({"run_id": run_id, "waiting_on": need} for run_id, need in schedule.blocked().items())
+        study.forget_failures(set(study.failures()) & schedule.finished)
+
+
+def _raise_failures(study: Study, plan: Sequence[PlannedRun]) -> None:
+    """Raise where runs of the plan have failed, now or in an earlier call."""
+    ids = {run.run_id for run in plan}
+    records = [record for run_id, record in study.failures().items() if run_id in ids]
+    n_failed = sum("error" in record for record in records)
+    if n_failed:
+        waiting = f" and {len(records) - n_failed} wait for them" if len(records) > n_failed else ""
+        raise RunsFailedError(
+            f"{n_failed} of {len(ids)} runs failed{waiting}: the errors are in {study.path / 'failures.jsonl'}; "
+            f"retry them with --retry-failed (retry_failed=True)"
         )
 
-    def finish(self, run: PlannedRun, left: Sequence[PlannedRun]) -> None:
-        """Count a run that was made here; `left` are those still to be made."""
-        self._done += self._costs[run.run_id]
-        pace = (time.monotonic() - self._began) / self._done
-        seconds = pace * sum(self._costs[each.run_id] for each in left)
-        self._bar.set_postfix_str(f"about {tqdm.format_interval(seconds)} left", refresh=False)
-        self._bar.update()
 
-    def found(self) -> None:
-        """Count a run that another runner has made."""
-        self._bar.update()
+class _Runner:
+    """The work of one call in a study: it hands runs to an engine and records how they end."""
 
-    def say(self, line: str) -> None:
-        """A line above the bar."""
-        if not self._bar.disable:
-            self._bar.write(line, file=sys.stderr)
+    def __init__(
+        self,
+        study: Study,
+        table: ResultsTable,
+        schedule: "Schedule",
+        engine: Engine,
+        progress: "Progress",
+        speeds: Speeds | None,
+    ) -> None:
+        self.study, self.table, self.schedule = study, table, schedule
+        self.engine, self.progress, self.speeds = engine, progress, speeds
+        self._running: dict[int, PlannedRun] = {}
+        self._last_parents: dict[int, str | None] = {}
 
-    def close(self) -> None:
-        """Leave the bar as it stands."""
-        self._bar.close()
+    def run(self) -> None:
+        """Work until every run is finished, failed, or waits for one that failed."""
+        while self.schedule.open:
+            self._hand_out()
+            for slot, outcome in self.engine.wait(_POLL):
+                self._record(self._running.pop(slot), outcome)
+            self._check_other_runners()
 
+    def _hand_out(self) -> None:
+        for slot in self.engine.free():
+            run = self.schedule.next(self._last_parents.get(slot))
+            if run is None:
+                return
+            self.schedule.start(run)
+            self._running[slot], self._last_parents[slot] = run, run.parent
+            self.engine.submit(slot, run.to_dict())
 
-def name_of(run: PlannedRun) -> str:
-    """A run as a person would call it, with its id."""
-    spec = run.spec
-    known = "" if spec.n_pretrain is None else f" n_pretrain {spec.n_pretrain:,}"
-    tuned = f", fine-tuned on {spec.source['name']} n_finetune {spec.n_finetune:,}" if spec.stage == "finetune" else ""
-    return f"{run.run_id} ({run.model} {run.arm}{known}{tuned}, seed {spec.seed})"
+    def _record(self, run: PlannedRun, outcome: Mapping[str, str]) -> None:
+        status = outcome["status"]
+        if status == "done":
+            row = self.study.finished_row(run.run_id)
+            assert row is not None
+            self.table.append(row)
+            self.schedule.finish(run.run_id)
+            self.progress.finish(run, self.schedule.open)
+            if self.speeds is not None and run.processes == 1:
+                self.speeds.record(run, row["seconds"] or 0.0, run.examples, run.spec.rule["batch"])
+        elif status == "busy":
+            self.schedule.leave_to_others(run.run_id)
+        elif status == "disk":
+            raise RunError(outcome["error"])
+        elif status == "lost":
+            self._record_failure(run, self.schedule.lose(run.run_id), "its worker died")
+        else:
+            self._record_failure(run, self.schedule.fail(run.run_id, outcome["error"]), outcome["error"])
 
+    def _record_failure(self, run: PlannedRun, is_last: bool, error: str) -> None:
+        if not is_last:
+            self.progress.write(f"retrying: {describe_run(run)}: {error}")
+            return
+        error = self.schedule.failed[run.run_id]
+        self.progress.write(f"failed: {describe_run(run)}: {error}")
+        log = str(self.study.log(run.run_id).relative_to(self.study.path))
+        record = {"run_id": run.run_id, "run": describe_run(run), "error": error, "log": log}
+        self.study.record_failures([{**record, "fields": dict(run.fields)}])
 
-_FAILED_DEATHS = 5  # workers that a run may take with it before it counts as failed
-_ATTEMPTS = 2
+    def _check_other_runners(self) -> None:
+        """Take over what other runners have finished, failed or left."""
+        for run_id in list(self.schedule.elsewhere):
+            # In this order: a claim ends only after the row is written.
+            is_held, row = self.study.claims.is_held(run_id), self.study.finished_row(run_id)
+            if row is not None:
+                self.table.append(row)
+                self.schedule.finish(run_id)
+                self.progress.count()
+            elif not is_held:
+                error = self.study.failures().get(run_id, {}).get("error")
+                if error is None:
+                    self.schedule.take_back(run_id)
+                else:
+                    self.schedule.give_up(run_id, error)
 
 
 class Schedule:
-    """The runs of a plan that are still to be made.
+    """The order in which the runs of a plan are trained, and their state.
 
     Args:
-        plan: All runs, each after those it needs.
+        plan: All runs, each after those it depends on.
         finished: Ids of the runs that are finished.
-        given_up: run_id -> error of the runs that failed before and are not tried again.
+        given_up: run_id -> error of the runs that failed before and are not retried.
+
+    Attributes:
+        finished: Ids of the finished runs.
+        failed: run_id -> error.
+        running: Ids of the runs that workers of this runner train.
+        elsewhere: Ids of the runs that other runners train.
     """
 
-    def __init__(self, plan: Sequence[PlannedRun], finished: Iterable[str], given_up: Mapping[str, str]):
+    def __init__(self, plan: Sequence[PlannedRun], finished: Iterable[str], given_up: Mapping[str, str]) -> None:
         self.plan = {run.run_id: run for run in plan}
         self.finished = set(finished) & set(self.plan)
-        self.failed = {run_id: error for run_id, error in given_up.items() if run_id in self.plan}
-        self.failed = {run_id: error for run_id, error in self.failed.items() if run_id not in self.finished}
+        unfinished = set(self.plan) - self.finished
+        self.failed = {run_id: error for run_id, error in given_up.items() if run_id in unfinished}
         self.running: set[str] = set()
         self.elsewhere: set[str] = set()
         self._errors: dict[str, int] = {}
         self._deaths: dict[str, int] = {}
-        self._waiting_for = _count_dependants(plan)
+        self._n_dependants = _count_dependants(plan)
 
     @property
     def open(self) -> list[PlannedRun]:
-        """Neither finished, nor failed, nor waiting for one that failed."""
+        """The runs that are not finished, have not failed, and do not wait for one that failed."""
         closed = self.finished | set(self.failed) | set(self.blocked())
         return [run for run_id, run in self.plan.items() if run_id not in closed]
 
     def blocked(self) -> dict[str, str]:
         """run_id -> id of the failed run that it waits for, directly or not."""
-        found: dict[str, str] = {}
+        causes: dict[str, str] = {}
         for run_id, run in self.plan.items():
-            cause = next((found.get(each, each) for each in run.needs if each in self.failed or each in found), None)
+            cause = next((causes.get(need, need) for need in run.needs if need in self.failed or need in causes), None)
             if cause is not None and run_id not in self.finished and run_id not in self.failed:
-                found[run_id] = cause
-        return found
+                causes[run_id] = cause
+        return causes
 
     def next(self, last_parent: str | None) -> PlannedRun | None:
-        """The run to start now; None where none can.
+        """The run to start now; None where none can start.
+
+        Most dependants first, then the longest. A run of several processes starts when nothing else is running.
 
         Args:
-            last_parent: The checkpoint that the free worker holds: among the runs that nobody waits for, those that
+            last_parent: The checkpoint that the free worker has loaded: among runs with as many dependants, those that
                 start from it come first.
         """
-        ready = [run for run in self.open if self._is_ready(run)]
-        if not ready:
+        occupied = self.running | self.elsewhere
+        ready = [run for run in self.open if run.run_id not in occupied and self.finished.issuperset(run.needs)]
+        if not ready or any(self.plan[run_id].processes > 1 for run_id in self.running):
             return None
         best = max(
             ready,
             key=lambda run: (
-                self._waiting_for[run.run_id],
+                self._n_dependants[run.run_id],
                 run.parent is not None and run.parent == last_parent,
                 run.flops,
             ),
         )
-        alone = best.processes > 1
-        if (alone and self.running) or any(self.plan[each].processes > 1 for each in self.running):
-            return None
-        return best
+        return None if best.processes > 1 and self.running else best
 
     def start(self, run: PlannedRun) -> None:
         """Note that a run has been given to a worker."""
@@ -138,7 +301,7 @@ class Schedule:
         self.finished.add(run_id)
 
     def leave_to_others(self, run_id: str) -> None:
-        """Note that another runner is at a run."""
+        """Note that another runner trains a run."""
         self.running.discard(run_id)
         self.elsewhere.add(run_id)
 
@@ -146,232 +309,72 @@ class Schedule:
         """Note that the other runner has left a run unfinished."""
         self.elsewhere.discard(run_id)
 
+    def give_up(self, run_id: str, error: str) -> None:
+        """Note that a run failed for good in another runner."""
+        self.elsewhere.discard(run_id)
+        self.failed[run_id] = error
+
     def fail(self, run_id: str, error: str) -> bool:
         """Note that a run failed; True if that was its last attempt."""
         self._errors[run_id] = self._errors.get(run_id, 0) + 1
         return self._end(run_id, error, self._errors[run_id] >= _ATTEMPTS)
 
     def lose(self, run_id: str) -> bool:
-        """Note that a run's worker died; True if it has taken too many with it."""
+        """Note that the worker of a run died; True if that was its last attempt."""
         self._deaths[run_id] = self._deaths.get(run_id, 0) + 1
         error = f"its worker died {self._deaths[run_id]} times (out of memory?)"
-        return self._end(run_id, error, self._deaths[run_id] >= _FAILED_DEATHS)
+        return self._end(run_id, error, self._deaths[run_id] >= _DEATHS)
 
-    def give_up(self, run_id: str, error: str) -> None:
-        """Note that another runner gave a run up."""
-        self.elsewhere.discard(run_id)
-        self.failed[run_id] = error
-
-    def _end(self, run_id: str, error: str, last: bool) -> bool:
+    def _end(self, run_id: str, error: str, is_last: bool) -> bool:
         self.running.discard(run_id)
-        if last:
+        if is_last:
             self.failed[run_id] = error
-        return last
-
-    def _is_ready(self, run: PlannedRun) -> bool:
-        at_it = run.run_id in self.running or run.run_id in self.elsewhere
-        return not at_it and all(each in self.finished for each in run.needs)
+        return is_last
 
 
 def _count_dependants(plan: Sequence[PlannedRun]) -> dict[str, int]:
-    """run_id -> how many runs wait for it, directly or not."""
-    waiting: dict[str, set[str]] = {run.run_id: set() for run in plan}
+    """run_id -> number of runs that wait for it, directly or not."""
+    dependants: dict[str, set[str]] = {run.run_id: set() for run in plan}
     for run in reversed(plan):
-        for needed in run.needs:
-            waiting[needed] |= waiting[run.run_id] | {run.run_id}
-    return {run_id: len(each) for run_id, each in waiting.items()}
+        for need in run.needs:
+            dependants[need] |= dependants[run.run_id] | {run.run_id}
+    return {run_id: len(ids) for run_id, ids in dependants.items()}
 
 
-_LOOK_AROUND = 1.0  # seconds between two looks at what other runners do
-
-
-class RunsFailedError(RunError):
-    """Some runs of a grid failed, and the others were made."""
-
-
-def run_grid(
-    grid: Grid | str | Path,
-    out: str | Path | None = None,
-    workers: int = 1,
-    engine: str = "local",
-    retry_failed: bool = False,
-    progress: bool = True,
-) -> ResultsTable:
-    """Make every run of a grid that its study does not have yet.
-
-    Each run is made once: by run_id, so that grids that share runs share them in one study folder too. Any number of
-    runners may work in one folder; each may be killed at any moment, and the same call goes on.
+class Progress:
+    """The progress bar of a grid, on stderr.
 
     Args:
-        grid: A `Grid` or the path of its YAML file.
-        out: The study's folder; studies/NAME when None.
-        workers: How many runs are made at once, by one persistent process each.
-        engine: "local" (processes of this machine) or "ray" (a running cluster, else one started here).
-        retry_failed: Try again what failed in an earlier call.
-        progress: Whether to show a bar and failures on stderr.
-
-    Returns:
-        The study's table; it may hold runs of other grids too.
-
-    Raises:
-        InputError: The grid cannot be run as it is written, or the folder cannot be written to; nothing was run.
-        RunsFailedError: Some runs failed; the study's failures.jsonl says why, the others were made.
-        RunError: The disk is full, or no worker starts. What was made is kept.
+        plan: All runs.
+        n_finished: How many of them are finished already.
+        show: Whether to show anything.
     """
-    grid = grid if isinstance(grid, Grid) else Grid.load(grid)
-    study = Study(default_folder(grid) if out is None else out)
-    plan = grid.plan()
-    study.prepare(grid)
-    table = study.table()
-    adopt(study, table, plan)
-    if to_make(study, table, plan):
-        # Once more, now with every source's pictures at hand, so that every size is known to be there.
-        plan = grid.plan(fill=True)
-        _make(study, table, plan, workers, engine, retry_failed, progress)
-    _refuse_failures(study, plan)
-    return study.table()
 
-
-def default_folder(grid: Grid) -> Path:
-    """Where a study goes that is told no folder."""
-    return Path("studies") / grid.name
-
-
-def adopt(study: Study, table: ResultsTable, plan: Sequence[PlannedRun]) -> None:
-    """Add to the table the runs whose folders are finished: their runner was killed before it could."""
-    there = table.run_ids()
-    for run in plan:
-        if run.run_id not in there:
-            row = study.finished_row(run.run_id)
-            if row is not None:
-                table.append(row)
-
-
-def to_make(study: Study, table: ResultsTable, plan: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The runs without a row, and those with one whose checkpoint is needed by them and is gone."""
-    there = table.run_ids()
-    wanted: set[str] = set()
-    for run in reversed(plan):
-        if run.run_id not in there or run.run_id in wanted:
-            wanted.add(run.run_id)
-            gone = [each for each in run.needs if not (study.run_folder(each) / "model.safetensors").is_file()]
-            wanted.update(gone)
-    return [run for run in plan if run.run_id in wanted]
-
-
-def _make(
-    study: Study,
-    table: ResultsTable,
-    plan: Sequence[PlannedRun],
-    workers: int,
-    engine: str,
-    retry_failed: bool,
-    show: bool,
-) -> None:
-    wanted = to_make(study, table, plan)
-    given_up = {run_id: each["error"] for run_id, each in study.failures().items() if "error" in each}
-    if retry_failed:
-        study.forget_failures(given_up)
-        given_up = {}
-    finished = {run.run_id for run in plan} - {run.run_id for run in wanted}
-    schedule = Schedule(plan, finished, given_up)
-    if not schedule.open:
-        return
-    progress = Progress(plan, len(schedule.finished), show)
-    opened = open_engine(engine, study.path, min(workers, len(schedule.open)))
-    try:
-        _Runner(study, table, schedule, opened, progress).run()
-    finally:
-        opened.close()
-        progress.close()
-        blocked = {run_id: {"run_id": run_id, "waiting_on": cause} for run_id, cause in schedule.blocked().items()}
-        study.record_failures(blocked.values())
-        study.forget_failures(set(study.failures()) & set(schedule.finished))
-
-
-@dataclass
-class _Runner:
-    """One call's share in a study."""
-
-    study: Study
-    table: ResultsTable
-    schedule: Schedule
-    engine: Engine
-    progress: Progress
-
-    def __post_init__(self):
-        self._at: dict[int, PlannedRun] = {}
-        self._last_parent: dict[int, str | None] = {}
-
-    def run(self) -> None:
-        """Until every run is finished, failed, or waits for one that failed."""
-        while self.schedule.open:
-            self._hand_out()
-            for slot, outcome in self.engine.wait(_LOOK_AROUND):
-                self._take(self._at.pop(slot), outcome)
-            self._look_elsewhere()
-
-    def _hand_out(self) -> None:
-        for slot in self.engine.free():
-            run = self.schedule.next(self._last_parent.get(slot))
-            if run is None:
-                return
-            self.schedule.start(run)
-            self._at[slot], self._last_parent[slot] = run, run.parent
-            self.engine.submit(slot, run.to_dict())
-
-    def _take(self, run: PlannedRun, outcome: dict[str, Any]) -> None:
-        status = outcome["status"]
-        if status == "done":
-            self._finish(run)
-        elif status == "busy":
-            self.schedule.leave_to_others(run.run_id)
-        elif status == "disk":
-            raise RunError(outcome["error"])
-        elif status == "lost":
-            self._count_failure(run, self.schedule.lose(run.run_id), "its worker died")
-        else:
-            self._count_failure(run, self.schedule.fail(run.run_id, outcome["error"]), outcome["error"])
-
-    def _finish(self, run: PlannedRun) -> None:
-        self.table.append(self.study.finished_row(run.run_id))
-        self.schedule.finish(run.run_id)
-        self.progress.finish(run, self.schedule.open)
-
-    def _count_failure(self, run: PlannedRun, last: bool, error: str) -> None:
-        if not last:
-            self.progress.say(f"once more: {name_of(run)}: {error}")
-            return
-        error = self.schedule.failed[run.run_id]
-        self.progress.say(f"failed: {name_of(run)}: {error}")
-        log = str(self.study.log(run.run_id).relative_to(self.study.path))
-        self.study.record_failures(
-            [{"run_id": run.run_id, "run": name_of(run), "error": error, "log": log, "fields": dict(run.fields)}]
+    def __init__(self, plan: Sequence[PlannedRun], n_finished: int, show: bool) -> None:
+        self._costs = {run.run_id: run.flops + _OVERHEAD for run in plan}
+        self._done, self._start = 0.0, time.monotonic()
+        bar_format = "{desc}: {n_fmt}/{total_fmt} runs |{bar:20}| {elapsed} elapsed{postfix}"
+        self._bar = tqdm(
+            total=len(plan), initial=n_finished, desc="grid", bar_format=bar_format, file=sys.stderr, disable=not show
         )
 
-    def _look_elsewhere(self) -> None:
-        """See what became of the runs that other runners are at."""
-        for run_id in list(self.schedule.elsewhere):
-            # In this order: a claim ends only after the row is there.
-            held, row = self.study.claims.is_held(run_id), self.study.finished_row(run_id)
-            if row is not None:
-                self.table.append(row)
-                self.schedule.finish(run_id)
-                self.progress.found()
-            elif not held:
-                error = self.study.failures().get(run_id, {}).get("error")
-                self.schedule.take_back(run_id) if error is None else self.schedule.give_up(run_id, error)
+    def finish(self, run: PlannedRun, left: Sequence[PlannedRun]) -> None:
+        """Count a run that was trained here; `left` are the runs still open."""
+        self._done += self._costs[run.run_id]
+        pace = (time.monotonic() - self._start) / self._done
+        seconds = pace * sum(self._costs[other.run_id] for other in left)
+        self._bar.set_postfix_str(f"about {tqdm.format_interval(seconds)} left", refresh=False)
+        self._bar.update()
 
+    def count(self) -> None:
+        """Count a run that another runner has trained."""
+        self._bar.update()
 
-def _refuse_failures(study: Study, plan: Sequence[PlannedRun]) -> None:
-    """Say at the end that runs are missing, and how to try them again."""
-    ids = {run.run_id for run in plan}
-    records = [each for run_id, each in study.failures().items() if run_id in ids]
-    failed = [each for each in records if "error" in each]
-    if failed:
-        waiting = len(records) - len(failed)
-        rest = f" and {waiting} wait for them" if waiting else ""
-        raise RunsFailedError(
-            f"{len(failed)} of {len(ids)} runs failed{rest}: {study.path / 'failures.jsonl'} says why; "
-            f"--retry-failed (retry_failed=True) tries them again"
-        )
+    def write(self, line: str) -> None:
+        """Write a line above the bar."""
+        if not self._bar.disable:
+            self._bar.write(line, file=sys.stderr)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()

@@ -1,67 +1,91 @@
-"""The table of a study at a glance: for each student and arm, error and loss at each amount of data."""
+"""A study as text: its results at each amount of data, and how far it is."""
 
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_scaling.errors import InputError
-from hf_scaling.grid import Grid, PlannedRun
-from hf_scaling.runner.loop import name_of
+from hf_scaling.grid import Grid
+from hf_scaling.runner.loop import describe_run
 from hf_scaling.runner.study_folder import Study
+from hf_scaling.text import text_table
 
-_STATES = ("finished", "running", "failed", "missing")
-_GROUP = ("upstream", "downstream", "model", "arm", "teacher_n_params")
+STATES = ("finished", "running", "failed", "missing")
 
 
 def summarise(folder: str | Path) -> str:
-    """A study's results as text: one block a data set, one line a student and arm, one column a size.
+    """The results of a study: one block per data set, one line per student and arm, one column per size.
 
-    Pretraining runs stand by n_pretrain. Fine-tuning runs stand by n_pretrain at their largest n_finetune, and by
+    Pretraining runs are listed by n_pretrain; fine-tuning runs by n_pretrain at their largest n_finetune, and by
     n_finetune at their largest n_pretrain. Seeds, and whatever else a line does not tell apart, are averaged.
+
+    Args:
+        folder: The study's folder.
     """
     rows = Study(folder).table().rows()
     if not rows:
         return f"{folder}: no results yet"
     pretrained = [row for row in rows if row["stage"] == "pretrain"]
-    blocks = _blocks(pretrained, "upstream", "n_pretrain", None)
     tuned = [row for row in rows if row["stage"] == "finetune"]
-    blocks += _blocks(tuned, "downstream", "n_pretrain", "n_finetune")
-    blocks += _blocks(tuned, "downstream", "n_finetune", "n_pretrain")
+    blocks = [
+        *_blocks(pretrained, "upstream", "n_pretrain"),
+        *_blocks(tuned, "downstream", "n_pretrain", largest="n_finetune"),
+        *_blocks(tuned, "downstream", "n_finetune", largest="n_pretrain"),
+    ]
     return "\n\n".join([*blocks, f"{len(rows)} runs in {folder}"])
 
 
+def next_command(folder: str | Path) -> str:
+    """The command that fits a law to the results of a study.
+
+    Args:
+        folder: The study's folder.
+    """
+    downstream = sorted({row["downstream"] for row in Study(folder).table().rows() if row["downstream"]})
+    if not downstream:
+        return f"hf-scaling fit {folder} --law power_law --target error --arm plain"
+    option = f" --downstream {downstream[0]}" if len(downstream) > 1 else ""
+    return f"hf-scaling fit {folder} --law transfer_gap --target loss --arm plain{option}"
+
+
 def describe_state(folder: str | Path) -> str:
-    """How far a study is, as text: counts by stage and arm, then the failures, each in a line.
+    """How far a study is: counts by stage and arm, then one line per failure.
+
+    Args:
+        folder: The study's folder.
 
     Raises:
-        InputError: No study is there.
+        InputError: The folder is not a study.
     """
     study = Study(folder)
     if not (study.path / "grid.yaml").is_file():
-        raise InputError(f"{folder} is no study: there is no grid.yaml in it")
+        raise InputError(f"{folder} is not a study: it holds no grid.yaml")
     plan = Grid.load(study.path / "grid.yaml").plan(guess=True)
     finished, failures = study.table().run_ids(), study.failures()
     states = {run.run_id: _state(study, run.run_id, finished, failures) for run in plan}
-    lines = [["stage", "arm", "runs", *_STATES]]
-    for group in sorted({_group(run) for run in plan}, reverse=True):
-        counts = Counter(states[run.run_id] for run in plan if _group(run) == group)
-        lines.append([*group, str(counts.total()), *(str(counts[state]) for state in _STATES)])
-    failed = [
-        f"failed: {name_of(run)}: {failures[run.run_id]['error']}" for run in plan if states[run.run_id] == "failed"
-    ]
-    trouble = sorted({f"not sure: {run.provisional}" for run in plan if run.provisional})
-    return "\n".join([*align(lines), *failed, *trouble])
+    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for run in plan:
+        counts[run.spec.stage, run.arm][states[run.run_id]] += 1
+    table = text_table(
+        ["stage", "arm", "runs", *STATES],
+        [
+            [*group, str(counts[group].total()), *(str(counts[group][state]) for state in STATES)]
+            for group in sorted(counts, reverse=True)
+        ],
+    )
+    failed = [run for run in plan if states[run.run_id] == "failed"]
+    return "\n".join(
+        [
+            *table,
+            *(f"failed: {describe_run(run)}: {failures[run.run_id]['error']}" for run in failed),
+            *sorted({f"uncertain: {run.provisional}" for run in plan if run.provisional}),
+        ]
+    )
 
 
-def align(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of cells as lines of text whose columns stand under each other."""
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-
-
-def _state(study: Study, run_id: str, finished: set[str], failures: Mapping[str, Mapping]) -> str:
+def _state(study: Study, run_id: str, finished: set[str], failures: Mapping[str, Mapping[str, Any]]) -> str:
     if run_id in finished:
         return "finished"
     if study.claims.is_held(run_id):
@@ -69,44 +93,30 @@ def _state(study: Study, run_id: str, finished: set[str], failures: Mapping[str,
     return "failed" if "error" in failures.get(run_id, {}) else "missing"
 
 
-def _group(run: PlannedRun) -> tuple[str, str]:
-    return run.spec.stage, run.arm
-
-
-def next_command(folder: str | Path) -> str:
-    """The command that fits a law to what the study measured."""
-    rows = Study(folder).table().rows()
-    downstream = sorted({row["downstream"] for row in rows if row["downstream"]})
-    if not downstream:
-        return f"hf-scaling fit {folder} --law power_law --target error --arm plain"
-    which = f" --downstream {downstream[0]}" if len(downstream) > 1 else ""
-    return f"hf-scaling fit {folder} --law transfer_gap --target loss --arm plain{which}"
-
-
-def _blocks(rows: Sequence[Mapping[str, Any]], place: str, x: str, held: str | None) -> list[str]:
+def _blocks(rows: Sequence[Mapping[str, Any]], place: str, x: str, largest: str | None = None) -> list[str]:
+    """A table per data set (column `place`) with a column per `x`, of the rows at the largest value of `largest`."""
     blocks = []
     for name in sorted({row[place] or "?" for row in rows}):
         here = [row for row in rows if (row[place] or "?") == name and row[x] is not None]
-        if held is not None and here:
-            largest = max(row[held] or 0 for row in here)
-            here = [row for row in here if (row[held] or 0) == largest]
+        note = ""
+        if largest is not None and here:
+            size = max(row[largest] or 0 for row in here)
+            here = [row for row in here if (row[largest] or 0) == size]
+            note = f", {largest} {size:,}"
         if here:
-            note = "" if held is None else f", {held} {largest:,}"
-            blocks.append(_block(f"{name}{note}: error (loss) at each {x}", here, x))
+            blocks.append("\n".join([f"{name}{note}: error (loss) at each {x}", *_size_table(here, x)]))
     return blocks
 
 
-def _block(title: str, rows: Sequence[Mapping[str, Any]], x: str) -> str:
+def _size_table(rows: Sequence[Mapping[str, Any]], x: str) -> list[str]:
+    """Lines of a table: one per student and arm, the smallest student first, one column per `x`."""
+    cells: dict[tuple[Any, ...], dict[int, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    by_size = sorted(rows, key=lambda row: (row["n_params"], row["arm"] == "distilled", row["teacher_n_params"] or 0))
+    for row in by_size:
+        cells[row["model"], row["arm"], row["upstream"], row["teacher_n_params"]][row[x]].append(row)
     sizes = sorted({row[x] for row in rows})
-    lines: dict[tuple, dict[int, list]] = {}
-    for row in sorted(
-        rows, key=lambda row: (row["n_params"], row["arm"] == "distilled", row["teacher_n_params"] or 0)
-    ):
-        lines.setdefault(tuple(row[name] for name in _GROUP), {}).setdefault(row[x], []).append(row)
-    table = [["student", "arm", *(f"{size:,}" for size in sizes)]]
-    for (_, _, model, arm, _), by_size in lines.items():
-        table.append([model, arm, *(_cell(by_size.get(size, [])) for size in sizes)])
-    return "\n".join([title, *align(table)])
+    lines = [[model, arm, *(_cell(cells[key][size]) for size in sizes)] for key in cells for model, arm in [key[:2]]]
+    return text_table(["student", "arm", *(f"{size:,}" for size in sizes)], lines)
 
 
 def _cell(rows: Sequence[Mapping[str, Any]]) -> str:

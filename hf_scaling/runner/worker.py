@@ -1,43 +1,188 @@
-"""A worker's process: runs as lines of JSON on stdin, how each ended as a line on stdout.
+"""A worker: the process that trains the runs of a study, with torch loaded once and sources kept open.
 
-It ends as soon as its runner does, however that was killed: nobody then holds the other end of stdin.
+`python -m hf_scaling.runner.worker` answers the requests ready, train, train_share and time_step of the engines and of
+`--dry-run` (see `hf_scaling.processes`).
 """
 
-import json
+import gc
 import os
-import queue
-import signal
 import sys
-import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_scaling import files, tasks, training
+from hf_scaling.distillation import distillation_loss
+from hf_scaling.errors import InputError, RunError
+from hf_scaling.grid import PlannedRun
+from hf_scaling.processes import Process, ProcessEnded, serve
+from hf_scaling.runner.engines import WORKER
+from hf_scaling.runner.study_folder import Study
+from hf_scaling.text import one_line
+
+_LONGEST = 8.0  # seconds of a first step after which no second one is timed
+
+
+class Worker:
+    """Trains planned runs one after the other, and keeps what the next one can use."""
+
+    def __init__(self) -> None:
+        self._warm = training.Warm()
+        # What is loaded by now stays: no garbage collection needs to look at it again.
+        gc.collect()
+        gc.freeze()
+
+    def train(self, study: str, run: Mapping[str, Any], gpus: Sequence[str] = ()) -> dict[str, str]:
+        """Train one run into its folder in the study.
+
+        Args:
+            study: The study's folder.
+            run: The run, as `PlannedRun.to_dict` gives it.
+            gpus: The GPUs of a run of several processes; empty = those that this process sees.
+
+        Returns:
+            `status`: done; busy (a living process of another runner trains it); failed, with an `error` of one line;
+            or disk, with an `error` that every other run would meet too.
+        """
+        folder, planned = Study(study), PlannedRun.from_dict(run)
+        log = folder.log(planned.run_id)
+        try:
+            with folder.claims.held(planned.run_id) as is_ours:
+                if not is_ours:
+                    return {"status": "busy"}
+                with _output_to(log):
+                    if planned.processes > 1:
+                        _launch(folder, planned, gpus)
+                    else:
+                        train_run(folder, planned, self._warm)
+                log.unlink(missing_ok=True)
+                return {"status": "done"}
+        except Exception as error:
+            disk = files.disk_trouble(error)
+            # An error of this package names what to do, also where the disk is behind it.
+            ours = isinstance(error, InputError | RunError)
+            text = str(error) if ours else disk or f"{type(error).__name__}: {error}"
+            return {"status": "disk" if disk else "failed", "error": one_line(text)}
+
+
+def train_run(study: Study, planned: PlannedRun, warm: training.Warm | None = None) -> None:
+    """Train, evaluate and write one run into its folder in the study; resume it where a kill has stopped it.
+
+    Raises:
+        InputError, RunError: The run cannot be trained.
+        AssertionError: What was trained has another id than the plan.
+    """
+    fields, args = training.parse_fields(planned.spec.stage, recipe_values(study, planned))
+    train = training.pretrain if planned.spec.stage == "pretrain" else training.finetune
+    _, row = train(fields, args, warm)
+    if row["run_id"] != planned.run_id:
+        raise AssertionError(
+            f"planned as {planned.run_id}, trained as {row['run_id']}: the source or the code has changed"
+        )
+
+
+def recipe_values(study: Study, planned: PlannedRun) -> dict[str, Any]:
+    """The fields of a run's recipe, with the folders of its teacher, its checkpoint and itself in the study."""
+    values = dict(planned.fields)
+    if planned.teacher is not None:
+        values["teacher"] = str(study.run_folder(planned.teacher))
+    if planned.parent is not None:
+        name = "trunk" if planned.spec.stage == "pretrain" else "checkpoint"
+        values[name] = str(study.run_folder(planned.parent))
+    # How a tracker (report_to) shows the run, unless the grid sets it.
+    shown = {"project": study.path.resolve().name, "run_name": planned.run_id}
+    return {**shown, **values, "output_dir": str(study.run_folder(planned.run_id)), "disable_tqdm": True}
+
+
+def train_share(study: str, run: Mapping[str, Any]) -> None:
+    """Take part in a run of several processes, each of which calls this."""
+    train_run(Study(study), PlannedRun.from_dict(run))
+
+
+def time_step(model: str, n_classes: int, fields: Mapping[str, Any], batch: int) -> float:
+    """Seconds of one training step on this machine.
+
+    Args:
+        model: Name of the student.
+        n_classes: Number of its outputs.
+        fields: Fields of a pretraining run of it.
+        batch: Examples in the step.
+    """
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    parsed, _ = training.parse_fields("pretrain", fields)
+    student, examples = tasks.find(parsed.task).rehearse(model, n_classes, parsed, batch)
+    student = student.to(device)
+    optimizer = torch.optim.AdamW(student.parameters())
+    inputs = {name: tensor.to(device) for name, tensor in examples.items()}
+    labels = inputs.pop("labels")
+    # The first step also allocates the memory; the second is the one that counts.
+    for _ in range(2):
+        start = time.monotonic()
+        loss = distillation_loss(student(**inputs).logits, None, labels, alpha=0).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        # On an accelerator the step has ended when its loss is known.
+        loss.item()
+        seconds = time.monotonic() - start
+        if seconds > _LONGEST:
+            break
+    return seconds
+
+
+def _launch(study: Study, planned: PlannedRun, gpus: Sequence[str]) -> None:
+    """Train a run in several processes, through accelerate.
+
+    Raises:
+        InputError, RunError: What one of them raised, or the last line that they printed.
+    """
+    launcher = ["accelerate.commands.launch", "--num_processes", str(planned.processes), "--multi_gpu"]
+    request = {"name": "train_share", "arguments": {"study": str(study.path), "run": planned.to_dict()}}
+    variables = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else None
+    with Process(WORKER, variables, launcher=launcher, request=request) as process:
+        try:
+            process.receive()
+            status = process.wait()
+        except ProcessEnded as error:
+            lines = study.log(planned.run_id).read_text(encoding="utf-8", errors="replace").split("\n")
+            raise RunError(next((line for line in reversed(lines) if line.strip()), str(error))) from None
+        if status:
+            raise RunError(f"accelerate launch ended with status {status}")
+
+
+@contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Send what libraries and their processes print to a file, and the traceback of an error too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    originals = os.dup(1), os.dup(2)
+    log = path.open("a", encoding="utf-8")
+    for number in (1, 2):
+        os.dup2(log.fileno(), number)
+    try:
+        yield
+    except Exception:
+        traceback.print_exc(file=log)
+        raise
+    finally:
+        log.close()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, original in enumerate(originals, start=1):
+            os.dup2(original, number)
+            os.close(original)
 
 
 def main() -> None:
-    """Serve until the runner is gone."""
-    # An interrupt is the runner's to handle.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    requests: queue.SimpleQueue = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
-    from hf_scaling.runner.performing import Performer, freeze_libraries
-
-    freeze_libraries()
-    performer = Performer()
-    _say(answers, {"status": "ready"})
-    while True:
-        request = requests.get()
-        _say(answers, performer.perform(request["study"], request["run"]))
-
-
-def _listen(requests: queue.SimpleQueue) -> None:
-    for line in sys.stdin:
-        requests.put(json.loads(line))
-    os._exit(0)
-
-
-def _say(answers, message: dict) -> None:
-    answers.write(json.dumps(message) + "\n")
-    answers.flush()
+    """Answer requests until the runner is gone."""
+    worker = Worker()
+    serve({"ready": lambda: None, "train": worker.train, "train_share": train_share, "time_step": time_step})
 
 
 if __name__ == "__main__":

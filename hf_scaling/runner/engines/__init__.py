@@ -1,16 +1,19 @@
-"""Where runs are made: an engine has slots, takes one run into a free slot, and says how it ended."""
+"""Where runs are trained: an engine has slots, takes one run into a free slot, and reports how it ended."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from hf_scaling.errors import InputError
+from hf_scaling.text import did_you_mean, listing
 
 ENGINES = ("local", "ray")
+#: The module that a worker's process runs.
+WORKER = "hf_scaling.runner.worker"
 
 
 class Engine(Protocol):
-    """What the runner asks of an engine."""
+    """A set of workers, one per slot."""
 
     def free(self) -> list[int]:
         """The slots that wait for a run."""
@@ -18,14 +21,14 @@ class Engine(Protocol):
     def submit(self, slot: int, run: Mapping[str, Any]) -> None:
         """Put a planned run, as `PlannedRun.to_dict` gives it, into a free slot."""
 
-    def wait(self, seconds: float) -> list[tuple[int, dict[str, Any]]]:
-        """Slot and outcome of the runs that ended, waiting for one at most `seconds`.
+    def wait(self, seconds: float) -> list[tuple[int, dict[str, str]]]:
+        """Slot and outcome of the runs that have ended; waits at most `seconds` for one.
 
-        An outcome is what `Performer.perform` returns, or {"status": "lost"} where the worker died over the run.
+        An outcome is what `Worker.train` returns, or {"status": "lost"} where the worker died during the run.
         """
 
     def close(self) -> None:
-        """End all workers, whatever they are at."""
+        """End all workers, whatever they are doing."""
 
 
 def open_engine(name: str, study: Path, workers: int) -> Engine:
@@ -34,10 +37,10 @@ def open_engine(name: str, study: Path, workers: int) -> Engine:
     Args:
         name: "local" or "ray".
         study: The study's folder, which all workers can reach.
-        workers: How many runs are made at once.
+        workers: Number of runs trained at once.
 
     Raises:
-        InputError: No such engine, or its library is not installed.
+        InputError: There is no such engine, or its library is not installed.
         RunError: Its workers do not start.
     """
     if name == "local":
@@ -48,4 +51,4 @@ def open_engine(name: str, study: Path, workers: int) -> Engine:
         from hf_scaling.runner.engines.ray import RayEngine
 
         return RayEngine(study, workers)
-    raise InputError(f"engine {name}: must be one of {', '.join(ENGINES)}")
+    raise InputError(f"engine {name!r}: must be one of {listing(ENGINES)}{did_you_mean(name, ENGINES)}")

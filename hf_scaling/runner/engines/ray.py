@@ -1,4 +1,4 @@
-"""Workers as actors of a Ray cluster that shares the study's folder: one that is running, else one started here."""
+"""Workers as actors of a Ray cluster that shares the study's folder: a running one, else one that is started here."""
 
 import contextlib
 import logging
@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from hf_scaling.errors import InputError
-from hf_scaling.grid.resolver import environment
+from hf_scaling.processes import environment
 
-_PASSED_ON = ("HF_", "ACCELERATE_", "PYTHONPATH")
+_PASSED_ON = ("HF_", "ACCELERATE_", "PYTHONPATH")  # beginnings of the environment variables that actors get
 
 
 class RayEngine:
-    """Persistent actors, each with one core and its share of the cluster's GPUs; several share one if need be.
+    """Persistent actors, each with one core and its share of the cluster's GPUs; several may share one.
 
     An actor that dies, or whose node does, is replaced wherever the cluster has room.
+
+    Args:
+        study: The study's folder.
+        workers: Number of actors.
     """
 
-    def __init__(self, study: Path, workers: int):
+    def __init__(self, study: Path, workers: int) -> None:
         try:
             import ray
         except ImportError:
@@ -29,10 +33,10 @@ class RayEngine:
         if not self._joined:
             _connect(ray, workers)
         gpus = ray.cluster_resources().get("GPU", 0)
-        # In ten-thousandths, as Ray counts, and never so that the last worker finds none left.
+        # Ray counts in ten-thousandths: rounded down, so that the last worker finds its share too.
         self._share = min(1.0, int(10_000 * gpus / workers) / 10_000)
         self._actors: dict[int, Any] = {}
-        # Answer to come -> slot, and whether it is a run's (or only an actor's that it is ready).
+        # Reference of an answer -> slot, and whether it is a run's answer (else the actor's that it is ready).
         self._pending: dict[Any, tuple[int, bool]] = {}
         self._free: set[int] = set()
         self._start_all()
@@ -42,26 +46,26 @@ class RayEngine:
         return sorted(self._free)
 
     def submit(self, slot: int, run: Mapping[str, Any]) -> None:
-        """Put a run into a free slot; one that needs several GPUs has the cluster for itself."""
+        """Put a run into a free slot; one of several processes gets the cluster for itself."""
         if run["processes"] > 1:
             self._stop_all()
             self._start(slot, run["processes"] if self._share else 0)
             self._pending.clear()
         self._free.discard(slot)
-        self._pending[self._actors[slot].perform.remote(str(self._study), dict(run))] = (slot, True)
+        self._pending[self._actors[slot].train.remote(str(self._study), dict(run))] = (slot, True)
 
-    def wait(self, seconds: float) -> list[tuple[int, dict[str, Any]]]:
-        """Slot and outcome of the runs that ended."""
+    def wait(self, seconds: float) -> list[tuple[int, dict[str, str]]]:
+        """Slot and outcome of the runs that have ended."""
         ready, _ = self._ray.wait(list(self._pending), num_returns=1, timeout=seconds)
-        return [outcome for reference in ready if (outcome := self._take(reference)) is not None]
+        return [outcome for reference in ready if (outcome := self._receive(reference)) is not None]
 
     def close(self) -> None:
-        """End all actors, and leave the cluster; one that was started here ends too."""
+        """End all actors and leave the cluster; a cluster that was started here ends too."""
         self._stop_all()
         if not self._joined:
             self._ray.shutdown()
 
-    def _take(self, reference: Any) -> tuple[int, dict[str, Any]] | None:
+    def _receive(self, reference: Any) -> tuple[int, dict[str, str]] | None:
         slot, is_run = self._pending.pop(reference)
         try:
             outcome = self._ray.get(reference)
@@ -80,11 +84,9 @@ class RayEngine:
             self._start(slot, self._share)
 
     def _start(self, slot: int, gpus: float) -> None:
-        actor = self._ray.remote(_Worker).options(
-            num_cpus=1,
-            num_gpus=gpus,
-            scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": {k: v for k, v in environment().items() if k.startswith(_PASSED_ON)}},
+        variables = {name: value for name, value in environment().items() if name.startswith(_PASSED_ON)}
+        actor = self._ray.remote(_Actor).options(
+            num_cpus=1, num_gpus=gpus, scheduling_strategy="SPREAD", runtime_env={"env_vars": variables}
         )
         self._actors[slot] = actor.remote(os.getcwd())
         self._pending[self._actors[slot].ready.remote()] = (slot, False)
@@ -97,28 +99,27 @@ class RayEngine:
         self._free.clear()
 
 
-class _Worker:
-    """The actor: warm from its first run on."""
+class _Actor:
+    """A worker as an actor."""
 
-    def __init__(self, folder: str):
-        # Paths in a grid are the runner's; on a node of its own the folder may be missing, and paths absolute.
+    def __init__(self, folder: str) -> None:
+        # Paths in a grid are relative to the runner's folder; a node that lacks it needs absolute ones.
         with contextlib.suppress(OSError):
             os.chdir(folder)
-        from hf_scaling.runner.performing import Performer, freeze_libraries
+        from hf_scaling.runner.worker import Worker
 
-        freeze_libraries()
-        self._performer = Performer()
+        self._worker = Worker()
 
     def ready(self) -> None:
         """Answer as soon as the libraries are loaded."""
 
-    def perform(self, study: str, run: dict[str, Any]) -> dict[str, Any]:
-        """See `Performer.perform`."""
-        return self._performer.perform(study, run)
+    def train(self, study: str, run: dict[str, Any]) -> dict[str, str]:
+        """Train one run, as `Worker.train` does."""
+        return self._worker.train(study, run)
 
 
-def _connect(ray, workers: int) -> None:
-    """Join the running cluster (of RAY_ADDRESS, or of this machine), or start one with a core a worker."""
+def _connect(ray: Any, workers: int) -> None:
+    """Join the running cluster (of RAY_ADDRESS, or of this machine), or start one with a core per worker."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         ray.init(address="auto", **quiet)
