@@ -1,4 +1,4 @@
-"""`hf-scaling plan`: what a user types, reads, and is told."""
+"""`hf-scaling plan`: arguments, output, JSON, errors."""
 
 import dataclasses
 import json
@@ -24,9 +24,9 @@ ASK = ("--budget", 1000, "--cost", "label=0.5", "--cost", "hour=3600", "--bootst
 def run(capsys):
     def command(*argv):
         with pytest.raises(SystemExit) as ended:
-            main(["plan", *(str(each) for each in argv)])
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
+            main(["plan", *map(str, argv)])
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
 
     return command
 
@@ -39,19 +39,13 @@ def study(tmp_path_factory):
     return path
 
 
-def test_both_arms_are_compared_and_the_answer_comes_first(run, study):
+def test_both_arms_are_compared_and_the_allocation_comes_first(run, study):
     status, out, err = run(study, *ASK)
     assert (status, err) == (0, "")
-    assert out.startswith("for a budget of 1,000, arm distilled:\n")
-    for words in (
-        "labelled images",
-        "spent: label",
-        "other budgets",
-        "the next unit",
-        "the arms, each at its best",
-        "pace",
-    ):
-        assert words in out
+    first = out.splitlines()[0]
+    assert "1,000" in first and "distilled" in first
+    for name in ("n_finetune", "pretrain_compute", "plain", "pace"):
+        assert name in out
     assert "nan" not in out
 
 
@@ -66,21 +60,21 @@ def test_json_has_the_names_of_the_api(run, study):
     assert set(content) == {field.name for field in dataclasses.fields(Plan)}
 
 
-def test_a_kept_law_takes_the_place_of_a_table(run, study, tmp_path):
+def test_a_saved_law_gives_the_output_of_its_table(run, study, tmp_path):
     fit = hs.fit_law(study, "transfer_gap", arm="plain", bootstrap=50)
     fit.save_pretrained(tmp_path / "law")
     _, by_law, _ = run(tmp_path / "law", *ASK)
     _, by_table, _ = run(study, *ASK, "--arm", "plain")
     assert by_law == by_table
     status, _, err = run(tmp_path / "law", *ASK, "--arm", "plain")
-    assert status == 2 and "is a law already fitted" in err
+    assert status == 2 and "--arm" in err
 
 
-def test_an_old_law_takes_its_runs_from_a_table(run, study):
-    kept = ROOT / "tests" / "data" / "law_v1"
-    status, _, err = run(kept, *ASK)
-    assert status == 2 and "give flops_per_second=" in err
-    status, out, _ = run(kept, *ASK, "--runs", study, "--n_params", "1e5")
+def test_a_law_of_an_older_version_needs_the_table_of_its_runs(run, study):
+    law = ROOT / "tests" / "data" / "law_v1"
+    status, _, err = run(law, *ASK)
+    assert status == 2 and "flops_per_second" in err
+    status, out, _ = run(law, *ASK, "--runs", study, "--n_params", "1e5")
     assert status == 0 and "pretrain_compute" in out
 
 
@@ -94,28 +88,28 @@ def test_limits_and_choices_reach_the_plan(run, study):
 
 
 @pytest.mark.parametrize(
-    "argv, words",
+    "argv, named",
     [
         (("--cost", "label=0.5"), "--budget"),
-        (("--budget", 5, "--cost", "label"), "--cost label: write it as NAME=VALUE"),
-        (("--budget", 5, "--cost", "lable=1"), "costs has no 'lable'"),
-        (("--budget", 5), "nothing has a price"),
-        (("--budget", 5, "--cost", "label=1", "--n_params", "big"), "--n_params big: give numbers"),
+        (("--budget", 5, "--cost", "label"), "--cost label"),
+        (("--budget", 5, "--cost", "lable=1"), "'lable'; did you mean label"),
+        (("--budget", 5), "costs"),
+        (("--budget", 5, "--cost", "label=1", "--n_params", "big"), "big"),
         (("--budget", 5, "--cost", "label=1", "--law", "chinchila"), "did you mean chinchilla"),
     ],
 )
-def test_mistakes_are_one_line(run, study, argv, words):
+def test_errors_are_one_line(run, study, argv, named):
     status, out, err = run(study, *argv)
-    assert (status, out) == (2, "") and words in err
+    assert (status, out) == (2, "") and named in err
     assert len(err.splitlines()) == 1
 
 
-def test_a_path_that_is_neither_is_named(run, tmp_path):
+def test_a_path_that_does_not_exist_is_named(run, tmp_path):
     status, _, err = run(tmp_path / "nothing", *ASK)
     assert status == 2 and "nothing" in err
 
 
-def test_the_example_of_the_help_is_taken():
+def test_the_example_of_the_help_is_valid():
     from hf_scaling.cli import plan as command
 
     assert re.match(r"hf-scaling plan \S+ --budget \d+ --cost label=0.5 --cost hour=2$", command.EXAMPLE)

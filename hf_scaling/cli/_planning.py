@@ -86,10 +86,10 @@ def _arms(table, stage: str | None) -> list[str]:
 
 def _fit(table, arguments: argparse.Namespace, arm: str | None):
     from hf_scaling.fitting import fit_law
-    from hf_scaling.planning.transfer import suitable_law
+    from hf_scaling.planning.budget import default_law
 
     law, settings = arguments.law, fit_arguments(arguments) | {"arm": arm, "zeros": "leave_out"}
     if law is None:
-        law, x = suitable_law(table, arguments.stage)
+        law, x = default_law(table, arguments.stage)
         settings["x"] = arguments.x or x
     return fit_law(table, law, **settings, bootstrap=arguments.bootstrap, level=arguments.level)

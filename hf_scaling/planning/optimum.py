@@ -1,9 +1,10 @@
-"""How sure a plan is: the same question put to the bootstrap draws of the law."""
+"""The best allocation of a budget by each law: which sizes it may buy, the search, and how sure the result is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
@@ -11,34 +12,38 @@ from hf_scaling.fitting.bootstrap import SIZES
 from hf_scaling.fitting.law_fit import quantiles
 from hf_scaling.fitting.rows import note
 from hf_scaling.planning.costs import CostModel
+from hf_scaling.text import format_whole
 
-# How far beyond the measured sizes an optimum is looked for, as a factor; notes say how far out it is.
-REACH = 1e6
-_MODEL_REACH = 1e3
+# How far beyond the measured sizes an optimum is searched for, as a factor.
+_REACH, _MODEL_REACH = 1e6, 1e3
+
+# --- What may be bought ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One arm's question: the smallest predicted target for a budget.
+    """The smallest predicted target that one arm's law gives for a budget.
 
     Attributes:
         fit: The law.
-        costs: What sizes cost.
+        costs: Costs of sizes.
+        compute: Samples, FLOPs and pace of the runs behind the law (`compute_of`).
         bought: The sizes that the law takes and the budget buys, of n_pretrain and n_finetune.
-        ends: n_pretrain and n_finetune to the least and the most that may be bought; equal ends where held.
-        n_params: (K,) model sizes to choose among; a single NaN where the size is not known and does not matter.
-        any_n_params: Whether every size from the least to the largest of n_params may be chosen.
-        zero: Whether the budget buys n_pretrain, and the law is defined without any.
-        notes: What was held, and why.
+        ends: n_pretrain and n_finetune to the least and the most that may be bought; equal where the size is fixed.
+        n_params: (K,) model sizes to choose among; one NaN where the size is unknown and changes nothing.
+        any_n_params: Whether every size between the ends of n_params may be chosen.
+        without_pretraining: Whether the budget buys n_pretrain and the law is defined at 0.
+        notes: Sizes that are fixed, and why.
     """
 
     fit: LawFit
     costs: CostModel
+    compute: dict
     bought: tuple[str, ...]
     ends: dict[str, tuple[float, float]]
     n_params: np.ndarray
     any_n_params: bool
-    zero: bool
+    without_pretraining: bool
     notes: tuple[dict, ...]
 
     def predict(self, sizes: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -49,153 +54,141 @@ class Problem:
 
 
 def make_problem(
-    fit: LawFit, costs: CostModel, sizes: Mapping[str, list[float]], n_params, at_most: Mapping[str, float]
+    fit: LawFit,
+    costs: CostModel,
+    compute: dict,
+    n_params: float | Sequence[float] | str | None,
+    at_most: Mapping[str, float],
 ) -> Problem:
-    """The question that a fit, its costs and the user's limits ask.
+    """Check what a law, its costs and the user's limits allow.
 
     Args:
         fit: The law.
-        costs: What sizes cost.
-        sizes: n_params, n_pretrain and n_finetune to the values measured.
-        n_params: A number or several to choose among, "any", or None for the measured ones.
-        at_most: n_pretrain and n_finetune to the most that may be had.
+        costs: Costs of sizes.
+        compute: Samples, FLOPs and pace of the runs behind the law.
+        n_params: One or several sizes to choose among, "any", or None for the measured ones.
+        at_most: n_pretrain and n_finetune to the most that is available.
 
     Raises:
-        InputError: The law's variables are no sizes that can be bought, none has a price, a limit cannot be used, or
-            the law does not fall with size.
+        InputError: A variable of the law is not a size that can be bought, none has a price, a limit is unusable, or
+            the law rises with size.
     """
-    refuse_others(fit)
-    _refuse_rising(fit)
-    notes: list[dict] = []
-    models, any_size = _models(fit, costs, sizes, n_params, notes)
-    ends = {name: _ends(fit, costs, name, sizes, at_most, notes) for name in SIZES[1:]}
-    bought = tuple(n for n in SIZES[1:] if ends[n][0] < ends[n][1])
-    if not bought and not ("n_params" in fit.columns.values() and costs.prices("n_params")):
-        wanted = ", ".join(fit.columns.values())
-        raise InputError(
-            f"these prices buy nothing that {fit.law} depends on ({wanted}): give the price of one of them"
-        )
-    zero = "n_pretrain" in bought and _defined_at_zero(fit)
-    return Problem(fit, costs, bought, ends, models, any_size, zero, tuple(notes))
-
-
-def refuse_others(fit: LawFit) -> None:
-    """Raise unless every variable of the law is a size that a budget buys."""
-    others = [column for column in fit.columns.values() if column not in SIZES]
+    columns, ranges, notes = tuple(fit.columns.values()), fit.data["ranges"], list[dict]()
+    others = [column for column in columns if column not in SIZES]
     if others:
         raise InputError(
-            f"plan buys {', '.join(SIZES)}, and {fit.law} depends on {', '.join(others)} as well: fit a law without"
+            f"{fit.law} depends on {', '.join(others)}, which no budget buys: fit a law of {', '.join(SIZES)} alone"
         )
-
-
-def _refuse_rising(fit: LawFit) -> None:
-    ends = [{c: np.array([span[i]]) for c, span in fit.data["ranges"].items()} for i in (0, 1)]
-    smallest, largest = (float(fit.values(at)[0]) for at in ends)
-    if largest > smallest:
-        target = fit.settings["target"]
+    first, last = (
+        float(fit.values({column: np.array([span[end]]) for column, span in ranges.items()})[0]) for end in (0, 1)
+    )
+    if last > first:
         raise InputError(
-            f"{fit.law} predicts {target} {smallest:.4g} at the smallest sizes measured and {largest:.4g} at the "
-            "largest: plan buys sizes to make its target small"
+            f"{fit.law} predicts {fit.settings['target']} {first:.4g} at the smallest measured sizes and {last:.4g} "
+            "at the largest: a plan needs a target that falls with size"
         )
+    sizes = compute.get("sizes", {})
+    models, any_size = _model_sizes(fit, costs, sizes.get("n_params", ()), n_params, notes)
+    ends = {name: _ends(fit, costs, name, sizes.get(name, ()), at_most.get(name), notes) for name in SIZES[1:]}
+    bought = tuple(name for name, (least, most) in ends.items() if least < most)
+    if not bought and not ("n_params" in columns and costs.has_price("n_params")):
+        raise InputError(f"costs: no price of a size that {fit.law} depends on ({', '.join(columns)}); give one")
+    largest = {column: np.array([span[1]]) for column, span in ranges.items()}
+    with np.errstate(all="ignore"):
+        at_zero = fit.values(largest | {"n_pretrain": np.zeros(1)})[0]
+    without_pretraining = "n_pretrain" in bought and bool(np.isfinite(at_zero))
+    return Problem(fit, costs, compute, bought, ends, models, any_size, without_pretraining, tuple(notes))
 
 
-def _models(fit: LawFit, costs: CostModel, sizes, n_params, notes: list[dict]) -> tuple[np.ndarray, bool]:
-    """The model sizes to choose among, and whether those between them may be chosen too."""
-    known = [size for size in sizes.get("n_params", ()) if size > 0]
+def _model_sizes(
+    fit: LawFit,
+    costs: CostModel,
+    measured: Sequence[float],
+    n_params: float | Sequence[float] | str | None,
+    notes: list[dict],
+) -> tuple[np.ndarray, bool]:
+    """Model sizes to choose among, and whether those between them may be chosen too.
+
+    A law that does not take n_params has one model size, NaN where nothing depends on it.
+    """
+    measured = [size for size in measured if size > 0]
+    given = None if n_params is None or isinstance(n_params, str) else _positive(n_params, "n_params")
     if "n_params" not in fit.columns.values():
-        return np.array([_model_held(fit, costs, known, n_params, notes)]), False
-    low, high = fit.data["ranges"]["n_params"]
-    if isinstance(n_params, str):
-        if n_params != "any":
+        if n_params is not None and (given is None or len(given) != 1):
+            raise InputError(f"n_params={n_params!r}: {fit.law} does not take n_params; give one size, or none")
+        if given is not None or len(measured) == 1:
+            return np.array(measured) if given is None else given, False
+        if any(stage is not None and stage.flops.constant is None for stage in (costs.pretraining, costs.finetuning)):
             raise InputError(
-                f"n_params {n_params!r} is unknown: give numbers, any, or leave it out for those measured"
+                f"compute has a price, {fit.law} does not take n_params and the rows have {len(measured) or 'no'} "
+                "model sizes: set n_params= to one of them, or fit a law that takes it"
             )
-        if costs.prices("n_params"):
-            return np.array([low / _MODEL_REACH, high * _MODEL_REACH]), True
-        notes.append(_free("n_params", high))
-        return np.array([high]), False
-    if n_params is not None:
-        return _positive(n_params, "n_params"), False
-    return (np.array(known) if known else np.array([low, high])), not known
-
-
-def _model_held(fit: LawFit, costs: CostModel, known: list[float], n_params, notes: list[dict]) -> float:
-    """The one model size of a law that does not take it; NaN where nothing depends on it."""
-    if n_params is not None and not isinstance(n_params, str):
-        given = _positive(n_params, "n_params")
-        if len(given) == 1:
-            return float(given[0])
-    if n_params is not None:
-        raise InputError(f"{fit.law} does not take n_params: give the one size to plan for, or nothing")
-    if len(known) == 1:
-        return known[0]
-    trainings = [t for t in (costs.pretraining, costs.finetuning) if t is not None]
-    if any(t.flops.constant is None for t in trainings):
-        raise InputError(
-            f"compute has a price, {fit.law} does not take n_params and the rows hold {len(known) or 'no'} model "
-            "sizes: say with n_params= which size to plan for, or fit a law that takes it"
-        )
-    return float("nan")
+        return np.array([np.nan]), False
+    low, high = fit.data["ranges"]["n_params"]
+    if given is not None:
+        return given, False
+    if n_params is None:
+        return np.array(measured or [low, high]), not measured
+    if n_params != "any":
+        raise InputError(f"n_params {n_params!r} is unknown: give numbers, any, or none for the measured sizes")
+    if costs.has_price("n_params"):
+        return np.array([low / _MODEL_REACH, high * _MODEL_REACH]), True
+    notes.append(_free_size("n_params", high))
+    return np.array([high]), False
 
 
 def _ends(
-    fit: LawFit, costs: CostModel, name: str, sizes, at_most: Mapping[str, float], notes: list[dict]
+    fit: LawFit, costs: CostModel, name: str, measured: Sequence[float], limit: float | None, notes: list[dict]
 ) -> tuple[float, float]:
-    """The least and the most of a size that may be bought; held where the law does not take it or it costs nothing."""
-    limit = float(at_most.get(name, np.inf))
+    """The least and the most of a size that may be bought; equal where the law does not take it or it is free."""
     if name not in fit.columns.values():
-        known = sizes.get(name, ())
-        held = float(known[0]) if len(known) == 1 else float("nan")
-        if len(known) > 1:
-            text = f"{fit.law} does not take {name}: it is taken as settled, and not paid for"
+        if len(measured) > 1:
+            text = f"{fit.law} does not take {name}, which varies over the rows: it is not planned and costs nothing"
             notes.append(note("not_in_law", "info", text))
-        return held, held
-    high = fit.data["ranges"][name][1]
-    if costs.prices(name):
-        return 1.0, min(limit, high * REACH)
-    held = limit if np.isfinite(limit) else high
-    notes.append(_free(name, held))
-    return held, held
+        fixed = float(measured[0]) if len(measured) == 1 else float("nan")
+        return fixed, fixed
+    high = float(fit.data["ranges"][name][1])
+    if costs.has_price(name):
+        return 1.0, high * _REACH if limit is None else min(limit, high * _REACH)
+    fixed = high if limit is None else limit
+    notes.append(_free_size(name, fixed))
+    return fixed, fixed
 
 
-def _free(name: str, held: float) -> dict:
-    text = f"{name} costs nothing at these prices: held at {held:,.10g}, the most that at_most= allows or was measured"
+def _free_size(name: str, value: float) -> dict:
+    text = f"{name} has no price: it is fixed at {format_whole(value)}, its at_most= or else the largest measured"
     return note("free_size", "info", text)
 
 
-def _defined_at_zero(fit: LawFit) -> bool:
-    at = {column: np.array([span[1]]) for column, span in fit.data["ranges"].items()} | {"n_pretrain": np.zeros(1)}
-    with np.errstate(all="ignore"):
-        return bool(np.isfinite(fit.values(at)[0]))
-
-
 def check_limits(at_most: Mapping[str, float] | None) -> dict[str, float]:
-    """The user's limits as numbers.
+    """The user's limits as floats.
 
     Raises:
-        InputError: A name is none of n_pretrain and n_finetune, or a limit is below 1.
+        InputError: A name is not n_pretrain or n_finetune, or a limit is not a number of at least 1.
     """
-    found = {}
+    limits = {}
     for name, value in (at_most or {}).items():
         if name not in SIZES[1:]:
-            raise InputError(f"at_most has no {name!r}: there are {' and '.join(SIZES[1:])}; n_params= chooses models")
-        found[name] = float(_positive(value, f"at_most {name}")[0])
-        if found[name] < 1:
-            raise InputError(f"at_most {name} is {value}: at least 1")
-    return found
+            raise InputError(f"at_most: unknown name {name!r}; use {' or '.join(SIZES[1:])}; n_params= sets models")
+        limits[name] = float(_positive(value, f"at_most {name}")[0])
+        if limits[name] < 1:
+            raise InputError(f"at_most {name} must be at least 1, not {value}")
+    return limits
 
 
-def _positive(values, name: str) -> np.ndarray:
+def _positive(values: float | Sequence[float], name: str) -> np.ndarray:
     try:
-        found = np.unique(np.atleast_1d(np.asarray(values, dtype=float)))
+        numbers = np.unique(np.atleast_1d(np.asarray(values, dtype=float)))
     except (TypeError, ValueError):
-        found = np.array([np.nan])
-    if not len(found) or not (np.isfinite(found) & (found > 0)).all():
-        raise InputError(f"{name} takes positive numbers, not {values!r}")
-    return found
+        numbers = np.array([np.nan])
+    if not len(numbers) or not (np.isfinite(numbers) & (numbers > 0)).all():
+        raise InputError(f"{name} must be positive numbers, not {values!r}")
+    return numbers
 
 
-# The logit of the share that goes to pre-training: from a hundred-millionth to all but that.
+# --- The search -----------------------------------------------------------------------------------------------------
+
+# The logit of the share of the budget for pre-training: from a hundred-millionth to all but that.
 _LARGEST_LOGIT = 18.0
 _SCAN, _FINER, _ROUNDS = 49, 9, 6
 _MODELS, _FINER_MODELS, _MODEL_ROUNDS = 31, 7, 7
@@ -203,50 +196,143 @@ _MODELS, _FINER_MODELS, _MODEL_ROUNDS = 31, 7, 7
 _HALVINGS = 40
 
 
+@dataclass(frozen=True)
+class Allocation:
+    """The best sizes of one arm for a budget.
+
+    Attributes:
+        problem: The arm's law and costs.
+        sizes: n_params, n_pretrain and n_finetune, whole numbers; NaN where unknown.
+        predicted: value, low, high and extrapolation of the target there.
+    """
+
+    problem: Problem
+    sizes: dict[str, float]
+    predicted: dict[str, float]
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The sizes as arrays of one value."""
+        return {name: np.array([value]) for name, value in self.sizes.items()}
+
+
+def best_by_arm(problems: Mapping[str | None, Problem], budget: float, level: float) -> dict[str | None, Allocation]:
+    """The best allocation of each arm; arms in which the budget buys no run are left out.
+
+    Args:
+        problems: Arm to its problem.
+        budget: In the unit of the prices.
+        level: Of the intervals of the predictions.
+    """
+    best = {}
+    for arm, problem in problems.items():
+        sizes = best_sizes(problem, budget)
+        if sizes is not None:
+            row = problem.fit.predict(sizes, level=level).iloc[0]
+            best[arm] = Allocation(problem, sizes, {str(name): float(value) for name, value in row.items()})
+    return best
+
+
+def best_sizes(problem: Problem, budget: float) -> dict[str, float] | None:
+    """The optimum in whole parameters and images, within the budget; None where it buys no run.
+
+    Of a few labelled images each one counts, so both whole numbers around the optimum are tried, and the money that is
+    left is spent on pre-training.
+    """
+    optimum = solve(problem, budget)
+    if optimum is None:
+        return None
+    sizes = {name: float(_floor(value)) for name, value in optimum.items()}
+    if len(problem.bought) < 2:
+        return sizes
+    labelled = np.clip(sizes["n_finetune"] + np.arange(2), *problem.ends["n_finetune"])
+    tried = _spend_the_rest(problem, budget, np.full(2, sizes["n_params"]), labelled)
+    tried = {name: np.append(_floor(values), sizes[name]) for name, values in tried.items()}
+    best = int(np.argmin(problem.predict(tried)))
+    return {name: float(values[best]) for name, values in tried.items()}
+
+
+def _floor(values: float | np.ndarray) -> np.ndarray:
+    """Whole numbers; a value equal to the next one to ten digits is that one."""
+    return np.floor(values * (1 + 1e-10))
+
+
 def solve(problem: Problem, budget: float) -> dict[str, float] | None:
-    """The best sizes for a budget: n_params, n_pretrain, n_finetune (NaN where unknown); None where it buys no run."""
+    """The best sizes, not rounded: n_params, n_pretrain, n_finetune; None where the budget buys no run."""
     if not problem.any_n_params:
-        return _best(problem, *_profile(problem, budget, problem.n_params))
+        return _better(problem, *_best_of_each_model(problem, budget, problem.n_params))
     centre, reach = np.log(problem.n_params).mean(), np.ptp(np.log(problem.n_params)) / 2
     best, count = None, _MODELS
     for _ in range(1 + _MODEL_ROUNDS):
         inside = np.clip(centre + reach * np.linspace(-1, 1, count), *np.log(problem.n_params))
-        found = _best(problem, *_profile(problem, budget, np.exp(inside)), best)
-        if found is None:
+        best = _better(problem, *_best_of_each_model(problem, budget, np.exp(inside)), best)
+        if best is None:
             return None
-        best, centre = found, np.log(found["n_params"])
+        centre = np.log(best["n_params"])
         reach, count = 3 * reach / (count - 1), _FINER_MODELS
     return best
 
 
-def candidates(problem: Problem, budget: float, n_params: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
-    """Sizes that spend the budget, for model sizes (K,) and logits of the share for pre-training (J,).
+def _better(
+    problem: Problem, sizes: dict[str, np.ndarray], values: np.ndarray, before: dict[str, float] | None = None
+) -> dict[str, float] | None:
+    """The best of several candidates, or the best one before where no candidate is better."""
+    place = int(np.argmin(values))
+    if not np.isfinite(values[place]):
+        return before
+    best = {name: float(column[place]) for name, column in sizes.items()}
+    if before is None:
+        return best
+    earlier = problem.predict({name: np.array([value]) for name, value in before.items()})[0]
+    return before if earlier <= values[place] else best
+
+
+def _best_of_each_model(
+    problem: Problem, budget: float, n_params: np.ndarray
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The best sizes of each model size and the prediction there, each (K,)."""
+    rounds, count = (1 + _ROUNDS, _SCAN) if len(problem.bought) > 1 else (1, 1)
+    centre, reach, rows = np.zeros(len(n_params)), _LARGEST_LOGIT, np.arange(len(n_params))
+    for _ in range(rounds):
+        logits = centre[:, None] + reach * np.linspace(-1, 1, count)
+        sizes = _spend(problem, budget, n_params, np.clip(logits, -2 * _LARGEST_LOGIT, 2 * _LARGEST_LOGIT))
+        values = problem.predict(sizes).reshape(logits.shape)
+        place = values.argmin(axis=1)
+        centre, reach, count = logits[rows, place], 3 * reach / max(count - 1, 1), _FINER
+    best = values[rows, place]
+    sizes = {name: column.reshape(logits.shape)[rows, place] for name, column in sizes.items()}
+    if not problem.without_pretraining:
+        return sizes, best
+    none = _spend_without_pretraining(problem, budget, n_params)
+    values = problem.predict(none)
+    better = values < best
+    return {name: np.where(better, none[name], sizes[name]) for name in sizes}, np.where(better, values, best)
+
+
+def _spend(problem: Problem, budget: float, n_params: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
+    """Sizes that spend the budget, for model sizes and logits of the share for pre-training.
+
+    Args:
+        problem: The law and its costs.
+        budget: In the unit of the prices.
+        n_params: (K,) model sizes.
+        logits: (K, J) of each model size.
 
     Returns:
-        n_params, n_pretrain, n_finetune, each (K * J,), and (K,) more without any pre-training where the law is
-        defined there; NaN where the budget does not reach so far.
+        n_params, n_pretrain, n_finetune, each (K * J,); NaN where the budget does not reach.
     """
-    line = _line(problem, budget, n_params, np.broadcast_to(logits, (len(n_params), len(logits))))
-    if not problem.zero:
-        return line
-    none = _without_pretraining(problem, budget, n_params)
-    return {name: np.concatenate([line[name], none[name]]) for name in line}
-
-
-def _line(problem: Problem, budget: float, n_params: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
-    """Sizes (K * J,) for model sizes (K,) and their own logits (K, J)."""
     models = np.repeat(n_params, logits.shape[1])
-    upstream, labelled = (np.full(len(models), problem.ends[name][0]) for name in ("n_pretrain", "n_finetune"))
+    upstream, labelled = (np.full(len(models), problem.ends[name][0]) for name in SIZES[1:])
     if problem.bought == ("n_pretrain",):
-        return spend_the_rest(problem, budget, models, labelled)
+        return _spend_the_rest(problem, budget, models, labelled)
     if "n_pretrain" in problem.bought:
         upstream = _most(problem, "n_pretrain", models, budget / (1 + np.exp(-logits.ravel())))
     if "n_finetune" in problem.bought:
-        labelled = _most(problem, "n_finetune", models, budget - _paid(problem, "n_pretrain", models, upstream))
+        labelled = _most(problem, "n_finetune", models, budget - _stage_cost(problem, "n_pretrain", models, upstream))
     return _affordable(problem, budget, {"n_params": models, "n_pretrain": upstream, "n_finetune": labelled})
 
 
-def _without_pretraining(problem: Problem, budget: float, n_params: np.ndarray) -> dict[str, np.ndarray]:
+def _spend_without_pretraining(problem: Problem, budget: float, n_params: np.ndarray) -> dict[str, np.ndarray]:
     """Sizes (K,) with the whole budget spent on fine-tuning."""
     labelled = np.full(len(n_params), problem.ends["n_finetune"][0])
     if "n_finetune" in problem.bought:
@@ -255,181 +341,113 @@ def _without_pretraining(problem: Problem, budget: float, n_params: np.ndarray) 
     return _affordable(problem, budget, sizes)
 
 
-def spend_the_rest(problem: Problem, budget: float, models: np.ndarray, labelled: np.ndarray) -> dict[str, np.ndarray]:
-    """Sizes (N,) with n_finetune given and the rest spent on pre-training; all NaN where the budget is too small."""
-    upstream = _most(problem, "n_pretrain", models, budget - _paid(problem, "n_finetune", models, labelled))
+def _spend_the_rest(
+    problem: Problem, budget: float, models: np.ndarray, labelled: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Sizes (N,) with n_finetune given and the rest spent on pre-training; NaN where the budget is too small."""
+    upstream = _most(problem, "n_pretrain", models, budget - _stage_cost(problem, "n_finetune", models, labelled))
     return _affordable(problem, budget, {"n_params": models, "n_pretrain": upstream, "n_finetune": labelled})
 
 
 def _affordable(problem: Problem, budget: float, sizes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The candidates, all NaN where they cost more than the budget or lack a size that it buys."""
+    """The candidates, NaN in every size where they cost more than the budget or lack a size that it buys."""
     lost = problem.costs.total(sizes) > budget * (1 + 1e-9)
     for name in problem.bought:
         lost |= np.isnan(sizes[name])
     return {name: np.where(lost, np.nan, values) for name, values in sizes.items()}
 
 
-def _paid(problem: Problem, name: str, models: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """What one stage costs at sizes (N,); a size that is not known is not paid for."""
+def _stage_cost(problem: Problem, name: str, models: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """(N,) costs of one stage; 0 where its size is unknown."""
     return np.where(np.isnan(size), 0.0, problem.costs.stage(name, models)(np.nan_to_num(size)))
 
 
-def _most(problem: Problem, name: str, models: np.ndarray, budget) -> np.ndarray:
-    """The most of one size (N,) that a budget (N,) pays for; NaN where not even the least."""
-    price, ends = problem.costs.stage(name, models), problem.ends[name]
+def _most(problem: Problem, name: str, models: np.ndarray, budget: float | np.ndarray) -> np.ndarray:
+    """(N,) the most of one size that a budget pays for; NaN where it does not pay for the least."""
+    cost, ends = problem.costs.stage(name, models), problem.ends[name]
     below, above = (np.full(len(models), np.log(end)) for end in ends)
-    reached, everything = (price(np.full(len(models), end)) <= budget * (1 + 1e-12) for end in ends)
+    reached, everything = (cost(np.full(len(models), end)) <= budget * (1 + 1e-12) for end in ends)
     for _ in range(_HALVINGS):
         middle = (below + above) / 2
-        pays = price(np.exp(middle)) <= budget
+        pays = cost(np.exp(middle)) <= budget
         below, above = np.where(pays, middle, below), np.where(pays, above, middle)
     return np.where(reached, np.where(everything, ends[1], np.exp(below)), np.nan)
 
 
-def _profile(problem: Problem, budget: float, n_params: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The best sizes of each model size and what is predicted there, each (K,)."""
-    rounds, count = (1 + _ROUNDS, _SCAN) if len(problem.bought) > 1 else (1, 1)
-    centre, reach, rows = np.zeros(len(n_params)), _LARGEST_LOGIT, np.arange(len(n_params))
-    for _ in range(rounds):
-        logits = centre[:, None] + reach * np.linspace(-1, 1, count)
-        sizes = _line(problem, budget, n_params, np.clip(logits, -2 * _LARGEST_LOGIT, 2 * _LARGEST_LOGIT))
-        values = problem.predict(sizes).reshape(logits.shape)
-        place = values.argmin(axis=1)
-        centre, reach, count = logits[rows, place], 3 * reach / max(count - 1, 1), _FINER
-    values = values[rows, place]
-    sizes = {name: column.reshape(logits.shape)[rows, place] for name, column in sizes.items()}
-    if not problem.zero:
-        return sizes, values
-    none = _without_pretraining(problem, budget, n_params)
-    better = problem.predict(none) < values
-    return {n: np.where(better, none[n], sizes[n]) for n in sizes}, np.where(better, problem.predict(none), values)
+# --- Around the optimum ---------------------------------------------------------------------------------------------
+
+# Budgets of the frontier: from a hundredth to a hundred times the one given, four a decade.
+_DECADES, _PER_DECADE = 2, 4
+# Differences rather than derivatives, since numbers of steps are not smooth.
+_STEP = 1.01
 
 
-def _best(problem: Problem, sizes: dict[str, np.ndarray], values: np.ndarray, before=None) -> dict[str, float] | None:
-    """The best of several candidates, or what was the best before where none is better."""
-    place = int(np.argmin(values))
-    if not np.isfinite(values[place]):
-        return before
-    found = {name: float(column[place]) for name, column in sizes.items()}
-    if before is None:
-        return found
-    earlier = problem.predict({name: np.array([value]) for name, value in before.items()})[0]
-    return before if earlier <= values[place] else found
-
-
-# "A little": differences rather than derivatives, since training rules have steps.
-_MORE = 1.01
-
-
-def marginal_values(problem: Problem, sizes: dict[str, float], level: float):
-    """The value of the next unit of each size that the law takes.
-
-    Returns:
-        A DataFrame, a row a size: size; per_unit, by how much one more lowers the target, from 1 % more of it; cost of
-        that one more; per_cost, by how much one more unit of cost spent on it lowers the target, with low and high
-        from the draws. Free sizes have cost 0 and no per_cost. At an optimum that no limit holds, all per_cost are
-        equal (Barnett 2024).
-    """
-    import pandas as pd
-
-    names = [name for name in SIZES if name in problem.fit.columns.values() and sizes[name] > 0]
-    rows = {name: np.full(1 + len(names), sizes[name]) for name in SIZES}
-    for i, name in enumerate(names):
-        rows[name][1 + i] *= _MORE
-    with np.errstate(all="ignore"):
-        values, drawn = problem.fit.values(rows), problem.fit.draw_values(rows)
-    cost = problem.costs.total(rows)
-    steps = np.array([sizes[name] * (_MORE - 1) for name in names])
-    price = (cost[1:] - cost[0]) / steps
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gain = (values[0] - values[1:]) / steps
-        worth = np.where(price > 0, gain / price, np.nan)
-        draws = np.where(price > 0, (drawn[:, :1] - drawn[:, 1:]) / steps / price, np.nan)
-    low, high = quantiles(draws, level, worth) if len(draws) else (np.full(len(names), np.nan),) * 2
-    return pd.DataFrame({"size": names, "per_unit": gain, "cost": price, "per_cost": worth, "low": low, "high": high})
-
-
-# Budgets from a hundredth to a hundred times the one asked about, four a decade.
-_DECADES, _A_DECADE = 2, 4
-
-
-def budgets_around(budget: float) -> np.ndarray:
-    """Budgets evenly spaced in logarithms, the one asked about in the middle."""
-    exponents = np.arange(-_DECADES * _A_DECADE, _DECADES * _A_DECADE + 1) / _A_DECADE
-    return budget * 10.0**exponents
-
-
-def frontier(problems: dict[str | None, Problem], budget: float, level: float):
-    """The best allocation for each budget and what it is predicted to reach.
+def frontier(problems: Mapping[str | None, Problem], budget: float, level: float) -> pd.DataFrame:
+    """The best allocation for each budget around one, and its prediction.
 
     Args:
-        problems: Arm to its question.
+        problems: Arm to its problem.
         budget: The one in the middle.
         level: Of the intervals.
 
     Returns:
-        A DataFrame, a row a budget that buys a run: budget, n_params, n_pretrain, n_finetune (NaN where unknown), arm,
-        value, low, high, extrapolation (natural-log distance outside the measured sizes, 0 inside).
+        A row a budget that buys a run: budget, n_params, n_pretrain, n_finetune (NaN where unknown), arm, value, low,
+        high, extrapolation (natural-log distance outside the measured sizes, 0 inside).
     """
-    import pandas as pd
-
     rows = []
-    for each in budgets_around(budget):
-        found = {arm: best_allocation(problem, each) for arm, problem in problems.items()}
-        found = {arm: sizes for arm, sizes in found.items() if sizes is not None}
-        if not found:
-            continue
-        predictions = {arm: predict_at(problems[arm], sizes, level) for arm, sizes in found.items()}
-        arm = min(found, key=lambda arm: predictions[arm]["value"])
-        rows.append({"budget": float(each), **found[arm], "arm": arm, **predictions[arm]})
+    for one in budget * 10.0 ** (np.arange(-_DECADES * _PER_DECADE, _DECADES * _PER_DECADE + 1) / _PER_DECADE):
+        best = best_by_arm(problems, one, level)
+        if best:
+            arm = min(best, key=lambda arm: best[arm].predicted["value"])
+            rows.append({"budget": float(one), **best[arm].sizes, "arm": arm, **best[arm].predicted})
     return pd.DataFrame(rows)
 
 
-def best_allocation(problem: Problem, budget: float) -> dict[str, float] | None:
-    """The optimum in whole parameters and images, within the budget; None where it buys no run.
+def marginal_values(allocation: Allocation, level: float) -> pd.DataFrame:
+    """The value of one more of each size that the law takes.
 
-    Of a few labelled images each one counts, so both whole numbers around the optimum are tried, and what the one
-    chosen leaves is spent on pre-training.
+    Returns:
+        A row a size: size; per_unit, the decrease of the target from one more, by 1 % more of the size; cost of that
+        one more; per_cost, the decrease per unit of cost, with low and high from the draws. Free sizes have cost 0 and
+        no per_cost. At an optimum inside its limits, all per_cost are equal (Barnett 2024).
     """
-    sizes = solve(problem, budget)
-    if sizes is None:
-        return None
-    sizes = {name: float(_floor(value)) for name, value in sizes.items()}
-    if len(problem.bought) < 2:
-        return sizes
-    labelled = np.clip(sizes["n_finetune"] + np.arange(2), *problem.ends["n_finetune"])
-    tried = spend_the_rest(problem, budget, np.full(2, sizes["n_params"]), labelled)
-    tried = {name: np.append(_floor(values), sizes[name]) for name, values in tried.items()}
-    best = int(np.argmin(problem.predict(tried)))
-    return {name: float(values[best]) for name, values in tried.items()}
+    problem, sizes = allocation.problem, allocation.sizes
+    names = [name for name in SIZES if name in problem.fit.columns.values() and sizes[name] > 0]
+    rows = {name: np.full(1 + len(names), sizes[name]) for name in SIZES}
+    for i, name in enumerate(names):
+        rows[name][1 + i] *= _STEP
+    with np.errstate(all="ignore"):
+        values, drawn = problem.fit.values(rows), problem.fit.draw_values(rows)
+    cost = problem.costs.total(rows)
+    steps = np.array([sizes[name] * (_STEP - 1) for name in names])
+    price = (cost[1:] - cost[0]) / steps
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gain = (values[0] - values[1:]) / steps
+        per_cost = np.where(price > 0, gain / price, np.nan)
+        draws = np.where(price > 0, (drawn[:, :1] - drawn[:, 1:]) / steps / price, np.nan)
+    low, high = quantiles(draws, level, per_cost) if len(draws) else (np.full(len(names), np.nan),) * 2
+    columns = {"size": names, "per_unit": gain, "cost": price, "per_cost": per_cost, "low": low, "high": high}
+    return pd.DataFrame(columns)
 
 
-def _floor(values):
-    """Whole numbers; what ten digits cannot tell from the next one is that."""
-    return np.floor(values * (1 + 1e-10))
+# --- How sure it is -------------------------------------------------------------------------------------------------
 
-
-def predict_at(problem: Problem, sizes: dict[str, float], level: float) -> dict[str, float]:
-    """value, low, high and extrapolation at one allocation."""
-    return {name: float(v) for name, v in problem.fit.predict(sizes, level=level).iloc[0].items()}
-
-
-# Draws that the best allocation is looked for in, and the candidates each chooses among: shares of the budget and
-# model sizes, close together near the plan's own and wide apart far from it.
+# Draws in which the best allocation is searched for, and the candidates of each: shares of the budget and model sizes,
+# close together near the plan's own and far apart away from it.
 _DRAWS = 200
 _SHARES, _LARGEST_SPREAD = 121, 12.0
 _N_MODELS, _MODEL_FACTOR = 61, 100.0
-#: An allocation is clear when its interval spans less than this factor in every size that is bought.
+#: An allocation is clear where its interval spans less than this factor in every size that is bought.
 CLEAR_FACTOR = 4.0
-#: Where it is wider but the draws lose no more than this share of the target by it, the choice hardly matters.
+#: Where it is wider, but the draws lose at most this share of the target by it, the choice hardly matters.
 SMALL_REGRET = 0.01
-#: An arm is ahead when it is so in this share of the paired draws.
+#: An arm is ahead where it is so in this share of the paired draws.
 CLEAR_SHARE = 0.95
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """What the draws say of an allocation.
+class Uncertainty:
+    """How far the bootstrap draws agree with an allocation.
 
     Attributes:
         intervals: Each bought size to the (low, high) of the draws' own best.
@@ -442,102 +460,86 @@ class Doubt:
     verdict: str | None
 
 
-def judge(problem: Problem, budget: float, sizes: dict[str, float], level: float) -> Doubt:
-    """Look for the best allocation in each of up to 200 draws, among candidates that spend the same budget."""
-    fit = thinned(problem.fit, _DRAWS)
-    models = _models_uncertainty(problem, sizes["n_params"])
-    found = candidates(problem, budget, models, _logits(problem, budget, sizes))
-    keep = np.isfinite(problem.predict(found))
-    found = {name: np.append(values[keep], sizes[name]) for name, values in found.items()}
+def judge_sizes(allocation: Allocation, budget: float, level: float) -> Uncertainty:
+    """Search the best allocation of each of up to 200 draws, among candidates that spend the same budget."""
+    problem, sizes, logits = allocation.problem, allocation.sizes, np.zeros(1)
+    if problem.any_n_params:
+        models = sizes["n_params"] * np.exp(_spread(_N_MODELS, np.log(_MODEL_FACTOR)))
+        models = models[(models >= problem.n_params[0]) & (models <= problem.n_params[1])]
+    else:
+        models = thin(problem.n_params, _N_MODELS)
+    if len(problem.bought) > 1:
+        parts = problem.costs.parts(allocation.arrays)
+        upstream = sum(parts[name][0] for name in parts if name not in ("label", "finetune_compute"))
+        share = np.clip(upstream / budget, 1e-8, 1 - 1e-8)
+        logits = np.log(share / (1 - share)) + _spread(_SHARES, _LARGEST_SPREAD)
+    candidates = _spend(problem, budget, models, np.broadcast_to(logits, (len(models), len(logits))))
+    if problem.without_pretraining:
+        none = _spend_without_pretraining(problem, budget, models)
+        candidates = {name: np.concatenate([values, none[name]]) for name, values in candidates.items()}
+    usable = np.isfinite(problem.predict(candidates))
+    candidates = {name: np.append(values[usable], sizes[name]) for name, values in candidates.items()}
     with np.errstate(all="ignore"):
-        drawn = fit.draw_values(found)
+        drawn = thin_draws(problem.fit, _DRAWS).draw_values(candidates)
     drawn = drawn[np.isfinite(drawn[:, -1])]
     if not len(drawn):
-        return Doubt({}, float("nan"), None)
+        return Uncertainty({}, float("nan"), None)
     best = np.where(np.isfinite(drawn), drawn, np.inf).argmin(axis=1)
-    regret = drawn[:, -1] / drawn[np.arange(len(drawn)), best] - 1
-    tail = (1 - level) / 2
-    chosen = [*problem.bought, *(["n_params"] if len(models) > 1 else [])]
-    intervals = {
-        name: tuple(float(v) for v in np.quantile(found[name][best], (tail, 1 - tail), method="nearest"))
-        for name in sorted(chosen)
-    }
-    # The chosen allocation is among the candidates, but between two of the grid's: an interval reaches back to it.
-    intervals = {name: (min(low, sizes[name]), max(high, sizes[name])) for name, (low, high) in intervals.items()}
-    regret = float(np.quantile(regret, level))
-    return Doubt(intervals, regret, _verdict(intervals, regret))
-
-
-def thinned(fit: LawFit, count: int) -> LawFit:
-    """The fit with at most `count` of its draws, evenly taken."""
-    draws = fit.draws[:: max(1, -(-len(fit.draws) // count))]
-    return replace(fit, draws=draws, members=tuple(thinned(member, count) for member in fit.members))
-
-
-def compare_arms(drawn: dict[str | None, np.ndarray], values: dict[str | None, float], level: float):
-    """How sure the choice of the arm is, from paired draws of each arm's prediction at its own best allocation.
-
-    Args:
-        drawn: Arm to its draws (B,).
-        values: Arm to its prediction.
-        level: Of the regret.
-
-    Returns:
-        Arm to the share of draws in which it is ahead of the best other arm (ties count half, NaN without draws), and
-        the regret of the best arm: the share of the target it loses at most, against the best in each draw.
-    """
-    order = sorted(values, key=values.get)
-    count = min(map(len, drawn.values()))
-    kept = {arm: each[:count] for arm, each in drawn.items()}
-    shares = {arm: _share_ahead(kept[arm], kept[order[1] if arm == order[0] else order[0]]) for arm in order}
-    least = np.min([kept[arm] for arm in order], axis=0)
-    loss = kept[order[0]] / least - 1
-    loss = loss[np.isfinite(loss)]
-    return shares, float(np.quantile(loss, level)) if len(loss) else float("nan")
-
-
-def _share_ahead(one: np.ndarray, other: np.ndarray) -> float:
-    known = np.isfinite(one) & np.isfinite(other)
-    if not known.any():
-        return float("nan")
-    return float(np.mean((one < other)[known]) + np.mean((one == other)[known]) / 2)
-
-
-def with_arms(doubt: Doubt, ahead: float, regret: float) -> Doubt:
-    """The doubt about sizes and arm together: the worse of the two."""
-    if doubt.verdict is None or np.isnan(ahead) or ahead >= CLEAR_SHARE:
-        return doubt
-    verdict = "hardly_matters" if max(regret, doubt.regret) <= SMALL_REGRET else "cannot_tell"
-    return Doubt(doubt.intervals, max(regret, doubt.regret), verdict)
-
-
-def _models_uncertainty(problem: Problem, chosen: float) -> np.ndarray:
-    """The model sizes that a draw may choose: all, or as many as the work allows."""
-    if not problem.any_n_params:
-        places = np.linspace(0, len(problem.n_params) - 1, min(len(problem.n_params), _N_MODELS))
-        return problem.n_params[np.unique(places.round().astype(int))]
-    low, high = problem.n_params
-    models = chosen * np.exp(_spread(_N_MODELS, np.log(_MODEL_FACTOR)))
-    return models[(models >= low) & (models <= high)]
-
-
-def _logits(problem: Problem, budget: float, sizes: dict[str, float]) -> np.ndarray:
-    """Logits of the share of the budget for pre-training, around the plan's own."""
-    if len(problem.bought) < 2:
-        return np.zeros(1)
-    paid = problem.costs.parts({name: np.array([value]) for name, value in sizes.items()})
-    share = sum(paid[name][0] for name in paid if name not in ("label", "finetune_compute")) / budget
-    centre = np.log(np.clip(share, 1e-8, 1 - 1e-8) / (1 - np.clip(share, 1e-8, 1 - 1e-8)))
-    return centre + _spread(_SHARES, _LARGEST_SPREAD)
+    regret = float(np.quantile(drawn[:, -1] / drawn[np.arange(len(drawn)), best] - 1, level))
+    tail, intervals = (1 - level) / 2, {}
+    for name in sorted([*problem.bought, *(["n_params"] if len(models) > 1 else [])]):
+        low, high = np.quantile(candidates[name][best], (tail, 1 - tail), method="nearest")
+        # The allocation is a candidate, but lies between two of the grid's: an interval reaches back to it.
+        intervals[name] = (min(float(low), sizes[name]), max(float(high), sizes[name]))
+    if all(high <= CLEAR_FACTOR * max(low, 1e-300) for low, high in intervals.values()):
+        return Uncertainty(intervals, regret, "clear")
+    return Uncertainty(intervals, regret, "hardly_matters" if regret <= SMALL_REGRET else "cannot_tell")
 
 
 def _spread(count: int, reach: float) -> np.ndarray:
-    """Offsets from -reach to reach, their distances growing from the middle outwards."""
+    """Offsets from -reach to reach, whose distances grow from the middle outwards."""
     steps = np.linspace(-1, 1, count)
     return reach * steps * np.abs(steps)
 
 
-def _verdict(intervals: dict[str, tuple[float, float]], regret: float) -> str:
-    if all(high <= CLEAR_FACTOR * max(low, 1e-300) for low, high in intervals.values()):
-        return "clear"
-    return "hardly_matters" if regret <= SMALL_REGRET else "cannot_tell"
+def thin(values: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of some values, evenly spaced by position, both ends among them."""
+    return values[np.unique(np.linspace(0, len(values) - 1, min(len(values), count)).round().astype(int))]
+
+
+def thin_draws(fit: LawFit, count: int) -> LawFit:
+    """The fit with at most `count` of its draws, evenly spaced."""
+    draws = fit.draws[:: max(1, -(-len(fit.draws) // count))]
+    return replace(fit, draws=draws, members=tuple(thin_draws(member, count) for member in fit.members))
+
+
+def judge_arms(
+    allocations: Mapping[str | None, Allocation], sizes: Uncertainty, level: float
+) -> tuple[dict[str | None, float], Uncertainty]:
+    """How sure the choice of the arm is, from paired draws of each arm's prediction at its own best allocation.
+
+    Args:
+        allocations: Arm to its best allocation.
+        sizes: Uncertainty of the sizes of the arm with the smallest prediction.
+        level: Of the regret.
+
+    Returns:
+        Arm to the share of draws in which it is ahead of the best other arm (ties count half, NaN without draws), and
+        the uncertainty of sizes and arm together: the worse of the two.
+    """
+    if len(allocations) < 2:
+        return dict.fromkeys(allocations, 1.0), sizes
+    order = sorted(allocations, key=lambda arm: allocations[arm].predicted["value"])
+    drawn = {arm: one.problem.fit.draw_values(one.arrays)[:, 0] for arm, one in allocations.items()}
+    count, shares = min(map(len, drawn.values())), {}
+    for arm in allocations:
+        this, other = drawn[arm][:count], drawn[order[1] if arm == order[0] else order[0]][:count]
+        known = np.isfinite(this) & np.isfinite(other)
+        ahead = np.mean((this < other)[known]) + np.mean((this == other)[known]) / 2 if known.any() else np.nan
+        shares[arm] = float(ahead)
+    loss = drawn[order[0]][:count] / np.min([values[:count] for values in drawn.values()], axis=0) - 1
+    loss = loss[np.isfinite(loss)]
+    if sizes.verdict is None or np.isnan(shares[order[0]]) or shares[order[0]] >= CLEAR_SHARE:
+        return shares, sizes
+    regret = max(float(np.quantile(loss, level)) if len(loss) else float("nan"), sizes.regret)
+    return shares, Uncertainty(sizes.intervals, regret, "hardly_matters" if regret <= SMALL_REGRET else "cannot_tell")

@@ -1,174 +1,171 @@
-"""A plan, and transfer gaps, in words."""
+"""Verdicts of plans, transfer gaps and suggested runs: what each code means, and their summaries for a terminal."""
 
-import textwrap
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from hf_scaling.fitting.bootstrap import SIZES
+from hf_scaling.text import (
+    MISSING,
+    format_count,
+    format_interval,
+    format_percent,
+    format_value,
+    format_whole,
+    text_table,
+    unit_of,
+    wrap,
+)
 
-_UNITS = {
-    "n_params": "parameters",
-    "n_pretrain": "upstream images (or tokens), unique",
-    "n_finetune": "labelled images (or tokens), unique",
+if TYPE_CHECKING:
+    from hf_scaling.planning.budget import Plan
+    from hf_scaling.planning.next_runs.suggest import SuggestedRuns
+    from hf_scaling.planning.transfer import TransferGaps
+
+#: Verdict of a plan to its meaning.
+PLAN_VERDICTS = {
+    "clear": "the law's uncertainty changes these sizes by less than a factor of four",
+    "hardly_matters": "other splits of the budget are as good",
+    "cannot_tell": "these runs do not determine where the budget should go",
 }
-_VERDICTS = {
-    "clear": "clear: the law's uncertainty leaves these sizes as they are, to within a factor of four",
-    "hardly_matters": "hardly_matters: other splits of the budget are as good",
-    "cannot_tell": "cannot_tell: these runs do not fix where the budget should go",
+#: Verdict of a transfer gap to its meaning.
+GAP_VERDICTS = {
+    "low": "pre-train more",
+    "high": "label more",
+    "cannot_tell": "these runs do not tell whether to pre-train or to label more",
 }
-_ADVICE = {
-    "low": "low: pre-train more",
-    "high": "high: label more",
-    "cannot_tell": "cannot_tell: these runs do not say whether to pre-train or to label",
-}
-# Below this a coefficient is 0: its logarithm moves towards minus infinity in the solver.
-_NOTHING = 1e-9
-_WIDTH = 110
+# Below this a coefficient or a size is printed as 0: its logarithm moves towards minus infinity in the solver.
+_ZERO = 1e-9
 # Every fourth budget of the frontier is printed: one a decade.
-_STEP = 4
+_EVERY = 4
 
 
-def describe_plan(plan) -> str:
-    """The answer first, then what it costs, the frontier, what the next unit brings, and the notes."""
-    lines = [*_answer(plan), "", *_spending(plan), "", *_frontier(plan), "", *_marginal(plan)]
-    if len(plan.arms) > 1:
-        lines += ["", *_arms(plan)]
-    return "\n".join([*lines, *_notes(plan.notes)])
-
-
-def describe_gaps(gaps) -> str:
-    """Each downstream set's gap and verdict, then what its pre-training was worth, and the notes."""
-    lines = []
-    for row in gaps.table.to_dict("records"):
-        lines += [f"{row['downstream']}: transfer gap {_gap(row, gaps.target, gaps.level)}"]
-    lines += ["", *_worth(gaps)]
-    return "\n".join([*lines, *_notes(gaps.notes)])
-
-
-def _gap(row: dict, target: str, level: float) -> str:
-    """The verdict on one transfer gap, and what it rests on."""
-    advice = _ADVICE[row["verdict"]] + (", or a larger model" if row["larger_model_helps"] else "")
-    gap, low, high = (0.0 if row[name] < _NOTHING else row[name] for name in ("G", "low", "high"))
-    return (
-        f"{advice}\n"
-        f"  G {gap:.4g}   {level:.0%} [{low:.4g}, {high:.4g}]\n"
-        f"  {target} above the floor at the largest sizes measured: {row['never_closed']:.3g} that more pre-training "
-        f"never closes, {row['closable']:.3g} that it may\n"
-        f"  share never closed {row['share']:.0%}   {level:.0%} [{row['share_low']:.0%}, {row['share_high']:.0%}]"
-    )
-
-
-def _worth(gaps) -> list[str]:
-    ends, known = f"{gaps.level:.0%}", gaps.worth["from_scratch"].notna().any()
-    heads = ["downstream", "n_finetune", "n_pretrain", "against", "worth", ends]
-    heads += ["against 0", ends] if known else []
-    rows = []
-    for row in gaps.worth.to_dict("records"):
-        cells = [_number(row[name]) for name in ("n_finetune", "n_pretrain", "against", "worth")]
-        alone = [_number(row["from_scratch"]), _ends(row["from_scratch_low"], row["from_scratch_high"])]
-        ends = _ends(row["worth_low"], row["worth_high"])
-        rows.append([row["downstream"], *cells, ends, *(alone if known else [])])
-    return ["what the larger n_pretrain was worth in n_finetune, against the smaller one", *_columns(heads, rows)]
-
-
-def _ends(low: float, high: float) -> str:
-    return "" if np.isnan(low) else f"{_number(low)} to {_number(high)}"
-
-
-def _notes(notes: list[dict]) -> list[str]:
-    lines = [line for n in notes for line in _wrapped(f"[{n['grade']}] {n['code']}: {n['text']}")]
-    return ["", "notes (docs/planning.md says what to do about each)", *lines] if lines else []
-
-
-def _answer(plan) -> list[str]:
+def describe_plan(plan: "Plan") -> str:
+    """The allocation and its verdict, then its costs, other budgets, the value of one more of each size, and notes."""
+    level, with_arms = format_percent(plan.level), len(plan.arms) > 1
     arm = f", arm {plan.allocation['arm']}" if plan.allocation["arm"] else ""
-    lines = [f"for a budget of {plan.budget:,.6g}{arm}:"]
+    lines = [f"for a budget of {format_count(plan.budget)}{arm}:"]
     for name in SIZES:
-        value = plan.allocation[name]
-        if value is None or (name == "n_finetune" and value == 0):
-            continue
-        ends = plan.intervals.get(name)
-        chosen = ends and ends[0] < ends[1]
-        interval = f"   {plan.level:.0%} [{_number(ends[0])}, {_number(ends[1])}]" if chosen else ""
-        lines.append(f"  {name:<11}{_number(value):>16}  {_UNITS[name]}{interval}")
+        size, ends = plan.allocation[name], plan.intervals.get(name)
+        if isinstance(size, int) and not (name == "n_finetune" and size == 0):
+            chosen = ends is not None and ends[0] < ends[1]
+            interval = f"   {level} [{format_whole(ends[0])}, {format_whole(ends[1])}]" if ends and chosen else ""
+            lines.append(f"  {name:<11}{format_whole(size):>16}  {unit_of(name)}{interval}")
     value, low, high = (plan.predicted[name] for name in ("value", "low", "high"))
-    interval = f"   {plan.level:.0%} [{low:.4g}, {high:.4g}]" if np.isfinite(low) else ""
-    lines.append(f"  {plan.target:<11}{value:>16.4g}  predicted{interval}")
+    interval = f"   {level} [{format_interval(plan.target, low, high)}]" if np.isfinite(low) else ""
+    lines.append(f"  {plan.target:<11}{format_value(plan.target, value):>16}  predicted{interval}")
     if plan.verdict:
-        lines.append(_VERDICTS[plan.verdict])
-    return [*lines, *([f"transfer gap {_gap(plan.gap, plan.target, plan.level)}"] if plan.gap else [])]
-
-
-def _spending(plan) -> list[str]:
-    prices = ", ".join(f"{name} {price:.4g}" for name, price in plan.costs.items())
-    parts = {name: value for name, value in plan.cost.items() if value and name != "total"}
-    paid = ", ".join(f"{name} {value:,.4g} ({value / plan.cost['total']:.0%})" for name, value in parts.items())
-    return [f"prices: {prices}", f"spent: {paid or 'nothing'}"]
-
-
-def _frontier(plan) -> list[str]:
-    table = plan.frontier
-    middle = int(np.argmin(np.abs(np.log(table["budget"] / plan.budget))))
-    table = table.iloc[middle % _STEP :: _STEP]
-    names = [name for name in SIZES if table[name].notna().any() and (table[name] > 0).any()]
-    heads = ["budget", *names, *(["arm"] if len(plan.arms) > 1 else []), plan.target, f"{plan.level:.0%}", "beyond"]
-    rows = [
-        [
-            f"{row['budget']:,.4g}",
-            *(_number(row[name]) for name in names),
-            *([row["arm"]] if len(plan.arms) > 1 else []),
-            f"{row['value']:.4g}",
-            f"{row['low']:.4g} to {row['high']:.4g}" if np.isfinite(row["low"]) else "",
-            f"{np.exp(row['extrapolation']):.3g}x" if row["extrapolation"] > 0 else "",
-        ]
-        for row in table.to_dict("records")
+        lines.append(f"{plan.verdict}: {PLAN_VERDICTS[plan.verdict]}")
+    if plan.gap:
+        lines += _gap_lines(f"transfer gap {plan.gap['verdict']}", plan.gap, plan.target, plan.level)
+    prices = ", ".join(f"{name} {format_count(price)}" for name, price in plan.costs.items())
+    items = [
+        f"{name} {format_count(value)} ({format_percent(value / plan.cost['total'])})"
+        for name, value in plan.cost.items()
+        if value and name != "total"
     ]
-    return ["other budgets (beyond: how far outside the measured sizes)", *_columns(heads, rows)]
-
-
-def _marginal(plan) -> list[str]:
-    rows = [
+    lines += ["", f"prices: {prices}", f"cost: {', '.join(items) or 'nothing'}"]
+    middle = int(np.argmin(np.abs(np.log(plan.frontier["budget"] / plan.budget))))
+    frontier = plan.frontier.iloc[middle % _EVERY :: _EVERY]
+    names = [*(name for name in SIZES if (frontier[name] > 0).any()), *(["arm"] if with_arms else [])]
+    beyond = [f"{np.exp(distance):.3g}x" if distance > 0 else "" for distance in frontier["extrapolation"]]
+    heads = ["budget", *names, plan.target, level, "beyond"]
+    columns = [map(format_count, frontier["budget"]), *_allocations(frontier, names, plan.target), beyond]
+    lines += ["", "other budgets (beyond: factor outside the measured sizes)"]
+    lines += text_table(heads, list(zip(*columns)))
+    marginal = [
         [
             row["size"],
-            f"{row['per_unit']:.3g}",
-            f"{row['cost']:.3g}",
-            "free" if np.isnan(row["per_cost"]) else f"{row['per_cost']:.3g}",
-            f"{row['low']:.3g} to {row['high']:.3g}" if np.isfinite(row["low"]) else "",
+            format_value(plan.target, row["per_unit"]),
+            format_count(row["cost"]),
+            "free" if np.isnan(row["per_cost"]) else format_value(plan.target, row["per_cost"]),
+            format_interval(plan.target, row["low"], row["high"]) if np.isfinite(row["low"]) else "",
         ]
         for row in plan.marginal.to_dict("records")
     ]
-    heads = ["one more of", f"lowers {plan.target} by", "costs", "by unit of cost", f"{plan.level:.0%}"]
-    return ["the next unit", *_columns(heads, rows)]
+    lines += ["", "one more of each size"]
+    lines += text_table(["size", f"lowers {plan.target} by", "costs", "by unit of cost", level], marginal)
+    if with_arms:
+        ahead = ["" if np.isnan(share) else format_percent(share) for share in plan.arms["p_better"]]
+        columns = [plan.arms["arm"], *_allocations(plan.arms, list(SIZES), plan.target), ahead]
+        lines += ["", "each arm at its best allocation"]
+        lines += text_table(["arm", *SIZES, plan.target, level, "ahead in"], list(zip(*columns)))
+    return "\n".join([*lines, *_note_lines(plan.notes)])
 
 
-def _arms(plan) -> list[str]:
-    rows = [
-        [
-            row["arm"],
-            *(_number(row[name]) for name in SIZES),
-            f"{row['value']:.4g}",
-            f"{row['low']:.4g} to {row['high']:.4g}" if np.isfinite(row["low"]) else "",
-            "" if np.isnan(row["p_better"]) else f"{row['p_better']:.0%}",
-        ]
-        for row in plan.arms.to_dict("records")
-    ]
+def _allocations(table: pd.DataFrame, names: list[str], target: str) -> list[list[str]]:
+    """Columns of sizes (and arms), predictions and intervals, as text."""
+    sizes = [[value if name == "arm" else format_whole(value) for value in table[name]] for name in names]
+    values = [format_value(target, value) for value in table["value"]]
+    ends = zip(table["low"], table["high"])
+    return [*sizes, values, [format_interval(target, low, high) if np.isfinite(low) else "" for low, high in ends]]
+
+
+def describe_gaps(gaps: "TransferGaps") -> str:
+    """The gap and verdict of each downstream set, then the worth of its pre-training, and the notes."""
+    lines = []
+    for row in gaps.table.to_dict("records"):
+        lines += _gap_lines(f"{row['downstream']}: transfer gap {row['verdict']}", row, gaps.target, gaps.level)
+    level, with_scratch = format_percent(gaps.level), gaps.worth["from_scratch"].notna().any()
+    heads = ["downstream", "n_finetune", "n_pretrain", "against", "worth", level]
+    heads += ["against 0", level] if with_scratch else []
+    rows = []
+    for row in gaps.worth.to_dict("records"):
+        cells = [row["downstream"], *(format_count(row[name]) for name in ("n_finetune", "n_pretrain", "against"))]
+        for name in ("worth", "from_scratch") if with_scratch else ("worth",):
+            low, high = row[f"{name}_low"], row[f"{name}_high"]
+            cells += [format_count(row[name]), "" if np.isnan(low) else f"{format_count(low)} to {format_count(high)}"]
+        rows.append(cells)
+    lines += ["", "worth of the larger n_pretrain against the smaller one, in labelled images"]
+    return "\n".join([*lines, *text_table(heads, rows), *_note_lines(gaps.notes)])
+
+
+def _gap_lines(head: str, row: dict, target: str, level: float) -> list[str]:
+    """Verdict on one transfer gap, and the numbers that it follows from."""
+    gap, low, high = (format_count(0.0 if row[name] < _ZERO else row[name]) for name in ("G", "low", "high"))
+    share, share_low, share_high = (format_percent(row[name]) for name in ("share", "share_low", "share_high"))
+    never, closable = (format_value(target, row[name]) for name in ("never_closed", "closable"))
     return [
-        "the arms, each at its best",
-        *_columns(["arm", *SIZES, plan.target, f"{plan.level:.0%}", "ahead in"], rows),
+        f"{head}: {GAP_VERDICTS[row['verdict']]}{', or use a larger model' if row['larger_model_helps'] else ''}",
+        f"  G {gap}   {format_percent(level)} [{low}, {high}]",
+        f"  {target} above the floor at the largest measured sizes: {never} that more pre-training never closes, "
+        f"{closable} that it may",
+        f"  share never closed {share}   {format_percent(level)} [{share_low}, {share_high}]",
     ]
 
 
-def _columns(heads: list[str], rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(heads, *rows)]
-    return ["  " + "  ".join(cell.rjust(w) for cell, w in zip(row, widths)).rstrip() for row in [heads, *rows]]
+def describe_runs(runs: "SuggestedRuns") -> str:
+    """The quantity and its interval before and after, the runs, and the notes."""
+    aim = runs.aim
+    lines = [f"{aim.quantity}: {_number(aim.value)}, {format_percent(aim.level)} {_ends(aim.low, aim.high)}"]
+    if runs.empty:
+        lines.append("no run is suggested")
+    else:
+        kind = "pairs of runs" if "arm" in runs and (runs["arm"] == "both").all() else "runs"
+        narrower = format_percent(runs["gain"].sum())
+        lines.append(f"{_ends(*runs.after)} expected after {len(runs)} {kind}, {narrower} narrower")
+        unit = "FLOPs"
+        if aim.costs != {"flop": 1.0}:
+            unit = ", ".join(f"{name} {format_count(price)}" for name, price in (aim.costs or {}).items())
+        lines.append(f"cost {format_count(runs['cost'].sum())} of {format_count(aim.budget)} {unit}".rstrip())
+        table = pd.DataFrame(runs).drop(columns="gain").assign(gain=[format_percent(gain, 3) for gain in runs["gain"]])
+        columns = [
+            map(_number if name != "seed" and table[name].dtype.kind in "if" else str, table[name]) for name in runs
+        ]
+        lines += ["", *text_table([str(name) for name in runs], list(zip(*columns)))]
+    return "\n".join([*lines, *_note_lines(aim.notes)])
 
 
-def _number(value) -> str:
-    """A count as people write it: whole up to ten million, short beyond."""
-    if value is None or value != value:
-        return "-"
-    return f"{value:,.0f}" if value < 1e7 else f"{value:.3g}"
+def _number(value: float | None) -> str:
+    """A size, cost or parameter; 0 for a draw that stopped at a bound."""
+    return MISSING if value is None else format_count(0.0 if abs(value) < _ZERO else value)
 
 
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+def _ends(low: float, high: float) -> str:
+    return f"[{_number(low)}, {_number(high)}]"
+
+
+def _note_lines(notes: list[dict]) -> list[str]:
+    lines = [line for n in notes for line in wrap(f"[{n['grade']}] {n['code']}: {n['text']}", "  ", "    ")]
+    return ["", "notes (docs/planning.md, docs/suggest.md)", *lines] if lines else []

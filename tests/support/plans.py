@@ -1,4 +1,4 @@
-"""Fits of planted laws, made without fitting, and what brute force says that a budget buys best by them."""
+"""Fits with planted parameters, built without fitting, and the best allocation of a budget by brute force."""
 
 import numpy as np
 import pandas as pd
@@ -9,14 +9,14 @@ from hf_scaling.fitting import LawFit
 
 SIZES = ("n_params", "n_pretrain", "n_finetune")
 MODELS = (1e5, 4e5, 1.6e6)
-# Least steps below 4,000 images, ten passes beyond, as a training rule has it; fine-tuning likewise.
+# A minimum number of steps below 4,000 images, ten passes beyond; fine-tuning likewise.
 PRETRAIN = [[250.0, 40_000.0], [1000.0, 40_000.0], [4000.0, 40_000.0], [32_000.0, 320_000.0]]
 FINETUNE = [[20.0, 5000.0], [500.0, 5000.0], [5000.0, 50_000.0]]
 # Parameters of the teacher of `table`.
 TEACHER = 1e4
 _RANGES = {"n_params": (MODELS[0], MODELS[-1]), "n_pretrain": (250.0, 32_000.0), "n_finetune": (20.0, 5000.0)}
 
-# The planted laws over small studies: coefficients that leave every size its say over these ranges.
+# Planted coefficients with which every size matters over these ranges.
 SMALL = {
     **{name: TRUTHS[name] for name in ("power_law", "shifted_power_law", "m4", "bnsl")},
     "chinchilla": {"E": 0.3, "A": 40.0, "alpha": 0.4, "B": 12.0, "beta": 0.35},
@@ -78,12 +78,12 @@ def planted(name, params=None, spread=0.0, draws=200, x="n_pretrain", models=MOD
 
 
 def samples(points, n):
-    """The steps rule of `PRETRAIN` and `FINETUNE`, written out once more."""
+    """Samples seen by `PRETRAIN` or `FINETUNE`, computed independently."""
     return np.maximum(points[0][1], points[-1][1] / points[-1][0] * n)
 
 
 def price(costs, n_params, n_pretrain, n_finetune):
-    """What sizes cost by the planted rules."""
+    """Cost of sizes, computed independently."""
     seen = samples(PRETRAIN, n_pretrain) * (n_pretrain > 0) + samples(FINETUNE, n_finetune) * (n_finetune > 0)
     flops = 6 * n_params * seen
     flop = costs.get("flop", 0) + costs.get("hour", 0) / 3600e10
@@ -94,7 +94,7 @@ def brute_force(fit, budget, costs):
     """The smallest prediction over all whole sizes of a fine grid that the budget pays for.
 
     4,000 values of n_pretrain by 20,000 of n_finetune for each model size. The laws fall with n_finetune, so of those
-    that the budget pays for beside an n_pretrain only the largest is looked at.
+    that the budget pays for beside an n_pretrain only the largest is evaluated.
     """
     columns, best = tuple(fit.columns.values()), np.inf
     upstream = np.append(0, _whole(4000, 1e9)) if "n_pretrain" in columns else np.zeros(1)
@@ -115,15 +115,14 @@ def _whole(count, largest):
 
 
 def table(arm="plain", own_images=True):
-    """Rows of both stages of one arm, as our own runs write them: 6 FLOPs a parameter and sample, 1e10 a second."""
+    """Rows of both stages of one arm, as runs write them: 6 FLOPs per parameter and sample, 1e10 per second."""
     law, rows = hs.LAWS["transfer_gap"], []
     for n_params in (1e5,):
         for n_pretrain in (250, 1000, 4000, 8000, 32_000):
             seen = float(samples(PRETRAIN, n_pretrain))
-            taught = arm == "distilled"
             shared = {"arm": arm, "n_params": n_params, "n_pretrain": n_pretrain, "device": "cpu", "task": "images"}
             pre = {**shared, "stage": "pretrain", "n_finetune": 0, "samples_seen": seen, "loss": 1.0}
-            if taught:
+            if arm == "distilled":
                 pre |= {"teacher_flops": 2 * TEACHER * seen, "teacher_n_pretrain": n_pretrain if own_images else 4000}
             rows.append(pre)
             for n_finetune in (20, 100, 500, 5000):

@@ -1,17 +1,19 @@
-"""How much narrower an interval will be after further runs: the bootstrap draws, read as what is believed today.
+"""How much narrower an interval will be after further runs, expected from the bootstrap draws.
 
-Every draw says what the quantity may be and what each candidate run would then show. The closer the two go together
-over the draws, the more a run tells of the quantity. In normal scores of the draws (van der Waerden 1952) this is the
+Every draw gives a value of the quantity and what each candidate run would then show. The more the two are correlated
+over the draws, the more a run narrows the quantity. In normal scores of the draws (van der Waerden 1952) this is the
 linear normal case of preposterior analysis (Raiffa and Schlaifer 1961): a run narrows the quantity by an amount that
-does not depend on what it will show, so that several runs can be chosen before the first is made. Scores instead of
-the draws themselves, because draws of loose laws are skewed, stop at bounds, have two modes, or are infinite.
+does not depend on its result, so that several runs can be selected before the first is trained. Scores instead of the
+draws themselves, because draws of loose laws are skewed, stop at bounds, have two modes, or are infinite.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
+from scipy.special import ndtr, ndtri, stdtrit
 
 from hf_scaling.boundary import Boundary
 from hf_scaling.boundary.find import interval, nearest_zeros, search_grid, sign_changes
@@ -19,31 +21,36 @@ from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
 from hf_scaling.fitting.law_fit import quantiles
 from hf_scaling.fitting.solver import Objective
+from hf_scaling.text import format_whole
 
-# A prediction is asked for at this many times the largest sizes where nobody says where.
+# A prediction is at this many times the largest sizes unless `at` sets its place.
 _FAR = 10.0
 _ARMS = ("plain", "distilled")
-# A power law's, and about as many more for each further size: what a boundary's laws use up of its pairs.
+# Parameters of a power law, and about as many more for each further size: those of a boundary's laws.
 _PARAMETERS = 3
 Sizes = Mapping[str, np.ndarray]
+Source = LawFit | Boundary | Mapping[str, LawFit]
+
+
+# --- The quantity ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class Estimate:
     """A quantity with its draws.
 
     Attributes:
-        name: The quantity in words.
-        value: The estimate; of a boundary that is not resolved where the laws cross at all, or None.
-        low: Its interval.
-        high: See low.
+        name: The quantity as text.
+        value: Its estimate; of a boundary that is not resolved the crossing of the laws, None without one.
+        low: Lower end of its interval.
+        high: Upper end of its interval.
         level: Of the interval.
         draws: (B,) of the quantity.
         columns: The sizes that a run is chosen by.
-        foresee: Sizes by column (N,) to (B, N) draws of what a run of these sizes would show, its noise apart.
+        predict_runs: Sizes by column (N,) to (B, N) draws of what a run of these sizes would show, without its noise.
         noise: Variance of one run about that.
         spare: Degrees of freedom: configurations beyond the free parameters; of a boundary, pairs beyond them.
-        arms: The arms in which each candidate is made; where there are two, runs are pairs.
+        arms: The arms in which each candidate is trained; where there are two, runs are pairs.
     """
 
     name: str
@@ -53,36 +60,39 @@ class Knowledge:
     level: float
     draws: np.ndarray
     columns: tuple[str, ...]
-    foresee: Callable[[Sizes], np.ndarray]
+    predict_runs: Callable[[Sizes], np.ndarray]
     noise: float
     spare: int
     arms: tuple[str, ...] = ()
 
 
-def know(fit, quantity: str, at: Mapping[str, float] | None) -> Knowledge:
-    """What a fit, a boundary or two arms' fits know of a quantity.
+def estimate_quantity(fit: Source, quantity: str, at: Mapping[str, float] | None) -> Estimate:
+    """The estimate and draws of a quantity by a fit, a boundary or both arms' fits.
+
+    Args:
+        fit: Any of them.
+        quantity: prediction, boundary, or the symbol of a parameter ("law.symbol" in a mixture).
+        at: The place of a prediction or a boundary.
 
     Raises:
         InputError: The quantity is not one of theirs, `at` does not go with it, or there are no draws.
     """
-    both = isinstance(fit, Mapping) and set(fit) == set(_ARMS) and all(isinstance(f, LawFit) for f in fit.values())
-    if not (both or isinstance(fit, Boundary | LawFit)):
+    if isinstance(fit, LawFit):
+        if quantity == "boundary":
+            raise InputError(
+                "quantity 'boundary' needs both arms: give find_boundary(table), or their fits as {'plain': ..., ...}"
+            )
+        return _of_prediction(fit, at) if quantity == "prediction" else _of_parameter(fit, quantity, at)
+    pair = isinstance(fit, Mapping) and set(fit) == set(_ARMS) and all(isinstance(f, LawFit) for f in fit.values())
+    if not pair and not isinstance(fit, Boundary):
         kinds = "a fit, a boundary or both arms' fits as {'plain': fit, 'distilled': other}"
-        raise InputError(f"suggest_runs takes {kinds}, not {type(fit).__name__}")
-    if not isinstance(fit, LawFit):
-        if quantity != "boundary":
-            raise InputError(f"quantity {quantity!r}: of a boundary, or of both arms' fits, it is 'boundary'")
-        return _of_boundary(fit, at) if isinstance(fit, Boundary) else _of_arms(fit, at)
-    if quantity == "boundary":
-        raise InputError("quantity 'boundary' needs both arms: give find_boundary(table), or {'plain': ..., ...} fits")
-    if quantity == "prediction":
-        return _of_prediction(fit, at)
-    if at is not None:
-        raise InputError(f"at= changes nothing for the parameter {quantity!r}: leave it out")
-    return _of_parameter(fit, quantity)
+        raise InputError(f"suggest_runs needs {kinds}, not {type(fit).__name__}")
+    if quantity != "boundary":
+        raise InputError(f"quantity {quantity!r} is unknown: a boundary, or both arms' fits, have only 'boundary'")
+    return _of_boundary(fit, at) if isinstance(fit, Boundary) else _of_arms(fit["plain"], fit["distilled"], at)
 
 
-def _of_prediction(fit: LawFit, at: Mapping[str, float] | None) -> Knowledge:
+def _of_prediction(fit: LawFit, at: Mapping[str, float] | None) -> Estimate:
     columns = sorted(set(fit.columns.values()))
     if at is None:
         # Shares end at one; only sizes grow.
@@ -91,220 +101,186 @@ def _of_prediction(fit: LawFit, at: Mapping[str, float] | None) -> Knowledge:
     sizes = _one_place(at, columns)
     row = fit.predict(sizes).iloc[0]
     drawn = fit.draw_values({name: np.array([value]) for name, value in sizes.items()})[:, 0]
-    name = f"{fit.settings['target']} at {_words(sizes)}"
+    name = f"{fit.settings['target']} at {_describe_sizes(sizes)}"
     return _of_fit(fit, name, float(row["value"]), (float(row["low"]), float(row["high"])), drawn)
 
 
-def _of_parameter(fit: LawFit, symbol: str) -> Knowledge:
-    law, _, alone = symbol.rpartition(".")
-    members = {member.law: member for member in fit.members}
-    if law in members:
-        # In a mixture a parameter is one member's, and so is what its runs would show.
-        return _of_parameter(members[law], alone)
-    if symbol not in fit.params:
-        raise InputError(
-            f"quantity {symbol!r} is unknown: choose prediction, boundary or one of {', '.join(fit.params)}"
-        )
-    index = [p.name for p in fit.definition.parameters].index(symbol)
+def _of_parameter(fit: LawFit, symbol: str, at: Mapping[str, float] | None) -> Estimate:
+    if at is not None:
+        raise InputError(f"at= changes nothing for the parameter {symbol!r}: leave it out")
+    # In a mixture a parameter is one member's, and so is what its runs would show.
+    law, _, own = symbol.rpartition(".")
+    fit, symbol = next(((member, own) for member in fit.members if member.law == law), (fit, symbol))
+    if fit.definition is None or symbol not in fit.params:
+        known = ", ".join(fit.params)
+        raise InputError(f"quantity {symbol!r} is unknown: choose prediction, boundary or one of {known}")
+    index = [parameter.name for parameter in fit.definition.parameters].index(symbol)
     ends = fit.intervals.get(symbol, (np.nan, np.nan))
     return _of_fit(fit, symbol, fit.params[symbol], ends, fit.draws[:, index])
 
 
-def _of_fit(fit: LawFit, name: str, value: float, ends: tuple[float, float], drawn: np.ndarray) -> Knowledge:
+def _of_fit(fit: LawFit, name: str, value: float, ends: tuple[float, float], drawn: np.ndarray) -> Estimate:
+    if len(drawn) == 0 or np.isnan(drawn).mean() > 0.5:
+        raise InputError(
+            "this fit has no bootstrap draws of that quantity: fit again with bootstrap=1000 and more sizes than free "
+            "parameters"
+        )
     scale = Objective(fit.settings["objective"])
-
-    def foresee(sizes: Sizes) -> np.ndarray:
-        return scale.scale(fit.draw_values(sizes))
-
-    free = max(_free(member) for member in fit.members or (fit,))
-    return Knowledge(
+    return Estimate(
         name=name,
         value=value,
         low=ends[0],
         high=ends[1],
         level=fit.settings["level"],
-        draws=_usable(drawn),
+        draws=drawn,
         columns=tuple(dict.fromkeys(fit.columns.values())),
-        foresee=foresee,
+        predict_runs=lambda sizes: scale.scale(fit.draw_values(sizes)),
         noise=float(np.mean(np.square(fit.noise))),
-        spare=int(fit.scores["n_configurations"]) - free,
+        spare=int(fit.scores["n_configurations"]) - max(_n_free(member) for member in fit.members or (fit,)),
     )
 
 
-def _free(fit: LawFit) -> int:
+def _n_free(fit: LawFit) -> int:
     tied = sum(len(group) - 1 for group in fit.settings["tied"])
     return len(fit.params) - len(fit.settings["fixed"]) - tied
 
 
-def _usable(drawn: np.ndarray) -> np.ndarray:
-    if len(drawn) == 0 or np.isnan(drawn).mean() > 0.5:
-        raise InputError(
-            "this fit holds no bootstrap draws of that quantity: fit again with bootstrap=1000 and more sizes than "
-            "free parameters"
-        )
-    return drawn
-
-
-def _one_place(at: Mapping[str, float], columns: list[str]) -> dict[str, float]:
-    """The sizes of the one place asked about."""
-    for name in columns:
-        if name not in at:
-            raise InputError(f"at= needs {name}: the law takes {', '.join(columns)}")
-    for name in at:
-        if name not in columns:
-            raise InputError(f"at= has {name!r}; the law takes {', '.join(columns)}")
-    found = {}
+def _one_place(at: Mapping[str, float], columns: Sequence[str]) -> dict[str, float]:
+    """One number for each of the columns, and for no other."""
+    for name in [*columns, *at]:
+        if name not in at or name not in columns:
+            problem = "is missing" if name in columns else "is not one of the law's sizes"
+            raise InputError(f"at=: {name} {problem}; give {', '.join(columns)}")
+    place = {}
     for name in columns:
         values = np.atleast_1d(np.asarray(at[name]))
         if values.size != 1 or not np.issubdtype(values.dtype, np.number) or not np.isfinite(values[0]):
-            raise InputError(f"at= {name}: {at[name]!r} is not one number")
-        found[name] = float(values[0])
-    return found
+            raise InputError(f"at=: {name} must be one number, not {at[name]!r}")
+        place[name] = float(values[0])
+    return place
 
 
-def _of_boundary(line: Boundary, at: Mapping[str, float] | None) -> Knowledge:
-    if line.x != "n_pretrain":
-        raise InputError(f"runs are chosen by n_pretrain: give the boundary along it, not along {line.x}")
-    line = line if at is None else line.at(**_boundary_place(at))
-    evidence = line.evidence
-    pairs = evidence.pairs
-    others = tuple(line.sizes)
+def _describe_sizes(sizes: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {format_whole(value)}" for name, value in sizes.items())
 
-    def foresee(sizes: Sizes) -> np.ndarray:
-        return _by_place(lambda x, place: evidence.arms.log_ratio(x, place)[1], sizes, others)
 
-    measured = {name: getattr(pairs, name) for name in ("n_pretrain", *others)}
-    fitted = _by_place(lambda x, place: evidence.arms.log_ratio(x, place)[0][None], measured, others)[0]
-    residual = np.log(pairs.plain / pairs.distilled) - fitted
+def _of_boundary(boundary: Boundary, at: Mapping[str, float] | None) -> Estimate:
+    if boundary.x != "n_pretrain":
+        raise InputError(f"runs are chosen by n_pretrain: give the boundary along it, not along {boundary.x}")
+    for name in at or {}:
+        if name not in ("n_params", "n_finetune"):
+            raise InputError(f"at=: {name} is not a size of a boundary; give n_params or n_finetune")
+    boundary = boundary if at is None else boundary.at(**at)
+    evidence = boundary.evidence
+    assert evidence is not None, "find_boundary always stores its evidence"
+    pairs, arms, others = evidence.pairs, evidence.arms, tuple(boundary.sizes)
+
+    def log_ratios(sizes: Sizes, of_draws: bool) -> np.ndarray:
+        """(B, N) log(plain / distilled) of the draws, or (1, N) of the estimate, at sizes by column."""
+        x = np.asarray(sizes["n_pretrain"], dtype=float)
+        places = np.array([np.asarray(sizes[name], dtype=float) for name in others]).reshape(len(others), len(x)).T
+        distinct, which = np.unique(places, axis=0, return_inverse=True)
+        result = np.empty((0, len(x)))
+        for number, place in enumerate(distinct):
+            here = which.reshape(-1) == number
+            estimate, drawn = arms.log_ratio(x[here], dict(zip(others, map(float, place))))
+            part = drawn if of_draws else estimate[None]
+            result = np.empty((len(part), len(x))) if number == 0 else result
+            result[:, here] = part
+        return result
+
+    fitted = log_ratios({name: getattr(pairs, name) for name in ("n_pretrain", *others)}, of_draws=False)[0]
+    residuals = np.log(pairs.plain / pairs.distilled) - fitted
     spare = max(len(pairs) - _PARAMETERS * (1 + len(others)), 1)
     grid = search_grid(pairs.n_pretrain)
-    curve, drawn = evidence.arms.log_ratio(grid, line.sizes)
-    zero, draws = _zeros(grid, curve, drawn, pairs.n_pretrain)
-    found = line.status == "crossing"
-    low, high = (line.low, line.high) if found else interval(draws, line.level)
-    return Knowledge(
-        name=("boundary" if found else "boundary, not resolved") + (f" at {_words(line.sizes)}" if line.sizes else ""),
-        value=line.n_pretrain if found else zero,
+    zero, draws = _zeros(grid, *arms.log_ratio(grid, boundary.sizes), pairs.n_pretrain)
+    name, value, (low, high) = "boundary, not resolved", zero, interval(draws, boundary.level)
+    if boundary.status == "crossing" and boundary.low is not None and boundary.high is not None:
+        name, value, low, high = "boundary", boundary.n_pretrain, boundary.low, boundary.high
+    return Estimate(
+        name=name + (f" at {_describe_sizes(boundary.sizes)}" if boundary.sizes else ""),
+        value=value,
         low=low,
         high=high,
-        level=line.level,
+        level=boundary.level,
         draws=draws,
         columns=("n_pretrain", *others),
-        foresee=foresee,
-        noise=float(np.sum(residual**2) / spare),
+        predict_runs=lambda sizes: log_ratios(sizes, of_draws=True),
+        noise=float(np.sum(residuals**2) / spare),
         spare=spare,
         arms=_ARMS,
     )
 
 
-def _boundary_place(at: Mapping[str, float]) -> dict[str, float]:
-    for name in at:
-        if name not in ("n_params", "n_finetune"):
-            raise InputError(f"at= has {name!r}: a boundary is told at n_params and n_finetune")
-    return dict(at)
+def _of_arms(plain: LawFit, distilled: LawFit, at: Mapping[str, float] | None) -> Estimate:
+    columns = tuple(dict.fromkeys(plain.columns.values()))
+    if set(columns) != set(distilled.columns.values()) or "n_pretrain" not in columns:
+        raise InputError("both arms' laws must take the same sizes, n_pretrain among them")
+    place = _one_place(at or {}, [name for name in columns if name != "n_pretrain"])
 
+    def predict_runs(sizes: Sizes) -> np.ndarray:
+        drawn = [fit.draw_values(sizes) for fit in (plain, distilled)]
+        count = min(map(len, drawn))
+        return np.log(drawn[0][:count]) - np.log(drawn[1][:count])
 
-def _by_place(ratio: Callable, sizes: Sizes, others: tuple[str, ...]) -> np.ndarray:
-    """A curve along n_pretrain, put together over the distinct values of the other sizes."""
-    x = np.asarray(sizes["n_pretrain"], dtype=float)
-    places = (
-        np.stack([np.asarray(sizes[name], dtype=float) for name in others], axis=1)
-        if others
-        else np.empty((len(x), 0))
+    ends = np.array(plain.data["ranges"]["n_pretrain"])
+    grid = search_grid(ends)
+    sizes = {**{name: np.full(len(grid), value) for name, value in place.items()}, "n_pretrain": grid}
+    drawn = predict_runs(sizes)
+    if not len(drawn) or np.isnan(drawn).all():
+        raise InputError("these fits have no bootstrap draws: fit again with bootstrap=1000")
+    zero, draws = _zeros(grid, np.log(plain.values(sizes)) - np.log(distilled.values(sizes)), drawn, ends)
+    low, high = quantiles(draws, plain.settings["level"])
+    one, two = plain.noise, distilled.noise
+    # Residuals are paired where both arms have the same rows.
+    paired = len(one) == len(two) and plain.data["ranges"] == distilled.data["ranges"]
+    return Estimate(
+        name="boundary" + (f" at {_describe_sizes(place)}" if place else ""),
+        value=zero,
+        low=float(low),
+        high=float(high),
+        level=plain.settings["level"],
+        draws=draws,
+        columns=columns,
+        predict_runs=predict_runs,
+        noise=float(np.mean((one - two) ** 2) if paired else np.mean(one**2) + np.mean(two**2)),
+        spare=min(int(fit.scores["n_rows"]) - _n_free(fit) for fit in (plain, distilled)),
+        arms=_ARMS,
     )
-    distinct, which = np.unique(places, axis=0, return_inverse=True)
-    which, found = which.reshape(-1), None
-    for number, place in enumerate(distinct):
-        here = which == number
-        part = ratio(x[here], dict(zip(others, map(float, place))))
-        found = np.empty((len(part), len(x))) if found is None else found
-        found[:, here] = part
-    return found
 
 
 def _zeros(
     grid: np.ndarray, curve: np.ndarray, drawn: np.ndarray, measured: np.ndarray
 ) -> tuple[float | None, np.ndarray]:
-    """The fall of the curve through zero nearest to the measured sizes' middle, None without one; and each draw's."""
+    """The fall of a curve through zero nearest to the middle of the measured sizes, if any; and that of each draw."""
     middle = float(np.exp(np.log(measured).mean()))
     falls = [size for size, direction in sign_changes(grid, curve) if direction < 0]
     zero = min(falls, key=lambda size: abs(np.log(size / middle))) if falls else None
     return zero, nearest_zeros(grid, drawn, middle if zero is None else zero, -1)
 
 
-def _of_arms(fits: Mapping[str, LawFit], at: Mapping[str, float] | None) -> Knowledge:
-    plain, distilled = fits["plain"], fits["distilled"]
-    columns = tuple(dict.fromkeys(plain.columns.values()))
-    if set(columns) != set(distilled.columns.values()) or "n_pretrain" not in columns:
-        raise InputError("both arms' laws must take the same sizes, n_pretrain among them")
-    others = [name for name in columns if name != "n_pretrain"]
-    place = _one_place(at or {}, others)
+# --- What runs are expected to add ----------------------------------------------------------------------------------
 
-    def foresee(sizes: Sizes) -> np.ndarray:
-        drawn = [fit.draw_values(sizes) for fit in (plain, distilled)]
-        count = min(map(len, drawn))
-        return np.log(drawn[0][:count]) - np.log(drawn[1][:count])
-
-    ends = plain.data["ranges"]["n_pretrain"]
-    grid = search_grid(np.array(ends))
-    sizes = {**{name: np.full(len(grid), value) for name, value in place.items()}, "n_pretrain": grid}
-    curve = np.log(plain.values(sizes)) - np.log(distilled.values(sizes))
-    zero, draws = _zeros(grid, curve, _usable_rows(foresee(sizes)), np.array(ends))
-    level = plain.settings["level"]
-    low, high = quantiles(draws, level)
-    return Knowledge(
-        name="boundary" + (f" at {_words(place)}" if place else ""),
-        value=zero,
-        low=float(low),
-        high=float(high),
-        level=level,
-        draws=draws,
-        columns=columns,
-        foresee=foresee,
-        noise=_paired_noise(plain, distilled),
-        spare=min(int(fit.scores["n_rows"]) - _free(fit) for fit in fits.values()),
-        arms=_ARMS,
-    )
-
-
-def _usable_rows(drawn: np.ndarray) -> np.ndarray:
-    if not len(drawn) or np.isnan(drawn).all():
-        raise InputError("these fits hold no bootstrap draws: fit again with bootstrap=1000")
-    return drawn
-
-
-def _paired_noise(plain: LawFit, distilled: LawFit) -> float:
-    """The variance of a pair's log ratio: of the paired residuals where both arms have the same rows."""
-    one, two = plain.noise, distilled.noise
-    if len(one) == len(two) and plain.data["ranges"] == distilled.data["ranges"]:
-        return float(np.mean((one - two) ** 2))
-    return float(np.mean(one**2) + np.mean(two**2))
-
-
-def _words(sizes: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:,.6g}" for name, value in sizes.items())
-
-
-# The share of a normal sample that an interval of +-1.96 deviations holds.
+# The share of a normal sample in an interval of 1.96 standard deviations to both sides.
 _CENTRAL = 0.95
 _DEVIATIONS = 1.959964
-# As in the bootstrap: a configuration that alone decides its fit has no residual to speak of.
+# As in the bootstrap: a configuration that alone determines its fit has no residual worth the name.
 _LEAST_REST = 0.05
 
 
-class Prospect:
-    """What is expected of a quantity's interval while runs are chosen one after another.
+class ExpectedGain:
+    """The expected interval of a quantity while runs are selected one after another.
 
-    Plainly, the interval follows what is known, and Student's quantile of the configurations beyond the parameters.
-    A careful prospect expects what a fit will do: it judges the noise of a size by the size's own residual, which is
+    By default the interval follows from the linear normal case and Student's quantile of the configurations beyond the
+    parameters. The conservative one is that of a refit: the noise of a size follows from the size's own residual,
     inflated for leverage (HC3, docs/fitting.md), and where few residuals decide, the interval itself is uncertain,
     which counts as few degrees of freedom (Satterthwaite 1946). It spreads runs over neighbouring sizes.
 
     Args:
         quantity: (B,) draws of the quantity; infinities are allowed.
-        seen: (B, C) draws of what a run of each of C configurations would show, noise apart.
+        predicted: (B, C) draws of what a run of each of C configurations would show, without its noise.
         noise: Variance of one run about that.
-        is_new: (C,) whether the configuration has not been measured; None where each run is judged by itself, as the
+        is_new: (C,) whether the configuration is not measured yet; None where each run is judged by itself, as the
             pairs of a boundary are.
         spare: Degrees of freedom of today's interval.
     """
@@ -312,51 +288,50 @@ class Prospect:
     def __init__(
         self,
         quantity: np.ndarray,
-        seen: np.ndarray,
+        predicted: np.ndarray,
         noise: float,
         is_new: np.ndarray | None,
         spare: float,
     ):
         # The quantity's own scale plays no part: its scores have variance one.
         aim = normal_scores(quantity[:, None])[:, 0]
-        self._seen = normal_scores(seen) * _scales(seen)
-        # Without any noise a second look at what is known would divide nothing by nothing.
+        self._predicted = normal_scores(predicted) * _scales(predicted)
+        # Without any noise a second run of one size would divide 0 by 0.
         self._noise, self._is_new, self._spare = max(noise, 1e-12), is_new, max(spare, 1.0)
         self._today = float(aim @ aim / len(aim))
-        self._toward = aim @ self._seen / len(aim)
-        self._spread = np.einsum("bc,bc->c", self._seen, self._seen) / len(aim)
+        self._toward = aim @ self._predicted / len(aim)
         # Of the runs so far: the inverse of their covariance, and its products with their covariance with the quantity
-        # and with all configurations; of the configurations, what the runs leave to be learned.
+        # and with all configurations; of the configurations, the variance that the runs leave.
         self._runs: list[int] = []
         self._inverse, self._before = np.empty((0, 0)), np.empty(0)
         self._columns = self._through = np.empty((0, len(self._toward)))
-        self._news = self._spread + self._noise
-        self._careful, self.width = False, 1.0
+        self._left = np.einsum("bc,bc->c", self._predicted, self._predicted) / len(aim) + self._noise
+        self._conservative, self.width = False, 1.0
         self._next = self._widths()
 
-    def carefully(self) -> "Prospect":
-        """The same, expected carefully."""
-        found = copy(self)
-        found._careful = True
-        found._next = found._widths()
-        return found
+    def conservative(self) -> "ExpectedGain":
+        """A copy with the conservative expectation."""
+        result = copy(self)
+        result._conservative = True
+        result._next = result._widths()
+        return result
 
     def gains(self) -> np.ndarray:
         """(C,) by how much one further run of each configuration lowers `width`, the share of today's interval."""
         return self.width - self._next
 
-    def learn(self, configuration: int) -> None:
-        """Take a run of this configuration as made."""
+    def add(self, configuration: int) -> None:
+        """Count a run of this configuration as measured."""
         self.width = float(self._next[configuration])
-        column = self._seen.T @ self._seen[:, configuration] / len(self._seen)
-        row, news = self._through[:, configuration], self._news[configuration]
+        column = self._predicted.T @ self._predicted[:, configuration] / len(self._predicted)
+        row, left = self._through[:, configuration], self._left[configuration]
         rest = column - row @ self._columns
         toward = self._toward[configuration] - row @ self._toward[self._runs]
         corner = np.append(-row, 1.0)
-        self._inverse = np.pad(self._inverse, (0, 1)) + np.outer(corner, corner) / news
-        self._before = np.append(self._before, 0.0) + corner * toward / news
-        self._through = np.pad(self._through, ((0, 1), (0, 0))) + np.outer(corner, rest) / news
-        self._news = np.maximum(self._news - rest**2 / news, self._noise)
+        self._inverse = np.pad(self._inverse, (0, 1)) + np.outer(corner, corner) / left
+        self._before = np.append(self._before, 0.0) + corner * toward / left
+        self._through = np.pad(self._through, ((0, 1), (0, 0))) + np.outer(corner, rest) / left
+        self._left = np.maximum(self._left - rest**2 / left, self._noise)
         self._columns = np.concatenate([self._columns, column[None]])
         self._runs = [*self._runs, configuration]
         self._next = self._widths()
@@ -365,65 +340,55 @@ class Prospect:
         """(C,) the width after the R runs so far and one of each configuration, as a share of today's.
 
         The inverse of the runs' covariance is extended by the further run, for all configurations at once: it gives
-        the weights with which what the runs show moves the quantity, and the runs' leverages.
+        the weights with which the results of the runs move the quantity, and the leverages of the runs.
         """
-        through, news = self._through, self._news
-        weight = (self._toward - self._before @ self._columns) / news
+        through, left = self._through, self._left
+        weight = (self._toward - self._before @ self._columns) / left
         weights = np.concatenate([self._before[:, None] - through * weight, weight[None]])
-        known = self._toward[self._runs] @ weights[:-1] + self._toward * weight
-        left = np.maximum(self._today - known, 1e-12 * self._today)
-        if not self._careful:
-            return np.sqrt(left / self._today) * self._student(self._spare + self._n_new())
-        diagonal = np.concatenate([np.diag(self._inverse)[:, None] + through**2 / news, 1 / news[None]])
-        parts = self._by_cluster(self._noise * weights**2)
-        old = np.maximum(left - parts.sum(axis=0), 0.0)
-        parts = parts / np.maximum(1 - self._by_cluster(1 - self._noise * diagonal), _LEAST_REST)
-        left = old + parts.sum(axis=0)
-        return np.sqrt(left / self._today) * self._student(left**2 / (old**2 / self._spare + (parts**2).sum(axis=0)))
-
-    def _n_new(self) -> np.ndarray:
-        """(C,) how many new configurations, or runs judged by themselves, there are with one run more."""
-        if self._is_new is None:
-            return np.full(len(self._toward), len(self._runs) + 1)
-        begun = np.isin(np.arange(len(self._toward)), self._runs)
-        return (self._is_new & begun).sum() + (self._is_new & ~begun)
-
-    def _student(self, freedom: np.ndarray) -> np.ndarray:
-        """Student's quantile as a share of today's."""
-        from scipy.special import stdtrit
-
-        return stdtrit(freedom, 0.975) / stdtrit(self._spare, 0.975)
+        explained = self._toward[self._runs] @ weights[:-1] + self._toward * weight
+        variance = np.maximum(self._today - explained, 1e-12 * self._today)
+        if self._conservative:
+            diagonal = np.concatenate([np.diag(self._inverse)[:, None] + through**2 / left, 1 / left[None]])
+            parts = self._by_cluster(self._noise * weights**2)
+            old = np.maximum(variance - parts.sum(axis=0), 0.0)
+            parts = parts / np.maximum(1 - self._by_cluster(1 - self._noise * diagonal), _LEAST_REST)
+            variance = old + parts.sum(axis=0)
+            freedom = variance**2 / (old**2 / self._spare + (parts**2).sum(axis=0))
+        elif self._is_new is None:
+            freedom = self._spare + np.full(len(self._toward), len(self._runs) + 1)
+        else:
+            begun = np.isin(np.arange(len(self._toward)), self._runs)
+            freedom = self._spare + ((self._is_new & begun).sum() + (self._is_new & ~begun))
+        student = stdtrit(freedom, 0.975) / stdtrit(self._spare, 0.975)
+        return np.sqrt(variance / self._today) * student
 
     def _by_cluster(self, values: np.ndarray) -> np.ndarray:
         """Sum over the runs (R + 1, C) of each cluster; the last row is the further run's where it begins one."""
         if self._is_new is None or not self._runs:
             return values
         distinct, which = np.unique(self._runs, return_inverse=True)
-        found = np.zeros((len(distinct) + 1, values.shape[1]))
-        np.add.at(found, which, values[:-1])
-        found[-1] = values[-1]
-        found[np.arange(len(distinct)), distinct] += values[-1, distinct]
-        found[-1, distinct] = 0.0
-        return found
+        sums = np.zeros((len(distinct) + 1, values.shape[1]))
+        np.add.at(sums, which, values[:-1])
+        sums[-1] = values[-1]
+        sums[np.arange(len(distinct)), distinct] += values[-1, distinct]
+        sums[-1, distinct] = 0.0
+        return sums
 
 
 def normal_scores(draws: np.ndarray) -> np.ndarray:
-    """(B, N) standard normal quantiles of the ranks within each column; what is undefined counts as the middle."""
-    import pandas as pd
-    from scipy.special import ndtri
-
+    """(B, N) standard normal quantiles of the ranks within each column; undefined draws count as the middle."""
     ranks = pd.DataFrame(np.where(np.isnan(draws), _middle(draws), draws)).rank().to_numpy()
     return ndtri((ranks - 0.5) / len(draws))
 
 
 def _middle(draws: np.ndarray) -> np.ndarray:
-    """(N,) medians of what is defined; 0 where nothing is."""
+    """(N,) medians of the defined draws; 0 where there is none."""
     empty = np.isnan(draws).all(axis=0)
     return np.where(empty, 0.0, np.nanmedian(np.where(empty, 0.0, draws), axis=0))
 
 
 def _scales(draws: np.ndarray) -> np.ndarray:
-    """(N,) standard deviations that the central 95 % of each column amount to."""
+    """(N,) standard deviations that correspond to the central 95 % of each column."""
     filled = np.where(np.isfinite(draws), draws, _middle(draws))
     low, high = np.quantile(filled, [(1 - _CENTRAL) / 2, (1 + _CENTRAL) / 2], axis=0)
     return (high - low) / (2 * _DEVIATIONS)
@@ -435,13 +400,10 @@ def narrowed(draws: np.ndarray, value: float, level: float, width: float) -> tup
     Returns:
         low, high: quantiles of the draws, so that they respect bounds and may be infinite.
     """
-    from scipy.special import ndtr, ndtri
-
     draws = np.sort(draws[~np.isnan(draws)])
-    tail = ndtri((1 + level) / 2)
+    tail = float(ndtri((1 + level) / 2))
     below = (np.searchsorted(draws, value) + np.searchsorted(draws, value, side="right")) / 2
     centre = float(np.clip(ndtri(np.clip(below / len(draws), 1e-6, 1 - 1e-6)), -tail, tail))
     ends = ndtr(centre + (np.array([-tail, tail]) - centre) * width)
-    method = "linear" if np.isfinite(draws).all() else "nearest"
-    low, high = np.quantile(draws, ends, method=method)
+    low, high = np.quantile(draws, ends, method="linear" if np.isfinite(draws).all() else "nearest")
     return float(min(low, value)), float(max(high, value))
