@@ -72,7 +72,7 @@ def nearby(law, count=20, seed=1):
     return truth * np.exp(0.1 * np.random.default_rng(seed).standard_normal((count, len(truth))))
 
 
-def test_the_table_of_laws_is_whole_and_in_order():
+def test_the_catalogue_has_every_law_in_order():
     rows = [[part.strip() for part in line.split("|")] for line in TABLE.strip().splitlines()]
     assert [row[0] for row in rows] == list(LAWS)
     for name, variables, parameters in rows:
@@ -181,7 +181,7 @@ def test_a_sharp_bend_neither_overflows_nor_loses_its_gradient():
 
 
 @pytest.mark.parametrize("name", ["effective_data", "effective_data_shifted", "rectified_joint"])
-def test_no_pretraining_is_a_size_like_any_other_where_the_law_takes_it(name):
+def test_zero_pretraining_images_are_valid_in_the_laws_that_allow_it(name):
     law = LAWS[name]
     columns = {"n_pretrain": np.zeros(3), "n_finetune": np.array([10.0, 100.0, 1000.0])}
     value, gradient = law.value_and_gradient(TRUTHS[name], columns)
@@ -191,7 +191,7 @@ def test_no_pretraining_is_a_size_like_any_other_where_the_law_takes_it(name):
 
 
 @every_law
-def test_defined_tells_where_a_zero_cannot_stand(name):
+def test_defined_is_false_where_a_zero_has_no_value(name):
     law = law_of(name)
     takes_zero = {
         "shifted_power_law": {"x"},
@@ -209,9 +209,9 @@ def test_defined_tells_where_a_zero_cannot_stand(name):
     columns = sizes(law, count=4)
     assert law.defined(columns).all()
     for variable in law.variables:
-        spoilt = columns | {variable: columns[variable] * [1.0, 0.0, -1.0, np.nan]}
+        changed = columns | {variable: columns[variable] * [1.0, 0.0, -1.0, np.nan]}
         expected = [True, variable in takes_zero.get(name, ()), False, False]
-        assert law.defined(spoilt).tolist() == expected, variable
+        assert law.defined(changed).tolist() == expected, variable
 
 
 def test_many_parameter_vectors_give_what_each_gives_alone():
@@ -249,20 +249,20 @@ def test_parameters_by_name_or_in_order_single_sizes_or_many():
 
 
 @pytest.mark.parametrize(
-    ("theta", "columns", "words"),
+    ("theta", "columns", "named"),
     [
-        ({"E": 1.0, "A": 1.0}, {"x": 1.0}, "parameter a has no value"),
-        ({"E": 1.0, "A": 1.0, "aa": 1.0}, {"x": 1.0}, "'aa' is not in the formula; did you mean a"),
-        ([1.0, 2.0], {"x": 1.0}, "has 3 parameters"),
-        ([1.0, 2.0, 0.5], {"n_pretrain": 1.0}, "needs the column 'x'"),
-        ([1.0, 2.0, 0.5], {"x": ["many"]}, "column 'x' must hold numbers"),
-        ([1.0, 2.0, 0.5], {"x": np.ones((2, 2))}, "of one length"),
+        ({"E": 1.0, "A": 1.0}, {"x": 1.0}, "parameter a"),
+        ({"E": 1.0, "A": 1.0, "aa": 1.0}, {"x": 1.0}, "'aa'.* a\\?"),
+        ([1.0, 2.0], {"x": 1.0}, "3 parameters"),
+        ([1.0, 2.0, 0.5], {"n_pretrain": 1.0}, "'x'"),
+        ([1.0, 2.0, 0.5], {"x": ["many"]}, "'x'"),
+        ([1.0, 2.0, 0.5], {"x": np.ones((2, 2))}, "x \\(2, 2\\)"),
     ],
 )
-def test_unusable_arguments_are_named(theta, columns, words):
-    with pytest.raises(InputError, match=words):
+def test_the_error_names_the_argument_that_cannot_be_used(theta, columns, named):
+    with pytest.raises(InputError, match=named):
         LAWS["power_law"].predict(theta, columns)
-    with pytest.raises(InputError, match="of one length"):
+    with pytest.raises(InputError, match="n_params \\(2,\\), n_pretrain \\(3,\\)"):
         LAWS["chinchilla"].predict(TRUTHS["chinchilla"], {"n_params": [1.0, 2.0], "n_pretrain": [1.0, 2.0, 3.0]})
 
 
@@ -285,12 +285,12 @@ def test_starts_cover_every_other_parameter_inside_its_bounds(name):
         assert starts["E"].max() < 0.7
 
 
-def test_distillation_says_what_it_is_missing():
+def test_distillation_needs_a_supervised_fit():
     with pytest.raises(InputError, match="supervised="):
         LAWS["distillation"].predict(TRUTHS["distillation"], sizes(LAWS["distillation"]))
     with pytest.raises(InputError, match="chinchilla_coupled"):
         LAWS["distillation"].with_supervised({"E": 1.0})
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match="supervised="):
         LAWS["distillation"].with_supervised(SUPERVISED | {"A": np.nan})
-    with pytest.raises(InputError, match="no part that"):
+    with pytest.raises(InputError, match=r"chinchilla.*supervised="):
         LAWS["chinchilla"].with_supervised(SUPERVISED)

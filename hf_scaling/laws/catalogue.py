@@ -6,8 +6,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 
 from hf_scaling.errors import InputError
-from hf_scaling.laws.formula import Parameter
-from hf_scaling.laws.law import Law
+from hf_scaling.laws.law import Law, Parameter
 from hf_scaling.text import COLUMNS
 
 _HOFFMANN = "Hoffmann et al. 2022, Training Compute-Optimal Large Language Models (arXiv 2203.15556)"

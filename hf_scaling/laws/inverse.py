@@ -1,68 +1,64 @@
-"""Which value of one variable reaches a target."""
+"""Solving a law for one variable: the value at which it reaches a target."""
 
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hf_scaling.errors import InputError
-from hf_scaling.laws.formula import Graph, Program
+from hf_scaling.laws.evaluator import Program
 from hf_scaling.text import COLUMNS
 
-# Points of the first scan, evenly spaced in the logarithm; a crossing and its way back between two go unseen.
-_SCAN = 160
-# Halvings of one such interval until it is as narrow as a double can tell.
-_HALVINGS = 56
-_TARGET = "the target"
-_POSITION = "log of the variable"
+# Points of the first scan, evenly spaced in the logarithm; two crossings between two points are not seen.
+_N_SCAN = 160
+# Bisections of one such interval, until it is as narrow as a double allows.
+_N_BISECTIONS = 56
 
 
-class Inverse:
-    """Solves law(variable) = target for one variable, per parameter vector and point, in the variable's logarithm."""
+def solve(
+    program: Program, solve_for: str, theta: np.ndarray, target: np.ndarray, variables: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """The values (B, N) of one variable at which a law reaches its targets, searched for in the variable's logarithm.
 
-    def __init__(self, source, parameters, variables, solve_for: str):
-        graph = Graph()
-        leaves = {p.name: graph.parameter(p.name, nonnegative=p.low >= 0) for p in parameters}
-        leaves |= {name: graph.variable(name) for name in variables}
-        leaves[solve_for] = graph.exp(graph.hidden(_POSITION))
-        excess = source.lower_excess(graph, leaves, graph.parameter(_TARGET, nonnegative=True))
-        self._program = Program([excess], (*(p.name for p in parameters), _TARGET))
-        column = COLUMNS.get(solve_for, COLUMNS["x"])
-        self._low, self._high = np.log(column.low), np.log(column.high)
+    Args:
+        program: `Formula.excess_program` of the variable.
+        solve_for: The variable's name; `COLUMNS` gives the range that is searched.
+        theta: Parameter vectors (B, P).
+        target: Targets (B, N).
+        variables: The other variables, name to sizes (N,).
+    """
+    column = COLUMNS.get(solve_for, COLUMNS["x"])
+    scan = np.linspace(np.log(column.low), np.log(column.high), _N_SCAN)
+    solutions = np.empty(target.shape)
+    with np.errstate(all="ignore"):
+        for n in range(target.shape[1]):
+            point = {name: sizes[n : n + 1] for name, sizes in variables.items()}
+            solutions[:, n] = _solve_point(program, scan, np.column_stack([theta, target[:, n]]), point)
+    return solutions
 
-    def solve(
-        self, theta: np.ndarray, target: np.ndarray, variables: Mapping[str, np.ndarray], size: int
-    ) -> np.ndarray:
-        """Solutions (B, N) for theta (B, P), target (B, N) and the other variables (N,)."""
-        solutions = np.empty((len(theta), size))
-        with np.errstate(all="ignore"):
-            for n in range(size):
-                point = {name: column[n : n + 1] for name, column in variables.items()}
-                solutions[:, n] = self._solve_point(np.column_stack([theta, target[:, n]]), point)
-        return solutions
 
-    def _solve_point(self, theta: np.ndarray, point: Mapping[str, np.ndarray]) -> np.ndarray:
-        data = self._program.prepare(point)
+def _solve_point(program: Program, scan: np.ndarray, theta: np.ndarray, point: Mapping[str, np.ndarray]) -> np.ndarray:
+    prepared = program.prepare(point)
 
-        def excess(position):
-            result = np.empty(position.shape)
-            self._program.run(theta, data, [result], position)
-            return result
+    def excess(position: np.ndarray) -> np.ndarray:
+        result = np.empty(position.shape)
+        program.run(theta, prepared, [result], position)
+        return result
 
-        scan = np.linspace(self._low, self._high, _SCAN)
-        scanned = np.stack([excess(np.full((len(theta), 1), u))[:, 0] for u in scan], axis=1)
-        signs = np.sign(scanned)
-        # Far out a law may equal its floor to the last bit; being at the target is not yet being past it.
-        signs = np.where(signs == 0, _start_side(scanned)[:, None], signs)
-        crosses = signs[:, :-1] * signs[:, 1:] < 0
-        first = np.argmax(crosses, axis=1)
-        low, high = scan[first][:, None], scan[first + 1][:, None]
-        side = np.take_along_axis(signs, first[:, None], axis=1)
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            same = np.sign(excess(middle)) == side
-            low, high = np.where(same, middle, low), np.where(same, high, middle)
-        found = np.exp((low + high) / 2)[:, 0]
-        return np.where(crosses.any(axis=1), found, _without_crossing(scanned))
+    scanned = np.stack([excess(np.full((len(theta), 1), u))[:, 0] for u in scan], axis=1)
+    signs = np.sign(scanned)
+    # Far out a law may equal its floor to the last bit; a value at the target is not yet beyond it.
+    signs = np.where(signs == 0, _start_side(scanned)[:, None], signs)
+    crosses = signs[:, :-1] * signs[:, 1:] < 0
+    first = np.argmax(crosses, axis=1)
+    low, high = scan[first][:, None], scan[first + 1][:, None]
+    side = np.take_along_axis(signs, first[:, None], axis=1)
+    for _ in range(_N_BISECTIONS):
+        middle = (low + high) / 2
+        same = np.sign(excess(middle)) == side
+        low, high = np.where(same, middle, low), np.where(same, high, middle)
+    solution = np.exp((low + high) / 2)[:, 0]
+    return np.where(crosses.any(axis=1), solution, _without_crossing(scanned))
 
 
 def _ends(excess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -74,21 +70,21 @@ def _ends(excess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _start_side(excess: np.ndarray) -> np.ndarray:
-    """1 for curves that fall, -1 for those that rise: the sign of the excess before the target is reached."""
+    """The sign of the excess before the target is reached: 1 for curves that fall, -1 for those that rise."""
     first, last = _ends(excess)
     return np.where(last > first, -1.0, 1.0)
 
 
 def _without_crossing(excess: np.ndarray) -> np.ndarray:
-    """0 where the curve is past the target throughout, infinity where it never is."""
+    """0 where the curve is beyond the target throughout, infinity where it never is."""
     first, _ = _ends(excess)
     reached = first * _start_side(excess) <= 0
     return np.where(np.isnan(first), np.nan, np.where(reached, 0.0, np.inf))
 
 
-def checked_target(target: object, owner: str) -> np.ndarray:
+def checked_target(target: ArrayLike, owner: str) -> np.ndarray:
     """The target as a float64 array; InputError unless it is positive and finite."""
     values = np.asarray(target, dtype=float)
     if not np.all(np.isfinite(values) & (values > 0)):
-        raise InputError(f"{owner}: the target to reach must be positive and finite, not {target}")
+        raise InputError(f"{owner}: the target to reach must be positive and finite, not {target!r}")
     return values

@@ -1,47 +1,127 @@
 """A scaling law: one declared formula, and everything that follows from it."""
 
-import difflib
+import ast
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hf_scaling.errors import InputError
-from hf_scaling.laws import formula
-from hf_scaling.laws.formula import Declared, Evaluator, Formula, Source, checked_columns, declare
-from hf_scaling.laws.inverse import Inverse, checked_target
-from hf_scaling.text import VARIABLES
+from hf_scaling.laws.evaluator import Evaluator, checked_columns
+from hf_scaling.laws.inverse import checked_target, solve
+from hf_scaling.laws.parsing import FormulaText
+from hf_scaling.text import VARIABLES, did_you_mean
 
-# No published law has more than nine; the search for the linear ones grows as two to this power.
-_MOST_PARAMETERS = 16
+if TYPE_CHECKING:
+    # Loads sympy, which no law needs before it is evaluated.
+    from hf_scaling.laws.formula import Formula
 
-_FIELDS = {"name": str, "expression": str, "where": dict, "variables": list, "parameters": list}
-_FIELDS |= {"bounds": dict, "kinds": dict, "starts": dict, "paper": str, "summary": str}
-_FIELD_WORDS = {str: "text", dict: "mapping", list: "list of texts"}
+Theta: TypeAlias = Mapping[str, ArrayLike] | ArrayLike
+Columns: TypeAlias = Mapping[str, ArrayLike]
 
+# No published law has more than nine; the search for the linear ones takes up to two to this power steps.
+_MAX_PARAMETERS = 16
 # Parameter vectors tried by `defined`: a zero raised to a negative power is infinite at every one of them.
-_PROBES = 8
+_N_PROBES = 8
+# A scale that divides, or is divided, must be above zero; this is below any size that is measured.
+_ABOVE_ZERO = 1e-12
+
+# The fields of `Law.to_dict`, with their type and its name in error messages.
+_FIELDS: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(("name", "expression", "paper", "summary"), (str, "text")),
+    **dict.fromkeys(("where", "bounds", "kinds", "starts"), (dict, "mapping")),
+    **dict.fromkeys(("variables", "parameters"), (list, "list of texts")),
+}
+
+#: Kind of a parameter to its default bounds. An exponent of zero would make its term a second floor; 1e-3 changes a
+#: term by 2 % over nine decades.
+KINDS = {
+    "floor": (0.0, math.inf),
+    "coefficient": (0.0, math.inf),
+    "exponent": (1e-3, 5.0),
+    "scale": (0.0, math.inf),
+    "shape": (1e-2, 1e2),
+}
+_DEFAULT_STARTS = {
+    "coefficient": (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6),
+    "exponent": tuple(float(value) for value in np.geomspace(0.02, 2.0, 8)),
+    "shape": (0.05, 0.15, 0.5, 1.0, 3.0),
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a law.
+
+    Attributes:
+        name: As written in the formula.
+        kind: "floor" (the value at infinite size), "coefficient" (multiplies a term), "exponent", "scale" (a size at
+            which something changes, in the units of `variable`, or of the target where `variable` is None) or "shape"
+            (a number without a unit that bends the curve).
+        low: Smallest allowed value.
+        high: Largest allowed value, infinity for none.
+        variable: The column whose units a scale has.
+        grid: Values to start a search from, where the law declares its own.
+    """
+
+    name: str
+    kind: str
+    low: float
+    high: float
+    variable: str | None = None
+    grid: tuple[float, ...] = ()
+
+    def starts(self, variables: Mapping[str, np.ndarray], target: np.ndarray | None) -> np.ndarray:
+        """Values (K,) to start a search from, ascending and inside the bounds.
+
+        Args:
+            variables: Column name to sizes (N,), over whose range a scale is placed.
+            target: The measured values (N,), in units of which a floor or a scale of the target is placed.
+        """
+        values = np.asarray(self.grid or self._default_starts(variables, target), dtype=float)
+        return np.unique(np.clip(values, self.low, self.high))
+
+    def _default_starts(
+        self, variables: Mapping[str, np.ndarray], target: np.ndarray | None
+    ) -> np.ndarray | tuple[float, ...]:
+        if self.kind == "scale" and self.variable is not None:
+            sizes = variables[self.variable]
+            sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
+            return np.geomspace(sizes.min() / 10, sizes.max(), 7) if sizes.size else np.ones(1)
+        if self.kind == "scale":
+            return np.array([1.02, 1.3, 2.0, 5.0]) * (1.0 if target is None else np.max(target))
+        if self.kind == "floor":
+            return np.array([0.0, 0.4, 0.8, 0.97]) * (1.0 if target is None else np.min(target))
+        return _DEFAULT_STARTS[self.kind]
 
 
 class Law:
-    """A scaling law, made from the text of its formula.
+    """A scaling law, defined by the text of its formula.
 
     Args:
-        name: What it is called.
+        name: The law's name.
         expression: The formula, such as "E + A*n_pretrain**-alpha": + - * / **, parentheses, numbers, names and exp,
-            log, sqrt, min, max. With an "=" it is an equation in the unknown L, which stands in (L - low) and
-            (high - L) alone and is solved for numerically.
-        variables: The names that are columns; by default those of `COLUMNS`, in its order; every other name is a
-            parameter.
+            log, sqrt, min, max. With an "=" it is an equation in the unknown L, which is solved numerically and may
+            occur only in (L - low) and (high - L).
+        variables: The names that are columns; by default those of `text.VARIABLES`, in its order; every other name is
+            a parameter.
         parameters: The parameters in the order of their vector; by default as they first appear.
-        bounds: Parameter to (low, high), None for no limit, where the kind's default does not fit.
-        kinds: Parameter to kind, where the place of its name does not tell ("shape" never does).
-        starts: Parameter to values to start a search from, where the kind's default does not fit.
-        where: Names for parts of the formula, name to formula; a part may use those before it. A part that is None
+        bounds: Parameter to (low, high), None for no limit; by default those of its kind.
+        kinds: Parameter to kind; by default inferred from its place in the formula ("shape" never is).
+        starts: Parameter to values to start a search from; by default those of its kind.
+        where: Named parts of the formula, name to formula; a part may use the parts before it. A part that is None
             must be bound with `with_supervised` before the law can be evaluated.
-        paper: Where it comes from.
-        summary: One line on what it says and when it applies.
+        paper: Its source.
+        summary: One line on what it describes and when it applies.
+
+    Example:
+        >>> law = Law("mine", "E + A*n_pretrain**-alpha")
+        >>> law.predict({"E": 0.1, "A": 3.0, "alpha": 0.5}, {"n_pretrain": [100, 10_000]})
+        array([0.4 , 0.13])
 
     Raises:
         InputError: The formula or one of its parts cannot be used; the message names the column of the fault.
@@ -65,56 +145,62 @@ class Law:
             raise InputError(f"a law needs a name, a text; got {name!r}")
         self.name, self.expression, self.paper, self.summary = name, expression, paper, summary
         self.where = dict(where or {})
-        self._source = Source(expression, self.where, self._owner)
+        self._text = FormulaText(expression, self.where, self._owner)
         self.variables = self._declared_variables(variables)
-        order = self._declared_order(parameters)
+        self.names = self._declared_order(parameters)
         for given in (bounds, kinds, starts):
-            self._refuse_unknown(given or {}, order, "the parameter")
-        declared = Declared(bounds or {}, kinds or {}, starts or {}, self._owner)
-        self.parameters = declare(order, self._source.all_trees, self.variables, declared)
-        # Lowered now, so that a formula without a value is refused where it is written.
-        self._formula = Formula(self._source, self.parameters, self.variables)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The parameters' names, in the order of the parameter vector."""
-        return self._formula.names
+            self._refuse_unknown(given or {}, self.names, "parameter")
+        roles = _Roles(self.variables)
+        for tree in (*self._text.trees, *self._text.parts.values()):
+            roles.read(tree, inside_power=False, in_exponent=False)
+        self.parameters = tuple(
+            _parameter(name, roles.roles.get(name), bounds or {}, kinds or {}, starts or {}, self._owner)
+            for name in self.names
+        )
 
     @property
     def unbound(self) -> tuple[str, ...]:
         """Parts of the formula that must be bound before the law can be evaluated."""
-        return self._source.unbound
+        return self._text.unbound
 
     @property
     def linear(self) -> tuple[str, ...]:
         """The largest set of parameters in which the law is linear when all others are fixed."""
         return self._formula.linear
 
-    @cached_property
+    @property
     def formula(self) -> str:
-        """The formula as plain text."""
-        return formula.plain(self._source)
+        """The formula as plain text, then the parts of `where`."""
+        return self._text.plain
 
     @cached_property
     def latex(self) -> str:
         """The formula in LaTeX, without dollar signs; the columns' symbols are those of `COLUMNS`."""
-        return formula.latex(self._source, self.variables)
+        from hf_scaling.laws import formula
 
-    def evaluator(self, variables: Mapping[str, object]) -> Evaluator:
-        """The law over fixed data, for many parameter vectors: whatever depends on the data alone is computed once.
+        return formula.latex(self._text, self.variables)
 
-        Args:
-            variables: Column name to N numbers (single numbers are repeated).
+    @cached_property
+    def _formula(self) -> "Formula":
+        from hf_scaling.laws import formula
 
-        Raises:
-            InputError: A column is missing or unusable, or a part of the law is not bound.
+        return formula.compiled(self._text, tuple((p.name, p.low >= 0) for p in self.parameters), self.variables)
+
+    def evaluator(self, variables: Columns) -> Evaluator:
+        """The law over fixed data, for many parameter vectors; what depends on the data alone is computed once.
+
+            Args:
+                variables: Column name to N numbers (single numbers are repeated).
+
+            Raises:
+        InputError: A column is missing or does not hold numbers, or a part of the law is not bound.
         """
         self._refuse_unbound()
         columns, shape = checked_columns(variables, self.variables, self._owner)
         return Evaluator(self._formula, columns, math.prod(shape))
 
-    def predict(self, theta: object, variables: Mapping[str, object]) -> np.ndarray:
-        """The law's values.
+    def predict(self, theta: Theta, variables: Columns) -> np.ndarray:
+        """Values of the law.
 
         Args:
             theta: Parameter vectors (..., P) in the order of `names`, or a mapping of name to number or array (...).
@@ -129,18 +215,18 @@ class Law:
         values = self.evaluator(variables).value(self.vector(theta))
         return values if self._shape(variables) else values[..., 0]
 
-    def value_and_gradient(self, theta: object, variables: Mapping[str, object]) -> tuple[np.ndarray, np.ndarray]:
+    def value_and_gradient(self, theta: Theta, variables: Columns) -> tuple[np.ndarray, np.ndarray]:
         """Values (..., N) and derivatives (..., N, P) by each parameter, as `predict` takes its arguments."""
         value, gradient = self.evaluator(variables).value_and_gradient(self.vector(theta))
         return value, np.moveaxis(gradient, -2, -1)
 
-    def design(self, theta: object, variables: Mapping[str, object]) -> tuple[np.ndarray, np.ndarray]:
+    def design(self, theta: Theta, variables: Columns) -> tuple[np.ndarray, np.ndarray]:
         """Offset (..., N) and columns (..., N, K): value = offset + columns @ the K parameters of `linear`."""
         offset, columns = self.evaluator(variables).design(self.vector(theta))
         return offset, np.moveaxis(columns, -2, -1)
 
-    def starts(self, variables: Mapping[str, object], target: object | None = None) -> dict[str, np.ndarray]:
-        """Plausible values, ascending, for each parameter that is not in `linear`.
+    def starts(self, variables: Columns, target: ArrayLike | None = None) -> dict[str, np.ndarray]:
+        """Values to start a search from, ascending, for each parameter that is not in `linear`.
 
         Args:
             variables: Column name to N numbers; scales are placed over the range of their column.
@@ -150,13 +236,13 @@ class Law:
         measured = None if target is None else np.asarray(target, dtype=float)
         return {p.name: p.starts(columns, measured) for p in self.parameters if p.name not in self.linear}
 
-    def defined(self, variables: Mapping[str, object]) -> np.ndarray:
-        """Which points (N,) the law can take: False for a zero raised to a negative power, a NaN, a negative size."""
+    def defined(self, variables: Columns) -> np.ndarray:
+        """Where (N,) the law has a value: False for a zero raised to a negative power, a NaN and a negative size."""
         columns, _ = checked_columns(variables, self.variables, self._owner)
         starts = self.starts(variables)
         # From above the smallest starts, among which an exponent may be zero.
-        ladder = np.linspace(0.3, 1, _PROBES)
-        probes = np.ones((_PROBES, len(self.names)))
+        ladder = np.linspace(0.3, 1, _N_PROBES)
+        probes = np.ones((_N_PROBES, len(self.names)))
         for i, name in enumerate(self.names):
             if name in starts:
                 probes[:, i] = np.quantile(starts[name], ladder)
@@ -164,7 +250,11 @@ class Law:
         return finite & np.all([np.isfinite(c) & (c >= 0) for c in columns.values()], axis=0)
 
     def invert(
-        self, theta: object, target: object, solve_for: str, variables: Mapping[str, object] | None = None
+        self,
+        theta: Theta,
+        target: ArrayLike,
+        solve_for: str,
+        variables: Columns | None = None,
     ) -> np.ndarray:
         """The value of one variable at which the law reaches a target.
 
@@ -175,36 +265,36 @@ class Law:
             variables: The other variables, name to N numbers or to single numbers.
 
         Returns:
-            Values (..., N), or (...) where every other variable is a single number. Infinity: no amount is enough, the
-            target lies at or beyond what the law approaches. 0: the target is reached from the smallest amount on.
+            Values (..., N), or (...) where every other variable is a single number. Infinity where no amount is
+            enough, since the target is at or beyond what the law approaches; 0 where the smallest amount reaches it.
             Where a law crosses the target more than once, the smallest such value.
 
         Raises:
             InputError: `solve_for` is not a variable of the law, or the target or another variable is not positive.
         """
         self._refuse_unbound()
-        self._refuse_unknown([solve_for], self.variables, "the variable")
+        self._refuse_unknown([solve_for], self.variables, "variable")
         others = [name for name in self.variables if name != solve_for]
         columns, shape = checked_columns(variables or {}, others, self._owner)
         for name, column in columns.items():
             if not np.all(np.isfinite(column) & ((column > 0) | (name == "sparsity"))):
                 raise InputError(f"{self._owner}: {name} must be positive and finite to solve for {solve_for}")
-        vectors, wanted = self.vector(theta), checked_target(target, self._owner)
-        result = np.broadcast_shapes(wanted.shape, (*vectors.shape[:-1], *shape))
+        vectors, targets = self.vector(theta), checked_target(target, self._owner)
+        result = np.broadcast_shapes(targets.shape, (*vectors.shape[:-1], *shape))
         lead, size = result[: len(result) - len(shape)], math.prod(shape)
         vectors = np.broadcast_to(vectors, (*lead, len(self.names))).reshape(-1, len(self.names))
-        inverse = Inverse(self._source, self.parameters, self.variables, solve_for)
-        wanted = np.broadcast_to(wanted, result).reshape(-1, size)
-        return inverse.solve(vectors, wanted, columns, size).reshape(result)[()]
+        targets = np.broadcast_to(targets, result).reshape(-1, size)
+        program = self._formula.excess_program(solve_for)
+        return solve(program, solve_for, vectors, targets, columns).reshape(result)[()]
 
-    def vector(self, theta: object) -> np.ndarray:
+    def vector(self, theta: Theta) -> np.ndarray:
         """Parameters as a float64 array (..., P); a mapping is put in the order of `names`.
 
         Raises:
             InputError: A parameter is missing or unknown, or the last axis is not of length P.
         """
         if isinstance(theta, Mapping):
-            self._refuse_unknown(theta, self.names, "the parameter")
+            self._refuse_unknown(theta, self.names, "parameter")
             missing = [name for name in self.names if name not in theta]
             if missing:
                 raise InputError(f"{self._owner}: the parameter {missing[0]} has no value")
@@ -215,7 +305,7 @@ class Law:
         return vectors
 
     def with_supervised(self, fit: object) -> "Law":
-        """This law with the loss a student would reach alone bound to a fit of `chinchilla_coupled`.
+        """This law with `supervised_loss`, the student's loss without a teacher, bound to a chinchilla_coupled fit.
 
         Args:
             fit: A mapping of E, A, alpha, B, beta, gamma to numbers, or a fit whose `params` is one.
@@ -224,14 +314,14 @@ class Law:
             InputError: The law has no such part, or the fit is not of that law.
         """
         if "supervised_loss" not in self.where:
-            raise InputError(f"{self._owner} has no part that a supervised fit could fill")
+            raise InputError(f"{self._owner} has no part `supervised_loss`; leave out supervised=")
         params = getattr(fit, "params", fit)
-        wanted = ("E", "A", "alpha", "B", "beta", "gamma")
-        if not isinstance(params, Mapping) or set(params) != set(wanted):
-            raise InputError(f"{self._owner}: supervised= takes a chinchilla_coupled fit or its {', '.join(wanted)}")
-        if not all(math.isfinite(params[name]) for name in wanted):
-            raise InputError(f"{self._owner}: the supervised fit holds a value that is not finite")
-        E, A, alpha, B, beta, gamma = (repr(float(params[name])) for name in wanted)
+        names = ("E", "A", "alpha", "B", "beta", "gamma")
+        if not isinstance(params, Mapping) or set(params) != set(names):
+            raise InputError(f"{self._owner}: supervised= takes a chinchilla_coupled fit or its {', '.join(names)}")
+        if not all(math.isfinite(params[name]) for name in names):
+            raise InputError(f"{self._owner}: a parameter of the supervised= fit is not finite")
+        E, A, alpha, B, beta, gamma = (repr(float(params[name])) for name in names)
         text = f"{E} + ({A}*n_params**-{alpha} + {B}*n_pretrain**-{beta})**{gamma}"
         return Law.from_dict({**self.to_dict(), "where": {**self.where, "supervised_loss": text}})
 
@@ -251,23 +341,23 @@ class Law:
         }
 
     @classmethod
-    def from_dict(cls, declaration: Mapping) -> "Law":
-        """The law of a `to_dict`; it may come from a stranger.
+    def from_dict(cls, declaration: Mapping[str, Any]) -> "Law":
+        """The law of a declaration that `to_dict` wrote; an untrusted one does no harm.
 
         Raises:
-            InputError: The declaration is not one, or its formula is refused.
+            InputError: A field is missing, unknown or of the wrong type, or the formula is refused.
         """
         if not isinstance(declaration, Mapping):
             raise InputError("a law is a mapping with at least name and expression")
         owner = f"law {str(declaration.get('name'))[:60]!r}"
         for field, value in declaration.items():
-            wanted = _FIELDS.get(field)
-            if wanted is None:
-                raise InputError(
-                    f"{owner}: the field {str(field)[:60]!r} is not known; there are {', '.join(_FIELDS)}"
-                )
-            if not isinstance(value, wanted) or (wanted is list and not all(isinstance(v, str) for v in value)):
-                raise InputError(f"{owner}: the field {field!r} must be a {_FIELD_WORDS[wanted]}")
+            if field not in _FIELDS:
+                fields = ", ".join(_FIELDS)
+                raise InputError(f"{owner}: unknown field {str(field)[:60]!r}; the fields are {fields}")
+            kind, words = _FIELDS[field]
+            entries = value if isinstance(value, list) else []
+            if not isinstance(value, kind) or not all(isinstance(entry, str) for entry in entries):
+                raise InputError(f"{owner}: the field {field!r} must be a {words}")
         missing = [field for field in ("name", "expression") if field not in declaration]
         if missing:
             raise InputError(f"{owner}: the field {missing[0]!r} is missing")
@@ -289,35 +379,34 @@ class Law:
     def _owner(self) -> str:
         return f"law {self.name[:60]!r}"
 
-    def _shape(self, variables: Mapping[str, object]) -> tuple[int, ...]:
+    def _shape(self, variables: Columns) -> tuple[int, ...]:
         return np.broadcast_shapes(*(np.shape(variables[name]) for name in self.variables))
 
     def _declared_variables(self, given: Sequence[str] | None) -> tuple[str, ...]:
-        free = self._source.names
+        free = self._text.names
         if given is not None:
-            self._refuse_unknown(given, free, "the variable")
+            self._refuse_unknown(given, free, "variable")
         variables = tuple(name for name in VARIABLES if name in free) if given is None else tuple(dict.fromkeys(given))
         if not variables:
             known = ", ".join(VARIABLES)
-            raise InputError(f"{self._owner} has no variable; known columns are {known}, others go into variables=")
+            raise InputError(f"{self._owner} has no variable; use one of {known} or name your own in variables=")
         return variables
 
     def _declared_order(self, given: Sequence[str] | None) -> tuple[str, ...]:
-        inferred = [name for name in self._source.names if name not in self.variables]
+        inferred = [name for name in self._text.names if name not in self.variables]
         order = tuple(inferred if given is None else given)
         if sorted(inferred) != sorted(order):
             listed = ", ".join(inferred)
             raise InputError(f"{self._owner}: the parameters of the formula are {listed}, not {', '.join(order)}")
-        if not 1 <= len(order) <= _MOST_PARAMETERS:
-            raise InputError(f"{self._owner} has {len(order)} parameters; a law has 1 to {_MOST_PARAMETERS}")
+        if not 1 <= len(order) <= _MAX_PARAMETERS:
+            raise InputError(f"{self._owner} has {len(order)} parameters; a law has 1 to {_MAX_PARAMETERS}")
         return order
 
-    def _refuse_unknown(self, given: Iterable[str], known: Iterable[str], what: str) -> None:
+    def _refuse_unknown(self, given: Iterable[object], known: Sequence[str], what: str) -> None:
         for name in given:
-            if name not in tuple(known):
-                near = difflib.get_close_matches(str(name), list(known), 1)
-                hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
-                raise InputError(f"{self._owner}: {what} {name!r} is not in the formula{hint}")
+            if name not in known:
+                hint = did_you_mean(name, known) or f"; its names are {', '.join(known)}"
+                raise InputError(f"{self._owner}: the {what} {name!r} is not in the formula{hint}")
 
     def _refuse_unbound(self) -> None:
         if self.unbound:
@@ -326,3 +415,108 @@ class Law:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class _Role:
+    """What the place of a name in the formula says about the parameter."""
+
+    kind: str = "coefficient"
+    variable: str | None = None
+    low: float = 0.0
+
+
+def _parameter(
+    name: str,
+    role: _Role | None,
+    bounds: Mapping[str, Sequence[float | None]],
+    kinds: Mapping[str, str],
+    starts: Mapping[str, Iterable[float]],
+    owner: str,
+) -> Parameter:
+    """A parameter from what is declared and, where nothing is, from its role in the formula."""
+    role = role or _Role()
+    kind = kinds.get(name, role.kind)
+    if kind not in KINDS:
+        raise InputError(f"{owner}: the kind of {name} is {kind!r}; it must be one of {', '.join(KINDS)}")
+    if kind != role.kind:
+        role = _Role(kind, None, KINDS[kind][0])
+    low, high = _bounds(name, bounds.get(name, (role.low, KINDS[kind][1])), owner)
+    try:
+        grid = tuple(float(value) for value in starts.get(name, ()))
+    except (TypeError, ValueError):
+        grid = (math.nan,)
+    if not all(map(math.isfinite, grid)):
+        raise InputError(f"{owner}: the starts of {name} must be numbers")
+    return Parameter(name, kind, low, high, role.variable, grid)
+
+
+def _bounds(name: str, given: Sequence[float | None], owner: str) -> tuple[float, float]:
+    try:
+        lowest, highest = given
+        low = -math.inf if lowest is None else float(lowest)
+        high = math.inf if highest is None else float(highest)
+    except (TypeError, ValueError):
+        raise InputError(f"{owner}: the bounds of {name} must be two numbers, not {given!r}") from None
+    if not low < high:
+        raise InputError(f"{owner}: the lower bound of {name}, {low:g}, must be below the upper bound, {high:g}")
+    return low, high
+
+
+class _Roles:
+    """Reads the roles of parameters from their places in a formula; those without one are coefficients.
+
+    A name in an exponent is an exponent; one added to a variable under a power (or in exp, log, sqrt) is a scale, and
+    so is one that divides or is divided by a variable there; E alone in a sum is the floor.
+    """
+
+    def __init__(self, variables: Iterable[str]):
+        self.variables = set(variables)
+        self.roles: dict[str, _Role] = {}
+
+    def read(self, node: ast.expr, inside_power: bool, in_exponent: bool) -> None:
+        match node:
+            case ast.Name(id=name) if in_exponent:
+                self._note(name, _Role("exponent", None, KINDS["exponent"][0]))
+            case ast.BinOp(left=left, op=ast.Pow(), right=right):
+                self.read(left, True, in_exponent)
+                self.read(right, inside_power, True)
+            case ast.BinOp(left=left, op=operator, right=right):
+                if isinstance(operator, ast.Add | ast.Sub):
+                    self._read_terms(_bare_terms(node), inside_power)
+                elif isinstance(operator, ast.Div) and inside_power:
+                    self._read_ratio(left, right)
+                self.read(left, inside_power, in_exponent)
+                self.read(right, inside_power, in_exponent)
+            case ast.UnaryOp(operand=operand):
+                self.read(operand, inside_power, in_exponent)
+            case ast.Call(func=ast.Name(id=function), args=args):
+                for arg in args:
+                    self.read(arg, inside_power or function in ("log", "sqrt", "exp"), in_exponent)
+
+    def _read_terms(self, terms: list[str], inside_power: bool) -> None:
+        sizes = [term for term in terms if term in self.variables]
+        for term in terms:
+            if inside_power and sizes:
+                self._note(term, _Role("scale", sizes[0]))
+            elif term == "E":
+                self._note(term, _Role("floor"))
+
+    def _read_ratio(self, left: ast.expr, right: ast.expr) -> None:
+        sides = [side.operand if isinstance(side, ast.UnaryOp) else side for side in (left, right)]
+        names = [side.id for side in sides if isinstance(side, ast.Name)]
+        if len(names) == 2 and len(self.variables.intersection(names)) == 1:
+            size, other = sorted(names, key=lambda name: name not in self.variables)
+            self._note(other, _Role("scale", size, _ABOVE_ZERO))
+
+    def _note(self, name: str, role: _Role) -> None:
+        # An exponent remains one wherever else the name occurs.
+        if name not in self.variables and (name not in self.roles or role.kind == "exponent"):
+            self.roles[name] = role
+
+
+def _bare_terms(node: ast.expr) -> list[str]:
+    """The names that are terms of a sum on their own."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
+        return _bare_terms(node.left) + _bare_terms(node.right)
+    return [node.id] if isinstance(node, ast.Name) else []
