@@ -1,4 +1,4 @@
-"""The results table: what is written is read, merges are unions, and a kill leaves the old or the new table."""
+"""The results table: files read back, merges are unions, and a kill leaves the old or the new table."""
 
 import datetime
 import json
@@ -47,7 +47,7 @@ def test_a_file_reads_back_with_every_type(tmp_path, name):
     assert ResultsTable.load(tmp_path / name).rows() == table.rows() == rows
 
 
-def test_runs_and_studies_are_folders(tmp_path):
+def test_the_folder_of_a_run_is_read(tmp_path):
     written = row()
     for place in (tmp_path / "run" / "results", tmp_path / "parquet"):
         ResultsTable([written]).save(place)
@@ -55,7 +55,7 @@ def test_runs_and_studies_are_folders(tmp_path):
         assert ResultsTable.load(str(tmp_path / where)).rows() == [written]
 
 
-def test_append_reaches_the_folder_and_the_file(tmp_path):
+def test_append_writes_to_the_folder_or_the_file(tmp_path):
     ResultsTable([row()]).save(tmp_path / "folder")
     ResultsTable([row()]).save(tmp_path / "other")
     for where in (tmp_path / "folder", tmp_path / "other" / "results.parquet"):
@@ -84,7 +84,7 @@ def test_merge_is_the_union_by_run_id():
 
 
 def test_one_run_id_with_two_values_is_refused_with_both():
-    with pytest.raises(InputError, match=r"run_id b .*error 0.25 and 0.5"):
+    with pytest.raises(InputError, match=r"run_id b .*error.*0\.25.*0\.5"):
         ResultsTable([row("b")]).merge(ResultsTable([row("b", error=0.5)]))
 
 
@@ -94,7 +94,7 @@ def test_rows_are_equal_but_for_the_incidental_columns():
         assert same_values(row(), other) == (name in INCIDENTAL)
 
 
-def test_a_foreign_table_stays_as_it_is(tmp_path):
+def test_a_foreign_table_is_kept_as_it_is(tmp_path):
     path = tmp_path / "theirs.csv"
     path.write_text("n_params,n_pretrain,loss\n1000,20,3.5\n1000,20,3.25\n")
     table = ResultsTable.load(path)
@@ -119,7 +119,7 @@ def test_a_table_of_the_first_version_stays_readable():
     assert [json.loads(json.dumps(each, default=lambda value: value.isoformat())) for each in rows] == expected
 
 
-def test_a_table_of_an_older_version_is_brought_up(monkeypatch, tmp_path):
+def test_a_table_of_an_older_version_is_upgraded(monkeypatch, tmp_path):
     monkeypatch.setitem(SCHEMA, "energy", "float64")
     monkeypatch.setattr(files, "SCHEMA_VERSION", 2)
     old = ResultsTable.load(STORED)
@@ -158,41 +158,41 @@ def test_smaller_types_are_widened_and_a_time_without_a_zone_is_utc(tmp_path):
 
 def test_a_table_of_a_newer_version_is_refused_with_the_version_to_install(tmp_path):
     ResultsTable([row(schema_version=2)]).save(tmp_path / "unnamed")
-    with pytest.raises(InputError, match=r"newer version .* install a newer hf_scaling"):
+    with pytest.raises(InputError, match=r"unnamed.*schema 2"):
         ResultsTable.load(tmp_path / "unnamed")
     written_by = [{"hf_scaling": "0.9.12"}, {"hf_scaling": "0.10.2"}, "?"]
     rows = [row(str(i), schema_version=2, versions=json.dumps(each)) for i, each in enumerate(written_by)]
     ResultsTable(rows).save(tmp_path / "named")
-    with pytest.raises(InputError, match=r"install hf_scaling 0\.10\.2 or later"):
+    with pytest.raises(InputError, match=r"named.*schema 2.*0\.10\.2"):
         ResultsTable.load(tmp_path / "named")
 
 
 @pytest.mark.parametrize(
-    ("columns", "words"),
+    ("columns", "names"),
     [
-        ({"run_id": ["a"], "error": ["high"]}, "column error holds string, not float64"),
-        ({"run_id": ["a"], "schema_version": ["2"]}, "schema_version holds string"),
-        ({"run_id": ["a"], "loss": [[0.5]]}, "column loss holds list"),
-        ({"run_id": ["a", None], "loss": [0.5, 0.6]}, "no run_id"),
-        ({"run_id": ["a"], "schema_version": [1], "colour": ["red"]}, "unknown: colour"),
+        ({"run_id": ["a"], "error": ["high"]}, "error.*string.*float64"),
+        ({"run_id": ["a"], "schema_version": ["2"]}, "schema_version.*string"),
+        ({"run_id": ["a"], "loss": [[0.5]]}, "loss.*list"),
+        ({"run_id": ["a", None], "loss": [0.5, 0.6]}, "run_id"),
+        ({"run_id": ["a"], "schema_version": [1], "colour": ["red"]}, "colour"),
     ],
 )
-def test_a_results_table_with_a_wrong_schema_is_refused(tmp_path, columns, words):
+def test_a_results_table_with_a_wrong_schema_is_refused(tmp_path, columns, names):
     import pyarrow
     import pyarrow.parquet
 
     pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "wrong.parquet")
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=f"wrong.parquet.*{names}"):
         ResultsTable.load(tmp_path)
 
 
-def test_a_column_that_stands_there_twice_is_refused(tmp_path):
+def test_a_repeated_column_is_refused(tmp_path):
     import pyarrow
     import pyarrow.parquet
 
     table = pyarrow.Table.from_arrays([["a"], [0.5], [0.6]], names=["run_id", "loss", "loss"])
     pyarrow.parquet.write_table(table, tmp_path / "twice.parquet")
-    with pytest.raises(InputError, match="column loss stands there twice"):
+    with pytest.raises(InputError, match=r"twice\.parquet.*loss"):
         ResultsTable.load(tmp_path / "twice.parquet")
 
 
@@ -202,7 +202,7 @@ def test_files_that_do_not_fit_together_are_refused(tmp_path):
 
     for name, value in (("a", 5), ("b", "many")):
         pyarrow.parquet.write_table(pyarrow.table({"images": [value]}), tmp_path / f"{name}.parquet")
-    with pytest.raises(InputError, match="do not fit together"):
+    with pytest.raises(InputError, match=r"a\.parquet.*b\.parquet"):
         ResultsTable.load(tmp_path)
 
 
@@ -210,9 +210,9 @@ def test_files_that_do_not_fit_together_are_refused(tmp_path):
     ("values", "word"),
     [
         ({"colour": 1}, "colour"),
-        ({"error": "high"}, "error|type"),
+        ({"error": "high"}, "high"),
         ({"run_id": None}, "run_id"),
-        ({"run_id": "../a"}, "plain"),
+        ({"run_id": "../a"}, "run_id"),
     ],
 )
 def test_a_faulty_row_is_refused(values, word):
@@ -221,32 +221,51 @@ def test_a_faulty_row_is_refused(values, word):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "word"),
-    [
-        ("absent folder", None, "no such file"),
-        ("empty", "", "no .parquet"),
-        ("rows.txt", "a\n1", ".parquet or .csv"),
-        ("torn.parquet", "PAR1", "not readable"),
-        ("empty.csv", "", "not readable"),
-    ],
+    ("name", "content"),
+    [("absent folder", None), ("empty", ""), ("rows.txt", "a\n1"), ("torn.parquet", "PAR1"), ("empty.csv", "")],
 )
-def test_what_cannot_be_read_is_refused_by_its_name(tmp_path, name, content, word):
+def test_an_unreadable_table_is_refused_by_its_name(tmp_path, name, content):
     path = tmp_path / name
     if name == "empty":
         path.mkdir()
     elif content is not None:
         path.write_text(content)
-    with pytest.raises(InputError, match=word) as caught:
+    with pytest.raises(InputError) as caught:
         ResultsTable.load(path)
     assert str(path) in str(caught.value)
 
 
-def test_a_hub_id_without_network_is_offline(tmp_path):
+def test_a_hub_id_without_a_network_is_offline(tmp_path):
     code = "from hf_scaling.results import ResultsTable; ResultsTable.load('someone/something')"
     for setting in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
         environment = os.environ | {"HF_HOME": str(tmp_path)} | setting
         result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         assert "InputError: offline" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["table.parquet", "table.csv"])
+def test_a_process_that_ends_right_after_reading_does_not_abort(tmp_path, name):
+    """Arrow's threads may outlive the interpreter, so they must hold no Python object."""
+    table = ResultsTable([row()])
+    files.write(table.to_dataset().data.table, tmp_path / name)
+    code = """
+import collections, os, sys
+import pyarrow.compute, pyarrow.csv, pyarrow.parquet
+from pathlib import Path
+from hf_scaling.results import files
+
+path, statuses = Path(sys.argv[1]), collections.Counter()
+for _ in range(15):
+    child = os.fork()
+    if child == 0:
+        files.read_path(path)
+        sys.exit(2)
+    statuses[os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])] += 1
+print(dict(statuses))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / name)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.stdout.strip() == "{2: 15}", result.stderr
 
 
 def _append_many(folder, letter, count):

@@ -1,4 +1,4 @@
-"""Results tables on the Hub: merged by whoever pushes, typed for whoever loads, and nothing lost on the way."""
+"""Results tables on the Hub: merged by every push, typed when loaded, and no row lost."""
 
 import io
 import json
@@ -8,7 +8,7 @@ import pytest
 from hub_commands import command, last_line, run, start
 from planted_rows import planted_rows
 
-from hf_scaling.results import ResultsTable, new_row
+from hf_scaling.results import SCHEMA, ResultsTable, new_row
 
 pytestmark = pytest.mark.hub
 
@@ -43,11 +43,11 @@ PUSH = """
 import sys
 from hf_scaling.results import ResultsTable
 written = ResultsTable.load(sys.argv[1]).push_to_hub(*sys.argv[2:3])
-print([each.path for each in written.changes])
+print([change.path for change in written.changes])
 """
 
 
-def test_what_is_pushed_is_loaded_again_typed_and_streamed(hub, tmp_path):
+def test_a_pushed_table_loads_again_typed_and_streamed(hub, tmp_path):
     rows = planted_rows()
     home = saved(tmp_path / "table", rows)
     said = run(
@@ -91,15 +91,8 @@ def test_the_card_is_valid_and_its_lines_work(hub, tmp_path):
         """,
         home,
     )
-    for words in (
-        "32 runs",
-        "30,000 to 1,000,000 parameters",
-        "`run_id`",
-        "top-1 error rate",
-        "Add to it",
-        "@article",
-    ):
-        assert words in card
+    for value in ("32 runs", "30,000", "1,000,000", "@article", *SCHEMA):
+        assert value in card
     figure = hub.repo("datasets", "someone/carded").files["figures/default.png"]
     assert figure.startswith(b"\x89PNG")
     assert "](figures/default.png)" in card
@@ -138,20 +131,14 @@ def test_two_tables_become_one_and_other_tables_stay(hub, tmp_path):
         """,
         tmp_path / "a",
     )
-    assert "'fewer': it has default, few, theirs" in " ".join(sorted_configs(said))
+    assert all(name in said for name in ("'fewer'", "default", "few", "theirs"))
     card = hub.repo("datasets", "someone/merged").files["README.md"].decode()
     assert "Our own words." in card
     assert "license: cc0-1.0" in card
-    assert "Table `few`: 3 runs" in card
+    assert "`few`" in card
 
 
-def sorted_configs(said):
-    """The sentence with the names that it lists in order."""
-    head, _, names = said.strip().partition("it has ")
-    return [head.strip(), "it has " + ", ".join(sorted(names.split(", ")))]
-
-
-def test_a_table_that_datasets_pushed_is_taken_up(hub, tmp_path):
+def test_a_table_pushed_by_datasets_is_merged_and_moved(hub, tmp_path):
     rows = planted_rows()
     run(
         hub,
@@ -173,19 +160,19 @@ def test_a_table_that_datasets_pushed_is_taken_up(hub, tmp_path):
     assert run(hub, tmp_path, load) == "32\n"
 
 
-def test_one_run_id_with_two_values_is_refused_with_both_and_nothing_is_written(hub, tmp_path):
+def test_different_values_of_one_run_id_are_refused_and_nothing_is_written(hub, tmp_path):
     rows = planted_rows()
     run(hub, tmp_path, PUSH, saved(tmp_path / "a", rows), "someone/contested")
     before = hub.repo("datasets", "someone/contested").head.id
     other = [rows[0] | {"error": 0.123, "seconds": 5.0}]
     status, _, err = command(hub, tmp_path, "push", saved(tmp_path / "b", other), "--repo", "someone/contested")
     assert status == 2
-    assert f"run_id {rows[0]['run_id']} stands for different values" in err
-    assert "0.123" in err and str(rows[0]["error"]) in err
+    assert all(value in last_line(err) for value in (rows[0]["run_id"], "0.123", str(rows[0]["error"])))
     assert hub.repo("datasets", "someone/contested").head.id == before
     same = [rows[0] | {"seconds": 5.0, "device": "cuda"}]
-    status, out, err = command(hub, tmp_path, "push", saved(tmp_path / "c", same), "--repo", "someone/contested")
-    assert (status, "there already" in out) == (0, True), err
+    status, _, err = command(hub, tmp_path, "push", saved(tmp_path / "c", same), "--repo", "someone/contested")
+    assert status == 0, err
+    assert hub.repo("datasets", "someone/contested").head.id == before
 
 
 def test_ten_processes_push_at_once_and_every_row_is_there_once(hub, tmp_path):
@@ -238,7 +225,7 @@ def test_with_a_fifth_of_all_requests_failing_fifty_pushes_arrive_or_say_so(hub,
     assert [process.returncode for process in processes] == [0] * 5, ends
     failed = [name for out, _ in ends for name in json.loads(out.splitlines()[-1])]
     assert len([each for each in hub.asked() if each.fault]) > 50
-    assert sum(err.count("the same command tries again") for _, err in ends) == len(failed)
+    assert sum(err.count("error: ") for _, err in ends) == len(failed)
     lost = {row["run_id"] for name in failed for row in ResultsTable.load(tmp_path / name).rows()}
     everything = {row["run_id"] for row in rows}
     assert everything - set(table_there(hub, "someone/stormy")) <= lost
@@ -248,7 +235,7 @@ def test_with_a_fifth_of_all_requests_failing_fifty_pushes_arrive_or_say_so(hub,
     assert set(table_there(hub, "someone/stormy")) == everything
 
 
-def test_a_revision_is_what_was_there_then(hub, tmp_path):
+def test_a_revision_holds_the_rows_of_its_time(hub, tmp_path):
     rows = planted_rows()
     run(hub, tmp_path, PUSH, saved(tmp_path / "a", rows[:10]), "someone/versions")
     first = hub.repo("datasets", "someone/versions").head.id
@@ -270,8 +257,9 @@ def test_a_revision_is_what_was_there_then(hub, tmp_path):
         """,
         first,
     )
-    assert said.split("\n")[0] == "32 10 10 10"
-    assert "no such revision" in said
+    counts, error = said.strip().split("\n")
+    assert counts == "32 10 10 10"
+    assert "someone/versions" in error
 
 
 def test_the_commands_take_a_hub_id_for_a_table(hub, tmp_path):
@@ -284,54 +272,51 @@ def test_the_commands_take_a_hub_id_for_a_table(hub, tmp_path):
     ):
         status, out, err = command(hub, tmp_path, *argv)
         assert (status, bool(out)) == (0, True), err
-    assert "32 rows (64 read)" in out
+    assert len(ResultsTable.load(tmp_path / "both")) == 32
 
 
 @pytest.mark.parametrize(
-    ("name", "rows", "words"),
+    ("name", "rows", "values"),
     [
-        ("text", [{"run_id": "a", "error": "high", "schema_version": 1}], "column error holds string, not float64"),
-        ("unknown", [{"run_id": "a", "colour": "red", "schema_version": 1}], "unknown: colour"),
-        ("nobody", [{"run_id": None, "error": 0.5, "schema_version": 1}], "no run_id"),
-        ("foreign", [{"images": 5, "loss": 0.5}], "no results table, it has images, loss"),
-        (
-            "newer",
-            [{"run_id": "a", "schema_version": 7, "versions": '{"hf_scaling": "0.9.2"}'}],
-            "install hf_scaling 0.9.2 or later",
-        ),
+        ("text", [{"run_id": "a", "error": "high", "schema_version": 1}], ["error", "string", "float64"]),
+        ("unknown", [{"run_id": "a", "colour": "red", "schema_version": 1}], ["colour"]),
+        ("nobody", [{"run_id": None, "error": 0.5, "schema_version": 1}], ["run_id"]),
+        ("foreign", [{"images": 5, "loss": 0.5}], ["images", "loss"]),
+        ("newer", [{"run_id": "a", "schema_version": 7, "versions": '{"hf_scaling": "0.9.2"}'}], ["7", "0.9.2"]),
     ],
 )
-def test_a_table_with_a_wrong_schema_is_refused_and_left_alone(hub, tmp_path, name, rows, words):
+def test_a_table_with_a_wrong_schema_is_refused_and_not_changed(hub, tmp_path, name, rows, values):
     repo = hub.add("datasets", f"someone/{name}", {"results/results.parquet": parquet(rows)})
     before = repo.head.id
     status, _, err = command(hub, tmp_path, "push", saved(tmp_path / "a", planted_rows()), "--repo", repo.id)
-    assert status == 2
-    assert words in last_line(err)
+    assert status == 2, err
+    assert all(value in last_line(err) for value in values), err
     assert hub.repo("datasets", repo.id).head.id == before
     if name != "foreign":
         status, _, err = command(hub, tmp_path, "merge", repo.id, "--out", "merged")
-        assert (status, words in last_line(err), repo.id in last_line(err)) == (2, True, True), err
+        assert status == 2, err
+        assert all(value in last_line(err) for value in [*values, repo.id]), err
 
 
 @pytest.mark.parametrize(
-    ("name", "readme", "words"),
+    ("name", "readme", "value"),
     [
         (
             "climbing",
             "---\nconfigs:\n- config_name: default\n  data_files: ../../etc/*.parquet\n---\n",
-            "outside of the repository",
+            "../../etc/*.parquet",
         ),
-        ("odd", "---\nconfigs: 7\n---\n", "not what the Hub takes"),
+        ("odd", "---\nconfigs: 7\n---\n", "configs"),
     ],
 )
-def test_a_card_that_names_files_elsewhere_or_nonsense_is_refused(hub, tmp_path, name, readme, words):
+def test_a_card_that_names_outside_files_or_is_invalid_is_refused(hub, tmp_path, name, readme, value):
     repo = hub.add("datasets", f"someone/{name}", {"README.md": readme.encode(), "results/results.parquet": b"PAR1"})
     for argv in (
         ["merge", repo.id, "--out", "merged"],
         ["push", saved(tmp_path / "a", planted_rows()), "--repo", repo.id],
     ):
         status, _, err = command(hub, tmp_path, *argv)
-        assert (status, words in last_line(err), "Traceback" in err) == (2, True, False), err
+        assert (status, value in last_line(err), "Traceback" in err) == (2, True, False), err
 
 
 def test_a_dry_run_writes_nothing_and_a_private_table_is_private(hub, tmp_path):
@@ -345,11 +330,11 @@ def test_a_dry_run_writes_nothing_and_a_private_table_is_private(hub, tmp_path):
     assert {each.status for each in hub.asked("POST", "/commit/")} == {200}
 
 
-def test_offline_and_refused_pushes_say_so_and_what_can_be_done(hub, tmp_path):
+def test_offline_and_refused_pushes_end_with_one_line_and_their_status(hub, tmp_path):
     home = saved(tmp_path / "a", planted_rows())
     for setting in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
         status, _, err = command(hub, tmp_path, "push", home, "--repo", "someone/far", **setting)
-        assert (status, "error: offline" in err, "the same command tries again" in err) == (1, True, True), err
+        assert (status, "error: offline" in err, "someone/far" in last_line(err)) == (1, True, True), err
         status, _, err = command(hub, tmp_path, "fit", "someone/far", **setting)
         assert (status, "offline" in last_line(err)) == (2, True), err
     from hub_server import User
@@ -360,6 +345,5 @@ def test_offline_and_refused_pushes_say_so_and_what_can_be_done(hub, tmp_path):
         hub, tmp_path, "push", saved(tmp_path / "b", planted_rows(seeds=[1])), "--repo", "someone/closed",
         HF_TOKEN="hf_readerOnly123",
     )  # fmt: skip
-    assert status == 2
-    assert "may not write" in err
+    assert (status, "403" in last_line(err), "someone/closed" in last_line(err)) == (2, True, True), err
     assert "hf_readerOnly123" not in err

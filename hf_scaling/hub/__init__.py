@@ -1,7 +1,7 @@
-"""Down from the Hub and up to it, and nothing of ours: files, commits, and its errors as one line each.
+"""Downloads from the Hub, commits to it, and its errors as one line each: the only code that talks to the network.
 
-Nothing of Hugging Face is imported before it is needed, so that HF_ENDPOINT can still be set. The token is
-huggingface_hub's affair alone: nothing here reads it but to keep it out of what is said.
+huggingface_hub is imported on first use, so that HF_ENDPOINT can still be set. The token is read by huggingface_hub
+alone; here it is only removed from messages.
 """
 
 from hf_scaling.hub.client import (
@@ -15,10 +15,11 @@ from hf_scaling.hub.client import (
     is_repo_id,
     local_folder,
 )
-from hf_scaling.hub.errors import hub_errors, push_errors, retried
+from hf_scaling.hub.errors import NotOnHubError, hub_errors, push_errors, retried
 
 __all__ = [
     "Commit",
+    "NotOnHubError",
     "Planned",
     "RemoteFolder",
     "commit",

@@ -1,91 +1,129 @@
-"""What went wrong with the Hub, as one line: offline, absent, gated, not allowed; and never the token."""
+"""Retries with bounded waits, and one line for each error of the Hub or the network; never the token."""
 
+import logging
 import os
-import random
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hf_scaling.errors import InputError, PushError
+from hf_scaling.text import one_line
 
-#: Seconds until a connection that is not made counts as failed.
+if TYPE_CHECKING:
+    import httpx
+    from tenacity import RetryCallState
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: Seconds until a connection that is not established counts as failed.
 CONNECT_SECONDS = 10.0
 #: Seconds without a byte until a request counts as failed.
 READ_SECONDS = 60.0
-#: Seconds without one good answer until everything is given up.
+#: Seconds without a good answer until everything is given up.
 PATIENCE_SECONDS = 300.0
+#: The most attempts of one operation; where the Hub asks for no wait, the waits add up to about two minutes.
+TRIES = 40
+# Seconds: the first wait, the longest, the longest after another commit came first, and the shortest that is logged.
+_FIRST, _LONGEST, _LONGEST_IF_OVERTAKEN, _LOGGED = 0.25, 8.0, 2.0, 5.0
 
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
+# Another commit came first (412), or two requests met (409).
+_OVERTAKEN = (409, 412)
+# Errors that mean no connection at all, by name: huggingface_hub's HTTP library differs between its versions.
+_NO_CONNECTION = {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectTimeout", "ProxyError"}
+_TOKEN = re.compile(r"hf_[A-Za-z0-9_]{8,}|(?<=Bearer )[^\s'\"]+")
+_LOG_IN = "`hf auth login`, or set HF_TOKEN"
+# Class of an error of huggingface_hub, or status of the answer -> message; the first that fits counts.
+_REFUSALS = {
+    "GatedRepoError": "{what} is gated: ask for access on its page, then {log_in}",
+    "RevisionNotFoundError": "{what} has no such revision on the Hub",
+    "RemoteEntryNotFoundError": "{what}: the Hub has no such file ({reason})",
+    "RepositoryNotFoundError": "{what} is not on the Hub (or private: then {log_in} first)",
+    "HFValidationError": "{what} is neither a local path nor a Hub id: {reason}",
+    "LocalTokenNotFoundError": "{what}: you are not logged in: {log_in}",
+    "401": "{what}: the Hub does not accept your token (401); {log_in} with a valid one",
+    "403": "{what}: your token may not {verb} it (403); {log_in} with one that may",
+}
 
 
 class GaveUpError(Exception):
-    """The Hub has kept us waiting for too long, or asks for a longer wait than we have."""
+    """The Hub gave no good answer for too long, or asks for a longer wait than is left."""
+
+
+class NotOnHubError(InputError):
+    """The Hub has no such repository, or it is private and the token may not read it."""
 
 
 class Patience:
-    """Watches the requests of one piece of work, retries of huggingface_hub's own among them."""
+    """Limits the waits of one operation: it sees every request, also the retries inside huggingface_hub.
 
-    def __init__(self):
+    Attributes:
+        answered: Whether the Hub gave a good answer yet.
+    """
+
+    def __init__(self) -> None:
         self._since = time.monotonic()
         self.answered = False
 
     @property
     def left(self) -> float:
-        """Seconds until everything is given up if the Hub answers nothing more."""
+        """Seconds until everything is given up if the Hub gives no good answer."""
         return self._since + PATIENCE_SECONDS - time.monotonic()
 
-    def asks(self, request: Any) -> None:
-        """Let no request start when patience has run out.
+    def before_request(self, request: "httpx.Request | None") -> None:
+        """Refuse to start a request when no time is left.
 
         Raises:
-            GaveUpError: It has.
+            GaveUpError: No time is left.
         """
         if self.left <= 0:
             raise GaveUpError(f"no good answer for {PATIENCE_SECONDS:.0f} s")
 
-    def hears(self, response: Any) -> None:
-        """Take note of an answer.
+    def after_response(self, response: "httpx.Response") -> None:
+        """Start the time again after a good answer.
 
         Raises:
-            GaveUpError: It asks for a longer wait than we have.
+            GaveUpError: The Hub asks for a longer wait than is left.
         """
         if response.status_code not in _BUSY:
             self._since, self.answered = time.monotonic(), True
             return
-        wait = wait_asked_for(response)
+        wait = requested_wait(response)
         if wait is not None and wait > self.left:
             raise GaveUpError(f"it answers {response.status_code} and asks to come back in {wait:.0f} s")
 
+    def attach(self) -> None:
+        """Set the time-outs of huggingface_hub's client and watch its requests.
 
-@contextmanager
-def patience() -> Iterator[Patience]:
-    """Bound every wait of the block."""
-    watch = Patience()
-    limit_waiting(watch)
-    try:
-        yield watch
-    finally:
-        _hook(watch, False)
+        The client is rebuilt after some errors, so this is called before each attempt.
+        """
+        from huggingface_hub import get_session
+
+        self.detach()
+        client = get_session()
+        client.timeout = (CONNECT_SECONDS, READ_SECONDS, READ_SECONDS, READ_SECONDS)
+        hooks = client.event_hooks
+        client.event_hooks = {
+            "request": [*hooks["request"], self.before_request],
+            "response": [*hooks["response"], self.after_response],
+        }
+
+    def detach(self) -> None:
+        """Watch the client's requests no longer."""
+        from huggingface_hub import get_session
+
+        ours = (self.before_request, self.after_response)
+        client = get_session()
+        client.event_hooks = {
+            event: [hook for hook in hooks if hook not in ours] for event, hooks in client.event_hooks.items()
+        }
 
 
-def limit_waiting(watch: Patience | None = None) -> None:
-    """Give huggingface_hub's client time-outs, where a call states none of its own, and let `watch` see its requests.
-
-    The client is made anew after some errors: ask for this before each try.
-    """
-    from huggingface_hub import get_session
-
-    client = get_session()
-    client.timeout = (CONNECT_SECONDS, READ_SECONDS, READ_SECONDS, READ_SECONDS)
-    if watch is not None:
-        _hook(watch, True)
-
-
-def wait_asked_for(response: Any) -> float | None:
-    """Seconds after which the Hub asks to come back: its Retry-After or its rate limit's reset; None if not."""
+def requested_wait(response: "httpx.Response") -> float | None:
+    """The wait in seconds that the Hub asks for by Retry-After or by its rate limit; None where it asks for none."""
     value = response.headers.get("Retry-After", "").strip()
     if value.isdigit():
         return float(value)
@@ -94,95 +132,74 @@ def wait_asked_for(response: Any) -> float | None:
     return float(parts["t"]) if parts.get("r") == "0" and parts.get("t", "").isdigit() else None
 
 
-def is_busy(status: int) -> bool:
-    """Whether an answer of this status may be another one in a while."""
-    return status in _BUSY
-
-
-def _hook(watch: Patience, wanted: bool) -> None:
-    """Add `watch` to the client's event hooks, or take it out."""
-    from huggingface_hub import get_session
-
-    hooks = get_session().event_hooks
-    for event, method in (("request", watch.asks), ("response", watch.hears)):
-        others = [each for each in hooks[event] if each != method]
-        hooks[event] = [*others, method] if wanted else others
-    get_session().event_hooks = hooks
-
-
-#: How often one thing is tried; where the Hub names no wait, the waits between add up to about two minutes.
-TRIES = 40
-# Seconds: the first wait is up to, every other one, and one after being overtaken; a wait worth telling of.
-_FIRST, _LONGEST, _LONGEST_IF_OVERTAKEN, _TOLD = 0.25, 8.0, 2.0, 5.0
-
-T = TypeVar("T")
-
-
 def retried(action: Callable[[], T]) -> T:
-    """What `action` gives, trying it again while it fails in a way that may pass.
+    """Call `action` again while it fails in a way that may pass, with random waits that grow.
 
     Raises:
-        Exception: What the last try raised; no connection at all is not tried again.
+        Exception: The error of the last attempt. Without any connection there is one attempt.
     """
-    with patience() as watch:
-        for number in range(TRIES):
-            limit_waiting(watch)
-            try:
-                return action()
-            except Exception as error:
-                cut_off = is_offline(error) and not watch.answered
-                if cut_off or not may_pass(error) or number == TRIES - 1:
-                    raise
-                _wait(error, number)
-    raise AssertionError("the last try returns or raises")
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt
+
+    patience = Patience()
+    attempts = Retrying(
+        retry=retry_if_exception(lambda error: may_pass(error) and (patience.answered or not is_offline(error))),
+        stop=stop_after_attempt(TRIES),
+        wait=_wait,
+        before=lambda state: patience.attach(),
+        reraise=True,
+    )
+    try:
+        return attempts(action)
+    finally:
+        patience.detach()
 
 
-def _wait(error: BaseException, number: int) -> None:
-    """Wait before the next try: as long as the Hub asks to, and a random time that grows with the tries."""
+def _wait(state: "RetryCallState") -> float:
+    """Seconds until the next attempt: what the Hub asks for, and a random time that grows with the attempts."""
+    from tenacity import wait_random_exponential
+
+    error = state.outcome.exception()
     response = response_of(error)
-    asked = wait_asked_for(response) if response is not None else None
+    requested = (0.0 if response is None else requested_wait(response)) or 0.0
     longest = _LONGEST_IF_OVERTAKEN if was_overtaken(error) else _LONGEST
-    seconds = (asked or 0.0) + random.uniform(0, min(longest, _FIRST * 2**number))
-    if seconds >= _TOLD:
-        print(f"{first_line(error)}: trying again in {seconds:.0f} s", file=sys.stderr, flush=True)
-    time.sleep(seconds)
-
-
-_TOKEN = re.compile(r"hf_[A-Za-z0-9_]{8,}|(?<=Bearer )[^\s'\"]+")
-_LOG_IN = "`hf auth login`, or set HF_TOKEN"
-#: Errors that mean no connection at all, by name: those of httpx are of another package from huggingface_hub 2 on.
-_NO_CONNECTION = {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectTimeout", "ProxyError"}
-#: Another commit came first (412), or two requests met (409).
-_OVERTAKEN = (409, 412)
+    seconds = requested + wait_random_exponential(multiplier=_FIRST, max=longest)(state)
+    if seconds >= _LOGGED:
+        logger.warning("%s: trying again in %.0f s", first_line(error), seconds)
+    return seconds
 
 
 @contextmanager
 def hub_errors(what: str) -> Iterator[None]:
-    """Turn the Hub's and the network's errors into one line about `what`, which was to be read.
+    """Turn errors of the Hub and the network while reading into one line.
 
     Args:
-        what: What was asked for, as the line should name it: "the model org/name".
+        what: What is read, as the message names it: "the model org/name".
 
     Raises:
-        InputError: In place of any error of huggingface_hub, httpx, or a refused connection.
+        InputError: In place of any error of huggingface_hub or of the network.
     """
     try:
         yield
     except Exception as error:
         if is_offline(error):
             raise InputError(f"{_offline()}, and {what} is not in the local cache") from _shown(error)
-        line = _refusal(error, what, "read") or _failure(error)
-        if line is None:
-            raise
-        raise InputError(line if line.startswith(what) else f"{what}: {line}") from _shown(error)
+        refusal = _refusal(error, what, "read")
+        if refusal is not None:
+            raise refusal from _shown(error)
+        if line := _failure(error):
+            raise InputError(f"{what}: {line}") from _shown(error)
+        raise
 
 
 @contextmanager
 def push_errors(what: str) -> Iterator[None]:
-    """Turn the Hub's and the network's errors into one line about `what`, which was to be written.
+    """Turn errors of the Hub and the network while writing into one line.
+
+    Args:
+        what: What is written, as the message names it: "the data set org/name".
 
     Raises:
-        InputError: The Hub refuses: no such repository, no right to write, a card it does not take.
+        InputError: The Hub refuses: no such repository, no right to write, an invalid card.
         PushError: Offline, or the Hub kept failing.
     """
     try:
@@ -190,30 +207,30 @@ def push_errors(what: str) -> Iterator[None]:
     except (InputError, PushError):
         raise
     except Exception as error:
-        line = _refusal(error, what, "write")
-        if line is not None:
-            raise InputError(line) from _shown(error)
+        refusal = _refusal(error, what, "write")
+        if refusal is not None:
+            raise refusal from _shown(error)
         line = _offline() if is_offline(error) else _failure(error)
         if line is None:
             raise
-        raise PushError(f"{line}; {what} was not written: the same command tries again") from _shown(error)
+        raise PushError(f"{line}; {what} was not written: run the same command again") from _shown(error)
 
 
 def is_offline(error: BaseException) -> bool:
-    """Whether there was no connection at all: offline on purpose, no route, nobody listening, no name."""
+    """Whether there was no connection at all: offline mode, no route, no server, no such host."""
     if response_of(error) is not None:
         return False
-    return bool(_NO_CONNECTION & {cls.__name__ for each in _chain(error) for cls in type(each).__mro__})
+    return bool(_NO_CONNECTION & {cls.__name__ for link in _chain(error) for cls in type(link).__mro__})
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same request may do better in a while: a busy Hub, a dropped connection, another commit first."""
-    if any(isinstance(each, GaveUpError) for each in _chain(error)):
+    """Whether another attempt may succeed: a busy Hub, a dropped connection, another commit that came first."""
+    if any(isinstance(link, GaveUpError) for link in _chain(error)):
         return False
     status = _status(error)
     if status is not None:
-        return is_busy(status) or status in _OVERTAKEN
-    return any(_is_of_network(each) for each in _chain(error))
+        return status in _BUSY or status in _OVERTAKEN
+    return any(_is_of_network(link) for link in _chain(error))
 
 
 def was_overtaken(error: BaseException) -> bool:
@@ -221,10 +238,10 @@ def was_overtaken(error: BaseException) -> bool:
     return _status(error) in _OVERTAKEN
 
 
-def response_of(error: BaseException):
-    """The Hub's answer that an error stands for; None where it gave none."""
-    found = (getattr(each, "response", None) for each in _chain(error))
-    return next((each for each in found if each is not None), None)
+def response_of(error: BaseException) -> "httpx.Response | None":
+    """The answer of the Hub that an error was raised for; None where there is none."""
+    responses = (getattr(link, "response", None) for link in _chain(error))
+    return next((response for response in responses if response is not None), None)
 
 
 def first_line(error: BaseException) -> str:
@@ -234,64 +251,56 @@ def first_line(error: BaseException) -> str:
 
 
 def redacted(text: str) -> str:
-    """`text` without anything that looks like a token of the Hub, or is ours."""
+    """`text` with the user's token, and whatever looks like a token of the Hub, replaced."""
     from huggingface_hub import get_token
 
     text = _TOKEN.sub("<token>", text)
-    ours = get_token()
-    return text.replace(ours, "<token>") if ours else text
+    token = get_token()
+    return text.replace(token, "<token>") if token else text
 
 
-def _refusal(error: BaseException, what: str, verb: str) -> str | None:
-    """The line for an answer that will not change by itself; None for other errors."""
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.GatedRepoError):
-        return f"{what} is gated: ask for access on its page, then {_LOG_IN}"
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"{what} has no such revision on the Hub"
-    if isinstance(error, errors.RemoteEntryNotFoundError):
-        return f"{what}: the Hub has no such file ({first_line(error)})"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return f"{what} is not on the Hub (or private: then {_LOG_IN} first)"
-    if isinstance(error, errors.HFValidationError):
-        return f"{what} is no path here and no Hub id: {first_line(error)}"
-    if isinstance(error, errors.LocalTokenNotFoundError):
-        return f"{what}: nobody is logged in: {_LOG_IN}"
-    if _status(error) == 401:
-        return f"{what}: the Hub does not know you; {_LOG_IN} to a token that is still valid"
-    if _status(error) == 403:
-        return f"{what}: your token may not {verb} it; {_LOG_IN} to one that may"
-    if isinstance(error, ValueError) and str(error).startswith("Invalid metadata"):
-        return f"{what}: the Hub does not take the head of README.md: {redacted(' '.join(str(error).split()))}"
-    if isinstance(error, ValueError) and str(error).startswith(("Invalid filename", "Invalid pointer path")):
-        return f"{what} is refused: {redacted(str(error))}"
-    status = _status(error)
+def _refusal(error: BaseException, what: str, verb: str) -> InputError | None:
+    """The message for an answer that no further attempt changes; None for other errors."""
+    status, text = _status(error), one_line(error)
+    names = {cls.__name__ for cls in type(error).__mro__} | {str(status)}
+    if name := next((name for name in _REFUSALS if name in names), None):
+        kind = NotOnHubError if name == "RepositoryNotFoundError" else InputError
+        return kind(_REFUSALS[name].format(what=what, verb=verb, reason=first_line(error), log_in=_LOG_IN))
+    if isinstance(error, ValueError) and text.startswith("Invalid metadata"):
+        return InputError(f"{what}: the Hub refuses the head of README.md: {redacted(text)}")
+    if isinstance(error, ValueError) and text.startswith(("Invalid filename", "Invalid pointer path")):
+        return InputError(f"{what} is refused: {redacted(text)}")
     if status is not None and 400 <= status < 500 and not may_pass(error):
-        return f"{what}: {_answer(error)}"
+        return InputError(f"{what}: {_answer(error)}")
     return None
 
 
 def _failure(error: BaseException) -> str | None:
-    """The line for an error of the Hub or of the network; None for one of neither."""
-    given_up = next((each for each in _chain(error) if isinstance(each, GaveUpError)), None)
-    if given_up is not None:
-        return f"the Hub keeps us waiting: {given_up}"
+    """The message for an error of the Hub or the network; None for other errors."""
+    gave_up = next((link for link in _chain(error) if isinstance(link, GaveUpError)), None)
+    if gave_up is not None:
+        return f"gave up waiting for the Hub: {gave_up}"
     if response_of(error) is not None:
         return _answer(error)
-    if any(_is_of_network(each) for each in _chain(error)):
+    if any(_is_of_network(link) for link in _chain(error)):
         return f"the connection to the Hub broke ({first_line(error)})"
     return None
 
 
 def _answer(error: BaseException) -> str:
-    said = getattr(error, "server_message", None) or first_line(error)
-    return f"the Hub answered {_status(error)}: {redacted(' '.join(said.split()))}"
+    message = getattr(error, "server_message", None) or first_line(error)
+    return f"the Hub answered {_status(error)}: {redacted(one_line(message))}"
+
+
+def _offline() -> str:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        return "offline (HF_HUB_OFFLINE is set)"
+    return "offline: the Hub cannot be reached"
 
 
 def _shown(error: BaseException) -> BaseException | None:
-    """What may stand in a traceback as the cause: the error, but not where its text holds the token."""
-    return error if all(redacted(str(each)) == str(each) for each in _chain(error)) else None
+    """The error as the cause in a traceback; None where its text holds the token."""
+    return error if all(redacted(str(link)) == str(link) for link in _chain(error)) else None
 
 
 def _status(error: BaseException) -> int | None:
@@ -300,20 +309,14 @@ def _status(error: BaseException) -> int | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that it came from."""
+    """An error and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _is_of_network(error: BaseException) -> bool:
-    """A connection refused, dropped or timed out: of the sockets, or of whichever httpx the Hub client uses."""
+    """Whether a connection was refused, dropped or timed out."""
     if isinstance(error, ConnectionError | TimeoutError):
         return True
     return any(cls.__name__ == "TransportError" and "httpx" in cls.__module__ for cls in type(error).__mro__)
-
-
-def _offline() -> str:
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        return "offline (HF_HUB_OFFLINE is set)"
-    return "offline: the Hub cannot be reached"

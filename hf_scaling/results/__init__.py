@@ -1,6 +1,6 @@
-"""The row schema and `ResultsTable`: where the measuring half and the deciding half meet.
+"""The results table: what the measuring half writes and the deciding half reads.
 
-Importing this loads neither pyarrow nor pandas nor datasets; they come when a table is made.
+Importing this loads neither pyarrow nor pandas nor datasets; they are loaded when a table is created.
 """
 
 from hf_scaling.results.schema import INCIDENTAL, MEANINGS, SCHEMA, SCHEMA_VERSION, new_row, same_values

@@ -1,7 +1,7 @@
-"""The row: its columns, their types, units and meanings, and when two rows are equal."""
+"""The columns of a results row with their types and meanings, and when two rows are equal."""
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_scaling.errors import InputError
@@ -9,7 +9,7 @@ from hf_scaling.text import COLUMNS
 
 SCHEMA_VERSION = 1
 
-#: Column -> type, in the order of the row. Units: error 0..1, loss in nats an image, flops operations (not rates).
+#: Column -> type, in the order of the row. Units: error 0 to 1, loss in nats per image, FLOPs are counts (not rates).
 SCHEMA = {
     "run_id": "string",
     "study": "string",
@@ -48,7 +48,7 @@ SCHEMA = {
     "created_at": "timestamp[us, tz=UTC]",
 }
 
-#: Column -> what it means, with its unit: the table of a data set's card.
+#: Column -> what it means, with its unit: the table in a data set's card.
 MEANINGS = {name: COLUMNS[name].meaning for name in SCHEMA}
 
 #: The columns in which two measurements of one run may differ.
@@ -56,22 +56,26 @@ INCIDENTAL = ("seconds", "device", "versions", "created_at")
 
 
 def new_row(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A full row of the current schema from `values`; columns not given are null, `created_at` is now.
+    """A full row of the current schema.
+
+    Args:
+        values: Column -> value. Other columns are null, but for `schema_version` (the current one) and `created_at`
+            (now).
 
     Raises:
-        InputError: A column that the schema does not have.
+        InputError: A column that the schema does not have, or a run_id that cannot name a file.
     """
     now = datetime.datetime.now(datetime.UTC)
-    given = {"schema_version": SCHEMA_VERSION, "created_at": now, **values}
-    refuse_unknown(given)
-    return {name: given.get(name) for name in SCHEMA}
+    row = {"schema_version": SCHEMA_VERSION, "created_at": now, **values}
+    check_columns(row)
+    return {name: row.get(name) for name in SCHEMA}
 
 
-def refuse_unknown(row: Mapping[str, Any]) -> None:
-    """Refuse a row that has other columns than the schema's, or no run_id.
+def check_columns(row: Mapping[str, Any]) -> None:
+    """Check that a row has no unknown column and a usable run_id.
 
     Raises:
-        InputError: Names the columns.
+        InputError: Names the columns, or the run_id.
     """
     unknown = sorted(set(row) - set(SCHEMA))
     if unknown:
@@ -79,24 +83,24 @@ def refuse_unknown(row: Mapping[str, Any]) -> None:
     run_id = row.get("run_id")
     if not run_id:
         raise InputError("a results row needs a run_id")
-    # It becomes the name of a file.
+    # It names a file in the results folder.
     if "/" in str(run_id) or "\\" in str(run_id):
-        raise InputError(f"run_id {run_id!r} of a results row is no plain name")
+        raise InputError(f"run_id {run_id!r}: a run_id must not hold a slash, since it names a file")
 
 
 def same_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two rows are equal in design's sense: in every column but the `INCIDENTAL` ones."""
+    """Whether two rows are equal in every column but the `INCIDENTAL` ones."""
     return not differences(first, second)
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """The columns in which two rows differ, each with both values; the `INCIDENTAL` ones left out."""
+    """The columns in which two rows differ, each with both values; the `INCIDENTAL` columns are left out."""
     names = [name for name in SCHEMA if name not in INCIDENTAL]
     pairs = [(name, first.get(name), second.get(name)) for name in names]
-    # NaN is no value of a row, but a table made by hand may hold one: it equals itself here.
+    # A table edited by hand may hold NaN, which counts as equal to itself here.
     return [f"{name} {a!r} and {b!r}" for name, a, b in pairs if a != b and not (a != a and b != b)]
 
 
-def is_ours(names: list[str]) -> bool:
-    """Whether columns of these names are a results table's and not somebody else's."""
+def has_results_columns(names: Sequence[str]) -> bool:
+    """Whether columns of these names belong to a results table, not to a foreign table."""
     return "run_id" in names and ("schema_version" in names or set(names) <= set(SCHEMA))

@@ -1,69 +1,77 @@
-"""`ResultsTable`: rows of results, kept in files, folders and on the Hub."""
+"""`ResultsTable`: the results of runs, in memory, in files and folders, and on the Hub."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_scaling.errors import InputError
-from hf_scaling.results import hub
-from hf_scaling.results.files import concatenate, parquet_folder, read, to_arrow, unique, write
-from hf_scaling.results.schema import is_ours
+from hf_scaling.results.files import concatenate, drop_repeats, parquet_folder, read_path, to_arrow, write
+from hf_scaling.results.hub import DEFAULT_CONFIG, download_table, push_table
+from hf_scaling.results.schema import has_results_columns
 
 if TYPE_CHECKING:
     import datasets
     import pandas
+    import pyarrow
 
     from hf_scaling import hub
     from hf_scaling.grid import Grid, RunSpec
 
 
 class ResultsTable:
-    """Rows of results, one a run; or any table of somebody else's, as it is.
+    """Results, one row per run; or a foreign table, as it was read.
 
-    A table whose columns are those of `SCHEMA` holds each run_id once. A foreign table (a CSV with, say, n_params,
-    n_pretrain and loss) is kept as it was read.
+    A table with the columns of `SCHEMA` holds each run_id once. A foreign table has other columns (a CSV with, say,
+    n_params, n_pretrain and loss) and can be fitted, but not appended to, merged or pushed.
+
+    Args:
+        rows: Column -> value, as `new_row` gives it.
+
+    Example:
+        >>> table = ResultsTable.load("studies/demo")
+        >>> frame = table.to_pandas()
     """
 
     def __init__(self, rows: Iterable[Mapping[str, Any]] = ()):
-        self._table = unique(to_arrow(list(rows)), "the rows given")
+        self._table = drop_repeats(to_arrow(list(rows)), "the rows given")
         self._home: Path | None = None
 
     @classmethod
-    def load(
-        cls, where: str | Path, revision: str | None = None, config_name: str = hub.DEFAULT_CONFIG
-    ) -> "ResultsTable":
+    def load(cls, where: str | Path, revision: str | None = None, config_name: str = DEFAULT_CONFIG) -> "ResultsTable":
         """Read a table.
 
         Args:
-            where: A .parquet or .csv file, a folder with Parquet in it, a run or study folder, or a Hub id
-                (`org/name`, a data set or a model; `org/name@revision`); a path that exists wins.
-            revision: Branch, tag or commit of a Hub id.
-            config_name: Which of a Hub data set's tables.
+            where: A .parquet or .csv file, a folder with Parquet files, a run or study folder, or a Hub id
+                (`org/name`, a data set or a model; `org/name@revision`). A path that exists wins over a Hub id.
+            revision: Branch, tag or commit on the Hub; the head of main by default.
+            config_name: Which of the tables of a data set on the Hub.
 
         Raises:
-            InputError: Nothing there, nothing in it, not readable, offline, or one run_id with different values.
+            InputError: No such table, not readable, offline, or rows of one run_id with different values.
         """
         path = Path(where)
-        table = cls()
         if path.exists():
-            table._table, table._home = unique(read(path), str(where)), path
-        else:
-            table._table = unique(hub.fetch(str(where), revision, config_name), str(where))
-        return table
+            return cls._of(drop_repeats(read_path(path), str(where)), path)
+        return cls._of(drop_repeats(download_table(str(where), revision, config_name), str(where)))
 
     @classmethod
     def open(cls, folder: str | Path) -> "ResultsTable":
-        """The table that is kept in a folder, to append to: empty where the folder holds none yet.
+        """Read the table of a folder to append to it; it is empty where the folder holds no Parquet file yet.
 
         Raises:
-            InputError: What is there is not readable, or one run_id has different values.
+            InputError: Not readable, or rows of one run_id with different values.
         """
         folder = Path(folder)
         if any(parquet_folder(folder).glob("*.parquet")):
             return cls.load(folder)
-        table = cls()
-        table._home = folder
-        return table
+        return cls._of(to_arrow([]), folder)
+
+    @classmethod
+    def _of(cls, table: "pyarrow.Table", home: Path | None = None) -> "ResultsTable":
+        """A checked table; `append` writes to `home`."""
+        new = cls.__new__(cls)
+        new._table, new._home = table, home
+        return new
 
     @property
     def column_names(self) -> list[str]:
@@ -72,8 +80,8 @@ class ResultsTable:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the columns are somebody else's: then rows cannot be appended, merged or pushed."""
-        return not is_ours(self._table.column_names)
+        """Whether the columns are not those of a results table."""
+        return not has_results_columns(self._table.column_names)
 
     def __len__(self) -> int:
         return self._table.num_rows
@@ -85,19 +93,24 @@ class ResultsTable:
         """The rows as dicts of plain Python values."""
         return self._table.to_pylist()
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Add one row, here and where the table was loaded from, atomically: a kill leaves the old or the new table.
+    def run_ids(self) -> set[str]:
+        """The run ids of the rows."""
+        return set(self._table["run_id"].to_pylist())
 
-        In a folder each row becomes a file named by its run_id, so that several processes may append at once. A table
-        that came from the Hub, or that was never saved, grows in memory only. A row that is already there changes
-        nothing.
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add one row, in memory and to the file or folder that the table was loaded from.
+
+        The write is atomic: a kill leaves the old or the new table. In a folder each row becomes a file named by its
+        run_id, so that several processes can append at once. A table from the Hub, or one that was never saved, grows
+        in memory only. An equal row changes nothing.
 
         Raises:
-            InputError: An unknown column, a missing run_id, or a run_id that is there with other values.
+            InputError: An unknown column, a missing run_id, a foreign table, or a row of this run_id with other
+                values.
         """
         self._refuse_foreign("append to")
         addition = to_arrow([row])
-        grown = unique(concatenate([self._table, addition]), f"{self._home or 'the table'} and the row appended")
+        grown = drop_repeats(concatenate([self._table, addition]), f"{self._home or 'the table'} and the row appended")
         if len(self) == grown.num_rows:
             return
         if self._home is not None and self._home.is_dir():
@@ -107,32 +120,27 @@ class ResultsTable:
         self._table = grown
 
     def merge(self, other: "ResultsTable") -> "ResultsTable":
-        """The union by run_id; equal rows (in all but `INCIDENTAL` columns) collapse into the first.
+        """The union of two tables by run_id; of rows that are equal but for the `INCIDENTAL` columns the first stays.
 
         Raises:
-            InputError: One run_id with different values, naming the columns and both values.
+            InputError: Rows of one run_id with different values (names the columns and both values), or a foreign
+                table.
         """
         self._refuse_foreign("merge")
         other._refuse_foreign("merge")
-        merged = ResultsTable()
-        merged._table = unique(concatenate([self._table, other._table]), "the two tables")
-        return merged
+        return self._of(drop_repeats(concatenate([self._table, other._table]), "the two tables"))
 
     def missing(self, grid: "Grid") -> "list[RunSpec]":
-        """The runs of a grid that have no row here, those first that others need.
+        """The runs of a grid that have no row in this table, in an order in which they can be run.
 
-        Their ids are worked out without training anything (see `Grid.plan`).
+        Nothing is trained to find their ids (see `Grid.plan`).
 
         Raises:
-            InputError: The grid asks for what does not exist, or this table is not one of ours.
+            InputError: The grid cannot be resolved, or this is a foreign table.
         """
         self._refuse_foreign("compare a grid with")
-        there = self.run_ids()
-        return [spec for spec in grid.specs() if spec.run_id not in there]
-
-    def run_ids(self) -> set[str]:
-        """The ids of the rows."""
-        return set(self._table["run_id"].to_pylist())
+        run_ids = self.run_ids()
+        return [spec for spec in grid.specs() if spec.run_id not in run_ids]
 
     def save(self, folder: str | Path) -> Path:
         """Write the table to `folder`/results.parquet, atomically; returns the file's path."""
@@ -145,7 +153,7 @@ class ResultsTable:
         return self._table.to_pandas()
 
     def to_dataset(self) -> "datasets.Dataset":
-        """The table as a data set."""
+        """The table as a `datasets.Dataset`."""
         import datasets
 
         return datasets.Dataset(self._table)
@@ -154,36 +162,36 @@ class ResultsTable:
         self,
         repo_id: str,
         private: bool | None = None,
-        config_name: str = hub.DEFAULT_CONFIG,
+        config_name: str = DEFAULT_CONFIG,
         dry_run: bool = False,
         beside: Mapping[str, bytes] | None = None,
     ) -> "hub.Commit | hub.Planned":
-        """Merge the rows into a data set of the Hub, which is made where it is not there yet.
+        """Merge the rows into a data set on the Hub, which is created where it does not exist.
 
-        Rows are merged by run_id with those that are there, as `merge` does; nothing that is there is removed, other
-        tables of the data set stay, and of several who push at once each one's rows arrive. The card is made anew;
-        what people wrote before and after our part of it stays.
+        Rows are merged by run_id, as `merge` does; no row or other table there is removed, and of several processes
+        that push at once all rows arrive. The card is rendered again; text that people wrote before and after the
+        generated part stays.
 
         Args:
             repo_id: `org/name`.
-            private: Whether a data set that is made now is private; the account's default when None.
-            config_name: Which of the data set's tables.
-            dry_run: Write nothing and say what would be written.
-            beside: Name to content of files that go along with the rows: a study's grid.yaml.
+            private: Whether a new data set is private; the account's default when None.
+            config_name: Which of the tables of the data set.
+            dry_run: Describe what would be written, and write nothing.
+            beside: Name -> content of files to write along with the rows: a study's grid.yaml.
 
         Returns:
-            What was written where, or would be.
+            What was written, or with `dry_run` would be.
 
         Raises:
-            InputError: A foreign table, one run_id with other values there, a table there that is damaged or of a
-                newer version, or no right to write. Nothing was written.
+            InputError: A foreign table, rows of one run_id with different values, a table there that is damaged or
+                written by a newer version, or no right to write. Nothing was written.
             PushError: Offline, or the Hub kept failing. Nothing was written.
         """
         self._refuse_foreign("push")
-        return hub.push(self._table, repo_id, private, config_name, dry_run, beside or {})
+        return push_table(self._table, repo_id, config_name, beside or {}, private=private, dry_run=dry_run)
 
     def _refuse_foreign(self, verb: str) -> None:
         if self.is_foreign:
             raise InputError(
-                f"cannot {verb} a table of other columns than a results row's: {', '.join(self.column_names)}"
+                f"cannot {verb} a table whose columns are not those of a results table: {', '.join(self.column_names)}"
             )

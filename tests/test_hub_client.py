@@ -1,4 +1,4 @@
-"""What is said of the Hub's answers, how long it is waited for, and downloads (these with -m hub)."""
+"""Downloads from the Hub (with -m hub), bounded waits, Hub ids, and errors without the token."""
 
 import pytest
 from hub_client import Client
@@ -10,7 +10,7 @@ from hf_scaling.hub import errors
 
 
 class Answer:
-    """An answer of the Hub, as far as waiting looks at it."""
+    """The parts of an HTTP response that `Patience` reads."""
 
     def __init__(self, status: int, **headers: str):
         self.status_code, self.headers = status, headers
@@ -26,28 +26,28 @@ class Answer:
         ({}, None),
     ],
 )
-def test_the_wait_that_the_hub_asks_for(headers, seconds):
-    assert errors.wait_asked_for(Answer(429, **headers)) == seconds
+def test_the_requested_wait_is_read_from_both_headers(headers, seconds):
+    assert errors.requested_wait(Answer(429, **headers)) == seconds
 
 
-def test_patience_ends_without_a_good_answer_and_begins_anew_with_each(monkeypatch):
+def test_patience_ends_without_a_good_answer_and_restarts_after_one(monkeypatch):
     now = 0.0
     monkeypatch.setattr(errors.time, "monotonic", lambda: now)
-    watch = errors.Patience()
+    patience = errors.Patience()
     now = 299.0
-    watch.hears(Answer(500))
-    watch.asks(None)
-    watch.hears(Answer(412))
+    patience.after_response(Answer(500))
+    patience.before_request(None)
+    patience.after_response(Answer(412))
     now = 598.0
-    watch.asks(None)
-    with pytest.raises(errors.GaveUpError, match="asks to come back in 2 s"):
-        watch.hears(Answer(503, **{"Retry-After": "2"}))
+    patience.before_request(None)
+    with pytest.raises(errors.GaveUpError):
+        patience.after_response(Answer(503, **{"Retry-After": "2"}))
     now = 600.0
-    with pytest.raises(errors.GaveUpError, match="no good answer for 300 s"):
-        watch.asks(None)
+    with pytest.raises(errors.GaveUpError):
+        patience.before_request(None)
 
 
-def test_nothing_that_looks_like_a_token_is_said(monkeypatch):
+def test_tokens_are_removed_from_messages(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "a secret of another form")
     text = f"no {TOKEN} here, nor 'Bearer abc.def', nor a secret of another form"
     assert errors.redacted(text) == "no <token> here, nor 'Bearer <token>', nor <token>"
@@ -56,12 +56,12 @@ def test_nothing_that_looks_like_a_token_is_said(monkeypatch):
     assert TOKEN not in str(caught.value) and caught.value.__cause__ is None
 
 
-def test_names_that_can_be_hub_ids(tmp_path, monkeypatch):
+def test_hub_ids_are_told_from_paths_and_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org").mkdir()
     (tmp_path / "org" / "here").mkdir()
-    known = {"org/name": True, "name": True, "org/here": False, "results.csv": False, "a/b/c": False, "../x": False}
-    assert {name: hub.is_hub_id(name) for name in known} == known
+    names = {"org/name": True, "name": True, "org/here": False, "results.csv": False, "a/b/c": False, "../x": False}
+    assert {name: hub.is_hub_id(name) for name in names} == names
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def client(_hub, tmp_path_factory):
 
 
 def download(client, repo_id: str, **options):
-    return client.run(f"print(sorted(each.name for each in hub.download({repo_id!r}, **{options}).iterdir()))")
+    return client.run(f"print(sorted(path.name for path in hub.download({repo_id!r}, **{options}).iterdir()))")
 
 
 @pytest.mark.hub
@@ -83,14 +83,13 @@ def test_a_revision_is_downloaded_by_branch_tag_commit_or_pull_request(hub, clie
     for revision in ("v1", "dev", "refs/pr/1", first.id):
         assert download(client, "org/old", revision=revision).said == "['.gitattributes', 'a.json']\n"
     assert download(client, "org/old", allow_patterns=["*.json"]).said == "['a.json', 'b.json']\n"
-    assert download(client, "org/old", revision="v2").error == (
-        "InputError: the model org/old has no such revision on the Hub"
-    )
+    error = download(client, "org/old", revision="v2").error
+    assert error.startswith("InputError: ") and "org/old" in error
 
 
 @pytest.mark.hub
 @pytest.mark.parametrize("kind", ["500", "429", "drop_before", "drop_after"])
-def test_a_download_is_tried_again(kind, hub, client):
+def test_a_download_is_retried(kind, hub, client):
     id = f"org/again-{kind}"
     hub.add("models", id, {"a.json": b"1", "w.safetensors": b"2"})
     for path in ("/api/models/org/again", "/resolve/"):
@@ -99,19 +98,15 @@ def test_a_download_is_tried_again(kind, hub, client):
 
 
 @pytest.mark.hub
-@pytest.mark.parametrize(
-    ("fault", "line"),
-    [
-        (None, "is not on the Hub (or private: then `hf auth login`, or set HF_TOKEN first)"),
-        ("403", ": your token may not read it"),
-    ],
-)
-def test_why_nothing_can_be_downloaded_is_one_line(fault, line, hub, client):
+@pytest.mark.parametrize(("fault", "kind"), [(None, "NotOnHubError"), ("401", "InputError"), ("403", "InputError")])
+def test_a_refused_download_is_one_line(fault, kind, hub, client):
+    id = f"org/refused-{fault}"
     if fault:
-        hub.add("models", "org/nothing", {})
+        hub.add("models", id, {})
         hub.fail(fault, times=None)
-    error = download(client, "org/nothing").error
-    assert error.startswith("InputError: the model org/nothing") and line in error and "\n" not in error
+    error = download(client, id).error
+    assert error.startswith(f"{kind}: ") and id in error and "\n" not in error
+    assert fault is None or fault in error
 
 
 @pytest.mark.hub
@@ -120,11 +115,11 @@ def test_a_path_that_leads_out_of_the_folder_is_refused(path, hub, client):
     id = f"hostile/{abs(hash(path))}"
     hub.add("models", id, {"a.json": b"1", path: b"2"})
     error = download(client, id, allow_patterns=["*.json"]).error
-    assert error.startswith(f"InputError: the model {id} is refused: Invalid filename {path!r}")
+    assert error.startswith("InputError: ") and id in error and repr(path) in error
 
 
 @pytest.mark.hub
-def test_without_a_connection_what_was_downloaded_is_there(hub, tmp_path):
+def test_without_a_connection_the_cache_is_used(hub, tmp_path):
     with HubServer() as gone:
         gone.add("models", "org/kept", {"a.json": b"1"})
         with Client(gone, tmp_path) as client:
@@ -133,6 +128,5 @@ def test_without_a_connection_what_was_downloaded_is_there(hub, tmp_path):
     with Client(gone, tmp_path) as client:
         client.run("from hf_scaling import hub")
         assert download(client, "org/kept").said.endswith("['.gitattributes', 'a.json']\n")
-        assert download(client, "org/other").error == (
-            "InputError: offline: the Hub cannot be reached, and the model org/other is not in the local cache"
-        )
+        error = download(client, "org/other").error
+        assert error.startswith("InputError: offline") and "org/other" in error

@@ -1,4 +1,4 @@
-"""Commits to the Hub, made by huggingface_hub in a process of its own against the local one (run with -m hub)."""
+"""Commits by the real huggingface_hub to the local test server (run with -m hub)."""
 
 import time
 
@@ -40,7 +40,7 @@ def history(hub, id: str, kind: str = "datasets") -> list[str]:
     return [commit.title for commit in hub.repo(kind, id).head.history()]
 
 
-def test_a_commit_makes_the_repository_and_equal_content_makes_no_second_one(hub, client):
+def test_a_commit_creates_the_repository_and_equal_content_is_not_committed_again(hub, client):
     said = client.run("made = add('org/new', b'a\\n'); print(made.oid, made.url, made.changes[0])").said
     repo = hub.repo("datasets", "org/new")
     assert said.split()[:2] == [repo.head.id, f"{hub.url}/datasets/org/new/commit/{repo.head.id}"]
@@ -52,17 +52,16 @@ def test_a_commit_makes_the_repository_and_equal_content_makes_no_second_one(hub
     assert len(history(hub, "org/new")) == 2
 
 
-def test_a_folder_here_of_the_repositorys_name_is_no_hindrance(hub, client):
+def test_a_local_folder_of_the_repositorys_name_does_not_matter(hub, client):
     assert client.run("import os; os.makedirs('org/same'); add('org/same', b'a\\n')").error is None
     assert hub.repo("datasets", "org/same").files["lines.txt"] == b"a\n"
 
 
-def test_what_a_dry_run_says_is_what_is_done_and_nothing_is_written(hub, client):
+def test_a_dry_run_lists_the_changes_and_writes_nothing(hub, client):
     said = client.run("print(add('org/dry', b'a\\n', private=True, dry_run=True))").said
-    assert said.splitlines() == [
-        "would be written to the data set org/dry (new, private):",
-        "  add    lines.txt  2 bytes",
-    ]
+    head, line = said.splitlines()
+    assert "org/dry" in head and "private" in head
+    assert line.split() == ["add", "lines.txt", "2", "bytes"]
     hub.add("datasets", "org/dry", {"lines.txt": b"a\n", "old.txt": b"x", "w.bin": bytes(9)})
     snippet = """
 def prepare(base):
@@ -79,17 +78,17 @@ print(hub.commit("org/dry", "dataset", prepare, "x", dry_run=True))
     assert {each.method for each in hub.asked()} == {"GET"}
 
 
-def test_private_is_kept_and_not_promised_of_a_public_repository(hub, client):
+def test_private_applies_to_new_repositories_and_is_refused_for_public_ones(hub, client):
     assert client.run("add('org/hidden', b'a\\n', private=True)").error is None
     assert hub.repo("datasets", "org/hidden").private
     assert client.run("add('org/hidden', b'b\\n', private=True)").error is None
     hub.add("datasets", "org/open", {})
     error = client.run("add('org/open', b'a\\n', private=True)").error
-    assert error.startswith("InputError: the data set org/open is there and public")
+    assert error.startswith("InputError: ") and "org/open" in error and "private" in error
 
 
 @pytest.mark.parametrize("kind", ["drop_before", "drop_after", "500", "502", "503", "408", "409", "412", "429"])
-def test_what_may_pass_is_tried_again_and_written_once(kind, hub, client):
+def test_a_failure_that_may_pass_is_retried_and_written_once(kind, hub, client):
     id = f"org/passing-{kind}"
     hub.add("datasets", id, {"lines.txt": b"first\n"})
     hub.fail(kind, method="POST", path="/commit/", times=2)
@@ -112,7 +111,7 @@ def test_the_answer_to_every_request_of_a_commit_may_be_lost(path, hub, client):
     assert "drop_after" in [each.fault for each in hub.asked(path=path)]
 
 
-def test_who_was_overtaken_starts_from_the_new_head(hub, client):
+def test_a_commit_that_was_overtaken_starts_from_the_new_head(hub, client):
     hub.add("datasets", "org/moving", {"lines.txt": b"first\n"})
     hub.fail("slow", path="/preupload/", seconds=1)
     client.start("add('org/moving', b'ours\\n'); print(len(set(calls)))")
@@ -122,7 +121,7 @@ def test_who_was_overtaken_starts_from_the_new_head(hub, client):
     assert hub.repo("datasets", "org/moving").files["lines.txt"] == b"first\ntheirs\nours\n"
 
 
-def test_a_commit_that_arrived_unheard_is_not_made_over_what_came_after_it(hub, client):
+def test_a_commit_whose_answer_was_lost_is_not_made_again_over_a_later_one(hub, client):
     hub.add("datasets", "org/unheard", {"lines.txt": b"first\n"})
     hub.fail("drop_after", path="/commit/")
     hub.fail("slow", path="/commits/", seconds=1)
@@ -136,7 +135,7 @@ def test_a_commit_that_arrived_unheard_is_not_made_over_what_came_after_it(hub, 
     assert hub.repo("datasets", "org/unheard").files["lines.txt"] == b"theirs, later"
 
 
-def test_a_busy_hub_is_asked_again_when_it_says_and_not_waited_for_in_vain(hub, client):
+def test_the_requested_wait_is_kept_and_one_that_is_too_long_is_given_up(hub, client):
     hub.add("datasets", "org/busy", {})
     hub.fail("429", path="/commit/", seconds=2)
     assert client.run("add('org/busy', b'a\\n')").error is None
@@ -145,20 +144,17 @@ def test_a_busy_hub_is_asked_again_when_it_says_and_not_waited_for_in_vain(hub, 
     for path in ("/commit/", "/preupload/"):
         hub.fail("429", path=path, seconds=3600)
         error = client.run("add('org/busy', b'b\\n')").error
-        assert error.startswith("PushError: the Hub keeps us waiting: it answers 429 and asks to come back in 3600 s")
-        assert "org/busy was not written" in error
+        assert error.startswith("PushError: ") and "429" in error and "3600 s" in error and "org/busy" in error
 
 
-def test_a_hub_that_keeps_failing_ends_in_one_line(hub, client):
+def test_a_hub_that_keeps_failing_is_given_up_in_one_line(hub, client):
     hub.add("datasets", "org/failing", {})
     hub.fail("503", path="/commit/", times=None)
     client.run("kept, errors.TRIES = errors.TRIES, 3")
     error = client.run("add('org/failing', b'a\\n')").error
     client.run("errors.TRIES = kept")
-    assert error == (
-        "PushError: the Hub answered 503: planned by the test; the data set org/failing was not written: "
-        "the same command tries again"
-    )
+    assert error.startswith("PushError: ") and "\n" not in error
+    assert "503" in error and "planned by the test" in error and "org/failing" in error
     assert len(hub.asked(path="/commit/")) == 3
 
 
@@ -168,77 +164,60 @@ def test_a_hub_that_hangs_is_given_up(hub, client):
     limits = "errors.READ_SECONDS, errors.PATIENCE_SECONDS = {}\n"
     error = client.run(limits.format("0.3, 1.0") + "add('org/hanging', b'a\\n')").error
     assert client.run(limits.format("60.0, 300.0")).error is None
-    assert error.startswith("PushError: ") and "org/hanging was not written" in error
-    assert "no good answer for 1 s" in error
+    assert error.startswith("PushError: ") and "org/hanging" in error
 
 
-@pytest.mark.parametrize(
-    ("kind", "line"),
-    [
-        ("401", "the Hub does not know you"),
-        ("403", "your token may not write it"),
-        ("400", "the Hub answered 400: planned by the test"),
-    ],
-)
-def test_a_refusal_is_one_line_and_not_tried_again(kind, line, hub, client):
+@pytest.mark.parametrize("kind", ["401", "403", "400"])
+def test_a_refusal_is_one_line_and_not_retried(kind, hub, client):
     hub.add("datasets", "org/refusing", {})
     hub.fail(kind, path="/commit/", times=None)
     error = client.run("add('org/refusing', b'a\\n')").error
-    assert error.startswith("InputError: the data set org/refusing") and line in error and "\n" not in error
+    assert error.startswith("InputError: ") and "org/refusing" in error and kind in error and "\n" not in error
     assert len(hub.asked(path="/commit/")) == 1
 
 
-def test_who_may_not_write_is_told_so(hub, tmp_path):
+def test_a_token_without_the_right_to_write_is_refused(hub, tmp_path):
     hub.users["hf_tokenThatOnlyReads"] = User("reader", may_write=False)
     hub.add("datasets", "org/theirs", {})
-    for token, line in (
-        (None, "does not know you"),
-        ("hf_unknownToken1", "does not know you"),
-        ("hf_tokenThatOnlyReads", "may not write"),
-    ):
+    for token, status in ((None, "401"), ("hf_unknownToken1", "401"), ("hf_tokenThatOnlyReads", "403")):
         with Client(hub, tmp_path, HF_TOKEN=token or "") as client:
             client.run(SETUP)
             for repo_id in ("org/theirs", "org/not-there"):
                 error = client.run(f"add('{repo_id}', b'a')").error
-                assert error.startswith("InputError") and line in error, (token, repo_id, error)
+                assert error.startswith("InputError: ") and status in error and repo_id in error, (token, error)
 
 
-def test_what_cannot_be_a_repository_and_what_is_not_there(hub, client):
-    assert client.run("add('alone', b'a')").error == (
-        "InputError: alone: no repository of the Hub is called so; give org/name"
-    )
-    assert "is not on the Hub" in client.run("add('org/absent', b'a', create=False)").error
+def test_an_invalid_id_and_an_absent_repository_are_refused(hub, client):
+    assert client.run("add('alone', b'a')").error.startswith("InputError: alone")
+    assert client.run("add('org/absent', b'a', create=False)").error.startswith("NotOnHubError: ")
     assert not hub.asked(method="POST")
 
 
-def test_a_bare_name_is_one_of_the_account_that_is_logged_in(hub, client, tmp_path):
+def test_a_bare_name_belongs_to_the_logged_in_account(hub, client, tmp_path):
     hub.fail("500", path="/whoami")
     assert client.run("print(hub.full_id('mine'), hub.full_id('org/mine'))").said == "someone/mine org/mine\n"
     with Client(hub, tmp_path, HF_TOKEN="") as stranger:
         stranger.run(SETUP)
         error = stranger.run("hub.full_id('mine')").error
-        assert error.startswith("InputError: the repository mine: nobody is logged in: `hf auth login`")
+        assert error.startswith("InputError: ") and "mine" in error and "HF_TOKEN" in error
 
 
-def test_a_card_that_the_hub_does_not_take_is_refused_with_its_reason(hub, client):
+def test_a_card_that_the_hub_refuses_is_named(hub, client):
     card = "lambda base: [CommitOperationAdd('README.md', b'---\\nlicense: [\\n---\\n')]"
     error = client.run(f"hub.commit('org/card', 'model', {card}, 'x')").error
-    assert error.startswith("InputError: the model org/card: the Hub does not take the head of README.md")
+    assert error.startswith("InputError: ") and "org/card" in error and "README.md" in error
 
 
-def test_offline_is_said_and_nothing_is_written(hub, tmp_path):
+def test_offline_is_a_push_error_after_one_attempt(hub, tmp_path):
     with Client(hub, tmp_path, HF_HUB_OFFLINE="1") as client:
         client.run(SETUP)
         error = client.run("add('org/new', b'a')").error
-        assert error == (
-            "PushError: offline (HF_HUB_OFFLINE is set); the data set org/new was not written: "
-            "the same command tries again"
-        )
+        assert error.startswith("PushError: offline") and "HF_HUB_OFFLINE" in error and "org/new" in error
     with HubServer() as gone:
         pass
     with Client(gone, tmp_path) as client:
         client.run(SETUP)
-        assert client.run("add('org/new', b'a')").error.startswith("PushError: offline: the Hub cannot be reached")
+        assert client.run("add('org/new', b'a')").error.startswith("PushError: offline")
 
 
 def test_the_token_is_never_shown(hub, client):
@@ -284,4 +263,4 @@ def wait_for(happened) -> None:
         if happened():
             return
         time.sleep(0.01)
-    raise AssertionError("it did not happen within 10 s")
+    raise AssertionError("timed out after 10 s")
