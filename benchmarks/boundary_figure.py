@@ -2,17 +2,18 @@
 
     python benchmarks/boundary_figure.py [RESULTS] [--out docs/figures]
 
-Writes fashion_mnist_boundary_light and _dark as .svg and .png, and prints what they say. Of the table's recipes the
-one with the most runs of both arms is taken.
+Writes fashion_mnist_boundary_light and _dark as .svg and .png, and prints the boundary. Of the table's recipes, the
+one with the most runs of both arms is drawn.
 """
 
 import argparse
 from pathlib import Path
 
 from hf_scaling.report import collect_findings
-from hf_scaling.report.answers import answers, say_boundary
-from hf_scaling.report.figures import DARK, LIGHT, Drawing, difference
+from hf_scaling.report.answers import answers, describe_boundary
+from hf_scaling.report.figures import DARK, LIGHT, Drawing, difference_painter
 from hf_scaling.report.findings import Findings, PartFindings
+from hf_scaling.text import axis_label
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "fashion_mnist_boundary"
@@ -20,25 +21,25 @@ NAME = "fashion_mnist_boundary"
 
 def best_compared(findings: Findings) -> PartFindings:
     """The part with the most runs of the arm that has fewer."""
-    return max(findings.parts, key=lambda found: min(_runs(found, kind) for kind in ("plain", "distilled")))
-
-
-def _runs(found: PartFindings, kind: str) -> int:
-    return sum(len(arm.rows) for arm in found.part.arm(kind))
+    arms = ("plain", "distilled")
+    return max(
+        findings.parts, key=lambda found: min(sum(len(arm.rows) for arm in found.part.arms_of(kind)) for kind in arms)
+    )
 
 
 def figure_of(found: PartFindings, target: str) -> Drawing:
-    boundary, noun = found.crossing(target)[0].boundary, found.part.noun
-    models = sorted({str(name) for arm in found.part.arm("distilled") for name in arm.rows.to_pandas()["model"]})
+    """The difference of the two arms with their boundary, as a wide panel."""
+    boundary, noun = found.boundaries_of(target)[0].boundary, found.part.noun
+    models = sorted({str(name) for arm in found.part.arms_of("distilled") for name in arm.rows["model"]})
     which = models[0] if len(models) == 1 else f"{len(models)} model sizes"
-    return difference(
+    return Drawing(
         NAME,
-        f"Where distillation stops paying: Fashion-MNIST, {which}",
-        boundary,
-        target,
-        noun,
+        heading=f"Where distillation stops paying: Fashion-MNIST, {which}",
         title="Where distillation stops paying on Fashion-MNIST",
-        caption=say_boundary(boundary, target, noun),
+        caption=describe_boundary(boundary, target, noun),
+        x_label=f"{boundary.x}: {axis_label(boundary.x, noun)}",
+        y_label=f"plain minus distilled: {axis_label(target)}",
+        paint=difference_painter(boundary, target),
         width=640,
         height=380,
         scale=1.5,
@@ -56,8 +57,9 @@ def main() -> None:
     for name, colours in (("light", LIGHT), ("dark", DARK)):
         drawing.save_svg(arguments.out / f"{NAME}_{name}.svg", colours)
         drawing.save_png(arguments.out / f"{NAME}_{name}.png", colours)
-    for statement in (each for answer in answers(findings) if answer.code == "boundary" for each in answer.statements):
-        print("\n  ".join([statement.text, *statement.details]))
+    for answer in answers(findings):
+        for statement in answer.statements if answer.code == "boundary" else ():
+            print("\n  ".join([statement.text, *statement.details]))
 
 
 if __name__ == "__main__":

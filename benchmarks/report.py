@@ -1,4 +1,4 @@
-"""How long a report takes, beside fitting its laws: one run, processor time, so that a busy machine changes little.
+"""Processor time of a report, and its ratio to fitting the same laws alone; one run.
 
 python benchmarks/report.py [RESULTS ...] [--bootstrap 1000]
 """
@@ -8,7 +8,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import hf_scaling as hs
 from hf_scaling.report import collect_findings
 from hf_scaling.report.findings import find_law
 from hf_scaling.report.page import write_findings
@@ -17,26 +16,26 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def processor_time(work):
+    """The result of a call and the seconds of processor time that it took."""
     started = time.process_time()
     return work(), time.process_time() - started
 
 
-def line(where: Path, bootstrap: int, folder: Path) -> str:
-    """One row of the table: what a report of these results takes."""
-    rows = len(hs.ResultsTable.load(where))
+def table_row(where: Path, bootstrap: int, folder: Path) -> str:
+    """One row of the table: the cost of a report of these results."""
     findings, finding = processor_time(lambda: collect_findings(where, bootstrap=bootstrap))
-    files, writing = processor_time(lambda: write_findings(findings, folder / "report.html"))
+    (page, _, figures), writing = processor_time(lambda: write_findings(findings, folder / "report.html"))
     _, fitting = processor_time(lambda: fit_all(findings))
-    drawn = len(list(files[2].iterdir()))
-    kilobytes = files[0].stat().st_size / 1000
     cells = [
         where.name if where.is_dir() else where.parent.name,
-        f"{rows}",
-        f"{drawn}",
+        f"{findings.n_rows}",
+        f"{len(list(figures.iterdir()))}",
         f"{finding + writing:.1f}",
         f"{fitting:.1f}",
+        f"{(finding + writing) / fitting:.2f}",
+        f"{writing / fitting:.2f}",
+        f"{page.stat().st_size / 1000:.0f}",
     ]
-    cells += [f"{(finding + writing) / fitting:.2f}", f"{writing / fitting:.2f}", f"{kilobytes:.0f}"]
     return f"| {' | '.join(cells)} |"
 
 
@@ -44,7 +43,7 @@ def fit_all(findings) -> None:
     """Compare and fit the laws of every part, target and arm again, and nothing else."""
     for found in findings.parts:
         for law in found.laws:
-            find_law(law.arm, law.target, found.part.stage, findings.asked, found.part.rows)
+            find_law(law.arm, law.target, found.part.stage, findings.request, found.part.rows)
 
 
 def main() -> None:
@@ -53,13 +52,11 @@ def main() -> None:
     parser.add_argument("results", nargs="*", type=Path, default=[default])
     parser.add_argument("--bootstrap", type=int, default=1000)
     arguments = parser.parse_args()
-    print(
-        "| study | rows | figures | report, s | fitting all laws, s | ratio | of it drawing and writing | page, kB |"
-    )
+    print("| study | rows | figures | report, s | fitting all laws, s | ratio | drawing and writing | page, kB |")
     print("|---|---|---|---|---|---|---|---|")
     for where in arguments.results:
         with tempfile.TemporaryDirectory() as folder:
-            print(line(where, arguments.bootstrap, Path(folder)), flush=True)
+            print(table_row(where, arguments.bootstrap, Path(folder)), flush=True)
 
 
 if __name__ == "__main__":

@@ -330,8 +330,9 @@ def no_break_percent(text: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """The text with a capital and a full stop; a column's name at its start stays as it is."""
-    text = text if "_" in text.split(" ")[0] else text[:1].upper() + text[1:]
+    """The text with a capital and a full stop; a name at its start (n_params, or before a colon) stays as it is."""
+    first = text.split(" ")[0]
+    text = text if "_" in first or first.endswith(":") else text[:1].upper() + text[1:]
     return text if text.endswith(".") else f"{text}."
 
 

@@ -1,4 +1,4 @@
-"""A study in one page: the answers first, then figures, laws, notes, and how it was measured."""
+"""The report of a study: one page with the answers first, then figures, laws, notes, and how it was measured."""
 
 from hf_scaling.report.findings import Findings, collect_findings
 from hf_scaling.report.page import write_report

@@ -1,54 +1,90 @@
-"""The answers, in sentences: the same ones on the page, in the card and in the terminal."""
+"""The answers of a report as sentences: the same in the page, the card and the terminal."""
 
 import math
-import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
 
 from hf_scaling.boundary import Boundary
-from hf_scaling.report.findings import ArmLaw, Crossing, Findings, Following, Gap, PartFindings, Spending, Transfer
+from hf_scaling.report.findings import (
+    ArmBoundary,
+    ArmGap,
+    ArmLaw,
+    Findings,
+    Gap,
+    NextRuns,
+    PartFindings,
+    TargetPlan,
+)
 from hf_scaling.report.parts import Part
-from hf_scaling.text import format_count, format_interval, format_percent, format_value
+from hf_scaling.text import (
+    amount_name,
+    format_amount,
+    format_count,
+    format_interval,
+    format_percent,
+    format_span,
+    format_value,
+    sentence,
+    wrap,
+)
 
-VERDICTS = {
-    "ok": "these runs fix the law",
-    "not_identifiable": "these runs leave the law's parameters open: trust it inside the measured range at most",
-    "at_bound": "a parameter ended on its bound: read it as a limit",
-    "poor_fit": "the law does not describe these runs well",
+
+@dataclass(frozen=True)
+class Verdict:
+    """The text of a status or verdict.
+
+    Attributes:
+        short: A few words, for lists and emphasis.
+        text: A clause or sentence; in a boundary's, {span} is the measured range.
+    """
+
+    short: str
+    text: str = ""
+
+
+#: Kind of verdict -> its code -> text.
+VERDICTS: dict[str, dict[str, Verdict]] = {
+    "law": {
+        "ok": Verdict("parameters identified", "these runs determine the law"),
+        "not_identifiable": Verdict(
+            "parameters not identified", "these runs do not determine the parameters: use it inside the measured range"
+        ),
+        "at_bound": Verdict("a parameter at its bound", "a parameter ended at its bound: read it as a limit"),
+        "poor_fit": Verdict("a poor fit", "the law does not describe these runs well"),
+    },
+    "boundary": {
+        "distillation_always": Verdict("distillation helps", "distillation helps at every measured size, {span}"),
+        "distillation_never": Verdict(
+            "better without distillation", "better without distillation at every measured size, {span}"
+        ),
+        "not_resolved": Verdict("not resolved", "not resolved by runs at {span}"),
+    },
+    "gap": {
+        "low": Verdict("pre-train more"),
+        "high": Verdict("label more"),
+        "cannot_tell": Verdict("cannot tell whether to pre-train or to label more"),
+    },
+    "plan": {
+        "clear": Verdict("clear", "The bootstrap draws agree on these sizes."),
+        "hardly_matters": Verdict("hardly matters", "Other splits of the budget are as good."),
+        "cannot_tell": Verdict("cannot tell", "These runs do not determine where the budget should go."),
+    },
 }
-_SHORTLY = {
-    "ok": "fixed by these runs",
-    "not_identifiable": "its parameters left open",
-    "at_bound": "a parameter at its bound",
-    "poor_fit": "a poor fit",
-}
-_SIZES = {"n_params": "parameters", "n_pretrain": "upstream {}", "n_finetune": "labelled {}"}
-_PLANS = {
-    "clear": "The draws agree on these sizes.",
-    "hardly_matters": "Other splits of the budget are as good.",
-    "cannot_tell": "These runs do not fix where the budget should go.",
-}
-_VERDICTS_OF_GAPS = {
-    "low": "pre-train more",
-    "high": "label more",
-    "cannot_tell": "cannot tell whether to pre-train or to label more",
-}
-_KEYS = {
-    "distillation_always": "the teacher helps",
-    "distillation_never": "the plain student is ahead",
-    "not_resolved": "not resolved",
-}
-_WIDTH = 110
+_SIZES = ("n_params", "n_pretrain", "n_finetune")
 
 
 @dataclass(frozen=True)
 class Statement:
-    """One thing that is said.
+    """One sentence with its details.
 
     Attributes:
         text: The sentence.
-        details: What stands below it, smaller.
-        place: The part of the table it is said of.
-        key: The words of the sentence that a hurried reader should see.
+        details: Sentences shown smaller below it.
+        place: Title of the part of the table that it is about.
+        key: The words of the sentence to emphasise.
     """
 
     text: str
@@ -59,10 +95,10 @@ class Statement:
 
 @dataclass(frozen=True)
 class Answer:
-    """A question and what the table says to it.
+    """A question and its answers.
 
     Attributes:
-        code: For programs: boundary, performance, transfer, plan, next.
+        code: boundary, performance, transfer, plan or next.
         question: The question.
         statements: The answers, by part of the table and target.
     """
@@ -71,22 +107,34 @@ class Answer:
     question: str
     statements: tuple[Statement, ...]
 
+    def by_place(self) -> dict[str, list[Statement]]:
+        """The statements under the title of the part that they are about."""
+        places: dict[str, list[Statement]] = {}
+        for statement in self.statements:
+            places.setdefault(statement.place, []).append(statement)
+        return places
+
 
 def answers(findings: Findings) -> list[Answer]:
-    """Every question that the table can be asked, with its answers."""
-    asked = {
-        "boundary": ("Where does distillation stop paying?", _boundaries),
-        "performance": ("How good does it get?", _performances),
-        "transfer": ("What is pre-training worth?", _transfers),
-        "plan": ("What should the next unit of budget buy?", _plans),
-        "next": ("Which runs next?", _following),
+    """Every question that the table answers, with its answers."""
+    questions: dict[str, tuple[str, Callable[[PartFindings, Findings], list[Statement]]]] = {
+        "boundary": (
+            "Where does distillation stop paying?",
+            lambda found, _: [_state_boundary(each, found.part) for each in found.boundaries],
+        ),
+        "performance": ("How good does it get?", _state_performance),
+        "transfer": (
+            "What is pre-training worth?",
+            lambda found, _: [_state_gap(each, found.part) for each in found.transfer_gaps],
+        ),
+        "plan": ("What should the next unit of budget buy?", lambda found, _: _state_plans(found)),
+        "next": ("Which runs next?", lambda found, _: _state_next_runs(found.next_runs, found.part)),
     }
-    found = []
-    for code, (question, say) in asked.items():
-        statements = tuple(each for part in findings.parts for each in say(part, findings))
-        if statements:
-            found.append(Answer(code, question, statements))
-    return found
+    found = [
+        Answer(code, question, tuple(each for part in findings.parts for each in state(part, findings)))
+        for code, (question, state) in questions.items()
+    ]
+    return [answer for answer in found if answer.statements]
 
 
 def describe(findings: Findings) -> str:
@@ -94,305 +142,262 @@ def describe(findings: Findings) -> str:
     lines = [f"{findings.title} ({findings.facts['runs']})"]
     for answer in answers(findings):
         lines += ["", answer.question]
-        for place, statements in by_place(answer).items():
+        for place, statements in answer.by_place().items():
             lines += [f"  {place}:"] if place and len(findings.parts) > 1 else []
             for statement in statements:
-                lines += _wrapped(statement.text, "  ")
-                lines += [line for detail in statement.details for line in _wrapped(detail, "    ")]
+                lines += wrap(statement.text, "  ")
+                lines += [line for detail in statement.details for line in wrap(detail, "    ")]
     if findings.gaps:
-        lines += ["", "What these runs cannot say"]
-        lines += [line for gap in findings.gaps for line in _wrapped(say_gap(gap), "  ")]
+        lines += ["", "What these runs cannot answer"]
+        lines += [line for gap in findings.gaps for line in wrap(describe_gap(gap), "  ")]
     return "\n".join(lines)
 
 
 def headlines(findings: Findings) -> list[str]:
-    """Where distillation stops paying, a line each: what a study's last words are."""
-    found = [answer for answer in answers(findings) if answer.code == "boundary"]
+    """One line for each boundary: where distillation stops paying."""
     several = len(findings.parts) > 1
-    return [f"{each.place}: {each.text}" if several else each.text for answer in found for each in answer.statements]
+    return [
+        f"{statement.place}: {statement.text}" if several else statement.text
+        for answer in answers(findings)
+        if answer.code == "boundary"
+        for statement in answer.statements
+    ]
 
 
-def by_place(answer: Answer) -> dict[str, list[Statement]]:
-    """The statements of an answer under the part that they are said of."""
-    found: dict[str, list[Statement]] = {}
-    for statement in answer.statements:
-        found.setdefault(statement.place, []).append(statement)
-    return found
-
-
-def say_gap(gap: Gap) -> str:
+def describe_gap(gap: Gap) -> str:
     """A gap in one line."""
-    return f"{gap.question} {say_why(gap)} Would be answered by: {gap.runs}"
+    return f"{gap.question} {missing_from(gap)} Runs that would answer it: {gap.runs}"
 
 
-def say_why(gap: Gap) -> str:
-    """What is missing, and where."""
+def missing_from(gap: Gap) -> str:
+    """What is missing, and in which part."""
     return f"{gap.place}: {gap.why[:1].lower()}{gap.why[1:]}" if gap.place else gap.why
 
 
-def say_boundary(boundary: Boundary, target: str, noun: str) -> str:
-    """The verdict of a boundary in a sentence."""
-    sizes, unit = boundary.difference[boundary.x], _unit(boundary, noun)
-    span = f"{format_count(sizes.min())} to {format_count(sizes.max())} {unit}"
-    if boundary.status == "crossing":
-        ends = (
-            f"{format_percent(boundary.level)} interval {format_count(boundary.low)} to {format_count(boundary.high)}"
-        )
-        return f"By {target}, distillation stops paying at {format_count(boundary.n_pretrain)} {unit} ({ends})."
-    return {
-        "distillation_always": f"By {target}, the teacher helps at every measured size, {span}.",
-        "distillation_never": f"By {target}, the plain student is ahead at every measured size, {span}.",
-        "not_resolved": f"By {target}, not resolved between {span.replace(' to ', ' and ')}.",
-    }[boundary.status]
+def describe_boundary(boundary: Boundary, target: str, noun: str) -> str:
+    """The verdict of a boundary in a sentence.
+
+    Args:
+        boundary: Along n_pretrain or train_flops.
+        target: The column compared.
+        noun: What n_pretrain counts.
+    """
+    return f"By {target}, {_boundary_clause(boundary, noun)}."
 
 
-def say_law(law: ArmLaw) -> str:
-    """Which law of an arm, how sure, and how far off it was."""
-    who = f"{law.target}{f', {law.arm.label}' if law.arm.kind else ''}"
-    if law.fit is None:
-        return f"{who}: no law: {law.problem}."
-    name = f"the mean of {len(law.fit.weights)} laws" if law.fit.members else law.fit.law
-    return f"{who}: {name}, {_SHORTLY[law.fit.status]}; {_held_out(law)}"
-
-
-def _held_out(law: ArmLaw) -> str:
-    table = law.ranking.table.set_index("law")["holdout_log_rmse"]
-    best, last = table[law.ranking.best], table["last_value"]
-    if math.isnan(best):
-        return "too few sizes to hold the largest out."
-    factor = max((each.factor for each in law.held_out), default=law.ranking.table["factor_out"].iloc[0])
-    who = f"{law.ranking.best}, fitted to the smaller scales, misses" if law.fit.members else None
-    said = f"{who or 'fitted to the smaller scales it misses'} those up to {factor:.3g} times larger by"
-    return f"{said} {_per_cent(best)} (the last value carried forward: {_per_cent(last)})."
-
-
-def _per_cent(log_rmse: float) -> str:
-    if not math.isfinite(log_rmse) or log_rmse >= 5:
-        return "far"
-    return f"{float(f'{100 * math.expm1(log_rmse):.2g}'):,g} %"
-
-
-def _boundaries(found: PartFindings, findings: Findings) -> list[Statement]:
-    return [_crossing(crossing, found.part) for crossing in found.crossings]
-
-
-def _crossing(crossing: Crossing, part: Part) -> Statement:
-    boundary, noun = crossing.boundary, part.noun
-    ways = len(part.arm("distilled")) > 1
-    place = f"{part.title}, {crossing.arm.label}" if ways else part.title
-    if boundary is None:
-        return Statement(f"By {crossing.target}, no answer: {crossing.problem}.", (), place)
-    details = [_by_size(crossing, noun)] if crossing.by_size else []
-    if boundary.sizes and boundary.status == "crossing":
-        details.insert(0, f"Said of {_sizes(boundary.sizes, noun)}.")
-    details.append(_law_free(boundary, noun))
-    if crossing.compute is not None:
-        counted = say_boundary(crossing.compute, crossing.target, noun).removeprefix(f"By {crossing.target}, ")
-        details.append(f"At equal compute, the teacher's counted: {counted}")
-    elif crossing.compute_problem:
-        details.append(f"At equal compute: no answer: {crossing.compute_problem}.")
-    details += _warnings(boundary.notes)
-    key = f"{format_count(boundary.n_pretrain)} {noun}" if boundary.status == "crossing" else _KEYS[boundary.status]
-    return Statement(say_boundary(boundary, crossing.target, noun), tuple(details), place, key)
-
-
-def _by_size(crossing: Crossing, noun: str) -> str:
-    if {each.status for _, _, each in crossing.by_size} == {crossing.boundary.status} != {"crossing"}:
-        names = list(dict.fromkeys(_SIZES[name].format(noun) for name, _, _ in crossing.by_size))
-        return f"The same at every measured number of {' and '.join(names)}."
-    said = [
-        f"{format_count(value)} {_SIZES[name].format(noun)}: {_shortly(boundary)}"
-        for name, value, boundary in crossing.by_size
-    ]
-    return f"By size: {'; '.join(said)}."
-
-
-def _shortly(boundary: Boundary) -> str:
+def _boundary_clause(boundary: Boundary, noun: str) -> str:
+    unit, sizes = _unit(boundary, noun), boundary.difference[boundary.x]
     if boundary.status != "crossing":
-        return boundary.status.replace("_", " ")
-    return f"{format_count(boundary.n_pretrain)} ({format_count(boundary.low)} to {format_count(boundary.high)})"
-
-
-def _law_free(boundary: Boundary, noun: str) -> str:
-    free = boundary.law_free
-    if not 0 < free["n_pretrain"] < math.inf:
-        return "From the paired differences alone: no crossing inside the measured sizes."
-    ends = f" ({format_count(free['low'])} to {format_count(free['high'])})" if free["low"] == free["low"] else ""
-    return f"From the paired differences alone: {format_count(free['n_pretrain'])}{ends} {_unit(boundary, noun)}."
+        return VERDICTS["boundary"][boundary.status].text.format(
+            span=f"{format_span(sizes.min(), sizes.max())} {unit}"
+        )
+    ends = f"{format_percent(boundary.level)} interval {format_span(boundary.low, boundary.high)}"
+    return f"distillation stops paying at {format_count(boundary.n_pretrain)} {unit} ({ends})"
 
 
 def _unit(boundary: Boundary, noun: str) -> str:
     return "FLOPs" if boundary.x == "train_flops" else noun
 
 
-def _performances(found: PartFindings, findings: Findings) -> list[Statement]:
-    statements = []
-    for target in findings.asked.targets:
-        laws = [law for law in found.law(target) if law.best is not None]
+def _state_boundary(found: ArmBoundary, part: Part) -> Statement:
+    boundary, noun = found.boundary, part.noun
+    place = f"{part.title}, {found.arm.label}" if len(part.arms_of("distilled")) > 1 else part.title
+    if boundary is None:
+        return Statement(f"By {found.target}, no answer: {found.problem}.", (), place)
+    crossing = boundary.status == "crossing"
+    details = [f"At {_amounts(boundary.sizes, noun)}."] if boundary.sizes and crossing else []
+    details += [_boundary_by_size(found, noun)] if found.by_size else []
+    details.append(f"From the paired differences alone: {_law_free_crossing(boundary, noun)}.")
+    if found.compute is not None:
+        details.append(f"At equal compute, including the teacher's: {_boundary_clause(found.compute, noun)}.")
+    elif found.compute_problem:
+        details.append(f"At equal compute, no answer: {found.compute_problem}.")
+    key = f"{format_count(boundary.n_pretrain)} {noun}" if crossing else VERDICTS["boundary"][boundary.status].short
+    text = describe_boundary(boundary, found.target, noun)
+    return Statement(text, (*details, *_warnings(boundary.notes)), place, key)
+
+
+def _boundary_by_size(found: ArmBoundary, noun: str) -> str:
+    if {each.status for _, _, each in found.by_size} == {found.boundary.status} != {"crossing"}:
+        names = dict.fromkeys(amount_name(column, noun) for column, _, _ in found.by_size)
+        return f"The same at every measured number of {' and '.join(names)}."
+    sizes = [
+        f"{format_amount(column, value, noun)}: "
+        + (
+            f"{format_count(each.n_pretrain)} ({format_span(each.low, each.high)})"
+            if each.status == "crossing"
+            else VERDICTS["boundary"][each.status].short
+        )
+        for column, value, each in found.by_size
+    ]
+    return f"By size: {'; '.join(sizes)}."
+
+
+def _law_free_crossing(boundary: Boundary, noun: str) -> str:
+    free = boundary.law_free
+    if not 0 < free["n_pretrain"] < math.inf:
+        return "no crossing inside the measured sizes"
+    ends = f" ({format_span(free['low'], free['high'])})" if free["low"] == free["low"] else ""
+    return f"{format_count(free['n_pretrain'])}{ends} {_unit(boundary, noun)}"
+
+
+def _state_performance(found: PartFindings, findings: Findings) -> list[Statement]:
+    statements, part = [], found.part
+    for target in findings.request.targets:
+        laws = [law for law in found.laws_of(target) if law.best is not None]
         if laws:
             best = min(laws, key=lambda law: law.best[target])
-            details = (*_forecast(best, found.part), *(_sentence(say_law(law)) for law in found.law(target)))
-            key = format_value(target, float(best.best[target]))
-            statements.append(Statement(_best_run(best, target, found.part), details, found.part.title, key))
+            value = format_value(target, float(best.best[target]))
+            run = _describe_run(best.best, best.arm.label if best.arm.kind else "", part.noun)
+            text = f"Lowest {target} measured: {value}{f' ({run})' if run else ''}."
+            details = (*_forecast(best, part), *(sentence(_describe_law(law)) for law in found.laws_of(target)))
+            statements.append(Statement(text, details, part.title, value))
     return statements
 
 
-def _best_run(law: ArmLaw, target: str, part: Part) -> str:
-    row = law.best
-    sizes = {name: float(row[name]) for name in _SIZES if _given(row.get(name)) and float(row[name]) > 0}
-    who = [str(row["model"])] if _given(row.get("model")) else []
-    if who:
-        sizes.pop("n_params", None)
-    who += [law.arm.label] if law.arm.kind else []
-    said = ", ".join([*who, *([_sizes(sizes, part.noun)] if sizes else [])])
-    return f"Lowest {target} measured: {format_value(target, float(row[target]))}{f' ({said})' if said else ''}."
+def _describe_run(row: Mapping[str, Any], arm: str, noun: str) -> str:
+    """A run by model, arm and sizes; the model's name replaces its n_params."""
+    model = str(row["model"]) if _is_given(row.get("model")) else ""
+    names = [name for name in _SIZES if _is_given(row.get(name)) and not (model and name == "n_params")]
+    sizes = {name: float(row[name]) for name in names if float(row[name]) > 0}
+    return ", ".join(filter(None, [model, arm, _amounts(sizes, noun)]))
 
 
-def _given(value) -> bool:
+def _is_given(value: Any) -> bool:
     return value is not None and value == value and str(value) not in ("", "None", "<NA>")
 
 
+def _amounts(sizes: Mapping[str, float], noun: str) -> str:
+    return ", ".join(format_amount(name, value, noun) for name, value in sizes.items())
+
+
 def _forecast(law: ArmLaw, part: Part) -> list[str]:
-    """What the best arm's law says of ten times the data."""
+    """What the law of the best arm predicts for ten times the data."""
     if not law.forecasts:
         return []
-    far = law.forecasts[-1]
-    grown = next(name for name in ("n_finetune", "n_pretrain", *far["sizes"]) if name in far["sizes"])
-    ends = format_interval(law.target, far["low"], far["high"])
-    what = _SIZES.get(grown, grown).format(part.noun)
-    doubt = "" if law.fit.status == "ok" else ": an extrapolation that these runs do not bear"
-    value = format_value(law.target, far["value"])
-    return [f"With ten times the {what} ({_sizes(far['sizes'], part.noun)}) the law expects {value} ({ends}){doubt}."]
+    forecast = law.forecasts[-1]
+    sizes = forecast["sizes"]
+    grown = amount_name(next(name for name in ("n_finetune", "n_pretrain", *sizes) if name in sizes), part.noun)
+    value = format_value(law.target, forecast["value"])
+    ends = format_interval(law.target, forecast["low"], forecast["high"])
+    doubt = "" if law.fit.status == "ok" else "; these runs do not support this extrapolation"
+    return [f"With ten times the {grown} ({_amounts(sizes, part.noun)}) the law predicts {value} ({ends}){doubt}."]
 
 
-def _sizes(sizes: dict[str, float], noun: str) -> str:
-    return ", ".join(f"{format_count(value)} {_SIZES.get(name, name).format(noun)}" for name, value in sizes.items())
+def _describe_law(law: ArmLaw) -> str:
+    """The law of an arm, its status, and its error at the held-out largest scales."""
+    subject = f"{law.target}, {law.arm.label}" if law.arm.kind else law.target
+    if law.fit is None:
+        return f"{subject}: no law: {law.problem}"
+    name = f"the mean of {len(law.fit.weights)} laws" if law.fit.members else law.fit.law
+    return f"{subject}: {name}, {VERDICTS['law'][law.fit.status].short}; {_held_out_error(law)}"
 
 
-def _transfers(found: PartFindings, findings: Findings) -> list[Statement]:
-    return [_transfer(each, found.part) for each in found.transfers]
+def _held_out_error(law: ArmLaw) -> str:
+    scores = law.ranking.table.set_index("law")["holdout_log_rmse"]
+    best = scores[law.ranking.best]
+    if math.isnan(best):
+        return "too few sizes to hold out the largest"
+    factor = max((each.factor for each in law.held_out), default=law.ranking.table["factor_out"].iloc[0])
+    who = law.ranking.best if law.fit.members else "it"
+    return (
+        f"fitted to the smaller scales, {who} misses those up to {factor:.3g} times larger by {_relative(best)} "
+        f"(the last value carried forward: {_relative(scores['last_value'])})"
+    )
 
 
-def _transfer(transfer: Transfer, part: Part) -> Statement:
-    who = f"By {transfer.target}{f', {transfer.arm.label}' if transfer.arm.kind else ''}"
-    if transfer.gaps is None:
-        return Statement(f"{who}: no answer: {transfer.problem}.", (), part.title)
-    row = transfer.gaps.table.iloc[0]
-    key = _VERDICTS_OF_GAPS[row.verdict]
+def _relative(log_rmse: float) -> str:
+    """A root mean square of log errors as a relative error."""
+    return format_percent(math.expm1(log_rmse), 2) if math.isfinite(log_rmse) and log_rmse < 5 else "a large factor"
+
+
+def _state_gap(found: ArmGap, part: Part) -> Statement:
+    subject = f"By {found.target}, {found.arm.label}" if found.arm.kind else f"By {found.target}"
+    if found.gaps is None:
+        return Statement(f"{subject}: no answer: {found.problem}.", (), part.title)
+    row, worth = found.gaps.table.iloc[0], found.gaps.worth
     share = f"{format_percent(row['share'])} ({100 * row.share_low:.0f} to {format_percent(row.share_high)})"
     details = [
-        f"Out of pre-training's reach: {share} of what stands above the floor. A verdict needs all of the interval on "
-        "one side of half."
+        f"Share of the {found.target} above the floor that more pre-training cannot remove: {share}. A verdict needs "
+        "the whole interval on one side of half."
     ]
-    details += ["A larger model closes part of it."] if row.larger_model_helps else []
-    details += _worth(transfer.gaps.worth, part) + _warnings(transfer.gaps.notes)
-    return Statement(f"{who}: {key}.", tuple(details), part.title, key)
+    details += ["A larger model removes part of it."] if row.larger_model_helps else []
+    known = worth[worth["worth"].notna()]
+    if len(known):
+        most = known.iloc[-1]
+        details.append(
+            f"At {format_count(most.n_finetune)} labelled {part.noun}, the largest pre-training is worth "
+            f"{format_count(most.worth)} labels more ({format_span(most.worth_low, most.worth_high)}) than "
+            f"{format_count(most.against)} upstream {part.noun}."
+        )
+    key = VERDICTS["gap"][row.verdict].short
+    return Statement(f"{subject}: {key}.", (*details, *_warnings(found.gaps.notes)), part.title, key)
 
 
-def _worth(worth, part: Part) -> list[str]:
-    """What pre-training was worth in labelled images, at the largest n_finetune that says so."""
-    said = worth[worth["worth"].notna()]
-    if said.empty:
-        return []
-    row = said.iloc[-1]
-    ends = f"{format_count(row.worth_low)} to {format_count(row.worth_high)}"
-    return [
-        f"At {format_count(row.n_finetune)} labelled {part.noun}, the largest pre-training is worth "
-        f"{format_count(row.worth)} labels more ({ends}) than {format_count(row.against)} upstream {part.noun}."
-    ]
+def _state_plans(found: PartFindings) -> list[Statement]:
+    """The plans for the user's budget; without a budget, the first target's plan for the most expensive runs."""
+    plans = [each for each in found.plans if each.asked or each.plan is not None]
+    return [_state_plan(each, found.part) for each in (plans if found.plans[0].asked else plans[:1])]
 
 
-def _plans(found: PartFindings, findings: Findings) -> list[Statement]:
-    """The plans for the user's budget; without one, for the compute of the dearest runs, by the first target alone."""
-    spending = [each for each in found.spending if each.asked or each.plan is not None]
-    return [_plan(each, found.part) for each in (spending if found.spending[0].asked else spending[:1])]
-
-
-def _plan(spending: Spending, part: Part) -> Statement:
-    plan, target = spending.plan, spending.target
+def _state_plan(found: TargetPlan, part: Part) -> Statement:
+    plan, target = found.plan, found.target
     if plan is None:
-        return Statement(f"For {target}, no plan: {spending.problem}.", (), part.title)
-    sizes = {name: value for name, value in plan.allocation.items() if name != "arm" and value}
+        return Statement(f"For {target}, no plan: {found.problem}.", (), part.title)
+    sizes = _amounts({name: value for name, value in plan.allocation.items() if name != "arm" and value}, part.noun)
     arm = f", {plan.allocation['arm']}" if plan.allocation["arm"] else ""
     value = format_value(target, plan.predicted["value"])
     ends = format_interval(target, plan.predicted["low"], plan.predicted["high"])
-    budget = (
-        f"For {format_count(plan.budget)}"
-        if spending.asked
-        else f"For the compute of the dearest runs ({format_count(plan.budget)} FLOPs)"
-    )
-    text = f"{budget}: {_sizes(sizes, part.noun)}{arm}; {target} expected {value} ({ends})."
-    paid = ", ".join(
-        f"{name.replace('_', ' ')} {format_count(v)}" for name, v in plan.cost.items() if v and name != "total"
-    )
-    details = [_PLANS[plan.verdict]] if plan.verdict else []
-    details += [f"Spent: {paid}{'' if spending.asked else ' FLOPs'}."] if paid else []
-    details += (
-        []
-        if spending.asked
-        else ["No budget was given: `--budget 500 --cost label=0.5 --cost hour=2` asks for a plan."]
-    )
-    return Statement(text, (*details, *_warnings(plan.notes)), part.title, _sizes(sizes, part.noun))
+    budget = format_count(plan.budget)
+    given = f"With {budget}" if found.asked else f"With the compute of the most expensive runs ({budget} FLOPs)"
+    spent = [f"{name.replace('_', ' ')} {format_count(v)}" for name, v in plan.cost.items() if v and name != "total"]
+    details = [VERDICTS["plan"][plan.verdict].text] if plan.verdict else []
+    details += [f"Costs: {', '.join(spent)}{'' if found.asked else ' FLOPs'}."] if spent else []
+    if not found.asked:
+        details.append("No budget was given: `--budget 500 --cost label=0.5 --cost hour=2` plans for one.")
+    text = f"{given}: {sizes}{arm}; predicted {target} {value} ({ends})."
+    return Statement(text, (*details, *_warnings(plan.notes)), part.title, sizes)
 
 
-def _following(found: PartFindings, findings: Findings) -> list[Statement]:
-    following, title = found.following, found.part.title
-    if following is None:
+def _state_next_runs(found: NextRuns | None, part: Part) -> list[Statement]:
+    if found is None:
         return []
-    aim = "the boundary" if following.quantity == "boundary" else "the prediction"
-    if following.runs is None or following.runs.empty:
-        reason = following.problem or "no run within a quarter of what these took narrows it"
-        return [Statement(f"For {aim} by {following.target}, none: {reason}.", (), title)]
-    runs = following.runs
-    many, one = ("pairs of runs", "pair of runs") if following.quantity == "boundary" else ("runs", "run")
-    key = f"{len(runs)} {many if len(runs) > 1 else one}"
-    text = f"To narrow {aim} by {following.target}: {key}, for {format_count(runs['cost'].sum())} FLOPs."
-    today, then = _ends(runs.aim.low, runs.aim.high), _ends(*runs.after)
-    details = [f"{_run(row, found.part.noun)}." for row in _grouped(runs)]
-    details += [
-        f"The interval today: {today}; expected after them: {then if then != today else 'still ' + then}.",
-        f"`{_suggest(following, found.part)}` writes them.",
+    aim = f"the {found.quantity} by {found.target}"
+    if found.runs is None or found.runs.empty:
+        reason = found.problem or "no run within a quarter of the FLOPs spent so far narrows it"
+        return [Statement(f"For {aim}, none: {reason}.", (), part.title)]
+    runs = found.runs
+    one, many = ("pair of runs", "pairs of runs") if found.quantity == "boundary" else ("run", "runs")
+    key = f"{len(runs)} {one if len(runs) == 1 else many}"
+    now, then = _interval(runs.aim.low, runs.aim.high), _interval(*runs.after)
+    rows = f" --downstream {part.values['downstream']}" if "downstream" in part.values else ""
+    details = [
+        *(f"{line}." for line in _distinct_runs(runs, part.noun)),
+        f"Interval now: {now}; expected after these runs: {f'still {then}' if then == now else then}.",
+        f"`hf-scaling suggest RESULTS{rows} --target {found.target} --quantity {found.quantity} "
+        f"--budget {found.budget:.3g} --out next.yaml` writes them as a grid.",
     ]
-    return [Statement(text, tuple(details), title, key)]
+    text = f"To narrow {aim}: {key}, for {format_count(runs['cost'].sum())} FLOPs."
+    return [Statement(text, tuple(details), part.title, key)]
 
 
-def _suggest(following: Following, part: Part) -> str:
-    downstream = part.choice.get("downstream")
-    rows = f" --downstream {downstream}" if downstream else ""
-    aim = f"--target {following.target} --quantity {following.quantity} --budget {following.budget:.3g}"
-    return f"hf-scaling suggest RESULTS{rows} {aim} --out next.yaml"
-
-
-def _ends(low: float, high: float) -> str:
+def _interval(low: float, high: float) -> str:
     if math.isfinite(high):
-        return f"{format_count(low)} to {format_count(high)}"
-    return f"{format_count(low)} or more" if low > 0 else "anywhere"
+        return format_span(low, high)
+    return f"{format_count(low)} or more" if low > 0 else "unbounded"
 
 
-def _grouped(runs) -> list[tuple[dict, int]]:
-    """The distinct sizes among suggested runs, each with how many seeds of it."""
+def _distinct_runs(runs: pd.DataFrame, noun: str) -> Sequence[str]:
+    """The distinct sizes among suggested runs, each with its number of seeds."""
     names = [name for name in ("model", *_SIZES) if name in runs.columns and runs[name].notna().all()]
-    counts = runs.groupby(names, sort=False).size() if names else {}
-    keys = [key if isinstance(key, tuple) else (key,) for key in getattr(counts, "index", ())]
-    return [(dict(zip(names, key)), int(number)) for key, number in zip(keys, counts)]
+    if not names:
+        return []
+    return [
+        _describe_run(dict(zip(names, key)), "", noun) + (f": {number} seeds" if number > 1 else "")
+        for key, number in runs.groupby(names, sort=False).size().items()
+        for key in [key if isinstance(key, tuple) else (key,)]
+    ]
 
 
-def _run(row: tuple[dict, int], noun: str) -> str:
-    sizes, number = row
-    who = [str(sizes["model"])] if "model" in sizes else []
-    at = {name: float(v) for name, v in sizes.items() if name in _SIZES and v > 0 and not (who and name == "n_params")}
-    return f"{', '.join([*who, _sizes(at, noun)])}{f': {number} seeds' if number > 1 else ''}"
-
-
-def _warnings(notes: list[dict]) -> list[str]:
-    return [_sentence(note["text"]) for note in notes if note["grade"] != "info"]
-
-
-def _sentence(text: str) -> str:
-    # A column's name stays as it is written.
-    text = text if "_" in text.split(" ")[0] else text[:1].upper() + text[1:]
-    return text if text.endswith(".") else f"{text}."
-
-
-def _wrapped(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+def _warnings(notes: Sequence[Mapping[str, str]]) -> list[str]:
+    return [sentence(note["text"]) for note in notes if note["grade"] != "info"]

@@ -1,162 +1,43 @@
-"""Which figures a part of the table gets, and what each shows."""
+"""Which figures a part of the table gets."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
-from hf_scaling.report.answers import say_boundary
+from hf_scaling.report.answers import describe_boundary
 from hf_scaling.report.figures import (
     Curve,
     Drawing,
     Points,
-    curves,
-    difference,
-    frontier,
-    moving_boundary,
-    predicted_against_measured,
-    residuals,
+    curves_painter,
+    difference_painter,
+    frontier_painter,
+    in_axis_unit,
+    moving_boundary_painter,
+    predictions_painter,
+    residuals_painter,
     shared_limits,
-    shown,
 )
-from hf_scaling.report.findings import ArmLaw, Crossing, PartFindings, varied_sizes
-from hf_scaling.report.parts import Arm, Asked, Part, levels
-from hf_scaling.text import axis_label, format_count, format_percent, format_tick
+from hf_scaling.report.findings import ArmBoundary, ArmLaw, PartFindings, TargetPlan, varied_sizes
+from hf_scaling.report.parts import Arm, Part, Request, levels, numbers, texts
+from hf_scaling.text import axis_label, format_amount, format_count, format_percent, format_span, format_tick
 
-# More distinct sizes than this are no levels: they are cut into bins.
+# More distinct sizes than this are grouped into bins.
 _MOST_LEVELS = 12
 _MOST_MODELS = 4
-# How far beyond the measured sizes a line is drawn.
+# Factor by which a curve extends beyond the measured sizes.
 _BEYOND = 2.0
 _POINTS = 60
 
 
 @dataclass(frozen=True)
-class Level:
-    """One value of a column, or a bin of them.
-
-    Attributes:
-        column: The column; "" for all rows.
-        low: Rows from here on.
-        high: Rows up to here.
-        label: For a heading or a legend.
-        first: Whether it is the lower of two that are shown together.
-    """
-
-    column: str = ""
-    low: float = 0.0
-    high: float = np.inf
-    label: str = ""
-    first: bool = False
-
-    @property
-    def centre(self) -> float:
-        """The value that the law is drawn at."""
-        return float(np.sqrt(self.low * self.high))
-
-    def keeps(self, frame) -> np.ndarray:
-        """(N,) which rows are of this level."""
-        if not self.column:
-            return np.ones(len(frame), dtype=bool)
-        values = _numbers(frame, self.column)
-        return (values >= self.low * (1 - 1e-9)) & (values <= self.high * (1 + 1e-9))
-
-
-def model_levels(part: Part, axis: str) -> list[Level]:
-    """The model sizes that get a panel each, at most four, or one level of all rows where sizes do not vary."""
-    sizes = part.levels("n_params")
-    if axis == "n_params" or len(sizes) < 2:
-        return [Level(label=_only_model(part))]
-    return [Level("n_params", low, high, _model_label(part, low, high)) for low, high in _chosen(sizes, _MOST_MODELS)]
-
-
-def outer_levels(arm: Arm, axis: str) -> list[Level]:
-    """The smallest and the largest amount of the data that is not on the axis; all rows where none varies."""
-    other = {"n_pretrain": "n_finetune", "n_finetune": "n_pretrain"}.get(axis)
-    sizes = levels(arm.rows.to_pandas(), other) if other else np.empty(0)
-    if len(sizes) < 2:
-        return [Level()]
-    what = "labels" if other == "n_finetune" else "upstream"
-    groups = []
-    for i, (low, high) in enumerate(_chosen(sizes, 2)):
-        span = " to ".join(dict.fromkeys((format_tick(low), format_tick(high))))
-        groups.append(Level(other, low, high, f"{span} {what}", first=i == 0))
-    return groups
-
-
-def runs_at(law: ArmLaw, axis: str, *at: Level) -> tuple[np.ndarray, np.ndarray]:
-    """(N,), (N,) sizes and targets of an arm's runs at given levels, those that a logarithmic axis can show."""
-    frame = law.arm.rows.to_pandas()
-    if axis not in frame.columns:
-        return np.empty(0), np.empty(0)
-    x, y = _numbers(frame, axis), law.measured
-    keep = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
-    for level in at:
-        keep &= level.keeps(frame)
-    return x[keep], shown(law.target, y[keep])
-
-
-def line_of(law: ArmLaw, axis: str, model: Level, held: Level, level: float) -> tuple[np.ndarray, ...]:
-    """Sizes, fitted values, low and high along an axis, a little beyond the runs; empty where no law is fitted."""
-    empty = (np.empty(0),) * 4
-    if law.fit is None or axis not in law.fit.columns.values():
-        return empty
-    x, _ = runs_at(law, axis, model, held)
-    sizes = {axis: np.geomspace(x.min(), x.max() * _BEYOND, _POINTS)}
-    for column in set(law.fit.columns.values()) - {axis}:
-        at = next((each for each in (model, held) if each.column == column), None)
-        low, high = law.fit.data["ranges"][column]
-        sizes[column] = np.full(_POINTS, at.centre if at else np.sqrt(max(low, 1e-12) * high))
-    band = law.fit.predict(sizes, level=level)
-    return sizes[axis], *(shown(law.target, band[name].to_numpy()) for name in ("value", "low", "high"))
-
-
-def _chosen(sizes: np.ndarray, most: int) -> list[tuple[float, float]]:
-    """At most so many single sizes, the outer ones among them; bins where there are too many to be levels."""
-    if len(sizes) <= _MOST_LEVELS:
-        at = np.unique(np.linspace(0, len(sizes) - 1, min(most, len(sizes))).round().astype(int))
-        return [(float(sizes[i]), float(sizes[i])) for i in at]
-    bins = np.array_split(sizes, 4)
-    bins = bins if most >= 4 else [bins[0], bins[-1]]
-    return [(float(each[0]), float(each[-1])) for each in bins]
-
-
-def _model_label(part: Part, low: float, high: float) -> str:
-    names = _names(part, Level("n_params", low, high))
-    if len(names) == 1 and low == high:
-        return f"{names[0]}, {format_count(low)} parameters"
-    return f"{_span(low, high)} parameters"
-
-
-def _only_model(part: Part) -> str:
-    names, sizes = _names(part, Level()), part.levels("n_params")
-    if len(names) != 1:
-        return f"{format_count(sizes[0])} parameters" if len(sizes) == 1 else ""
-    return f"{names[0]}, {format_count(sizes[0])} parameters" if len(sizes) == 1 else names[0]
-
-
-def _names(part: Part, level: Level) -> list[str]:
-    frame = part.rows.to_pandas()
-    if "model" not in frame.columns:
-        return []
-    return sorted({str(name) for name in frame["model"][level.keeps(frame)].dropna()})
-
-
-def _span(low: float, high: float) -> str:
-    return format_count(low) if low == high else f"{format_count(low)} to {format_count(high)}"
-
-
-def _numbers(frame, column: str) -> np.ndarray:
-    import pandas as pd
-
-    return pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
-
-
-@dataclass(frozen=True)
 class Panels:
-    """Figures that stand side by side.
+    """Figures that are shown side by side.
 
     Attributes:
-        heading: Over them.
+        heading: Shown above them.
         text: What to see in them.
         drawings: The figures.
     """
@@ -166,219 +47,319 @@ class Panels:
     drawings: tuple[Drawing, ...]
 
 
-def panels_of(found: PartFindings, number: int, asked: Asked) -> list[Panels]:
-    """The figures of one part of the table; `number` tells its files from those of other parts."""
+def panels_of(found: PartFindings, number: int, request: Request) -> list[Panels]:
+    """The figures of one part of the table.
+
+    Args:
+        found: The part's findings.
+        number: Number of the part, with which the names of its files begin.
+        request: The arguments of the report.
+    """
     name = f"{number}-{_slug(found.part)}"
-    groups = [_difference_panels(found, name, asked)]
-    axes = dict.fromkeys(axis for arm in found.part.arms for axis in varied_sizes(arm, asked))
-    groups += [_curve_panels(found, axis, name, asked) for axis in axes]
-    groups += [_check_panels(found, name, asked), _frontier_panels(found, name)]
+    axes = dict.fromkeys(axis for arm in found.part.arms for axis in varied_sizes(arm, request.x))
+    groups = [
+        _difference_panels(found, name, request),
+        *(_curve_panels(found, axis, name, request) for axis in axes),
+        _check_panels(found, name, request),
+        _frontier_panels(found, name),
+    ]
     return [group for group in groups if group.drawings]
 
 
-def _curve_panels(found: PartFindings, axis: str, name: str, asked: Asked) -> Panels:
-    drawings = [each for target in asked.targets for each in _curves_along(found, target, axis, name, asked)]
-    band = f"{format_percent(asked.level)} bands"
-    text = f"Each mark is a run; lines are the fitted laws with {band}, dotted beyond the measured range."
-    what = " and ".join(asked.targets)
-    return Panels(f"{what[:1].upper()}{what[1:]} against {axis}", text, tuple(drawings))
-
-
-def _curves_along(found: PartFindings, target: str, axis: str, name: str, asked: Asked) -> list[Drawing]:
-    """A panel for each model size, on the same axes."""
-    panels = {level: _series(found, target, axis, level, asked) for level in model_levels(found.part, axis)}
-    panels = {level: series for level, series in panels.items() if series}
-    if not panels:
-        return []
-    limits = shared_limits([curve for series in panels.values() for curve in series])
-    labels = (_labelled(axis, found.part.noun), _labelled(target, found.part.noun))
-    return [
-        curves(
-            f"{name}-{target}-{axis}-{i}",
-            level.label or found.part.title,
-            series,
-            *labels,
-            limits,
-            title=f"{target} against {axis}{f', {level.label}' if level.label else ''}",
-            caption=_curve_caption(series),
-        )
-        for i, (level, series) in enumerate(panels.items(), 1)
-    ]
-
-
-def _series(found: PartFindings, target: str, axis: str, level: Level, asked: Asked) -> list[Curve]:
-    """Each arm at the smallest and the largest amount of the other data."""
-    series = []
-    for number, law in enumerate(found.law(target)):
-        for held in outer_levels(law.arm, axis):
-            x, y = runs_at(law, axis, level, held)
-            if not len(x):
-                continue
-            line = line_of(law, axis, level, held, asked.level)
-            label = ", ".join(text for text in (law.arm.label, held.label) if text)
-            series.append(Curve(label, number, x, y, *line, reach=(x.min(), x.max()), faint=held.first))
-    return series
-
-
-def _curve_caption(series: list[Curve]) -> str:
-    unfitted = [curve.label for curve in series if not len(curve.line_x)]
-    return f"Without a fitted law: {', '.join(unfitted)}." if unfitted else ""
-
-
-def _difference_panels(found: PartFindings, name: str, asked: Asked) -> Panels:
-    drawings = []
-    for number, crossing in enumerate(each for each in found.crossings if each.boundary is not None):
-        drawings += _crossing_drawings(crossing, f"{name}-{number + 1}", found)
-    text = (
-        "Plain minus distilled at equal images: above zero the teacher helps. Marks are mean paired differences of "
-        f"runs, the line and its {format_percent(asked.level)} band come from the two arms' laws."
-    )
-    return Panels("Where distillation stops paying", text, tuple(drawings))
-
-
-def _crossing_drawings(crossing: Crossing, name: str, found: PartFindings) -> list[Drawing]:
-    part, target, boundary = found.part, crossing.target, crossing.boundary
-    sizes = ", ".join(f"{format_count(value)} {axis_label(size, part.noun)}" for size, value in boundary.sizes.items())
-    ways = len(part.arm("distilled")) > 1
-    caption = say_boundary(boundary, target, part.noun) + (f" Said of {sizes}." if sizes else "")
-    drawings = [
-        difference(
-            f"{name}-difference-{target}",
-            f"Boundary by {target}" + (f", {crossing.arm.label}" if ways else ""),
-            boundary,
-            target,
-            part.noun,
-            title=f"Difference of {target}, plain minus distilled",
-            caption=caption,
-        )
-    ]
-    for size in boundary.sizes:
-        at = [(value, b.n_pretrain, b.low, b.high) for n, value, b in crossing.by_size if n == size]
-        at = [each for each in at if each[1] is not None]
-        if len(at) > 1:
-            drawings.append(
-                moving_boundary(
-                    f"{name}-boundary-{target}-{size}",
-                    f"Boundary by {target} against {size}",
-                    at,
-                    _labelled(size, part.noun),
-                    f"boundary: {axis_label('n_pretrain', part.noun)}",
-                    title=f"Boundary by {target} against {size}",
-                    caption=f"The boundary at each {size} at which it lies inside the measured range.",
-                )
-            )
-    return drawings
-
-
-def _check_panels(found: PartFindings, name: str, asked: Asked) -> Panels:
-    drawings = []
-    for target in asked.targets:
-        laws = [law for law in found.law(target) if law.fit is not None]
-        if laws:
-            drawings += _checks(laws, target, name, found.part.noun)
-    text = (
-        "Filled marks are the fitted runs. Hollow ones are the largest scales, predicted by the best single law, "
-        "fitted without them: they show what an extrapolation is worth here."
-    )
-    return Panels("Do the laws hold?", text, tuple(drawings))
-
-
-def _checks(laws: list[ArmLaw], target: str, name: str, noun: str) -> list[Drawing]:
-    points = [
-        _fitted(law, i, shown(target, law.predicted()), shown(target, law.measured)) for i, law in enumerate(laws)
-    ]
-    held = [
-        Points(f"{law.arm.label}, held out", i, _joined(law, "predicted"), _joined(law, "measured"), hollow=True)
-        for i, law in enumerate(laws)
-        if law.held_out
-    ]
-    along = next(iter(laws[0].fit.data["ranges"]))
-    along = "n_pretrain" if "n_pretrain" in laws[0].fit.data["ranges"] else along
-    left = [
-        _fitted(law, i, _column(law, along), 100 * (law.measured / law.predicted() - 1)) for i, law in enumerate(laws)
-    ]
-    drawings = []
-    # Logarithmic axes have no place for a target that may be zero or less.
-    if all((each.y > 0).all() for each in points) and any(len(each.x) for each in points):
-        caption = "On the diagonal a prediction is right." if held else "Too few sizes to hold the largest out."
-        drawings.append(
-            predicted_against_measured(
-                f"{name}-predicted-{target}",
-                f"Predicted and measured {target}",
-                [*points, *held],
-                _labelled(target, noun),
-                title=f"Predicted against measured {target}",
-                caption=caption,
-            )
-        )
-    if any(np.isfinite(each.y).any() for each in left):
-        drawings.append(
-            residuals(
-                f"{name}-residuals-{target}",
-                f"Residuals of {target}",
-                left,
-                _labelled(along, noun),
-                "measured over predicted, per cent",
-                title=f"Residuals of {target}",
-                caption="Scatter about zero is noise; a bend says that the law's shape is wrong.",
-            )
-        )
-    return drawings
-
-
-def _fitted(law: ArmLaw, number: int, x: np.ndarray, y: np.ndarray) -> Points:
-    usable = np.isfinite(x) & np.isfinite(y) & (x > 0)
-    return Points(law.arm.label, number, x[usable], y[usable])
-
-
-def _joined(law: ArmLaw, what: str) -> np.ndarray:
-    return shown(law.target, np.concatenate([getattr(each, what) for each in law.held_out]))
-
-
-def _column(law: ArmLaw, column: str) -> np.ndarray:
-    return law.arm.rows.to_pandas()[column].to_numpy(dtype=float, na_value=np.nan)
-
-
-def _frontier_panels(found: PartFindings, name: str) -> Panels:
-    drawings, asked = [], any(each.asked for each in found.spending)
-    for spending in found.spending:
-        if spending.plan is None or len(spending.plan.frontier) < 2 or not (spending.plan.frontier["value"] > 0).all():
-            continue
-        plan, target = spending.plan, spending.target
-        chosen = (plan.budget, shown(target, plan.predicted["value"])) if spending.asked else None
-        table = plan.frontier.assign(**{c: shown(target, plan.frontier[c]) for c in ("value", "low", "high")})
-        drawings.append(
-            frontier(
-                f"{name}-frontier-{target}",
-                f"Best {target} for a budget",
-                table,
-                chosen,
-                (
-                    "budget: FLOPs" if not spending.asked else "budget: unit of the costs",
-                    f"{target}: {axis_label(target)}",
-                ),
-                title=f"Frontier of {target}",
-                caption=_frontier_caption(plan),
-            )
-        )
-    text = "The best that each budget is predicted to buy; dotted where it lies outside the measured sizes."
-    if not asked:
-        text += " No budget was given, so budgets are training FLOPs, teachers counted."
-    return Panels("What a budget buys", text, tuple(drawings))
-
-
-def _frontier_caption(plan) -> str:
-    beyond = plan.frontier["extrapolation"].to_numpy()
-    outside = int((beyond > 0.01).sum())
-    return f"{outside} of {len(beyond)} budgets lie outside the measured sizes." if outside else ""
+def _slug(part: Part) -> str:
+    """The data sets of a part, as part of a file name."""
+    text = "-".join(part.values[name] for name in ("upstream", "downstream") if name in part.values)
+    letters = "".join(c if c.isascii() and c.isalnum() else "-" for c in text.lower())
+    return "-".join(piece for piece in letters.split("-") if piece)[:40].strip("-") or "runs"
 
 
 def _labelled(column: str, noun: str) -> str:
     return f"{column}: {axis_label(column, noun)}"
 
 
-def _slug(part: Part) -> str:
-    """The data sets of a part, as a file may be called."""
-    text = "-".join(part.choice[name] for name in ("upstream", "downstream") if name in part.choice)
-    kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in text.lower())
-    return "-".join(piece for piece in kept.split("-") if piece)[:40].strip("-") or "runs"
+def _difference_panels(found: PartFindings, name: str, request: Request) -> Panels:
+    usable = [each for each in found.boundaries if each.boundary is not None]
+    drawings = [
+        drawing for i, each in enumerate(usable, 1) for drawing in _boundary_drawings(each, f"{name}-{i}", found.part)
+    ]
+    text = (
+        "Plain minus distilled at equal data: above zero distillation helps. Marks are mean paired differences of "
+        f"runs; the line and its {format_percent(request.options.level)} band come from the laws of the two arms."
+    )
+    return Panels("Where distillation stops paying", text, tuple(drawings))
+
+
+def _boundary_drawings(found: ArmBoundary, name: str, part: Part) -> list[Drawing]:
+    """The difference along n_pretrain, then the boundary against each other size."""
+    boundary, target, noun = found.boundary, found.target, part.noun
+    sizes = ", ".join(format_amount(size, value, noun) for size, value in boundary.sizes.items())
+    way = f", {found.arm.label}" if len(part.arms_of("distilled")) > 1 else ""
+    drawings = [
+        Drawing(
+            f"{name}-difference-{target}",
+            heading=f"Boundary by {target}{way}",
+            title=f"Difference of {target}, plain minus distilled",
+            caption=describe_boundary(boundary, target, noun) + (f" At {sizes}." if sizes else ""),
+            x_label=_labelled(boundary.x, noun),
+            y_label=f"plain minus distilled: {axis_label(target)}",
+            paint=difference_painter(boundary, target),
+        )
+    ]
+    for size in boundary.sizes:
+        crossings = [
+            (value, each.n_pretrain, each.low, each.high)
+            for column, value, each in found.by_size
+            if column == size and each.n_pretrain is not None
+        ]
+        if len(crossings) > 1:
+            heading = f"Boundary by {target} against {size}"
+            drawings.append(
+                Drawing(
+                    f"{name}-boundary-{target}-{size}",
+                    heading=heading,
+                    title=heading,
+                    caption=f"The boundary at each {size} at which it is inside the measured range.",
+                    x_label=_labelled(size, noun),
+                    y_label=f"boundary: {axis_label('n_pretrain', noun)}",
+                    paint=moving_boundary_painter(crossings),
+                )
+            )
+    return drawings
+
+
+@dataclass(frozen=True)
+class Level:
+    """One value of a column, or a bin of values.
+
+    Attributes:
+        column: The column; "" for all rows.
+        low: Smallest value.
+        high: Largest value.
+        label: Text of a heading or legend.
+        faint: Whether it is the smaller of two that are shown together.
+    """
+
+    column: str = ""
+    low: float = 0.0
+    high: float = np.inf
+    label: str = ""
+    faint: bool = False
+
+    def contains(self, frame: pd.DataFrame) -> np.ndarray:
+        """(N,) which rows are of this level."""
+        if not self.column:
+            return np.ones(len(frame), dtype=bool)
+        values = numbers(frame, self.column)
+        return (values >= self.low * (1 - 1e-9)) & (values <= self.high * (1 + 1e-9))
+
+
+def _curve_panels(found: PartFindings, axis: str, name: str, request: Request) -> Panels:
+    """A panel for each target and model size; those of a target share their axes."""
+    drawings = []
+    for target in request.targets:
+        panels = {level: _series(found, target, axis, level, request) for level in _model_levels(found.part, axis)}
+        panels = {level: series for level, series in panels.items() if series}
+        if not panels:
+            continue
+        limits = shared_limits([curve for series in panels.values() for curve in series])
+        for i, (level, series) in enumerate(panels.items(), 1):
+            unfitted = ", ".join(curve.label for curve in series if not len(curve.line_x))
+            drawings.append(
+                Drawing(
+                    f"{name}-{target}-{axis}-{i}",
+                    heading=level.label or found.part.title,
+                    title=f"{target} against {axis}" + (f", {level.label}" if level.label else ""),
+                    caption=f"Without a fitted law: {unfitted}." if unfitted else "",
+                    x_label=_labelled(axis, found.part.noun),
+                    y_label=_labelled(target, found.part.noun),
+                    paint=curves_painter(series, limits),
+                    n_series=len(series) if len(series) > 1 else 0,
+                )
+            )
+    band = f"{format_percent(request.options.level)} bands"
+    text = f"Each mark is a run; lines are the fitted laws with {band}, dotted beyond the measured range."
+    targets = " and ".join(request.targets)
+    return Panels(f"{targets[:1].upper()}{targets[1:]} against {axis}", text, tuple(drawings))
+
+
+def _series(found: PartFindings, target: str, axis: str, model: Level, request: Request) -> list[Curve]:
+    """Each arm at the smallest and the largest amount of the data that is not on the axis."""
+    series = []
+    for number, law in enumerate(found.laws_of(target)):
+        frame = law.arm.rows
+        if axis not in frame.columns:
+            continue
+        x, y = numbers(frame, axis), law.measured
+        # A logarithmic axis can show nothing else.
+        shown = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0) & model.contains(frame)
+        for other in _other_levels(law.arm, axis):
+            keep = shown & other.contains(frame)
+            if keep.any():
+                label = ", ".join(text for text in (law.arm.label, other.label) if text)
+                line = _line(law, axis, x[keep], (model, other), request.options.level)
+                series.append(Curve(label, number, x[keep], in_axis_unit(target, y[keep]), *line, faint=other.faint))
+    return series
+
+
+def _model_levels(part: Part, axis: str) -> list[Level]:
+    """The model sizes that get a panel each, or one level of all rows where sizes do not vary."""
+    sizes = part.levels("n_params")
+    if axis == "n_params" or len(sizes) < 2:
+        models = texts(part.rows, "model")
+        name = models[0] if len(models) == 1 else ""
+        size = f"{format_count(sizes[0])} parameters" if len(sizes) == 1 else ""
+        return [Level(label=", ".join(filter(None, [name, size])))]
+    panels = []
+    for low, high in _select_levels(sizes, _MOST_MODELS):
+        level = Level("n_params", low, high, f"{format_span(low, high)} parameters")
+        models = texts(part.rows[level.contains(part.rows)], "model")
+        if len(models) == 1 and low == high:
+            level = replace(level, label=f"{models[0]}, {level.label}")
+        panels.append(level)
+    return panels
+
+
+def _other_levels(arm: Arm, axis: str) -> list[Level]:
+    """The smallest and the largest amount of the data that is not on the axis; all rows where it does not vary."""
+    other = {"n_pretrain": "n_finetune", "n_finetune": "n_pretrain"}.get(axis)
+    sizes = levels(arm.rows, other) if other else np.empty(0)
+    if len(sizes) < 2:
+        return [Level()]
+    what = "labels" if other == "n_finetune" else "upstream"
+    return [
+        Level(other, low, high, f"{' to '.join(dict.fromkeys(map(format_tick, (low, high))))} {what}", faint=i == 0)
+        for i, (low, high) in enumerate(_select_levels(sizes, 2))
+    ]
+
+
+def _select_levels(sizes: np.ndarray, most: int) -> list[tuple[float, float]]:
+    """Single sizes with the smallest and the largest among them, or bins where there are too many sizes."""
+    if len(sizes) <= _MOST_LEVELS:
+        at = np.unique(np.linspace(0, len(sizes) - 1, min(most, len(sizes))).round().astype(int))
+        return [(float(sizes[i]), float(sizes[i])) for i in at]
+    bins = np.array_split(sizes, 4)
+    return [(float(part[0]), float(part[-1])) for part in (bins if most >= 4 else [bins[0], bins[-1]])]
+
+
+def _line(law: ArmLaw, axis: str, x: np.ndarray, at: Sequence[Level], level: float) -> tuple[np.ndarray, ...]:
+    """Sizes, fitted values, low and high along an axis, a little beyond the runs; empty where no law is fitted.
+
+    Args:
+        law: The arm's law.
+        axis: Column of the axis.
+        x: (N,) sizes of the runs.
+        at: Levels of the other sizes; each is drawn at its centre, any other size at the centre of its range.
+        level: Level of the band.
+    """
+    if law.fit is None or axis not in law.fit.columns.values():
+        return (np.empty(0),) * 4
+    sizes = {axis: np.geomspace(x.min(), x.max() * _BEYOND, _POINTS)}
+    for column in set(law.fit.columns.values()) - {axis}:
+        low, high = law.fit.data["ranges"][column]
+        low = max(low, 1e-12)
+        low, high = next(((each.low, each.high) for each in at if each.column == column), (low, high))
+        sizes[column] = np.full(_POINTS, np.sqrt(low * high))
+    band = law.fit.predict(sizes, level=level)
+    return sizes[axis], *(in_axis_unit(law.target, band[name].to_numpy()) for name in ("value", "low", "high"))
+
+
+def _check_panels(found: PartFindings, name: str, request: Request) -> Panels:
+    drawings = []
+    for target in request.targets:
+        laws = [law for law in found.laws_of(target) if law.fit is not None]
+        if laws:
+            drawings += [*_prediction_drawings(laws, name, found.part), *_residual_drawings(laws, name, found.part)]
+    text = (
+        "Filled marks are the fitted runs. Hollow marks are the largest scales, predicted by the best single law "
+        "fitted without them: they show how far to trust an extrapolation."
+    )
+    return Panels("Do the laws hold?", text, tuple(drawings))
+
+
+def _prediction_drawings(laws: Sequence[ArmLaw], name: str, part: Part) -> list[Drawing]:
+    target = laws[0].target
+    fitted = [_points(law, i, law.predicted(), law.measured, target) for i, law in enumerate(laws)]
+    # Logarithmic axes cannot show a target that is zero or less.
+    if not all((series.y > 0).all() for series in fitted) or not any(len(series.x) for series in fitted):
+        return []
+    held_out = [
+        Points(
+            f"{law.arm.label}, held out",
+            i,
+            *(
+                in_axis_unit(target, np.concatenate([getattr(each, values) for each in law.held_out]))
+                for values in ("predicted", "measured")
+            ),
+            hollow=True,
+        )
+        for i, law in enumerate(laws)
+        if law.held_out
+    ]
+    points, label = [*fitted, *held_out], _labelled(target, part.noun)
+    return [
+        Drawing(
+            f"{name}-predicted-{target}",
+            heading=f"Predicted and measured {target}",
+            title=f"Predicted against measured {target}",
+            caption="On the diagonal a prediction is right." if held_out else "Too few sizes to hold out the largest.",
+            x_label=f"predicted {label}",
+            y_label=f"measured {label}",
+            paint=predictions_painter(points),
+            n_series=len(points) if len(points) > 1 else 0,
+        )
+    ]
+
+
+def _residual_drawings(laws: Sequence[ArmLaw], name: str, part: Part) -> list[Drawing]:
+    target, ranges = laws[0].target, laws[0].fit.data["ranges"]
+    along = "n_pretrain" if "n_pretrain" in ranges else next(iter(ranges))
+    points = [
+        _points(law, i, numbers(law.arm.rows, along), 100 * (law.measured / law.predicted() - 1))
+        for i, law in enumerate(laws)
+    ]
+    if not any(np.isfinite(series.y).any() for series in points):
+        return []
+    return [
+        Drawing(
+            f"{name}-residuals-{target}",
+            heading=f"Residuals of {target}",
+            title=f"Residuals of {target}",
+            caption="Scatter about zero is noise; a bend shows that the shape of the law is wrong.",
+            x_label=_labelled(along, part.noun),
+            y_label="measured over predicted, per cent",
+            paint=residuals_painter(points),
+            n_series=len(points) if len(points) > 1 else 0,
+        )
+    ]
+
+
+def _points(law: ArmLaw, number: int, x: np.ndarray, y: np.ndarray, target: str = "") -> Points:
+    """The runs of an arm that a logarithmic horizontal axis can show, in the unit of `target` where it is given."""
+    keep = np.isfinite(x) & np.isfinite(y) & (x > 0)
+    return Points(law.arm.label, number, in_axis_unit(target, x[keep]), in_axis_unit(target, y[keep]))
+
+
+def _frontier_panels(found: PartFindings, name: str) -> Panels:
+    usable = [each for each in found.plans if each.plan is not None and len(each.plan.frontier) > 1]
+    drawings = [_frontier_drawing(each, name) for each in usable if (each.plan.frontier["value"] > 0).all()]
+    text = "The best that each budget is predicted to buy, dotted outside the measured sizes."
+    if not any(each.asked for each in found.plans):
+        text += " No budget was given, so budgets are training FLOPs, teachers included."
+    return Panels("What a budget buys", text, tuple(drawings))
+
+
+def _frontier_drawing(found: TargetPlan, name: str) -> Drawing:
+    plan, target, frontier = found.plan, found.target, found.plan.frontier
+    table = frontier.assign(**{c: in_axis_unit(target, frontier[c]) for c in ("value", "low", "high")})
+    outside = int((frontier["extrapolation"] > 0.01).sum())
+    return Drawing(
+        f"{name}-frontier-{target}",
+        heading=f"Best {target} for a budget",
+        title=f"Frontier of {target}",
+        caption=f"{outside} of {len(frontier)} budgets are outside the measured sizes." if outside else "",
+        x_label="budget: unit of the costs" if found.asked else "budget: FLOPs",
+        y_label=f"{target}: {axis_label(target)}",
+        paint=frontier_painter(
+            table, (plan.budget, in_axis_unit(target, plan.predicted["value"])) if found.asked else None
+        ),
+    )

@@ -1,154 +1,155 @@
-"""How the numbers of a table were collected: what (Mis)Fitting (2025) asks a report to state of runs and data."""
+"""What a report works on: its checked arguments, the parts of a table that are fitted apart, and facts of the table.
+
+for part in split_table(frame):
+    print(part.title, len(part.rows), [arm.label for arm in part.arms])
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pandas as pd
 
 from hf_scaling.errors import InputError
+from hf_scaling.fitting import FitOptions
 from hf_scaling.planning.costs import check_prices, is_positive
-from hf_scaling.text import format_count
+from hf_scaling.text import COLUMNS, format_count, format_span, listing
 
-#: What is reported where no target is named.
+#: Targets of a report that names none.
 TARGETS = ("loss", "error")
+#: At most this many parts are analysed: each takes seconds, and a longer page is not read.
+MOST_PARTS = 12
+# Columns that must have one value over the rows of a fit; each combination of values is a part.
+_PART_COLUMNS = ("task", "upstream", "downstream", "recipe", "eval_split")
+# Columns that separate distilled runs into arms of their own.
+_ARM_COLUMNS = ("distillation", "teacher_n_params")
+# Columns whose meaning the page states: how the numbers were collected.
+_EXPLAINED = (
+    "loss",
+    "error",
+    "n_params",
+    "n_pretrain",
+    "n_finetune",
+    "samples_seen",
+    "train_flops",
+    "teacher_flops",
+)
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """The arguments of a report, checked.
 
     Attributes:
-        targets: The columns that are reported on.
-        x: The column of one-variable laws; None for the size that varies.
-        fitting: objective, delta, weights, seed: the keyword arguments of `fit_law` and `compare_laws` alike.
-        bootstrap: Draws behind every interval.
-        level: Of the intervals.
-        budget: What there is to spend; None asks for no plan.
-        costs: As for `plan`.
+        targets: Columns that are reported on.
+        x: Column of the laws of one variable; None for the size that varies.
+        weights: Column of the weights; None for the default.
+        options: How laws are fitted.
+        budget: Amount to plan for, in the unit of the costs; None for no plan.
+        costs: Prices, as for `plan`.
     """
 
     targets: tuple[str, ...]
     x: str | None = None
-    fitting: dict = field(default_factory=dict)
-    bootstrap: int = 1000
-    level: float = 0.95
+    weights: str | None = None
+    options: FitOptions = field(default_factory=FitOptions)
     budget: float | None = None
     costs: Mapping[str, float] | None = None
 
+    def __post_init__(self) -> None:
+        if self.budget is None:
+            if self.costs:
+                raise InputError("costs need a budget: give budget= as well")
+            return
+        if not is_positive(self.budget):
+            raise InputError(f"budget is a positive number, in the unit of the costs, not {self.budget!r}")
+        check_prices(self.costs or {})
 
-def find_targets(columns, target: str | None) -> tuple[str, ...]:
-    """The columns to report on: the one that is named, else loss and error as far as they are there.
+
+def find_targets(columns: Iterable[str], target: str | None) -> tuple[str, ...]:
+    """The columns to report on: the given one, else loss and error as far as the table has them.
 
     Raises:
-        InputError: There is no such column, or neither loss nor error.
+        InputError: The table lacks the column, or both loss and error.
     """
-    found = tuple(name for name in ((target,) if target else TARGETS) if name in columns)
-    if found:
-        return found
+    targets = tuple(name for name in ((target,) if target else TARGETS) if name in columns)
+    if targets:
+        return targets
     has = ", ".join(map(str, columns))
     if target:
         raise InputError(f"the table has no column {target!r}: it has {has}")
     raise InputError(f"the table has neither loss nor error: name the column to report with target=; it has {has}")
 
 
-def check_money(budget: float | None, costs: Mapping[str, float] | None) -> None:
-    """Refuse a budget or prices that no plan could be made of.
-
-    Raises:
-        InputError: The budget is no positive number, a price cannot be used, or one was given without the other.
-    """
-    if budget is None:
-        if costs:
-            raise InputError("costs ask for a plan: give a budget as well")
-        return
-    if not is_positive(budget):
-        raise InputError(f"budget is a positive number, in the unit of the costs, not {budget!r}")
-    check_prices(costs or {})
-
-
-# What must be one value over the rows of a fit; each value, or combination, is a part of its own.
-_APART = ("task", "upstream", "downstream", "recipe", "eval_split")
-# What makes one way of teaching: runs taught otherwise are another arm.
-_TEACHING = ("distillation", "teacher_n_params")
-#: At most so many parts are worked out: a page of more is not read, and each costs seconds.
-MOST_PARTS = 12
-
-
-class Rows:
-    """A DataFrame as a results table: rows that a law cannot take are left out with a note instead of refused."""
-
-    def __init__(self, frame):
-        self._frame = frame
-
-    def __len__(self) -> int:
-        return len(self._frame)
-
-    def to_pandas(self):
-        """The rows, on an index that names them."""
-        return self._frame
-
-
 @dataclass(frozen=True)
 class Arm:
-    """The runs of one arm: plain, or distilled in one way.
+    """The runs of one arm: not distilled, or distilled in one way.
 
     Attributes:
-        kind: plain, distilled, or "" where the table knows no arms.
-        label: How it is called on the page.
+        kind: plain, distilled, or "" where the table has no column arm.
+        label: Name on the page.
         rows: Its rows.
     """
 
     kind: str
     label: str
-    rows: Rows
+    rows: pd.DataFrame = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of one stage, task, data set, recipe and evaluation split.
+    """Rows of one stage, task, pair of data sets, recipe and evaluation split.
 
     Attributes:
-        title: How it is called on the page.
-        stage: pretrain, finetune, or None where the table knows no stages.
-        choice: Column to value, of the columns that set it apart from other parts.
+        title: Name on the page.
+        stage: pretrain, finetune, or None where the table has no stages.
+        values: Column -> value, of the columns that separate it from other parts.
         rows: Its rows.
         arms: Its rows by arm, the plain one first.
     """
 
     title: str
     stage: str | None
-    choice: dict[str, str]
-    rows: Rows
+    values: dict[str, str]
+    rows: pd.DataFrame = field(repr=False)
     arms: tuple[Arm, ...]
 
     @property
     def noun(self) -> str:
-        """What the amounts of data count: images, tokens, or examples where the rows do not say."""
-        task = self.choice.get("task", "")
+        """What the amounts of data count: images, tokens, or examples where the rows name no task."""
+        task = self.values.get("task", "")
         return "images" if "image" in task else "tokens" if "lm" in task else "examples"
 
-    def arm(self, kind: str) -> tuple[Arm, ...]:
-        """The arms of a kind; there may be several ways of teaching."""
+    def arms_of(self, kind: str) -> tuple[Arm, ...]:
+        """The arms of a kind, plain or distilled; runs distilled in different ways are different arms."""
         return tuple(arm for arm in self.arms if arm.kind == kind)
 
     def levels(self, column: str) -> np.ndarray:
         """The distinct positive numbers of a column, ascending; empty where there is no such column."""
-        return levels(self.rows.to_pandas(), column)
+        return levels(self.rows, column)
 
 
-def levels(frame, column: str) -> np.ndarray:
-    """The distinct positive finite numbers of a column, ascending; empty where it has none."""
+def numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
+    """(N,) a column as floats, NaN where a value is not a number; empty where there is no such column."""
     if column not in frame.columns:
         return np.empty(0)
-    import pandas as pd
+    return pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
 
-    values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+
+def levels(frame: pd.DataFrame, column: str) -> np.ndarray:
+    """The distinct positive finite numbers of a column, ascending."""
+    values = numbers(frame, column)
     return np.unique(values[np.isfinite(values) & (values > 0)])
 
 
-def keep(frame, wanted: dict[str, str | None]):
-    """The rows with the wanted values of arm, upstream, downstream and stage.
+def texts(frame: pd.DataFrame, column: str) -> list[str]:
+    """The distinct values of a column as text, sorted; empty where there is no such column."""
+    return sorted({str(value) for value in frame[column].dropna()} - {""}) if column in frame.columns else []
+
+
+def filter_rows(frame: pd.DataFrame, wanted: Mapping[str, str | None]) -> pd.DataFrame:
+    """The rows that have the wanted values; None filters nothing.
 
     Raises:
         InputError: There is no such column, or no such row.
@@ -164,230 +165,166 @@ def keep(frame, wanted: dict[str, str | None]):
     return frame
 
 
-def split(frame) -> list[Part]:
-    """The parts of a table, pre-training first, larger ones first."""
-    stages = _texts(frame, "stage")
-    apart = [name for name in _APART if len(_texts(frame, name)) > 0]
-    # Without its size, another model is another curve.
-    apart += ["model"] if not len(levels(frame, "n_params")) and len(_texts(frame, "model")) > 1 else []
-    found = []
-    for stage in ("pretrain", "finetune") if stages else (None,):
+def split_table(frame: pd.DataFrame) -> list[Part]:
+    """The parts of a table, pre-training before fine-tuning, then larger ones first."""
+    stages = ("pretrain", "finetune") if texts(frame, "stage") else (None,)
+    columns = [name for name in _PART_COLUMNS if texts(frame, name)]
+    # Without n_params, each model is a curve of its own.
+    if not len(levels(frame, "n_params")) and len(texts(frame, "model")) > 1:
+        columns.append("model")
+    parts = []
+    for stage in stages:
         rows = frame if stage is None else frame[frame["stage"].astype(str) == stage]
-        names = [name for name in apart if not (stage == "pretrain" and name == "downstream")]
-        parts = [_part(stage, values, group, names) for values, group in _groups(rows, names)]
-        found += sorted(parts, key=lambda part: -len(part.rows))
-    return _named(found)
+        names = [name for name in columns if not (stage == "pretrain" and name == "downstream")]
+        of_stage = [
+            Part("", stage, {name: value for name, value in zip(names, values) if value}, group, tuple(_arms(group)))
+            for values, group in _groups(rows, names)
+        ]
+        parts += sorted(of_stage, key=lambda part: -len(part.rows))
+    return [replace(part, title=_title(part, parts)) for part in parts]
 
 
-def _groups(frame, names: list[str]):
+def _groups(frame: pd.DataFrame, names: Sequence[str]) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
+    """The rows by the values of some columns, missing values as ""."""
     if not names or frame.empty:
         return [((), frame)] if len(frame) else []
     filled = [frame[name].astype(object).where(frame[name].notna(), "").astype(str) for name in names]
     return [(values, group) for values, group in frame.groupby(filled, sort=True)]
 
 
-def _part(stage: str | None, values, frame, names: list[str]) -> Part:
-    choice = {name: value for name, value in zip(names, values) if value}
-    return Part("", stage, choice, Rows(frame), tuple(_arms(frame)))
-
-
-def _arms(frame) -> list[Arm]:
-    if not _texts(frame, "arm"):
-        return [Arm("", "all runs", Rows(frame))]
-    found = []
+def _arms(frame: pd.DataFrame) -> list[Arm]:
+    if not texts(frame, "arm"):
+        return [Arm("", "all runs", frame)]
+    arms = []
     for kind in ("plain", "distilled"):
         rows = frame[frame["arm"].astype(str) == kind]
-        names = [name for name in _TEACHING if kind == "distilled" and len(_texts(rows, name)) > 1]
+        names = [name for name in _ARM_COLUMNS if kind == "distilled" and len(texts(rows, name)) > 1]
         for values, group in _groups(rows, names):
-            found.append(Arm(kind, _arm_label(kind, names, values), Rows(group)))
-    return found
+            settings = [
+                f"teacher {format_count(float(value))} parameters" if name == "teacher_n_params" else value
+                for name, value in zip(names, values)
+                if value
+            ]
+            arms.append(Arm(kind, f"{kind} ({', '.join(settings)})" if settings else kind, group))
+    return arms
 
 
-def _arm_label(kind: str, names: list[str], values) -> str:
-    said = {"teacher_n_params": "teacher {} parameters", "distillation": "{}"}
-    parts = [
-        said[name].format(format_count(float(value)) if name == "teacher_n_params" else value)
-        for name, value in zip(names, values)
-        if value
-    ]
-    return f"{kind} ({', '.join(parts)})" if parts else kind
+def _title(part: Part, parts: Sequence[Part]) -> str:
+    """A title that differs between the parts of a stage."""
+    peers = [peer.values for peer in parts if peer.stage == part.stage]
+    differing = {name: value for name, value in part.values.items() if len({values.get(name) for values in peers}) > 1}
+    places = [part.values[name] for name in ("upstream", "downstream") if name in part.values]
+    words = [", then ".join(places)] if places else []
+    words += [differing[name] for name in ("task", "model") if name in differing]
+    words += [f"{differing['eval_split']} split"] if "eval_split" in differing else []
+    if "recipe" in differing:
+        # The hash alone tells a reader nothing; how long the runs were does.
+        seen = part.levels("samples_seen")
+        length = f" ({format_span(seen[0], seen[-1])} {part.noun} seen)" if len(seen) else ""
+        words.append(f"recipe {differing['recipe']}{length}")
+    return ", ".join(words) or "all runs"
 
 
-def _named(parts: list[Part]) -> list[Part]:
-    """The same parts with titles that tell those of one stage apart."""
-    return [replace(part, title=_title(part, _varied(parts, part.stage))) for part in parts]
-
-
-def _varied(parts: list[Part], stage: str | None) -> set[str]:
-    """The columns that take several values over the parts of a stage."""
-    peers = [part.choice for part in parts if part.stage == stage]
-    return {name for name in (*_APART, "model") if len({choice.get(name) for choice in peers}) > 1}
-
-
-def _title(part: Part, varied: set[str]) -> str:
-    places = [part.choice[name] for name in ("upstream", "downstream") if name in part.choice]
-    said = [", then ".join(places)] if places else []
-    said += [part.choice[name] for name in ("task", "model") if name in varied & set(part.choice)]
-    said += [f"{part.choice[name]} split" for name in ("eval_split",) if name in varied & set(part.choice)]
-    said += [f"recipe {part.choice[name]}{_seen(part)}" for name in ("recipe",) if name in varied & set(part.choice)]
-    return ", ".join(said) or "all runs"
-
-
-def _seen(part: Part) -> str:
-    """How long the runs of a recipe were: its hash tells a reader nothing."""
-    seen = part.levels("samples_seen")
-    if not len(seen):
-        return ""
-    return f" ({format_count(seen[0])}{f' to {format_count(seen[-1])}' if len(seen) > 1 else ''} {part.noun} seen)"
-
-
-def _texts(frame, name: str) -> list[str]:
-    if name not in frame.columns:
-        return []
-    return sorted({str(value) for value in frame[name].dropna()} - {""})
-
-
-_MOST_NAMES = 8
-_STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
-# How the columns of a results row come about; a foreign table's are its author's.
-_COLLECTED = {
-    "loss": "loss: cross-entropy in nats, mean over the evaluation split",
-    "error": "error: top-1 error rate over the evaluation split, 0 to 1",
-    "n_params": "n_params: counted in the built model",
-    "n_pretrain": "n_pretrain: unique upstream images (or tokens)",
-    "n_finetune": "n_finetune: unique labelled downstream images (or tokens)",
-    "samples_seen": "samples_seen: steps times batch, repeats counted",
-    "train_flops": "train_flops: operations of the student, forward and backward",
-    "teacher_flops": "teacher_flops: operations of the teacher's forward passes; its own training is in its own row",
-}
-
-
-def facts_of_table(frame) -> dict[str, str]:
-    """Name to text: runs, models, data, sizes, cost, settings, devices, versions, dates."""
+def describe_table(frame: pd.DataFrame) -> dict[str, str]:
+    """Facts that (Mis)Fitting (2025) asks a report to state of runs and data: name -> text, without empty ones."""
+    explained = [f"{name}: {COLUMNS[name].meaning}" for name in _EXPLAINED if name in frame.columns]
     facts = {
         "runs": _runs(frame),
         "models": _models(frame),
-        "data": _named_columns(frame, (("task", ""), ("upstream", "upstream "), ("downstream", "downstream "))),
+        "data": _listings(frame, {"task": "", "upstream": "upstream ", "downstream": "downstream "}),
         "sizes": _sizes(frame),
         "evaluated on": _evaluation(frame),
-        "teachers": _named_columns(frame, (("distillation", ""),)) + _teachers(frame),
-        "training rule": _named_columns(frame, (("recipe", "recipe "), ("precision", ""))),
-        "seeds": _named_columns(frame, (("seed", ""),)),
+        "teachers": _teachers(frame),
+        "training rule": _listings(frame, {"recipe": "recipe ", "precision": ""}),
+        "seeds": _listings(frame, {"seed": ""}),
         "cost": _cost(frame),
-        "devices": _named_columns(frame, (("device", ""),)),
+        "devices": _listings(frame, {"device": ""}),
         "versions": _versions(frame),
         "measured": _dates(frame),
+        "how collected": ("; ".join(explained) if "run_id" in frame.columns else "") or "as the table's author did",
     }
-    collected = (
-        [text for name, text in _COLLECTED.items() if name in frame.columns] if "run_id" in frame.columns else []
-    )
-    facts["how collected"] = "; ".join(collected) or "as the table's author did"
     return {name: text for name, text in facts.items() if text}
 
 
-def _runs(frame) -> str:
-    groups = [name for name in ("stage", "arm") if _distinct(frame, name)]
+def _listings(frame: pd.DataFrame, prefixes: Mapping[str, str]) -> str:
+    """The distinct values of some columns, each with a prefix."""
+    return "; ".join(prefix + listing(texts(frame, name)) for name, prefix in prefixes.items() if texts(frame, name))
+
+
+def _runs(frame: pd.DataFrame) -> str:
     total = f"{len(frame):,} rows" if len(frame) > 1 else "one row"
-    if not groups:
-        return total
-    counts = frame.groupby(groups, sort=True).size().sort_index(ascending=False)
-    keys = [key if isinstance(key, tuple) else (key,) for key in counts.index]
-    said = [
-        f"{number:,} {' '.join(_STAGES.get(name, name) for name in reversed(key))}"
-        for key, number in zip(keys, counts)
-    ]
-    return f"{total}: {', '.join(said)}"
-
-
-def _models(frame) -> str:
-    names = _distinct(frame, "model")
+    names = [name for name in ("stage", "arm") if texts(frame, name)]
     if not names:
-        return ""
-    if not len(levels(frame, "n_params")):
-        return _listed(names)
+        return total
+    stages = {"pretrain": "pre-training", "finetune": "fine-tuning"}
+    counts = frame.groupby(names, sort=True).size().sort_index(ascending=False)
+    keys = [key if isinstance(key, tuple) else (key,) for key in counts.index]
+    groups = [
+        f"{number:,} {' '.join(stages.get(name, name) for name in reversed(key))}" for key, number in zip(keys, counts)
+    ]
+    return f"{total}: {', '.join(groups)}"
+
+
+def _models(frame: pd.DataFrame) -> str:
+    names = texts(frame, "model")
+    if not names or not len(levels(frame, "n_params")):
+        return listing(names)
     sizes = frame.groupby("model")["n_params"].max().sort_values()
-    return _listed([f"{name} ({format_count(size)} parameters)" for name, size in sizes.items()])
+    return listing(f"{name} ({format_count(size)} parameters)" for name, size in sizes.items())
 
 
-def _sizes(frame) -> str:
-    said = []
-    for name in ("n_params", "n_pretrain", "n_finetune", "image_size"):
-        values = levels(frame, name)
-        if len(values):
-            number = f"{len(values)} levels" if len(values) > 1 else "one level"
-            span = format_count(values[0]) + (f" to {format_count(values[-1])}" if len(values) > 1 else "")
-            said.append(f"{name} {span} ({number})")
-    return "; ".join(said)
-
-
-def _evaluation(frame) -> str:
-    split, n_eval = _distinct(frame, "eval_split"), levels(frame, "n_eval")
-    sizes = (
-        f", {format_count(n_eval[0])}" + (f" to {format_count(n_eval[-1])}" if len(n_eval) > 1 else "")
-        if len(n_eval)
-        else ""
+def _sizes(frame: pd.DataFrame) -> str:
+    sizes = {name: levels(frame, name) for name in ("n_params", "n_pretrain", "n_finetune", "image_size")}
+    return "; ".join(
+        f"{name} {format_span(values[0], values[-1])} ({f'{len(values)} levels' if len(values) > 1 else 'one level'})"
+        for name, values in sizes.items()
+        if len(values)
     )
-    return f"{_listed(split)} split{f', {sizes} images or tokens' if sizes else ''}, read once" if split else ""
 
 
-def _teachers(frame) -> str:
+def _evaluation(frame: pd.DataFrame) -> str:
+    splits, n_eval = texts(frame, "eval_split"), levels(frame, "n_eval")
+    sizes = f", {format_span(n_eval[0], n_eval[-1])} images or tokens" if len(n_eval) else ""
+    return f"{listing(splits)} split{sizes}, read once" if splits else ""
+
+
+def _teachers(frame: pd.DataFrame) -> str:
     sizes = levels(frame, "teacher_n_params")
-    return f"; {', '.join(format_count(size) for size in sizes)} parameters" if len(sizes) else ""
+    described = [listing(texts(frame, "distillation"))] if texts(frame, "distillation") else []
+    described += [f"{', '.join(map(format_count, sizes))} parameters"] if len(sizes) else []
+    return "; ".join(described)
 
 
-def _cost(frame) -> str:
-    said = []
-    for name, unit in (("train_flops", "FLOPs of students"), ("teacher_flops", "of teachers' answers")):
-        values = _numbers(frame, name)
+def _cost(frame: pd.DataFrame) -> str:
+    costs = []
+    for name, unit in (("train_flops", "FLOPs of students"), ("teacher_flops", "of teachers' forward passes")):
+        values = numbers(frame, name)
         if np.isfinite(values).any():
-            said.append(f"{format_count(float(np.nansum(values)))} {unit}")
-    seconds = _numbers(frame, "seconds")
+            costs.append(f"{format_count(float(np.nansum(values)))} {unit}")
+    seconds = numbers(frame, "seconds")
     if np.isfinite(seconds).any():
-        said.append(f"{np.nansum(seconds) / 3600:.3g} hours of training")
-    return ", ".join(said)
+        costs.append(f"{np.nansum(seconds) / 3600:.3g} hours of training")
+    return ", ".join(costs)
 
 
-def _versions(frame) -> str:
-    """Each package with its version, or versions where runs differ."""
-    found: dict[str, set[str]] = {}
-    for text in _distinct(frame, "versions"):
+def _versions(frame: pd.DataFrame) -> str:
+    """Each package with its version, or its versions where runs differ."""
+    versions: dict[str, set[str]] = {}
+    for text in texts(frame, "versions"):
         try:
             packages = json.loads(text)
         except ValueError:
-            packages = {}
+            continue
         for name, version in packages.items() if isinstance(packages, dict) else ():
-            found.setdefault(str(name), set()).add(str(version))
-    return ", ".join(f"{name} {'/'.join(sorted(versions))}" for name, versions in found.items())
+            versions.setdefault(str(name), set()).add(str(version))
+    return ", ".join(f"{name} {'/'.join(sorted(values))}" for name, values in versions.items())
 
 
-def _dates(frame) -> str:
+def _dates(frame: pd.DataFrame) -> str:
     if "created_at" not in frame.columns:
         return ""
-    import pandas as pd
-
     times = pd.to_datetime(frame["created_at"], errors="coerce", utc=True).dropna()
     if times.empty:
         return ""
     first, last = times.min().strftime("%Y-%m-%d"), times.max().strftime("%Y-%m-%d")
     return first if first == last else f"{first} to {last}"
-
-
-def _named_columns(frame, columns) -> str:
-    return "; ".join(prefix + _listed(_distinct(frame, name)) for name, prefix in columns if _distinct(frame, name))
-
-
-def _distinct(frame, name: str) -> list[str]:
-    return sorted({str(value) for value in frame[name].dropna()} - {""}) if name in frame.columns else []
-
-
-def _listed(values: list[str]) -> str:
-    rest = len(values) - _MOST_NAMES
-    return ", ".join(values[:_MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _numbers(frame, name: str) -> np.ndarray:
-    if name not in frame.columns:
-        return np.empty(0)
-    import pandas as pd
-
-    return pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
