@@ -17,10 +17,9 @@ from scipy.optimize import least_squares
 
 import hf_scaling as hs
 from hf_scaling.fitting.bootstrap import draw
-from hf_scaling.fitting.engine import estimate
-from hf_scaling.fitting.rows import RowFilter, choose_rows
+from hf_scaling.fitting.estimate import estimate, search_starts
+from hf_scaling.fitting.rows import RowFilter, select_rows
 from hf_scaling.fitting.solver import coordinates_of, make_objective
-from hf_scaling.fitting.starts import search_starts
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from designs import study
@@ -57,7 +56,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for name, points in LAWS.items():
         law, table = hs.LAWS[name], study(name, noise=0.02, points=points)
-        rows, coordinates = choose_rows(table, law, RowFilter()), coordinates_of(law)
+        rows, coordinates = select_rows(table, law, RowFilter()), coordinates_of(law)
         objective = make_objective("log_huber", None)
         found = estimate(rows, law, coordinates, objective)
         times = [

@@ -262,6 +262,11 @@ def format_interval(target: str, low: float, high: float) -> str:
     return f"{format_value(target, low).removesuffix(' %')} to {format_value(target, high)}"
 
 
+def format_number(value: float, digits: int = 4) -> str:
+    """A parameter or another plain number: 0.3478, 1.2e+05; "0" for one that is practically 0 (below 1e-30)."""
+    return "0" if abs(value) < 1e-30 else f"{value:.{digits}g}"
+
+
 def format_percent(share: float, digits: int | None = None) -> str:
     """A share in per cent: 95 %, 99.9 %, 40 %.
 

@@ -1,4 +1,4 @@
-"""Laws compared on the largest scales, the one or the mixture that auto chooses, and what is said of it."""
+"""Laws compared on the largest scales, and the law or the mixture that auto selects."""
 
 import sys
 from pathlib import Path
@@ -56,10 +56,10 @@ def test_the_planted_shape_beats_one_that_lacks_it():
     assert found.p_better > 0.95
     errors = found.table.set_index("law")["holdout_log_rmse"]
     assert errors["power_law"] > 1.5 * errors["shifted_power_law"]
-    assert "ahead of power_law" in found.summary()
+    assert "power_law" in found.summary()
 
 
-def test_two_laws_that_say_the_same_are_not_told_apart():
+def test_neither_of_two_equal_laws_is_clearly_better():
     twin = hs.Law("twin", "E + A*n_pretrain**-a")
     found = hs.compare_laws(curve(), laws=["power_law", twin])
     assert "not_clearly_better" in codes(found.notes)
@@ -82,7 +82,7 @@ def test_the_baseline_carries_the_last_value_forward():
     assert scores["power_law"] < 1e-6
 
 
-def test_without_a_trend_the_baseline_wins_and_says_so():
+def test_without_a_trend_the_baseline_wins():
     flat = {"n_pretrain": X, "loss": np.exp(0.1 * np.random.default_rng(0).standard_normal(16))}
     rankings = [hs.compare_laws({**flat, "loss": np.roll(flat["loss"], k)}, laws=["power_law"]) for k in range(8)]
     won = [r for r in rankings if r.table["law"][0] == "last_value"]
@@ -95,9 +95,8 @@ def test_a_variable_that_hardly_matters_is_named():
     law = {"A": 0.02, "alpha": 0.3, "G": 1.5, "beta": 0.25, "E": 0.2}
     table["loss"] = hs.LAWS["transfer_gap"].predict(law, table)
     found = hs.compare_laws(table, laws=["transfer_gap", "joint_multiplicative_data"])
-    said = [n["text"] for n in found.notes if n["code"] == "hardly_matters"]
-    assert len(said) == 1
-    assert said[0].startswith("n_pretrain hardly matters")
+    texts = [n["text"] for n in found.notes if n["code"] == "hardly_matters"]
+    assert [("n_pretrain" in text, "n_finetune" in text) for text in texts] == [(True, False)]
 
 
 def test_the_default_laws_are_those_whose_variables_vary():
@@ -113,7 +112,7 @@ def test_rows_that_one_law_cannot_take_are_left_out_for_all():
     frame = pd.DataFrame(study("effective_data"))
     frame.loc[frame["n_pretrain"] == frame["n_pretrain"].min(), "n_pretrain"] = 0
     found = hs.compare_laws(frame, laws=["effective_data", "transfer_gap"])
-    assert "8 of 64 rows left out" in next(n["text"] for n in found.notes if n["code"] == "rows_left_out")
+    assert "rows_left_out" in codes(found.notes)
     assert {fit.scores["n_rows"] for fit in found.fits.values()} == {56}
     best = hs.fit_law(frame, "auto", bootstrap=0, combine=False)
     # The winner takes zeros, and is fitted on all that it can take.
@@ -127,7 +126,7 @@ def test_laws_too_large_for_the_table_are_left_out():
     assert "bnsl" not in set(found.table["law"])
 
 
-def test_too_few_sizes_to_hold_any_out_is_said():
+def test_too_few_sizes_to_hold_any_out_is_noted():
     found = hs.compare_laws({name: values[:4] for name, values in curve().items()})
     assert "no_holdout" in codes(found.notes)
     assert np.isnan(found.p_better)
@@ -136,9 +135,10 @@ def test_too_few_sizes_to_hold_any_out_is_said():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"laws": []}, "empty"),
-        ({"laws": "power_law"}, "list"),
-        ({"laws": ["powerlaw"]}, "did you mean power_law"),
+        ({"laws": []}, "laws"),
+        ({"laws": "power_law"}, r"laws=\['power_law'\]"),
+        ({"laws": ["powerlaw"]}, "power_law"),
+        ({"stage": "pretrain"}, "'stage'"),
         ({"laws": ["chinchilla"]}, "n_params"),
         ({"holdout": "random"}, "largest"),
         ({"target": "error"}, "'error'"),
@@ -171,7 +171,7 @@ def test_auto_combines_the_forms_of_one_variable(mixture):
     assert set(mixture.params) == {f"{m.law}.{name}" for m in mixture.members for name in m.params}
     assert set(mixture.intervals) == set(mixture.params)
     assert "combined" in mixture.note_codes
-    assert "largest scales" in mixture.settings["validation"]
+    assert mixture.settings["validation"]
 
 
 def test_a_mixture_is_the_mean_of_its_laws_and_what_they_all_miss(mixture):
@@ -188,7 +188,7 @@ def test_the_band_of_a_mixture_spans_its_laws(mixture):
     assert row.high - row.low > 0.5 * np.ptp(members)
     new = mixture.predict({"n_pretrain": 1e9}, kind="new_run").iloc[0]
     assert new.high - new.low > row.high - row.low
-    with pytest.raises(InputError, match="mixture"):
+    with pytest.raises(InputError):
         mixture.invert(0.5, "n_pretrain")
 
 
@@ -213,7 +213,7 @@ def test_auto_without_combining_gives_the_best_single_law(ranking):
 
 
 def test_auto_takes_no_parameters_of_one_law():
-    with pytest.raises(InputError, match="fixed and tied"):
+    with pytest.raises(InputError, match="fixed"):
         hs.fit_law(curve(), "auto", fixed={"E": 0})
 
 
@@ -251,4 +251,4 @@ class TestPublished:
         table = table[(table.model == "r50") & (table.n_pretrain > 0)]
         found = hs.compare_laws(table, target="error")
         assert found.best in ("transfer_gap_shifted", "effective_data", "effective_data_shifted", "rectified_joint")
-        assert any(n["text"].startswith("n_pretrain hardly matters") for n in found.notes)
+        assert any(n["code"] == "hardly_matters" and "n_pretrain" in n["text"] for n in found.notes)

@@ -95,7 +95,7 @@ def test_a_level_narrows_the_band(noisy):
     assert half.intervals["E"][1] - half.intervals["E"][0] < noisy.intervals["E"][1] - noisy.intervals["E"][0]
 
 
-def test_predictions_stand_on_the_frames_index(noisy):
+def test_predictions_have_the_frames_index(noisy):
     frame = pd.DataFrame({"n_params": [1e6, 1e8], "n_pretrain": 1e9, "other": "x"}, index=["small", "large"])
     found = noisy.predict(frame)
     assert list(found.index) == ["small", "large"]
@@ -107,8 +107,8 @@ def test_predictions_stand_on_the_frames_index(noisy):
 def test_a_prediction_needs_its_columns(noisy):
     for given, words in (
         ({"n_params": 1e6}, "'n_pretrain'"),
-        ({"n_params": ["many"], "n_pretrain": 1e6}, "numbers"),
-        ({"n_params": [1, 2, 3], "n_pretrain": [1, 2]}, "different lengths"),
+        ({"n_params": ["many"], "n_pretrain": 1e6}, "n_params"),
+        ({"n_params": [1, 2, 3], "n_pretrain": [1, 2]}, "n_params, n_pretrain"),
     ):
         with pytest.raises(InputError, match=words):
             noisy.predict(given)
@@ -142,7 +142,7 @@ def test_the_inverse_comes_with_an_interval(noisy):
     assert low < 5e9 < high
     assert noisy.predict({"n_params": 1e9, "n_pretrain": value}).value[0] == pytest.approx(reached, rel=1e-9)
     assert noisy.invert(noisy.params["E"] * 0.5, "n_pretrain", n_params=1e9) == (np.inf, np.inf, np.inf)
-    for arguments, words in (((2.2, "n_finetune"), "n_finetune"), ((-1, "n_pretrain"), "positive")):
+    for arguments, words in (((2.2, "n_finetune"), "n_finetune"), ((-1, "n_pretrain"), "-1")):
         with pytest.raises(InputError, match=words):
             noisy.invert(*arguments, n_params=1e9)
 
@@ -173,15 +173,15 @@ def test_as_many_sizes_as_parameters_leave_no_interval():
         ({"level": 1.0}, "level"),
         ({"seed": -1}, "seed"),
         ({"objective": "l1"}, "log_huber, log_mse, mse"),
-        ({"objective": "mse", "delta": 0.1}, "changes nothing"),
+        ({"objective": "mse", "delta": 0.1}, "delta"),
         ({"delta": 0.0}, "delta"),
         ({"fixed": {"Q": 1}}, "'Q'"),
-        ({"fixed": {"E": float("nan")}}, "finite"),
-        ({"fixed": {"E": 0, "A": 1, "a": 1}}, "every parameter"),
+        ({"fixed": {"E": float("nan")}}, "E = nan"),
+        ({"fixed": {"E": 0, "A": 1, "a": 1}}, "power_law"),
         ({"tied": [("E", "Q")]}, "'Q'"),
-        ({"tied": [("E",)]}, "at least two"),
-        ({"tied": [("E", "A")], "fixed": {"E": 1}}, "fixed and tied"),
-        ({"supervised": {"E": 1}}, "supervised changes nothing"),
+        ({"tied": [("E",)]}, "'E'"),
+        ({"tied": [("E", "A")], "fixed": {"E": 1}}, "'E'"),
+        ({"supervised": {"E": 1}}, "supervised"),
         ({"law": "powerlaw"}, "power_law"),
         ({"law": "distillation"}, "n_params"),
     ],

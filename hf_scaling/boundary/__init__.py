@@ -1,4 +1,4 @@
-"""The distillation boundary: where the distilled and the plain arm cross."""
+"""The distillation boundary: the number of pre-training images at which the plain arm overtakes the distilled one."""
 
 from hf_scaling.boundary.find import Boundary, find_boundary
 

@@ -1,4 +1,4 @@
-"""From a table to a fitted law: rows, starts, solver, bootstrap, verdicts, and the choice among laws."""
+"""From a table to a fitted law: rows, estimate, bootstrap, diagnostics, and the selection among laws."""
 
 from hf_scaling.fitting.fit import FitOptions, fit_law
 from hf_scaling.fitting.law_fit import LawFit

@@ -1,19 +1,31 @@
-"""`LawFit`: a fitted law that predicts with intervals, says what is doubtful, and is kept as plain numbers."""
+"""`LawFit`: a fitted law that predicts with intervals, lists what is doubtful, and is stored as plain numbers."""
 
+import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from hf_scaling import files, hub
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.solver import Objective
 from hf_scaling.laws import Law
 
 if TYPE_CHECKING:
-    from hf_scaling import hub
+    import os
 
+    import pandas as pd
 
+#: What each status of a fit means.
+VERDICTS = {
+    "ok": "these runs determine the law",
+    "not_identifiable": "these runs do not determine the law: trust it inside the measured range at most",
+    "at_bound": "a parameter ended on its bound: read it as a limit",
+    "poor_fit": "the law does not describe these runs",
+}
 # Rows times draws evaluated at once.
 _LARGEST_BLOCK = 2_000_000
 
@@ -24,18 +36,18 @@ class LawFit:
 
     Attributes:
         law: The law's name; "mixture" where several laws were combined.
-        status: ok, not_identifiable, at_bound or poor_fit.
+        status: A key of `VERDICTS`.
         params: Parameter name to estimate; in a mixture the keys are "law.symbol".
         intervals: Parameter name to (low, high) at `settings["level"]`; empty without a bootstrap.
         scores: log_rmse, rmse, aicc, n_rows, n_configurations.
         notes: Findings, each with code, grade (info, warn, error) and text.
-        settings: How it was fitted: target, objective, delta, columns, method, bootstrap, level, seed and the rest.
+        settings: How it was fitted: target, objective, delta, columns, weights, n_starts, and the `FitOptions`.
         data: What it was fitted to: the range of each variable, the values of the naming columns, the mean of
-            each configuration (`measured`) and what the runs cost (`compute`), both absent from laws kept by older
-            versions.
+            each configuration (`measured`) and what the runs cost (`compute`); laws stored by older versions lack the
+            last two.
         definition: The law itself; None in a mixture.
         draws: (B, P) bootstrap draws of the parameters.
-        noise: (N,) residuals on the objective's scale, corrected for the fitted parameters: what a new run adds.
+        noise: (N,) residuals on the objective's scale, corrected for the fitted parameters: the noise of a new run.
         members: The fits of a mixture.
         weights: Law name to weight in a mixture.
     """
@@ -46,8 +58,8 @@ class LawFit:
     intervals: dict[str, tuple[float, float]]
     scores: dict[str, float]
     notes: list[dict]
-    settings: dict
-    data: dict
+    settings: dict[str, Any]
+    data: dict[str, Any]
     definition: Law | None
     draws: np.ndarray = field(repr=False)
     noise: np.ndarray = field(repr=False)
@@ -56,25 +68,27 @@ class LawFit:
 
     @property
     def columns(self) -> dict[str, str]:
-        """The law's variable to the table's column, over all members."""
+        """The law's variable to the table's column; in a mixture those of all members."""
         if not self.members:
             return dict(self.settings["columns"])
         return {name: column for member in self.members for name, column in member.columns.items()}
 
-    def predict(self, frame, kind: str = "mean", level: float | None = None):
+    def predict(
+        self, frame: "pd.DataFrame | Mapping[str, Any]", kind: str = "mean", level: float | None = None
+    ) -> "pd.DataFrame":
         """Predict the target at given sizes.
 
         Args:
             frame: A DataFrame or a mapping of the law's columns to numbers or sequences.
             kind: "mean" for the expected value, "new_run" for one further run (its noise included).
-            level: Of the interval; the fit's own by default.
+            level: Level of the interval; by default the fit's own.
 
         Returns:
             A DataFrame on the frame's index: value, low, high (NaN without a bootstrap) and extrapolation, the largest
             natural-log distance of a variable outside the fitted range (0 inside). NaN where the law is undefined.
 
         Raises:
-            InputError: A column is missing or holds something else than numbers, or kind or level is unknown.
+            InputError: A column is missing or does not hold numbers, kind is unknown, or level is not in 0..1.
         """
         import pandas as pd
 
@@ -108,9 +122,8 @@ class LawFit:
         laws disagree as well.
         """
         if self.members:
-            drawn = _share_draws(
-                [m.draw_values(sizes) for m in self.members], [self.weights[m.law] for m in self.members]
-            )
+            shares = [self.weights[member.law] for member in self.members]
+            drawn = _share_draws([member.draw_values(sizes) for member in self.members], shares)
             scale = Objective(self.settings["objective"])
             return scale.unscale(scale.scale(drawn) + self.settings["carried"])
         count = len(next(iter(sizes.values())))
@@ -118,29 +131,31 @@ class LawFit:
         parts = [self._evaluate(self.draws[i : i + block], sizes) for i in range(0, len(self.draws), block)]
         return np.concatenate(parts) if parts else np.empty((0, count))
 
-    def interval(self, function: Callable, level: float | None = None) -> tuple[float, float, float]:
+    def interval(
+        self, function: Callable[[dict, Callable], Any], level: float | None = None
+    ) -> tuple[float, float, float]:
         """The value and interval of any function of parameters and predictions.
 
         Args:
             function: Takes `params` (name to an array of one value a draw) and `predict` (sizes to an array of draws
-                by rows) and returns one value a draw; numpy broadcasting does the rest.
-            level: Of the interval; the fit's own by default.
+                by rows) and returns one value a draw.
+            level: Level of the interval; by default the fit's own.
 
         Returns:
             value, low, high.
 
         Example:
-            What ten times the images would do to the loss, as a ratio:
+            The ratio of the losses at ten times the images and at the images:
             `fit.interval(lambda params, predict: predict({"n_pretrain": [1e6]}) / predict({"n_pretrain": [1e5]}))`
 
         Raises:
-            InputError: The fit holds no draws.
+            InputError: The fit has no draws.
         """
-        if not self._n_draws():
-            raise InputError("this fit holds no bootstrap draws: fit again with bootstrap=1000")
+        if not self._n_draws:
+            raise InputError("this fit has no bootstrap draws: fit again with bootstrap=1000")
         needed = set(self.columns.values())
         names = list(self.params)
-        draws = self._parameter_draws()
+        draws = np.concatenate([m.draws for m in self.members], axis=1) if self.members else self.draws
         value = function(
             {n: np.array([self.params[n]]) for n in names}, lambda at: self.values(_sizes(at, needed)[0])[None]
         )
@@ -151,7 +166,7 @@ class LawFit:
         return float(np.asarray(value).reshape(-1)[0]), float(low), float(high)
 
     def invert(self, target: float, solve_for: str, **sizes: float) -> tuple[float, float, float]:
-        """The size that reaches a target: how many images for this loss?
+        """The size at which the law reaches a target, such as the images for a loss.
 
         Args:
             target: The loss or error to reach.
@@ -159,13 +174,13 @@ class LawFit:
             **sizes: The other columns' values.
 
         Returns:
-            value, low, high; inf where the law never gets there.
+            value, low, high; inf where no amount reaches the target.
 
         Raises:
             InputError: The fit is a mixture, or a column is not one of the law's.
         """
         if self.definition is None:
-            raise InputError("a mixture has no one inverse: fit one law, or combine=False")
+            raise InputError("a mixture has no inverse: fit one law, or use combine=False")
         names = {column: variable for variable, column in self.columns.items()}
         for column in [solve_for, *sizes]:
             if column not in names:
@@ -181,58 +196,88 @@ class LawFit:
     @property
     def theta(self) -> np.ndarray:
         """(P,) the parameters in the law's order."""
-        return np.array([self.params[p.name] for p in self.definition.parameters])
+        return np.array([self.params[name] for name in self._definition.names])
+
+    @property
+    def _definition(self) -> Law:
+        if self.definition is None:
+            raise InputError("a mixture has no parameter vector: use its members")
+        return self.definition
+
+    @property
+    def _n_draws(self) -> int:
+        return min((len(m.draws) for m in self.members), default=len(self.draws))
 
     @property
     def note_codes(self) -> list[str]:
         """The codes of the notes, in order."""
         return [n["code"] for n in self.notes]
 
-    def save_pretrained(self, folder) -> None:
-        """Write law.json (plain numbers), the draws as safetensors and a card with its figure into a folder."""
-        from hf_scaling.fitting.storage import save
+    def save_pretrained(self, folder: "str | os.PathLike[str]") -> None:
+        """Write law.json (plain numbers), the draws as safetensors and a card with its figure into a folder.
 
-        save(self, folder)
+        Each file is replaced atomically, law.json last.
+        """
+        content = _contents(self, "PATH_OR_HUB_ID")
+        for name in sorted(content, key=lambda name: name == _LAW_FILE):
+            with files.replacing(Path(folder) / name) as path:
+                path.write_bytes(content[name])
 
     @classmethod
-    def from_pretrained(cls, where, revision: str | None = None) -> "LawFit":
-        """Load a fit; predictions are those of the saved fit to the last bit.
+    def from_pretrained(cls, where: "str | os.PathLike[str]", revision: str | None = None) -> "LawFit":
+        """Load a fit; predictions equal those of the saved fit to the last bit. Nothing in the files is executed.
 
         Args:
-            where: A folder or a Hub id; `org/name@revision` says which branch, tag or commit.
-            revision: The same, apart.
+            where: A folder or a Hub id; `org/name@revision` names a branch, tag or commit.
+            revision: A branch, tag or commit, instead of the part after the @.
 
         Raises:
-            InputError: There is no law there, or the file is damaged, of a newer version or hostile.
+            InputError: There is no law there, or its files are damaged, of a newer version, or not a law.
         """
-        from hf_scaling.fitting.storage import load
-
-        return load(where, revision)
+        repo_id, _, named = (str(where), "", "") if Path(where).exists() else str(where).partition("@")
+        wanted = [_LAW_FILE, _DRAWS_FILE]
+        folder = hub.local_folder(repo_id, revision=revision or named or None, allow_patterns=wanted)
+        try:
+            return _read(folder)
+        except InputError as error:
+            # The folder or Hub id that was given is more useful than the path in the cache.
+            raise InputError(str(error).replace(str(folder), str(where))) from None
 
     def push_to_hub(
         self, repo_id: str, private: bool | None = None, dry_run: bool = False, dataset: str | None = None
-    ) -> "hub.Commit | hub.Planned":
-        """Write what `save_pretrained` writes into a repository of the Hub, which is made where it is not there yet.
+    ) -> hub.Commit | hub.Planned:
+        """Write what `save_pretrained` writes into a repository of the Hub, which is created where it is missing.
 
         Args:
             repo_id: `org/name`, a model repository of the law's own.
-            private: Whether a repository that is made now is private; the account's default when None.
-            dry_run: Write nothing and say what would be written.
+            private: Whether a created repository is private; None for the account's default.
+            dry_run: Write nothing and return what would be written.
             dataset: The data set of the Hub that holds the rows; the card links it.
 
         Returns:
-            What was written where, or would be.
+            What was written, or would be, and where.
 
         Raises:
-            InputError: The repository holds a model, or no right to write to it.
+            InputError: The repository holds a model, or this account may not write to it.
             PushError: Offline, or the Hub kept failing; nothing was written.
         """
-        from hf_scaling.fitting.storage import push
+        content = _contents(self, repo_id, dataset)
 
-        return push(self, repo_id, private, dry_run, dataset)
+        def prepare(base: hub.RemoteFolder) -> list:
+            from huggingface_hub import CommitOperationAdd
+
+            from hf_scaling.hub.cards import renew_card
+
+            if "config.json" in base.files:
+                raise InputError(f"{repo_id} holds a model (config.json): push the law to a repository of its own")
+            old = base.read(_CARD).decode("utf-8", "replace") if _CARD in base.files else ""
+            card = renew_card(old, content[_CARD].decode(), repo_id)
+            return [CommitOperationAdd(name, data) for name, data in {**content, _CARD: card.encode()}.items()]
+
+        return hub.commit(repo_id, "model", prepare, f"{self.law} for {self.settings['target']}", private, dry_run)
 
     def summary(self) -> str:
-        """The fit as text: everything (Mis)Fitting (2025) asks a report to state."""
+        """The fit as text for a terminal, with everything that (Mis)Fitting (2025) asks a report to state."""
         from hf_scaling.fitting.card import describe_fit
 
         return describe_fit(self)
@@ -240,25 +285,21 @@ class LawFit:
     def _evaluate(self, theta: np.ndarray, sizes: Mapping[str, np.ndarray]) -> np.ndarray:
         variables = {v: np.asarray(sizes[c], dtype=float) for v, c in self.settings["columns"].items()}
         with np.errstate(all="ignore"):
-            values = self.definition.evaluator(variables).value(np.atleast_2d(theta))
+            values = self._definition.evaluator(variables).value(np.atleast_2d(theta))
         return np.where(np.isfinite(values), values, np.nan)
 
     def _level(self, level: float | None) -> float:
         level = self.settings["level"] if level is None else level
         if not 0 < level < 1:
-            raise InputError(f"level must lie between 0 and 1, not {level}")
+            raise InputError(f"level must be between 0 and 1, not {level}")
         return level
 
-    def _n_draws(self) -> int:
-        return min((len(m.draws) for m in self.members), default=len(self.draws))
-
-    def _parameter_draws(self) -> np.ndarray:
-        return np.concatenate([m.draws for m in self.members], axis=1) if self.members else self.draws
-
-    def _band(self, sizes, values: np.ndarray, kind: str, level: float) -> tuple[np.ndarray, np.ndarray]:
-        if not self._n_draws():
-            nothing = np.full(len(next(iter(sizes.values()))), np.nan)
-            return nothing, nothing
+    def _band(
+        self, sizes: Mapping[str, np.ndarray], values: np.ndarray, kind: str, level: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if not self._n_draws:
+            unknown = np.full(len(values), np.nan)
+            return unknown, unknown
         drawn = self.draw_values(sizes)
         if kind == "new_run":
             scale = Objective(self.settings["objective"])
@@ -267,17 +308,19 @@ class LawFit:
         return quantiles(drawn, level, values)
 
 
-def quantiles(drawn: np.ndarray, level: float, around: object = None) -> tuple[np.ndarray, np.ndarray]:
+def quantiles(
+    drawn: np.ndarray, level: float, around: np.ndarray | float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The central interval of draws along the first axis; NaN where most draws are undefined.
 
-    An end among infinite draws is infinite: no amount of data reaches the target there. Draws of a loose law can all
-    drift to one side of the estimate `around`; the interval then reaches back to it.
+    An end among infinite draws is infinite: no amount of data reaches the target there. Where the draws of a law that
+    the rows do not determine all drift to one side of the estimate `around`, the interval is extended to it.
     """
     tail = (1 - level) / 2
     defined = ~np.isnan(drawn)
     filled = np.where(defined, drawn, np.inf)
     # Interpolation between infinities is undefined; the nearest draw is not.
-    method = "linear" if np.isfinite(filled).all() else "nearest"
+    method: Literal["linear", "nearest"] = "linear" if np.isfinite(filled).all() else "nearest"
     low, high = (np.quantile(filled, p, axis=0, method=method) for p in (tail, 1 - tail))
     lost = defined.mean(axis=0) < 0.5
     if around is not None:
@@ -294,11 +337,10 @@ def _share_draws(drawn: list[np.ndarray], weights: list[float]) -> np.ndarray:
     return np.stack([drawn[min(m, len(drawn) - 1)][b] for b, m in enumerate(turn)]) if count else drawn[0][:0]
 
 
-def _sizes(frame, needed: set[str]) -> tuple[dict[str, np.ndarray], object]:
+def _sizes(frame: "pd.DataFrame | Mapping[str, Any]", needed: set[str]) -> tuple[dict[str, np.ndarray], Any]:
     """The needed columns of a frame as equally long float arrays, and the frame's index."""
-    has = frame.columns if hasattr(frame, "columns") else frame
     for name in sorted(needed):
-        if name not in has:
+        if name not in (frame.columns if hasattr(frame, "columns") else frame):
             raise InputError(f"prediction needs the column {name!r}: give {', '.join(sorted(needed))}")
     try:
         arrays = {name: np.atleast_1d(np.asarray(frame[name], dtype=float)) for name in needed}
@@ -319,3 +361,122 @@ def _extrapolation(sizes: Mapping[str, np.ndarray], ranges: Mapping[str, tuple[f
             beyond = np.maximum(np.log(low) - logs, logs - np.log(high))
         distance = np.maximum(distance, np.where(np.isnan(beyond), 0.0, beyond))
     return distance
+
+
+# The files of a stored law.
+FORMAT, VERSION = "hf_scaling.law", 1
+_LAW_FILE, _DRAWS_FILE, _CARD, _FIGURE = "law.json", "draws.safetensors", "README.md", "figure.png"
+# The fields of a LawFit that law.json holds as they are.
+_PLAIN_FIELDS = ("law", "status", "params", "intervals", "scores", "notes", "settings", "data", "weights")
+# A fit of seven parameters is a few kilobytes; a file of this size is no law.
+_LARGEST_JSON = 4_000_000
+
+
+def _contents(fit: LawFit, where: str, dataset: str | None = None) -> dict[str, bytes]:
+    """File name to content; `where` is what the card's example loads, `dataset` the rows' repository on the Hub."""
+    from safetensors.numpy import save as to_bytes
+
+    from hf_scaling.fitting.card import card_values, draw_fit
+    from hf_scaling.hub.cards import render_card
+
+    content = {"format": FORMAT, "version": VERSION, **_to_dict(fit)}
+    return {
+        _DRAWS_FILE: to_bytes(_arrays(fit, "")),
+        _FIGURE: draw_fit(fit),
+        _CARD: render_card("scaling_law", *card_values(fit, where, _FIGURE, dataset)).encode(),
+        _LAW_FILE: (json.dumps(_plain(content), indent=1, allow_nan=False) + "\n").encode(),
+    }
+
+
+def _to_dict(fit: LawFit) -> dict[str, Any]:
+    return {
+        **{name: getattr(fit, name) for name in _PLAIN_FIELDS},
+        "definition": fit.definition.to_dict() if fit.definition else None,
+        "members": [_to_dict(member) for member in fit.members],
+    }
+
+
+def _arrays(fit: LawFit, prefix: str) -> dict[str, np.ndarray]:
+    arrays = {f"{prefix}draws": np.ascontiguousarray(fit.draws), f"{prefix}noise": np.ascontiguousarray(fit.noise)}
+    for i, member in enumerate(fit.members):
+        arrays |= _arrays(member, f"{prefix}{i}.")
+    return arrays
+
+
+def _read(folder: Path) -> LawFit:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    law_file, draws_file = folder / _LAW_FILE, folder / _DRAWS_FILE
+    content = _read_json(law_file)
+    if not draws_file.is_file():
+        raise InputError(f"{folder} holds no draws: there is no {_DRAWS_FILE} in it")
+    try:
+        return _from_dict(content, load_file(draws_file), "")
+    except SafetensorError as error:
+        raise InputError(f"{draws_file} is not a safetensors file: {error}") from None
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{law_file} is not a complete law: {type(error).__name__} {error}") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path.parent} holds no law: there is no {path.name} in it")
+    if path.stat().st_size > _LARGEST_JSON:
+        raise InputError(f"{path} is too large for a law: {path.stat().st_size} bytes")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{path} was not written by hf_scaling: its format is not {FORMAT!r}")
+    version = content.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise InputError(f"{path} has version {version}; this hf_scaling reads up to {VERSION}: install a newer one")
+    return content
+
+
+def _from_dict(content: dict[str, Any], arrays: dict[str, np.ndarray], prefix: str) -> LawFit:
+    definition = Law.from_dict(content["definition"]) if content["definition"] else None
+    members = [_from_dict(m, arrays, f"{prefix}{i}.") for i, m in enumerate(content["members"])]
+    content = _restored(content)
+    fit = LawFit(
+        law=str(content["law"]),
+        status=str(content["status"]),
+        params={str(name): float(value) for name, value in content["params"].items()},
+        intervals={name: (float(low), float(high)) for name, (low, high) in content["intervals"].items()},
+        scores=content["scores"],
+        notes=content["notes"],
+        settings=content["settings"],
+        data=content["data"],
+        definition=definition,
+        draws=arrays[f"{prefix}draws"],
+        noise=arrays[f"{prefix}noise"],
+        members=tuple(members),
+        weights={str(name): float(value) for name, value in content["weights"].items()},
+    )
+    if definition and fit.draws.shape[1:] != (len(definition.parameters),):
+        raise InputError(f"{_DRAWS_FILE} holds the draws of another law than {fit.law}")
+    return fit
+
+
+def _plain(value: Any) -> Any:
+    """The value as numbers, texts, lists and mappings; infinities and NaN as text, since JSON has none."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    return float(value) if math.isfinite(value) else repr(float(value))
+
+
+def _restored(value: Any) -> Any:
+    """The value with infinities and NaN as floats again."""
+    if isinstance(value, dict):
+        return {key: _restored(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_restored(item) for item in value]
+    return float(value) if value in ("inf", "-inf", "nan") else value

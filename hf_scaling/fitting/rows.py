@@ -1,8 +1,10 @@
-"""Which rows of a table a fit takes, and what is wrong with them: the one place that reads columns."""
+"""The table as a fit reads it: which rows and columns it takes, what is wrong with them, and what the runs cost."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -10,17 +12,19 @@ from hf_scaling.errors import InputError
 from hf_scaling.laws import Law
 
 if TYPE_CHECKING:
-    import os
-
     import pandas as pd
 
     from hf_scaling.results import ResultsTable
 
-    #: What the public calls take as a table; a str or a path is loaded with `ResultsTable.load`.
-    TableLike = ResultsTable | pd.DataFrame | Mapping[str, Sequence | np.ndarray] | str | os.PathLike[str]
+    #: A loaded table; a mapping holds equally long columns.
+    Table = ResultsTable | pd.DataFrame | Mapping[str, Sequence | np.ndarray]
+    #: What the public calls take as a table: text and paths are loaded with `ResultsTable.load`.
+    TableLike = Table | str | os.PathLike[str]
 
-# What must be one value over the rows of a fit, and the argument that chooses it.
-_CHOOSERS = {
+#: The sizes that laws are of.
+SIZES = ("n_params", "n_pretrain", "n_finetune")
+# Columns that must hold one value over the rows of a fit, with the argument that selects it.
+_ONE_VALUE = {
     "task": None,
     "recipe": None,
     "arm": "arm",
@@ -28,62 +32,34 @@ _CHOOSERS = {
     "downstream": "downstream",
     "eval_split": None,
 }
-# A size that varies over the rows although the law does not take it.
-_SIZES = ("n_params", "n_pretrain", "n_finetune", "image_size")
+# Columns whose values a fit records: what (Mis)Fitting (2025) asks a report to state about the data.
+_RECORDED = (
+    "study",
+    "task",
+    "stage",
+    "arm",
+    "recipe",
+    "model",
+    "upstream",
+    "downstream",
+    "eval_split",
+    "seed",
+    "device",
+)
+# The key under which given weights pass through the filters with their rows.
+_WEIGHTS = "(weights)"
+# A foreign table may hold a different size in every row; a cost curve needs no more points than this.
+_MOST_POINTS = 256
 
 
-@dataclass(frozen=True)
-class FitRows:
-    """The rows of one fit, as arrays.
-
-    Attributes:
-        columns: The law's variable to the table's column.
-        variables: The law's variable to its values (N,).
-        target_name: The column fitted.
-        target: (N,) its values.
-        weights: (N,) weights given by the caller, or None.
-        n_eval: (N,) images or tokens each row was evaluated on, or None.
-        configuration: (N,) a number for each distinct set of sizes: rows that share one are replicates.
-        labels: How to name each row in a message.
-        study: What (Mis)Fitting 2025 asks a report to state of the data: distinct values of the naming columns.
-        notes: Findings about the rows.
-    """
-
-    columns: dict[str, str]
-    variables: dict[str, np.ndarray]
-    target_name: str
-    target: np.ndarray
-    weights: np.ndarray | None
-    n_eval: np.ndarray | None
-    configuration: np.ndarray
-    labels: list[str]
-    study: dict = field(default_factory=dict)
-    notes: list[dict] = field(default_factory=list)
-
-    def subset(self, keep: np.ndarray) -> "FitRows":
-        """The rows where `keep` (N,) is true, with their configurations numbered anew."""
-        return FitRows(
-            self.columns,
-            {name: values[keep] for name, values in self.variables.items()},
-            self.target_name,
-            self.target[keep],
-            None if self.weights is None else self.weights[keep],
-            None if self.n_eval is None else self.n_eval[keep],
-            np.unique(self.configuration[keep], return_inverse=True)[1],
-            [label for label, kept in zip(self.labels, keep) if kept],
-            self.study,
-            list(self.notes),
-        )
-
-    @property
-    def n_configurations(self) -> int:
-        """How many distinct sets of sizes there are."""
-        return int(self.configuration.max()) + 1
-
-
-def note(code: str, grade: str, text: str) -> dict:
+def note(code: str, grade: str, text: str) -> dict[str, str]:
     """A finding: a code for programs, a grade (info, warn or error) and a sentence for people."""
     return {"code": code, "grade": grade, "text": text}
+
+
+def thinned(count: int, most: int) -> np.ndarray:
+    """At most `most` of the positions 0 to count - 1, evenly spread, both ends included."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
 @dataclass(frozen=True)
@@ -101,6 +77,9 @@ class RowFilter:
         weights: Name of a column, or one positive number a row of the unfiltered table; None for the default.
         zeros: What happens to a row with a size at which the law is undefined, such as a zero with a negative power:
             "refuse" raises InputError, "leave_out" drops the row and adds the note `rows_left_out`.
+
+    Raises:
+        InputError: `zeros` is neither.
     """
 
     target: str = "loss"
@@ -118,20 +97,174 @@ class RowFilter:
             raise InputError(f"zeros {self.zeros!r} is unknown: choose refuse or leave_out")
 
 
-def as_table(table: "TableLike") -> "ResultsTable | pd.DataFrame | Mapping":
+def as_table(table: "TableLike") -> "Table":
     """Load a table given by path or Hub id; return any other unchanged."""
-    if isinstance(table, str) or hasattr(table, "__fspath__"):
-        from hf_scaling.results import ResultsTable
+    if not isinstance(table, str | os.PathLike):
+        return table
+    from hf_scaling.results import ResultsTable
 
-        return ResultsTable.load(table)
-    return table
+    return ResultsTable.load(table if isinstance(table, str) else Path(table))
 
 
-def default_zeros(table: object) -> Literal["refuse", "leave_out"]:
-    """Value of `RowFilter.zeros` where the caller gives none: zeros are left out of a ResultsTable alone."""
+def default_zeros(table: "Table") -> Literal["refuse", "leave_out"]:
+    """The `zeros` of a RowFilter where the caller gives none: left out of a ResultsTable, refused elsewhere."""
     from hf_scaling.results import ResultsTable
 
     return "leave_out" if isinstance(table, ResultsTable) else "refuse"
+
+
+class Columns:
+    """A table as plain arrays that keeps the names of its rows through filters.
+
+    Attributes:
+        data: Column name to values (N,).
+        labels: (N,) names of the rows for messages: the index of a DataFrame, else numbers from 0.
+    """
+
+    def __init__(self, data: dict[str, np.ndarray], labels: np.ndarray):
+        self.data, self.labels = data, labels
+
+    @classmethod
+    def of(cls, table: "Table") -> "Columns":
+        """Read a ResultsTable, a DataFrame or a mapping.
+
+        Raises:
+            InputError: It is something else, or its columns have different lengths.
+        """
+        source: Any = table
+        frame = source.to_pandas() if hasattr(source, "to_pandas") else source
+        if not isinstance(frame, Mapping) and not hasattr(frame, "columns"):
+            raise InputError(f"a table must be a ResultsTable, a DataFrame or a mapping, not {type(table).__name__}")
+        names = list(frame.columns) if hasattr(frame, "columns") else list(frame)
+        data = {str(name): np.asarray(frame[name]) for name in names}
+        if len({len(values) for values in data.values()}) > 1:
+            raise InputError("the columns of the table have different lengths")
+        count = len(next(iter(data.values()), ()))
+        return cls(data, np.asarray(frame.index) if hasattr(frame, "index") else np.arange(count))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def require(self, name: str) -> None:
+        """Raise InputError unless the table has the column."""
+        if name not in self.data:
+            raise InputError(f"the table has no column {name!r}: it has {', '.join(self.data)}")
+
+    def where(self, keep: np.ndarray, description: str) -> "Columns":
+        """The rows where `keep` (N,) is true.
+
+        Raises:
+            InputError: There is none; the message says that no row has `description`.
+        """
+        if not keep.any():
+            raise InputError(f"no row of the table has {description}")
+        return Columns({name: values[keep] for name, values in self.data.items()}, self.labels[keep])
+
+    def where_equal(self, name: str, value: str) -> "Columns":
+        """The rows where a column's text equals `value`.
+
+        Raises:
+            InputError: The table has no such column or no such row.
+        """
+        self.require(name)
+        return self.where(self.data[name].astype(str) == value, f"{name}={value!r}")
+
+    def numbers(self, name: str, strict: bool = True) -> np.ndarray:
+        """A column as floats.
+
+        Args:
+            name: The column.
+            strict: Whether a value that is not a number raises; else it is NaN, as is every value of an absent column.
+
+        Raises:
+            InputError: A value is not a number; the message names its row.
+        """
+        if not strict and name not in self.data:
+            return np.full(len(self), np.nan)
+        try:
+            return self.data[name].astype(float)
+        except (TypeError, ValueError):
+            numbers = np.full(len(self), np.nan)
+        for row, value in enumerate(self.data[name]):
+            try:
+                numbers[row] = float(value)
+            except (TypeError, ValueError):
+                if strict:
+                    text = f"column {name!r}, row {self.labels[row]}: {str(value)!r} is not a number"
+                    raise InputError(text) from None
+        return numbers
+
+    def finite(self, name: str) -> np.ndarray:
+        """A column as finite floats.
+
+        Raises:
+            InputError: A value is not a finite number; the message names its row.
+        """
+        numbers = self.numbers(name)
+        for row in np.flatnonzero(~np.isfinite(numbers)):
+            raise InputError(
+                f"column {name!r}, row {self.labels[row]}: the value is {numbers[row]}; give a finite number"
+            )
+        return numbers
+
+    def distinct(self, name: str) -> list[str]:
+        """The distinct values of a column as text, missing ones left out; empty for an absent column."""
+        return sorted({str(value) for value in self.data.get(name, ()) if not _is_missing(value)})
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value != value or str(value) in ("nan", "None", "<NA>")
+
+
+@dataclass(frozen=True)
+class FitRows:
+    """The rows of one fit, as arrays.
+
+    Attributes:
+        columns: The law's variable to the table's column.
+        variables: The law's variable to its values (N,).
+        target_name: The column fitted.
+        target: (N,) its values.
+        weights: (N,) weights given by the caller, or None.
+        n_eval: (N,) images or tokens each row was evaluated on, or None.
+        configuration: (N,) a number for each distinct set of sizes: rows that share one are replicates.
+        labels: Names of the rows for messages.
+        study: Distinct values of the recorded columns: task, arm, recipe, model, seed and so on.
+        notes: Findings about the rows.
+    """
+
+    columns: dict[str, str]
+    variables: dict[str, np.ndarray]
+    target_name: str
+    target: np.ndarray
+    weights: np.ndarray | None
+    n_eval: np.ndarray | None
+    configuration: np.ndarray
+    labels: list[str]
+    study: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[dict] = field(default_factory=list)
+
+    def subset(self, keep: np.ndarray) -> "FitRows":
+        """The rows where `keep` (N,) is true, with their configurations renumbered."""
+        return replace(
+            self,
+            variables={name: values[keep] for name, values in self.variables.items()},
+            target=self.target[keep],
+            weights=None if self.weights is None else self.weights[keep],
+            n_eval=None if self.n_eval is None else self.n_eval[keep],
+            configuration=np.unique(self.configuration[keep], return_inverse=True)[1],
+            labels=[label for label, kept in zip(self.labels, keep) if kept],
+        )
+
+    @property
+    def n_configurations(self) -> int:
+        """Number of distinct sets of sizes."""
+        return int(self.configuration.max()) + 1
+
+
+def number_configurations(sizes: Iterable[np.ndarray]) -> np.ndarray:
+    """A number (N,) for each distinct combination of the sizes, each (N,)."""
+    return np.unique(np.stack(list(sizes), axis=1), axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def column_of(law: Law, x: str | None) -> dict[str, str]:
@@ -142,262 +275,238 @@ def column_of(law: Law, x: str | None) -> dict[str, str]:
     """
     if len(law.variables) > 1:
         if x is not None:
-            raise InputError(f"x={x!r} changes nothing for {law.name}: its variables are {', '.join(law.variables)}")
+            raise InputError(f"x={x!r} has no effect for {law.name}: its variables are {', '.join(law.variables)}")
         return {name: name for name in law.variables}
     variable = law.variables[0]
     return {variable: x or ("n_pretrain" if variable == "x" else variable)}
 
 
-def choose_rows(table, law: Law, row_filter: RowFilter) -> FitRows:
+def select_rows(table: "Table", law: Law, row_filter: RowFilter) -> FitRows:
     """The rows of a table that a law takes, checked.
 
-    Args:
-        table: A ResultsTable, a DataFrame or a mapping of names to equally long arrays.
-        law: The law to be fitted.
-        row_filter: The filters.
-
     Raises:
-        InputError: A column is missing, a value cannot be used, or the rows still mix what must be one thing; the
-            message names the column and the row.
+        InputError: A column is missing, a value cannot be used, or a column that must hold one value holds several;
+            the message names the column and the row.
     """
     return take_rows(read_columns(table, law, row_filter), law, row_filter)
 
 
-def read_columns(table, law: Law, row_filter: RowFilter) -> "Columns":
+def read_columns(table: "Table", law: Law, row_filter: RowFilter) -> Columns:
     """The table's columns with the filters applied and repeated run ids collapsed."""
     columns = Columns.of(table)
-    mapping = column_of(law, row_filter.x)
-    _attach_weights(columns, row_filter.weights)
-    for name in [*mapping.values(), row_filter.target]:
+    used = [*column_of(law, row_filter.x).values(), row_filter.target]
+    if row_filter.weights is not None:
+        columns.data[_WEIGHTS] = _weights_of(columns, row_filter.weights)
+    for name in used:
         columns.require(name)
-    columns = _filter_stage(columns, mapping, row_filter.stage)
-    for name in ("arm", "upstream", "downstream"):
-        wanted = getattr(row_filter, name)
-        if wanted is not None:
-            columns.require(name)
-            columns = columns.where(columns.data[name].astype(str) == wanted, f"{name}={wanted!r}")
-    _refuse_mixtures(columns)
-    return _collapse_repeats(columns, [*mapping.values(), row_filter.target])
-
-
-class Columns:
-    """A table as plain arrays, with the names of its rows kept through filters."""
-
-    def __init__(self, data: dict[str, np.ndarray], labels: np.ndarray):
-        self.data, self.labels = data, labels
-
-    @classmethod
-    def of(cls, table) -> "Columns":
-        """Read a ResultsTable, a DataFrame or a mapping."""
-        frame = table.to_pandas() if hasattr(table, "to_pandas") else table
-        if not isinstance(frame, Mapping) and not hasattr(frame, "columns"):
-            raise InputError(
-                f"a table is a ResultsTable, a DataFrame or a mapping of columns, not {type(table).__name__}"
-            )
-        names = list(frame.columns) if hasattr(frame, "columns") else list(frame)
-        data = {str(name): np.asarray(frame[name]) for name in names}
-        if len({len(values) for values in data.values()}) > 1:
-            raise InputError("the columns of the table have different lengths")
-        count = len(next(iter(data.values()), ()))
-        labels = np.asarray(frame.index) if hasattr(frame, "index") else np.arange(count)
-        return cls(data, labels)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def require(self, name: str) -> None:
-        """Raise unless the column is there."""
-        if name not in self.data:
-            raise InputError(f"the table has no column {name!r}: it has {', '.join(self.data)}")
-
-    def where(self, keep: np.ndarray, described: str) -> "Columns":
-        """The rows where `keep` holds.
-
-        Raises:
-            InputError: None is left.
-        """
-        if not keep.any():
-            raise InputError(f"no row of the table has {described}")
-        return Columns({k: v[keep] for k, v in self.data.items()}, self.labels[keep])
-
-    def numbers(self, name: str) -> np.ndarray:
-        """A column as floats.
-
-        Raises:
-            InputError: A value is not a number; the message names its row.
-        """
-        values = self.data[name]
-        try:
-            return values.astype(float)
-        except (TypeError, ValueError):
-            pass
-        for label, value in zip(self.labels, values):
-            try:
-                float(value)
-            except (TypeError, ValueError):
-                raise InputError(f"column {name!r}, row {label}: {str(value)!r} is not a number") from None
-        return np.array([float(value) for value in values])
-
-    def distinct(self, name: str) -> list[str]:
-        """The column's distinct values as text, missing ones left out."""
-        if name not in self.data:
-            return []
-        return sorted({str(v) for v in self.data[name] if not _is_missing(v)})
-
-
-def _is_missing(value) -> bool:
-    return value is None or value != value or str(value) in ("nan", "None", "<NA>")
-
-
-def _filter_stage(columns: Columns, mapping: Mapping[str, str], stage: str | None) -> Columns:
-    """The rows of one stage: finetune for laws of n_finetune, pretrain for the others, unless stage says so."""
-    fine = "n_finetune" in mapping.values()
-    if stage is not None:
+    if row_filter.stage is not None:
         columns.require("stage")
-    if "stage" not in columns.data:
-        return columns
-    wanted = stage or ("finetune" if fine else "pretrain")
-    columns = columns.where(columns.data["stage"].astype(str) == wanted, f"stage {wanted!r}")
-    return columns.where(columns.numbers("n_finetune") > 0, "n_finetune above 0") if fine else columns
-
-
-def _refuse_mixtures(columns: Columns) -> None:
-    for name, argument in _CHOOSERS.items():
+    if "stage" in columns.data:
+        fine = "n_finetune" in used[:-1]
+        columns = columns.where_equal("stage", row_filter.stage or ("finetune" if fine else "pretrain"))
+        columns = columns.where(columns.numbers("n_finetune") > 0, "n_finetune above 0") if fine else columns
+    for name in ("arm", "upstream", "downstream"):
+        value = getattr(row_filter, name)
+        columns = columns if value is None else columns.where_equal(name, value)
+    for name, argument in _ONE_VALUE.items():
         values = columns.distinct(name)
         if len(values) > 1:
-            way = f"choose one with {argument}=" if argument else f"keep the rows of one before fitting, by {name}"
-            raise InputError(f"the rows hold more than one {name}: {', '.join(values)}; {way}")
+            remedy = f"choose one with {argument}=" if argument else f"filter the table by {name} before fitting"
+            raise InputError(f"the rows hold more than one {name}: {', '.join(values)}; {remedy}")
+    return _collapse_repeats(columns, used)
+
+
+def _weights_of(columns: Columns, weights: "str | Sequence[float] | np.ndarray") -> np.ndarray:
+    if isinstance(weights, str):
+        columns.require(weights)
+        return columns.data[weights]
+    values = np.asarray(weights)
+    if values.shape != (len(columns),):
+        raise InputError(f"weights has {values.size} values for {len(columns)} rows: give one a row, or a column name")
+    return values
 
 
 def _collapse_repeats(columns: Columns, names: list[str]) -> Columns:
-    """One row for each run_id; the same run with two values is refused."""
+    """One row for each run_id; InputError where two rows of one run_id differ in a used column."""
     if "run_id" not in columns.data:
         return columns
-    first, keep = {}, np.ones(len(columns), dtype=bool)
+    first: dict[str, int] = {}
+    keep = np.ones(len(columns), dtype=bool)
     for row, run_id in enumerate(columns.data["run_id"]):
-        if _is_missing(run_id):
-            continue
-        if run_id not in first:
-            first[run_id] = row
+        if _is_missing(run_id) or first.setdefault(run_id, row) == row:
             continue
         keep[row] = False
         for name in names:
             one, two = columns.data[name][first[run_id]], columns.data[name][row]
             if one != two and not (_is_missing(one) and _is_missing(two)):
-                raise InputError(f"run_id {run_id} stands in the table twice with different {name}: {one} and {two}")
+                raise InputError(f"run_id {run_id} is in the table twice with different {name}: {one} and {two}")
     return columns.where(keep, "a run_id")
 
 
 def take_rows(columns: Columns, law: Law, row_filter: RowFilter) -> FitRows:
-    """Turn filtered columns into the arrays of a fit."""
+    """Turn filtered columns into the arrays of a fit.
+
+    Raises:
+        InputError: A value cannot be used; the message names the column and the row.
+    """
     mapping, notes = column_of(law, row_filter.x), []
-    keep = _usable_sizes(columns, law, mapping, row_filter.zeros)
-    if not keep.all():
-        text = f"{int((~keep).sum())} of {len(keep)} rows left out: {law.name} is not defined where a size is zero"
+    usable = _usable_sizes(columns, law, mapping, row_filter.zeros)
+    if not usable.all():
+        left_out = int((~usable).sum())
+        text = f"{left_out} of {len(usable)} rows left out: {law.name} is not defined where a size is zero"
         notes.append(note("rows_left_out", "info", text))
-        columns = columns.where(keep, f"sizes that {law.name} is defined at")
-    target = columns.numbers(row_filter.target)
-    _check_finite(target, columns, row_filter.target)
+        columns = columns.where(usable, f"sizes at which {law.name} is defined")
+    target = columns.finite(row_filter.target)
     variables = {variable: columns.numbers(column) for variable, column in mapping.items()}
-    sizes = np.stack(list(variables.values()), axis=1)
-    notes += _ignored_sizes(columns, mapping)
+    for name in (*SIZES, "image_size"):
+        levels = len(columns.distinct(name))
+        if name not in mapping.values() and levels > 1:
+            text = (
+                f"{name} takes {levels} values over these rows and {law.name} ignores it: its effect counts as noise"
+            )
+            notes.append(note("ignored_variable", "warn", text))
+    n_eval = columns.numbers("n_eval") if "n_eval" in columns.data else np.array([np.nan])
     return FitRows(
         columns=mapping,
         variables=variables,
         target_name=row_filter.target,
         target=target,
-        weights=_given_weights(columns),
-        n_eval=_evaluations(columns),
-        configuration=np.unique(sizes, axis=0, return_inverse=True)[1].reshape(-1),
+        weights=_normalised_weights(columns) if _WEIGHTS in columns.data else None,
+        n_eval=n_eval if np.isfinite(n_eval).all() and (n_eval > 0).all() else None,
+        configuration=number_configurations(variables.values()),
         labels=[str(label) for label in columns.labels],
-        study={name: columns.distinct(name) for name in _NAMING if columns.distinct(name)},
+        study={name: values for name in _RECORDED if (values := columns.distinct(name))},
         notes=notes,
     )
 
 
-_NAMING = (
-    "study",
-    "task",
-    "stage",
-    "arm",
-    "recipe",
-    "model",
-    "upstream",
-    "downstream",
-    "eval_split",
-    "seed",
-    "device",
-)
-
-
 def _usable_sizes(columns: Columns, law: Law, mapping: Mapping[str, str], zeros: str) -> np.ndarray:
-    """Which rows have sizes that the law is defined at; the others raise InputError where zeros is "refuse"."""
-    for column in mapping.values():
-        values = columns.numbers(column)
-        _check_finite(values, columns, column)
-        for row in np.flatnonzero(values < 0):
-            raise InputError(
-                f"column {column!r}, row {columns.labels[row]}: {values[row]:g} is negative; sizes are not"
-            )
-    keep = law.defined({variable: columns.numbers(column) for variable, column in mapping.items()})
-    if zeros == "refuse":
-        for row in np.flatnonzero(~keep):
-            zeros = [c for c in mapping.values() if columns.numbers(c)[row] == 0]
-            where = f"column {zeros[0]!r}, row" if zeros else "row"
-            raise InputError(f"{where} {columns.labels[row]}: {law.name} is not defined there; leave the row out")
-    return keep
+    """Which rows (N,) have sizes at which the law is defined; the others raise where zeros is "refuse"."""
+    variables = {variable: columns.finite(column) for variable, column in mapping.items()}
+    for variable, column in mapping.items():
+        for row in np.flatnonzero(variables[variable] < 0):
+            value = variables[variable][row]
+            raise InputError(f"column {column!r}, row {columns.labels[row]}: {value:g} is negative; sizes are not")
+    usable = law.defined(variables)
+    for row in np.flatnonzero(~usable) if zeros == "refuse" else ():
+        zero = [f"column {column!r}, " for variable, column in mapping.items() if variables[variable][row] == 0]
+        place = f"{zero[0] if zero else ''}row {columns.labels[row]}"
+        raise InputError(f"{place}: {law.name} is not defined there; leave the row out or use zeros='leave_out'")
+    return usable
 
 
-def _check_finite(values: np.ndarray, columns: Columns, name: str) -> None:
-    for row in np.flatnonzero(~np.isfinite(values)):
-        raise InputError(
-            f"column {name!r}, row {columns.labels[row]}: the value is {values[row]}; give a finite number"
-        )
-
-
-# The key under which weights travel through the filters, beside the columns they belong to.
-_WEIGHTS = "(weights)"
-
-
-def _attach_weights(columns: Columns, weights) -> None:
-    if weights is None:
-        return
-    if isinstance(weights, str):
-        columns.require(weights)
-        columns.data[_WEIGHTS] = columns.data[weights]
-        return
-    values = np.asarray(weights)
-    if values.shape != (len(columns),):
-        raise InputError(
-            f"weights has {values.size} values for {len(columns)} rows: give one a row, or a column's name"
-        )
-    columns.data[_WEIGHTS] = values
-
-
-def _given_weights(columns: Columns) -> np.ndarray | None:
-    if _WEIGHTS not in columns.data:
-        return None
+def _normalised_weights(columns: Columns) -> np.ndarray:
+    """The given weights, to mean one."""
     values = columns.numbers(_WEIGHTS)
     for row in np.flatnonzero(~(np.isfinite(values) & (values > 0))):
         raise InputError(f"weights, row {columns.labels[row]}: {values[row]} is not a positive number")
     return values / values.mean()
 
 
-def _evaluations(columns: Columns) -> np.ndarray | None:
-    if "n_eval" not in columns.data:
-        return None
-    values = columns.numbers("n_eval")
-    return values if np.isfinite(values).all() and (values > 0).all() else None
+# The column that counts each stage's data.
+_DATA = {"pretrain": "n_pretrain", "finetune": "n_finetune"}
+# Columns in which the rows of both stages agree with the fitted ones, and those in which the fitted stage's also do.
+_SHARED = ("task", "arm", "upstream")
+_OWN = ("recipe", "downstream", "eval_split")
 
 
-def _ignored_sizes(columns: Columns, mapping: Mapping[str, str]) -> list[dict]:
-    found = []
-    for name in _SIZES:
-        if name in mapping.values() or len(columns.distinct(name)) < 2:
+def measured_compute(table: "Table", study: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Sizes, samples seen, FLOPs and speed of the runs that a fit's rows belong to, as plain numbers.
+
+    Args:
+        table: The table that the law was fitted to.
+        study: The distinct values of the fitted rows' recorded columns (`LawFit.data["study"]`).
+
+    Returns:
+        sizes: n_params, n_pretrain and n_finetune to their distinct values among the fitted rows; absent columns are
+        left out. pretrain and finetune, where the table has such rows: `samples`, pairs of the stage's data size and
+        the samples seen, empty without samples_seen (each example then counts as seen once); `flops`, pairs of
+        n_params and training FLOPs a sample (n_params null where unknown), empty without train_flops; for distilled
+        rows `teacher_flops`, of its forward pass a sample, and `teacher_trained_on`: "the same images", a number of
+        images, or null where unknown.
+        flops_per_second and devices, where rows have seconds.
+    """
+    columns = Columns.of(table)
+    fitted = _rows_like(columns, study, ("stage", *_SHARED, *_OWN))
+    compute: dict[str, Any] = {"sizes": {}}
+    for name in SIZES:
+        if name in fitted.data:
+            sizes = fitted.numbers(name, strict=False)
+            levels = np.unique(sizes[np.isfinite(sizes)])
+            compute["sizes"][name] = [float(levels[i]) for i in thinned(len(levels), _MOST_POINTS)]
+    speeds = []
+    for stage, size in _DATA.items():
+        names = (*_SHARED, *(_OWN if study.get("stage", [stage]) == [stage] else ()))
+        rows = _rows_of_stage(columns, stage)
+        if rows is None or size not in rows.data:
             continue
-        text = (
-            f"{name} takes {len(columns.distinct(name))} values over these rows and the law does not know it: what it "
-            "moves is counted as noise"
+        rows = _rows_like(rows, study, names)
+        compute[stage] = _costs_of_stage(rows, size)
+        # The teacher's forward passes take part of the seconds.
+        work = rows.numbers("train_flops", strict=False)
+        work = work + np.nan_to_num(rows.numbers("teacher_flops", strict=False))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            speed = work / rows.numbers("seconds", strict=False)
+        speeds.append(speed[np.isfinite(speed) & (speed > 0)])
+    speed = np.concatenate([np.empty(0), *speeds])
+    if len(speed):
+        compute |= {"flops_per_second": float(np.median(speed)), "devices": fitted.distinct("device")}
+    return compute
+
+
+def _rows_like(columns: Columns, study: Mapping[str, list[str]], names: Iterable[str]) -> Columns:
+    """The rows that have the study's values in these columns; all rows where none has."""
+    keep = np.ones(len(columns), dtype=bool)
+    for name in names:
+        if name in columns.data and study.get(name):
+            keep &= np.isin(columns.data[name].astype(str), study[name])
+    return columns.where(keep, "the fitted names") if keep.any() else columns
+
+
+def _rows_of_stage(columns: Columns, stage: str) -> Columns | None:
+    """The rows of a stage; without a column `stage` all rows, where they count that stage's data."""
+    if "stage" in columns.data:
+        keep = columns.data["stage"].astype(str) == stage
+        return columns.where(keep, stage) if keep.any() else None
+    fine = bool((columns.numbers("n_finetune", strict=False) > 0).any())
+    return columns if (stage == "finetune") == fine else None
+
+
+def _costs_of_stage(rows: Columns, size: str) -> dict[str, Any]:
+    data, seen = rows.numbers(size, strict=False), rows.numbers("samples_seen", strict=False)
+    samples = np.where(seen > 0, seen, data)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        flops = rows.numbers("train_flops", strict=False) / samples
+        forward = rows.numbers("teacher_flops", strict=False) / samples
+    costs: dict[str, Any] = {
+        "samples": _curve(data, seen),
+        "flops": _curve(rows.numbers("n_params", strict=False), flops),
+    }
+    forward = forward[np.isfinite(forward) & (forward > 0)]
+    if len(forward):
+        trained_on, student = (rows.numbers(name, strict=False) for name in ("teacher_n_pretrain", "n_pretrain"))
+        known = np.isfinite(trained_on)
+        same = bool((trained_on[known] == student[known]).all())
+        costs["teacher_flops"] = _from_log(np.log(forward).mean())
+        costs["teacher_trained_on"] = (
+            None if not known.any() else "the same images" if same else float(np.median(trained_on[known]))
         )
-        found.append(note("ignored_variable", "warn", text))
-    return found
+    return costs
+
+
+def _curve(x: np.ndarray, y: np.ndarray) -> list[list[float | None]]:
+    """Distinct x with the geometric mean of their y, ascending; one point without x where x is unknown."""
+    usable = np.isfinite(y) & (y > 0)
+    if not usable.any():
+        return []
+    if not (np.isfinite(x) & (x > 0)).any():
+        return [[None, _from_log(np.log(y[usable]).mean())]]
+    usable &= np.isfinite(x) & (x > 0)
+    levels, group = np.unique(x[usable], return_inverse=True)
+    logs = np.bincount(group, np.log(y[usable])) / np.bincount(group)
+    return [[float(levels[i]), _from_log(logs[i])] for i in thinned(len(levels), _MOST_POINTS)]
+
+
+def _from_log(log: float) -> float:
+    """The number of a mean logarithm to 12 digits: the later ones are rounding, and equal runs must cost the same."""
+    return float(f"{np.exp(log):.12g}")

@@ -11,9 +11,9 @@ from numbers import Real
 import numpy as np
 
 from hf_scaling.errors import InputError
-from hf_scaling.laws import Law
+from hf_scaling.laws import Evaluator, Law, Parameter
 
-# Below this a coefficient is zero for every purpose; its logarithm needs some end.
+# Below this a coefficient counts as zero: its logarithm needs a lower end.
 _SMALLEST = 1e-150
 _LARGEST = 1e150
 _ZERO = np.log(1e-140)
@@ -28,8 +28,8 @@ class Coordinates:
         spread: (P, F) zeros and ones: which coordinate each parameter follows.
         constants: (P,) the values of fixed parameters, 0 elsewhere.
         is_log: (F,) whether the coordinate is the parameter's logarithm.
-        low: (F,) lower bounds, in the coordinates.
-        high: (F,) upper bounds, in the coordinates.
+        low: (F,) lower bounds of the coordinates.
+        high: (F,) upper bounds of the coordinates.
     """
 
     names: tuple[str, ...]
@@ -40,12 +40,12 @@ class Coordinates:
     high: np.ndarray
 
     def to_theta(self, u: np.ndarray) -> np.ndarray:
-        """The law's parameters (..., P) at the coordinates u (..., F); a logarithm near its end stands for zero."""
+        """The law's parameters (..., P) at the coordinates u (..., F); 0 for a logarithm near its lower end."""
         scales = np.where(u > _ZERO, np.exp(np.where(self.is_log, u, 0.0)), 0.0)
         return np.where(self.is_log, scales, u) @ self.spread.T + self.constants
 
     def from_theta(self, theta: np.ndarray) -> np.ndarray:
-        """The coordinates (..., F) of parameters (..., P), moved inside the bounds."""
+        """The coordinates (..., F) of parameters (..., P), clipped to the bounds."""
         leaders = np.argmax(self.spread, axis=0)
         value = np.asarray(theta, dtype=float)[..., leaders]
         logarithm = np.log(np.clip(value, _SMALLEST, _LARGEST))
@@ -53,8 +53,7 @@ class Coordinates:
 
     def chain(self, theta: np.ndarray, gradient: np.ndarray) -> np.ndarray:
         """Turn d f / d theta (B, P, N) into d f / d u (B, F, N)."""
-        leaders_log = self.spread @ self.is_log.astype(float)
-        factor = np.where(leaders_log > 0, theta, 1.0)
+        factor = np.where(self.spread @ self.is_log.astype(float) > 0, theta, 1.0)
         return np.matmul(self.spread.T, gradient * factor[..., None])
 
     def with_bound(self, name: str, *, high: float) -> "Coordinates":
@@ -62,7 +61,7 @@ class Coordinates:
         bounds = self.high.copy()
         index = self.names.index(name)
         bounds[index] = min(bounds[index], np.log(high) if self.is_log[index] else high)
-        return Coordinates(self.names, self.spread, self.constants, self.is_log, self.low, bounds)
+        return replace(self, high=bounds)
 
 
 def coordinates_of(
@@ -72,11 +71,11 @@ def coordinates_of(
 
     Args:
         law: The law.
-        fixed: Parameter name to the value it keeps.
+        fixed: Parameter name to its value.
         tied: Groups of parameter names that share one value.
 
     Raises:
-        InputError: A name is not a parameter of the law, stands in two groups, or is both fixed and tied.
+        InputError: A name is not a parameter of the law, is in two groups, or is both fixed and tied.
     """
     fixed = dict(fixed or {})
     groups = _groups(law, fixed, tied)
@@ -88,7 +87,7 @@ def coordinates_of(
             spread[order.index(name), column] = 1.0
     low = np.array([max(parameters[n].low for n in group) for group in groups])
     high = np.array([min(parameters[n].high for n in group) for group in groups])
-    is_log = np.array([all(_is_positive_scale(parameters[n]) for n in group) for group in groups], dtype=bool)
+    is_log = np.array([all(_is_log(parameters[n]) for n in group) for group in groups], dtype=bool)
     constants = np.array([float(fixed.get(name, 0.0)) for name in order])
     with np.errstate(divide="ignore"):
         low = np.where(is_log, np.log(np.clip(low, _SMALLEST, None)), low)
@@ -96,23 +95,24 @@ def coordinates_of(
     return Coordinates(tuple(group[0] for group in groups), spread, constants, is_log, low, high)
 
 
-def _is_positive_scale(parameter) -> bool:
+def _is_log(parameter: Parameter) -> bool:
     return parameter.low >= 0 and parameter.kind in ("coefficient", "scale", "shape")
 
 
-def _groups(law: Law, fixed: Mapping[str, float], tied) -> list[list[str]]:
-    names = [p.name for p in law.parameters]
+def _groups(law: Law, fixed: Mapping[str, float], tied: Iterable[Iterable[str]] | None) -> list[list[str]]:
+    """The free parameters, those that share a coordinate together, the first of each group leading."""
+    names = list(law.names)
     ties = [list(group) for group in (tied or [])]
     for group in ties:
         if len(group) < 2:
-            raise InputError(f"tied {', '.join(group)!r} changes nothing: a group needs at least two parameters")
+            raise InputError(f"tied {', '.join(group)!r} has no effect: a group needs at least two parameters")
     for name, value in fixed.items():
         if not isinstance(value, Real) or not np.isfinite(value):
-            raise InputError(f"fixed {name} = {value!r}: give a finite number")
+            raise InputError(f"fixed {name} = {value!r} is not a finite number")
         parameter = next((p for p in law.parameters if p.name == name), None)
         if parameter and not parameter.low <= value <= parameter.high:
             bounds = f"{parameter.low:g} to {parameter.high:g}"
-            raise InputError(f"fixed {name} = {value:g} lies outside its bounds, {bounds}")
+            raise InputError(f"fixed {name} = {value:g} is outside its bounds, {bounds}")
     for name in [*fixed, *(n for group in ties for n in group)]:
         if name not in names:
             raise InputError(f"{name!r} is not a parameter of {law.name}: it has {', '.join(names)}")
@@ -137,11 +137,11 @@ OBJECTIVES = ("log_huber", "log_mse", "mse")
 
 @dataclass(frozen=True)
 class Objective:
-    """One objective: the scale of its residuals and the loss on them.
+    """What a fit minimises: the scale of its residuals and the loss on them.
 
     Attributes:
         name: log_huber, log_mse or mse.
-        delta: Where the Huber loss turns from squared to linear, in units of the residuals; inf for squared loss.
+        delta: Residual at which the Huber loss turns from squared to linear; inf for squared loss.
     """
 
     name: str
@@ -172,19 +172,19 @@ class Objective:
 
         Args:
             residuals: (..., N).
-            counts: (..., N) how often each row counts; once by default. Not the same as scaling residuals: outside
+            counts: (..., N) how often each row counts; once by default. This differs from scaling residuals: outside
                 delta the loss is linear, and a row that was drawn twice counts twice there too.
         """
         if np.isinf(self.delta):
-            each = residuals if counts is None else residuals * counts
-            return 0.5 * np.einsum("...n,...n->...", each, residuals)
+            counted = residuals if counts is None else residuals * counts
+            return 0.5 * np.einsum("...n,...n->...", counted, residuals)
         size = np.abs(residuals)
         inner = np.minimum(size, self.delta)
-        each = inner * (size - 0.5 * inner)
-        return (each if counts is None else each * counts).sum(axis=-1)
+        losses = inner * (size - 0.5 * inner)
+        return (losses if counts is None else losses * counts).sum(axis=-1)
 
     def reweighting(self, residuals: np.ndarray) -> np.ndarray | float:
-        """The weights psi(r)/r with which least squares takes the step of the Huber loss."""
+        """The weights psi(r)/r with which a least-squares step is a step of the Huber loss."""
         if np.isinf(self.delta):
             return 1.0
         return np.minimum(1.0, self.delta / np.maximum(np.abs(residuals), 1e-300))
@@ -194,12 +194,12 @@ def make_objective(name: str, delta: float | None) -> Objective:
     """The objective of that name.
 
     Raises:
-        InputError: The name is unknown, or delta is given where it changes nothing, or is not positive.
+        InputError: The name is unknown, delta is given for another objective than log_huber, or is not positive.
     """
     if name not in OBJECTIVES:
         raise InputError(f"objective {name!r} is unknown: choose one of {', '.join(OBJECTIVES)}")
     if delta is not None and name != "log_huber":
-        raise InputError(f"delta changes nothing under objective {name!r}: leave it out or use log_huber")
+        raise InputError(f"delta has no effect with objective {name!r}: leave it out or use log_huber")
     if delta is not None and not delta > 0:
         raise InputError(f"delta must be positive, not {delta}")
     return Objective(name, np.inf if delta is None else float(delta))
@@ -207,7 +207,7 @@ def make_objective(name: str, delta: float | None) -> Objective:
 
 @dataclass(frozen=True)
 class Problem:
-    """A law on fixed sizes, to be fitted to one or many sets of targets.
+    """A law at fixed sizes, to be fitted to one or many sets of targets.
 
     Attributes:
         evaluator: The law prepared for the rows' sizes (`law.evaluator(variables)`).
@@ -218,14 +218,14 @@ class Problem:
         counts: (B, N) how often each row counts in the loss, for resampled rows; None for once each.
     """
 
-    evaluator: object
+    evaluator: Evaluator
     coordinates: Coordinates
     objective: Objective
     target: np.ndarray
     root_weights: np.ndarray
     counts: np.ndarray | None = None
 
-    def residuals(self, u: np.ndarray, members=slice(None)) -> tuple[np.ndarray, np.ndarray]:
+    def residuals(self, u: np.ndarray, members: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
         """Weighted residuals (B, N) and their derivatives (B, F, N) at u (B, F); NaN where the law is undefined."""
         theta = self.coordinates.to_theta(u)
         with np.errstate(all="ignore"):
@@ -238,13 +238,13 @@ class Problem:
         return residual, jacobian * (weights if weights.ndim == 1 else weights[:, None, :])
 
 
-def _member(array: np.ndarray, members) -> np.ndarray:
+def _member(array: np.ndarray, members: np.ndarray | slice) -> np.ndarray:
     return array if array.ndim == 1 else array[members]
 
 
 @dataclass(frozen=True)
 class Solutions:
-    """Where a batch of fits ended: coordinates (B, F), summed losses (B,), and which of them converged (B,)."""
+    """The ends of a batch of fits: coordinates (B, F), summed losses (B,), and which of them converged (B,)."""
 
     u: np.ndarray
     cost: np.ndarray
@@ -265,14 +265,14 @@ def minimise(
         problem: The law, the targets and the loss.
         start: (B, F) starting coordinates.
         low: (F,) or (B, F) lower bounds; the coordinates' own by default. A coordinate with low == high is held.
-        high: The same for upper bounds.
-        iterations: The most steps tried for any member.
+        high: Upper bounds, likewise.
+        iterations: Largest number of steps tried for any member.
         tolerance: A member stops once a step gains less than this share of its loss.
     """
     low = np.broadcast_to(problem.coordinates.low if low is None else low, start.shape)
     high = np.broadcast_to(problem.coordinates.high if high is None else high, start.shape)
     batch = _Batch(problem, np.clip(start, low, high), low, high)
-    # Trials that leave the law's domain overflow on their way to being refused.
+    # Trials outside the law's domain overflow before they are rejected.
     with np.errstate(all="ignore"):
         for _ in range(iterations):
             if not batch.step(tolerance):
@@ -281,7 +281,7 @@ def minimise(
 
 
 class _Batch:
-    """The running state of `minimise`: results for all members, working arrays for those still moving."""
+    """The state of `minimise`: results for all members, working arrays for those that have not converged."""
 
     def __init__(self, problem: Problem, start: np.ndarray, low: np.ndarray, high: np.ndarray):
         self.problem, self.objective = problem, problem.objective
@@ -293,13 +293,15 @@ class _Batch:
         self.residual, self.jacobian = problem.residuals(start, self.members)
         self.cost = self._cost(self.residual)
         self.damping = np.full(len(start), 1e-3)
-        self._keep(np.isfinite(self.cost))
+        self._drop(~np.isfinite(self.cost))
 
-    def _counts(self) -> np.ndarray | None:
+    @property
+    def counts(self) -> np.ndarray | None:
+        """(B, N) how often each row counts for the moving members."""
         return None if self.problem.counts is None else _member(self.problem.counts, self.members)
 
     def _cost(self, residual: np.ndarray) -> np.ndarray:
-        cost = self.objective.loss(residual, self._counts())
+        cost = self.objective.loss(residual, self.counts)
         return np.where(np.isfinite(cost), cost, np.inf)
 
     def step(self, tolerance: float) -> bool:
@@ -310,33 +312,31 @@ class _Batch:
         residual, jacobian = self.problem.residuals(trial, self.members)
         cost = self._cost(residual)
         better = cost <= self.cost
-        gain = self.cost - cost
-        # A loss of rounding size (residuals near 1e-12) cannot be improved on.
-        floor = 1e-25 * residual.shape[1]
-        done = better & ((gain <= tolerance * self.cost) | (cost <= floor))
+        # A loss of rounding size (residuals near 1e-12) cannot be improved.
+        rounding = cost <= 1e-25 * residual.shape[1]
+        done = better & ((self.cost - cost <= tolerance * self.cost) | rounding)
         stuck = ~better & (self.damping > 1e9)
         self._accept(better, trial, residual, jacobian, cost)
         self.damping = np.where(better, np.maximum(self.damping * 0.15, 1e-12), self.damping * 6.0)
-        self.converged[self.members[done]] = True
-        # No downhill step at any damping: a minimum to the precision of the arithmetic.
-        self.converged[self.members[stuck]] = True
-        self._keep(~(done | stuck))
+        # Stuck: no downhill step at any damping is a minimum to the precision of the arithmetic.
+        self.converged[self.members[done | stuck]] = True
+        self._drop(done | stuck)
         return bool(len(self.members))
 
     def _propose(self) -> np.ndarray:
-        weighted = self.jacobian
-        weights, counts = self.objective.reweighting(self.residual), self._counts()
+        weights, counts = self.objective.reweighting(self.residual), self.counts
         weights = weights if counts is None else weights * counts
-        if np.ndim(weights):
-            weighted = self.jacobian * weights[:, None, :]
+        weighted = self.jacobian * weights[:, None, :] if isinstance(weights, np.ndarray) else self.jacobian
         slope = np.matmul(weighted, self.residual[..., None])[..., 0]
         hessian = np.matmul(weighted, self.jacobian.transpose(0, 2, 1))
         low, high = self.low[self.members], self.high[self.members]
-        # A coordinate pressed against its bound leaves the step (an active set of one look-ahead).
+        # A coordinate pushed against its bound takes no part in the step (an active set of one look-ahead).
         held = ((self.u <= low) & (slope >= 0)) | ((self.u >= high) & (slope <= 0)) | (low >= high)
         return np.clip(self.u + damped_step(hessian, slope, held, self.damping), low, high)
 
-    def _accept(self, better, trial, residual, jacobian, cost) -> None:
+    def _accept(
+        self, better: np.ndarray, trial: np.ndarray, residual: np.ndarray, jacobian: np.ndarray, cost: np.ndarray
+    ) -> None:
         if better.all():
             self.u, self.residual, self.jacobian, self.cost = trial, residual, jacobian, cost
             return
@@ -345,16 +345,18 @@ class _Batch:
         self.jacobian = np.where(better[:, None, None], jacobian, self.jacobian)
         self.cost = np.where(better, cost, self.cost)
 
-    def _keep(self, moving: np.ndarray) -> None:
-        if moving.all():
+    def _drop(self, ended: np.ndarray) -> None:
+        """Record the members that have ended and shrink the working arrays to the others."""
+        if not ended.any():
             return
-        leaving = self.members[~moving]
-        self.best[leaving], self.best_cost[leaving] = self.u[~moving], self.cost[~moving]
+        moving, members = ~ended, self.members[ended]
+        self.best[members], self.best_cost[members] = self.u[ended], self.cost[ended]
         self.members, self.u, self.cost = self.members[moving], self.u[moving], self.cost[moving]
         self.residual, self.jacobian = self.residual[moving], self.jacobian[moving]
         self.damping = self.damping[moving]
 
     def finish(self) -> Solutions:
+        """Record the members that are still moving and return all."""
         self.best[self.members], self.best_cost[self.members] = self.u, self.cost
         return Solutions(self.best, self.best_cost, self.converged)
 
@@ -364,7 +366,7 @@ def damped_step(hessian: np.ndarray, slope: np.ndarray, held: np.ndarray, dampin
     free = ~held
     hessian = hessian * (free[:, :, None] & free[:, None, :])
     diagonal = np.einsum("bff->bf", hessian)
-    # Marquardt's scaling, with an end so that a coordinate without influence stays put instead of being thrown far.
+    # Marquardt's scaling, with a lower end so that a coordinate without influence stays where it is.
     scale = np.maximum(diagonal, 1e-14 * np.maximum(diagonal.max(axis=1, keepdims=True), 1e-280))
     root = np.sqrt(np.where(held, 1.0, scale))
     matrix = hessian / (root[:, :, None] * root[:, None, :])

@@ -8,9 +8,8 @@ import pandas as pd
 
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
-from hf_scaling.fitting.bootstrap import SIZES
 from hf_scaling.fitting.law_fit import quantiles
-from hf_scaling.fitting.rows import note
+from hf_scaling.fitting.rows import SIZES, note
 from hf_scaling.planning.costs import CostModel
 from hf_scaling.text import format_whole
 

@@ -14,9 +14,8 @@ import pandas as pd
 from hf_scaling.boundary import Boundary, find_boundary
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import FitOptions, LawFit, RowFilter
-from hf_scaling.fitting.bootstrap import measured_compute
-from hf_scaling.fitting.fit import fit_one
-from hf_scaling.fitting.rows import Columns, as_table, choose_rows
+from hf_scaling.fitting.fit import fit_rows, with_compute
+from hf_scaling.fitting.rows import Columns, as_table, select_rows
 from hf_scaling.fitting.selection import Ranking, fit_ranked, rank, run_backtest
 from hf_scaling.laws import LAWS
 from hf_scaling.planning import Plan, TransferGaps, plan, suggest_runs, transfer_gaps
@@ -357,7 +356,7 @@ def find_law(arm: Arm, target: str, stage: str | None, request: Request, table: 
         ranking = rank(arm.rows, row_filter, request.options)
         fit = _fit_best(arm, ranking, row_filter, request.options)
         # As `fit_law` stores it: plans and suggestions read it.
-        fit = replace(fit, data={**fit.data, "compute": measured_compute(table, fit.data["study"])})
+        fit = with_compute(fit, table)
     except InputError as error:
         return ArmLaw(arm, target, best, problem=str(error))
     held_out = tuple(_held_out(arm, ranking, row_filter, request.options))
@@ -368,7 +367,8 @@ def _fit_best(arm: Arm, ranking: Ranking, row_filter: RowFilter, options: FitOpt
     if ranking.backtest.folds:
         return fit_ranked(arm.rows, ranking, row_filter, options)
     smallest = min(ranking.fits, key=lambda name: (len(ranking.fits[name].params), name != ranking.best))
-    return fit_one(arm.rows, LAWS[smallest], _with_ranked_column(row_filter, ranking.fits[smallest]), options)
+    rows = select_rows(arm.rows, LAWS[smallest], _with_ranked_column(row_filter, ranking.fits[smallest]))
+    return fit_rows(rows, LAWS[smallest], options)
 
 
 def _with_ranked_column(row_filter: RowFilter, fit: LawFit) -> RowFilter:
@@ -379,7 +379,7 @@ def _with_ranked_column(row_filter: RowFilter, fit: LawFit) -> RowFilter:
 def _held_out(arm: Arm, ranking: Ranking, row_filter: RowFilter, options: FitOptions) -> list[HeldOut]:
     """For each size, the fold that predicts farthest, by the best single law."""
     law, objective = LAWS[ranking.best], options.make_objective()
-    rows = choose_rows(arm.rows, law, _with_ranked_column(row_filter, ranking.fits[law.name]))
+    rows = select_rows(arm.rows, law, _with_ranked_column(row_filter, ranking.fits[law.name]))
     backtest = run_backtest({law.name: rows}, {law.name: law}, objective, options.seed)
     farthest: dict[str, HeldOut] = {}
     for fold, errors in zip(backtest.folds, backtest.errors[law.name]):

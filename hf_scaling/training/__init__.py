@@ -1,28 +1,16 @@
-"""Training: fields to a resolved run, a resolved run to a checkpoint and a row."""
+"""One run to one checkpoint and one row: pretrain, fine-tune, evaluate."""
 
-from hf_scaling.training.config import (
-    FinetuneFields,
-    PretrainFields,
-    build_fields,
-    parse_fields,
-    parse_finetune,
-    parse_pretrain,
-)
-from hf_scaling.training.resolve import GuessedSource, ProcessCache, ResolvedRun, resolve, resolve_runs
-from hf_scaling.training.run import print_result, train
+from hf_scaling.training.config import FinetuneFields, PretrainFields, parse_fields, parse_finetune, parse_pretrain
+from hf_scaling.training.run import Warm, announce, finetune, pretrain
 
 __all__ = [
     "FinetuneFields",
-    "GuessedSource",
     "PretrainFields",
-    "ProcessCache",
-    "ResolvedRun",
-    "build_fields",
+    "Warm",
+    "announce",
+    "finetune",
     "parse_fields",
     "parse_finetune",
     "parse_pretrain",
-    "print_result",
-    "resolve",
-    "resolve_runs",
-    "train",
+    "pretrain",
 ]

@@ -14,7 +14,10 @@ from pathlib import Path
 
 from hf_scaling import training
 
-PARSERS = {"pretrain": training.parse_pretrain, "finetune": training.parse_finetune}
+RUNS = {
+    "pretrain": (training.parse_pretrain, training.pretrain),
+    "finetune": (training.parse_finetune, training.finetune),
+}
 
 
 def main() -> None:
@@ -37,7 +40,8 @@ def _start(kind: str, argv: list[str]) -> int:
     child = os.fork()
     if child:
         return child
-    training.train(training.resolve(*PARSERS[kind](argv, None)))
+    parse, run = RUNS[kind]
+    run(*parse(argv, None))
     os._exit(0)
 
 

@@ -12,8 +12,7 @@ import pandas as pd
 from hf_scaling.boundary import Boundary
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
-from hf_scaling.fitting.bootstrap import SIZES
-from hf_scaling.fitting.rows import Columns
+from hf_scaling.fitting.rows import SIZES, Columns
 from hf_scaling.grid import Grid
 from hf_scaling.planning.optimum import thin
 
