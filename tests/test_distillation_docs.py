@@ -1,4 +1,4 @@
-"""The example in docs/distillation.md runs as it is printed."""
+"""The example in docs/distillation.md runs as it is shown."""
 
 import re
 import subprocess

@@ -1,19 +1,14 @@
 """A teacher of another image size, other image statistics, another class order, other classes."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from tiny import IMAGE_SIZE, N_CLASSES, Images, native_vit, timm_vit
 from torch.nn import functional as F
 
 from hf_scaling import models
 from hf_scaling.distillation import DistillationArguments, DistillationTrainer, Teacher
 from hf_scaling.errors import InputError
 from hf_scaling.models import ImageStatistics
-
-sys.path.insert(0, str(Path(__file__).parent / "support"))
-from tiny import IMAGE_SIZE, N_CLASSES, Images, native_vit, timm_vit
 
 STUDENT_STATISTICS = ImageStatistics((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
 TEACHER_STATISTICS = ImageStatistics((0.1, 0.2, 0.3), (1.0, 0.5, 0.25))
@@ -30,11 +25,11 @@ def normalised(pixels, statistics):
     return (pixels - mean) / std
 
 
-def test_other_image_statistics_are_translated(pixels):
+def test_other_image_statistics_are_converted(pixels):
     teacher = timm_vit(2)
     adapted = Teacher(teacher, TEACHER_STATISTICS).adapt_to(timm_vit(1), STUDENT_STATISTICS)
-    answer = adapted(pixel_values=normalised(pixels, STUDENT_STATISTICS))
-    assert torch.allclose(answer, teacher(normalised(pixels, TEACHER_STATISTICS)).logits, atol=1e-5)
+    logits = adapted(pixel_values=normalised(pixels, STUDENT_STATISTICS))
+    assert torch.allclose(logits, teacher(normalised(pixels, TEACHER_STATISTICS)).logits, atol=1e-5)
 
 
 def test_statistics_of_the_teacher_alone_are_refused():
@@ -44,9 +39,9 @@ def test_statistics_of_the_teacher_alone_are_refused():
 
 def test_a_teacher_of_another_image_size_sees_resized_images(pixels):
     teacher = native_vit(2, image_size=16).eval()
-    answer = Teacher(teacher).adapt_to(timm_vit(1))(pixel_values=pixels)
+    logits = Teacher(teacher).adapt_to(timm_vit(1))(pixel_values=pixels)
     resized = F.interpolate(pixels, size=(16, 16), mode="bilinear", antialias=True)
-    assert torch.equal(answer, teacher(resized).logits)
+    assert torch.equal(logits, teacher(resized).logits)
 
 
 def named(model, names):
@@ -59,8 +54,8 @@ def test_another_class_order_is_matched_by_name(pixels):
         named(timm_vit(1), ["cat", "dog", "ant", "bee"]),
         named(timm_vit(2), ["bee", "cat", "dog", "ant"]),
     )
-    answer = Teacher(teacher).adapt_to(student)(pixel_values=pixels)
-    assert torch.equal(answer, teacher(pixels).logits[:, [1, 2, 3, 0]])
+    logits = Teacher(teacher).adapt_to(student)(pixel_values=pixels)
+    assert torch.equal(logits, teacher(pixels).logits[:, [1, 2, 3, 0]])
 
 
 def test_placeholder_names_and_a_given_order():
@@ -71,17 +66,17 @@ def test_placeholder_names_and_a_given_order():
 
 
 @pytest.mark.parametrize(
-    ("student_names", "teacher", "says"),
+    ("student_names", "teacher", "message"),
     [
-        ("abcd", lambda: models.build_student("vit-30k", 5, 28), "knows 5 classes, the student 4"),
-        ("abcd", lambda: named(timm_vit(2), "abce"), "does not know the class 'd'"),
-        ("aabc", lambda: named(timm_vit(2), "abac"), "two classes have one name"),
+        ("abcd", lambda: models.build_student("vit-30k", 5, 28), "teacher: .*5.*4"),
+        ("abcd", lambda: named(timm_vit(2), "abce"), "teacher: .*'d'"),
+        ("aabc", lambda: named(timm_vit(2), "abac"), "teacher: .*class_order"),
         ("abcd", lambda: Teacher(timm_vit(2), class_order=[0, 1, 1, 2]), "class_order"),
         ("abcd", lambda: Teacher(timm_vit(2), class_order=[0, 1]), "class_order"),
     ],
 )
-def test_other_classes_are_refused_with_the_reason(student_names, teacher, says, tmp_path):
-    with pytest.raises(InputError, match=says):
+def test_other_classes_are_refused_by_name(student_names, teacher, message, tmp_path):
+    with pytest.raises(InputError, match=message):
         DistillationTrainer(
             named(timm_vit(1), student_names),
             DistillationArguments(str(tmp_path), use_cpu=True),
@@ -89,7 +84,7 @@ def test_other_classes_are_refused_with_the_reason(student_names, teacher, says,
         )
 
 
-def test_a_saved_teacher_brings_its_statistics_along(pixels, tmp_path):
+def test_a_saved_teacher_has_its_statistics(pixels, tmp_path):
     teacher = native_vit(2)
     teacher.save_pretrained(tmp_path)
     models.build_processor(teacher, TEACHER_STATISTICS.mean, TEACHER_STATISTICS.std).save_pretrained(tmp_path)
@@ -101,13 +96,12 @@ def test_a_saved_teacher_brings_its_statistics_along(pixels, tmp_path):
         train_dataset=Images(8),
         processing_class=models.build_processor(student, STUDENT_STATISTICS.mean, STUDENT_STATISTICS.std),
     )
-    answer = trainer.teacher(pixel_values=normalised(pixels, STUDENT_STATISTICS))
-    assert torch.allclose(answer, teacher.eval()(normalised(pixels, TEACHER_STATISTICS)).logits, atol=1e-5)
+    logits = trainer.teacher(pixel_values=normalised(pixels, STUDENT_STATISTICS))
+    assert torch.allclose(logits, teacher.eval()(normalised(pixels, TEACHER_STATISTICS)).logits, atol=1e-5)
     trainer.train()
 
 
-def test_a_class_order_changes_what_is_taught(tmp_path):
-    """A teacher whose outputs are shuffled teaches the same student once its classes are matched by name."""
+def test_a_teacher_with_shuffled_outputs_trains_the_same_student(tmp_path):
     names = ["cat", "dog", "ant", "bee"]
     shuffled = [2, 0, 3, 1]
     weights = []

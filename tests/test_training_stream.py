@@ -40,7 +40,7 @@ def test_every_epoch_holds_each_image_once_in_another_order():
     assert len({tuple(epoch.tolist()) for epoch in order}) == 6
 
 
-def test_labels_go_with_their_images_and_pixels_are_normalised():
+def test_labels_match_their_images_and_pixels_are_normalised():
     batch = stream().__getitems__([3, 77])
     levels = images_of(batch)
     assert (levels == levels[:, :1, :1, :1]).all()
@@ -48,7 +48,7 @@ def test_labels_go_with_their_images_and_pixels_are_normalised():
     assert batch["pixel_values"].dtype == torch.float32
 
 
-def test_a_position_is_the_same_in_any_batch_after_any_other():
+def test_a_position_gives_the_same_example_in_any_batch():
     names = list(AUGMENTATIONS)
     whole = stream(augmentation=names).__getitems__(range(300))
     fresh = stream(augmentation=names)
@@ -70,36 +70,36 @@ def test_a_set_is_read_in_its_order():
 
 
 @pytest.fixture
-def pictures():
+def images():
     return torch.randint(0, 256, (400, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("name", list(AUGMENTATIONS))
-def test_an_augmentation_keeps_shape_and_type_and_changes_something(name, pictures):
-    before = pictures.clone()
-    changed = augment(pictures, [name], 0, np.arange(400))
-    assert changed.shape == pictures.shape
+def test_an_augmentation_keeps_shape_and_type_and_changes_something(name, images):
+    before = images.clone()
+    changed = augment(images, [name], 0, np.arange(400))
+    assert changed.shape == images.shape
     assert changed.dtype == torch.uint8
-    assert torch.equal(pictures, before)
-    assert not torch.equal(changed, pictures)
+    assert torch.equal(images, before)
+    assert not torch.equal(changed, images)
     # Another seed and other positions are other draws.
-    assert not torch.equal(changed, augment(pictures, [name], 1, np.arange(400)))
-    assert not torch.equal(changed, augment(pictures, [name], 0, np.arange(400, 800)))
+    assert not torch.equal(changed, augment(images, [name], 1, np.arange(400)))
+    assert not torch.equal(changed, augment(images, [name], 0, np.arange(400, 800)))
 
 
-def test_flip_mirrors_half_of_the_images(pictures):
-    flipped = augment(pictures, ["flip"], 0, np.arange(400))
-    mirrored = (flipped == pictures.flip(-1)).all(dim=(1, 2, 3))
-    kept = (flipped == pictures).all(dim=(1, 2, 3))
+def test_flip_mirrors_half_of_the_images(images):
+    flipped = augment(images, ["flip"], 0, np.arange(400))
+    mirrored = (flipped == images.flip(-1)).all(dim=(1, 2, 3))
+    kept = (flipped == images).all(dim=(1, 2, 3))
     assert (mirrored | kept).all()
     # Four standard deviations of a fair coin thrown 400 times are 40.
     assert 160 < mirrored.sum() < 240
 
 
-def test_shift_moves_by_at_most_an_eighth(pictures):
-    shifted = augment(pictures, ["shift"], 0, np.arange(400))
+def test_shift_moves_by_at_most_an_eighth(images):
+    shifted = augment(images, ["shift"], 0, np.arange(400))
     moves = set()
-    for image, moved in zip(pictures[:100], shifted[:100]):
+    for image, moved in zip(images[:100], shifted[:100]):
         padded = torch.nn.functional.pad(image, (2, 2, 2, 2))
         places = [(y, x) for y in range(5) for x in range(5) if torch.equal(moved, padded[:, y : y + 16, x : x + 16])]
         assert len(places) == 1
@@ -166,6 +166,6 @@ def test_evaluation_does_not_depend_on_the_batch(monkeypatch):
     def processor(images, return_tensors):
         return {"pixel_values": images / 255}
 
-    found = {ImageClassification().evaluate(Model(), processor, Split(), size) for size in (1, 7, 200, 1000)}
-    assert len(found) == 1
-    assert found.pop().n_eval == 200
+    measurements = {ImageClassification().evaluate(Model(), processor, Split(), size) for size in (1, 7, 200, 1000)}
+    assert len(measurements) == 1
+    assert measurements.pop().n_eval == 200

@@ -1,15 +1,442 @@
-"""Files of a local source: their content is what identifies it, wherever they are stored."""
+"""A folder of images, walked once: which files are images, their part and class, and what is not used.
 
+The rule:
+
+- A class is the first folder below the root, or below the part; whatever lies deeper belongs to it.
+- Top folders are parts (train, validation, test) when all top folders that hold images have such names, in any case.
+  One such name beside other folders is a class; two or more beside other folders are refused.
+- A single folder that wraps everything is entered.
+- A `metadata.csv`, `.jsonl` or `.parquet` with a column `file_name` and a label column gives the labels instead.
+- Links are followed. Hidden files and folders do not count. Every other file that is not used is counted by suffix.
+"""
+
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+import xxhash
+from PIL import Image
 from tqdm import tqdm
 
-from hf_scaling.files import write_text
+from hf_scaling.errors import InputError
+from hf_scaling.files import replacing, write_text
+from hf_scaling.text import did_you_mean, listing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: The names of top folders that are parts, in lower case.
+PARTS = {
+    **dict.fromkeys(("train", "training", "trainset"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "testset", "eval"), "test"),
+}
+#: Columns of a metadata file that can hold the labels, the first that is there.
+LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_HIDDEN = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+_ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar"}
+# Formats that Pillow identifies without being able to decode them.
+_NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF", "EPS", "PDF"}
+_HINTS = {
+    ".heic": "pip install pillow-heif",
+    ".heif": "pip install pillow-heif",
+    ".jxl": "pip install pillow-jxl-plugin",
+    **dict.fromkeys((".svg", ".eps", ".cr2", ".nef", ".arw", ".dng", ".dcm"), "convert to PNG or JPEG"),
+    **dict.fromkeys(_ARCHIVES, "unpack it"),
+}
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The image files of one part, sorted by class name, then by path below the class.
+
+    Attributes:
+        paths: Relative to the folder's root, with "/" between names.
+        labels: Class ids, int64 array (n,).
+        stamps: Size in bytes, times of modification and of change in ns: int64 array (n, 3).
+    """
+
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    stamps: np.ndarray
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """A folder of labelled images.
+
+    Attributes:
+        root: The folder that was read; a wrapping folder has been entered.
+        class_names: Of the training part, sorted.
+        parts: "train", and where they exist "validation" and "test".
+        remarks: What a user should know, a line each: files not used, a wrapping folder, empty class folders.
+    """
+
+    root: Path
+    class_names: tuple[str, ...]
+    parts: Mapping[str, ImageFiles]
+    remarks: tuple[str, ...]
+
+    def evaluation_part(self) -> str | None:
+        """The part that evaluation reads: test, else validation; None where there is neither."""
+        return next((part for part in ("test", "validation") if part in self.parts), None)
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Suffixes, in lower case, of the formats that the installed Pillow decodes; HEIC with pillow-heif."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    return frozenset(
+        suffix.lower()
+        for suffix, kind in Image.registered_extensions().items()
+        if kind in Image.OPEN and kind not in _NOT_DECODED
+    )
+
+
+def read_image_folder(path: Path, label_column: str | None = None) -> ImageFolder:
+    """Walk a folder of images.
+
+    Args:
+        path: The folder.
+        label_column: The label column of its metadata files; None finds one of `LABEL_COLUMNS`, and falls back to
+            class folders.
+
+    Raises:
+        InputError: No images, one class alone, images without a class, a class that is only evaluated on, part names
+            beside other folders, a cycle of links, or a metadata file that does not fit its images.
+    """
+    walk, remarks = _Walk(path), []
+    while (inner := walk.wrapping_folder()) is not None:
+        remarks.append(f"{walk.root}: its only folder {inner.name} was entered")
+        walk = _Walk(inner, walk.unused)
+    n_images = {top: sum(map(len, walk.images[top].values())) for top in walk.images}
+    if not any(n_images.values()):
+        raise InputError(f"{path}: no images{_unused_text(walk.unused, ': ')}")
+    tops = [top for top, n in n_images.items() if top and n]
+    parts = {top: PARTS[top.lower()] for top in tops if top.lower() in PARTS}
+    others = [top for top in tops if top not in parts]
+    if len(parts) > 1 and others:
+        raise InputError(
+            f"{walk.root}: the folders {listing(parts)} look like parts and {listing(others)} like classes: "
+            "move the classes into the parts, or the parts out"
+        )
+    by_class = _parts_by_class(walk, parts) if parts and not others else {"train": _classes_at_the_top(walk)}
+    labels = _metadata_labels(walk, by_class, label_column)
+    if labels is not None:
+        by_class = {part: _grouped(walk, classes, labels) for part, classes in by_class.items()}
+    folder = _assemble(walk, by_class)
+    empty = sorted(top for top, n in n_images.items() if top and not n)
+    if empty:
+        remarks.append(f"{walk.root}: folders without images: {listing(empty)}")
+    if walk.unused.total():
+        remarks.append(f"{walk.root}: {_unused_text(walk.unused)}")
+    if {"test", "validation"} <= folder.parts.keys():
+        remarks.append(
+            f"{walk.root}: the {len(folder.parts['validation'].paths):,} images of its validation part are not used: "
+            "test is evaluated, and a validation part is drawn from train where a run needs one"
+        )
+    return ImageFolder(folder.root, folder.class_names, folder.parts, tuple(remarks))
+
+
+#: An image: its path relative to the root, size in bytes, times of modification and of change in ns.
+_File = tuple[str, int, int, int]
+
+
+@dataclass
+class _Walk:
+    """Every file below a folder, in one pass.
+
+    Attributes:
+        root: The folder.
+        unused: Suffix (or a reason in brackets) to the number of files that are not images.
+        images: Top folder to second folder to images; "" stands for the files beside the folders.
+        metadata: Folder (relative, "" for the root) to its metadata file.
+    """
+
+    root: Path
+    unused: Counter = field(default_factory=Counter)
+    images: dict[str, dict[str, list[_File]]] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._suffixes = image_suffixes()
+        for top, path in self._read(str(self.root), "", self.images.setdefault("", {}).setdefault("", []), ()):
+            seconds = self.images.setdefault(top, {})
+            above = self._above(path, ())
+            for second, inner in self._read(path, f"{top}/", seconds.setdefault("", []), above):
+                self._read_all(inner, f"{top}/{second}/", seconds.setdefault(second, []), self._above(inner, above))
+
+    def wrapping_folder(self) -> Path | None:
+        """The only top folder, if it holds everything and is not a part; None otherwise."""
+        tops = [top for top in self.images if top]
+        if len(tops) != 1 or self.images[""][""] or "" in self.metadata or tops[0].lower() in PARTS:
+            return None
+        has_folders = any(files for second, files in self.images[tops[0]].items() if second)
+        return self.root / tops[0] if has_folders or tops[0] in self.metadata else None
+
+    def _read_all(self, path: str, prefix: str, images: list[_File], above: tuple[str, ...]) -> None:
+        for name, inner in self._read(path, prefix, images, above):
+            self._read_all(inner, f"{prefix}{name}/", images, self._above(inner, above))
+
+    def _read(self, path: str, prefix: str, images: list[_File], above: tuple[str, ...]) -> list[tuple[str, str]]:
+        """Record a folder's files; return name and path of the folders in it."""
+        folders, suffixes = [], self._suffixes
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name[0] == "." or name in _HIDDEN:
+                        continue
+                    if entry.is_dir():
+                        folders.append((name, entry.path))
+                    elif name[name.rfind(".") :].lower() in suffixes:
+                        try:
+                            status = entry.stat()
+                        except FileNotFoundError:
+                            self.unused["(broken links)"] += 1
+                            continue
+                        images.append((prefix + name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+                    elif name in _METADATA and prefix.count("/") < 2:
+                        self.metadata[prefix.rstrip("/")] = name
+                    else:
+                        self.unused[os.path.splitext(name)[1].lower() or "(without a suffix)"] += 1
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        return folders
+
+    def _above(self, path: str, above: tuple[str, ...]) -> tuple[str, ...]:
+        """The real folders on the way to `path`, where it is reached through links.
+
+        Raises:
+            InputError: A link leads to a folder that contains it.
+        """
+        if not os.path.islink(path):
+            return above
+        here, above = os.path.realpath(path), (*above, os.path.realpath(os.path.dirname(path)))
+        if any(real == here or real.startswith(here + os.sep) for real in above):
+            raise InputError(f"{path}: a link to a folder that contains it")
+        return above
+
+
+def _classes_at_the_top(walk: _Walk) -> dict[str, list[_File]]:
+    """Class name to files, where the top folders are the classes."""
+    return {top: [file for files in seconds.values() for file in files] for top, seconds in walk.images.items()}
+
+
+def _parts_by_class(walk: _Walk, parts: Mapping[str, str]) -> dict[str, dict[str, list[_File]]]:
+    """Part to class name to files, where the top folders are parts."""
+    tops: dict[str, str] = {}
+    for top, part in parts.items():
+        if part in tops:
+            raise InputError(f"{walk.root}: {tops[part]} and {top} are both the {part} part: merge or rename one")
+        tops[part] = top
+    if "train" not in tops:
+        raise InputError(f"{walk.root}: has {listing(parts)} but no training part: rename one to train")
+    if walk.images[""][""]:
+        walk.unused["(images beside the parts)"] += len(walk.images[""][""])
+    return {part: walk.images[tops[part]] for part in ("train", "validation", "test") if part in tops}
+
+
+def _metadata_labels(
+    walk: _Walk, by_class: Mapping[str, Mapping[str, Sequence[_File]]], label_column: str | None
+) -> dict[str, str] | None:
+    """Path to label by the metadata files; None where there is none with a label column."""
+    if not walk.metadata:
+        if label_column is not None:
+            raise InputError(f"label_column: {walk.root} has no metadata file with a column {label_column}")
+        return None
+    labels: dict[str, str] = {}
+    present = {file[0] for classes in by_class.values() for files in classes.values() for file in files}
+    for folder, name in sorted(walk.metadata.items()):
+        where = walk.root / folder / name
+        frame = _read_metadata(where)
+        column = _label_column(list(frame.columns), label_column, where)
+        if column is None:
+            walk.unused[f"({name} without a label column)"] += 1
+            continue
+        for row, (file_name, label) in enumerate(zip(frame["file_name"], frame[column]), start=1):
+            path = os.path.normpath(f"{folder}/{file_name}" if folder else str(file_name)).replace(os.sep, "/")
+            if path not in present:
+                raise InputError(f"{where}: row {row}: there is no image {file_name}")
+            if label is None or label != label:
+                raise InputError(f"{where}: row {row}: {column} is empty")
+            if path in labels:
+                raise InputError(f"{where}: row {row}: {file_name} is listed twice")
+            labels[path] = str(label)
+    return labels or None
+
+
+def _read_metadata(where: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    readers = {".csv": pd.read_csv, ".jsonl": lambda path: pd.read_json(path, lines=True), ".parquet": pd.read_parquet}
+    try:
+        frame = readers[where.suffix](where)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{where}: cannot be read: {str(error).splitlines()[0]}") from error
+    if "file_name" not in frame.columns:
+        raise InputError(f"{where}: has no column file_name{did_you_mean('file_name', map(str, frame.columns))}")
+    return frame
+
+
+def _label_column(columns: Sequence[str], wanted: str | None, where: Path) -> str | None:
+    if wanted is None:
+        return next((name for name in LABEL_COLUMNS if name in columns), None)
+    if wanted not in columns:
+        raise InputError(f"label_column: {where} has no column {wanted}{did_you_mean(wanted, columns)}")
+    return wanted
+
+
+def _grouped(walk: _Walk, classes: Mapping[str, Sequence[_File]], labels: Mapping[str, str]) -> dict[str, list[_File]]:
+    """Label to files, by the metadata; images without a row are counted as unused."""
+    groups: dict[str, list[_File]] = {}
+    for files in classes.values():
+        for file in files:
+            if file[0] in labels:
+                groups.setdefault(labels[file[0]], []).append(file)
+            else:
+                walk.unused["(images without a row of metadata)"] += 1
+    return groups
+
+
+def _assemble(walk: _Walk, by_class: Mapping[str, Mapping[str, Sequence[_File]]]) -> ImageFolder:
+    """Class ids by name; files sorted within their classes.
+
+    Raises:
+        InputError: A part without classes, one class alone, or a class that the training part does not have.
+    """
+    named: dict[str, dict[str, Sequence[_File]]] = {}
+    for part, classes in by_class.items():
+        loose = len(classes.get("", ()))
+        named[part] = {unicodedata.normalize("NFC", name): files for name, files in classes.items() if name and files}
+        if not named[part]:
+            raise InputError(
+                f"{walk.root}: the {loose:,} images of its {part} part are in no class folder: make a folder a class, "
+                "or add a metadata.csv with columns file_name and label"
+            )
+        if loose:
+            walk.unused["(images beside the class folders)"] += loose
+    class_names = sorted(named["train"])
+    if len(class_names) < 2:
+        raise InputError(f"{walk.root}: all its images are of one class, {class_names[0]}: two or more are needed")
+    parts = {}
+    for part, classes in named.items():
+        unknown = sorted(classes.keys() - named["train"].keys())
+        if unknown:
+            raise InputError(
+                f"{walk.root}: class {unknown[0]} is in the {part} part and not in the training part"
+                f"{did_you_mean(unknown[0], class_names)}"
+            )
+        files = [file for name in class_names for file in sorted(classes.get(name, ()))]
+        counts = [len(classes.get(name, ())) for name in class_names]
+        parts[part] = ImageFiles(
+            tuple(file[0] for file in files),
+            np.repeat(np.arange(len(class_names)), counts),
+            np.array([file[1:] for file in files], np.int64).reshape(-1, 3),
+        )
+    return ImageFolder(walk.root, tuple(class_names), parts, ())
+
+
+def _unused_text(unused: Counter, before: str = "") -> str:
+    """How many files are not read, by suffix, with what would make them readable; "" for none."""
+    if not unused.total():
+        return ""
+    kinds = (
+        f"{count:,} {kind}" + (f" ({_HINTS[kind]})" if kind in _HINTS else "") for kind, count in unused.most_common()
+    )
+    return f"{before}{unused.total():,} files not read: {listing(kinds)}"
+
+
+def hash_contents(folder: ImageFolder, memory: Path, progress: bool = False) -> str:
+    """Hash the classes, and the contents of the images in their order; never a path.
+
+    A folder whose files have the same sizes and times as before is not read; of another one only the changed
+    files are.
+
+    Args:
+        folder: The folder, as `read_image_folder` returns it.
+        memory: The folder of the cache that stores hashes.
+        progress: Whether to show a progress bar on stderr when it takes longer than two seconds.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Raises:
+        InputError: A file cannot be read.
+    """
+    paths = [path for files in folder.parts.values() for path in files.paths]
+    stamps = np.concatenate([files.stamps for files in folder.parts.values()])
+    layout = xxhash.xxh3_128("\n".join(folder.class_names).encode())
+    for part, files in folder.parts.items():
+        layout.update(f"\n{part} {len(files.paths)}\n".encode())
+        layout.update(files.labels.tobytes())
+    state = xxhash.xxh3_128(layout.digest() + stamps.tobytes() + os.fsencode("\0".join(paths))).hexdigest()
+    key = hashlib.sha256(os.fsencode(folder.root.resolve())).hexdigest()[:16]
+    whole, single = memory / f"{key}.txt", memory / f"{key}.npz"
+    if whole.exists():
+        known_state, _, known_hash = whole.read_text().partition(" ")
+        if known_state == state:
+            return known_hash
+    known = _known_digests(single)
+    digests = bytearray()
+    base = os.open(folder.root, os.O_RDONLY)
+    try:
+        bar = tqdm(paths, "reading files' content", delay=2, disable=not progress, unit=" files", miniters=1000)
+        for path, stamp in zip(bar, stamps.tolist()):
+            digests += known.get((path, *stamp)) or xxhash.xxh3_128_digest(_read(path, stamp[0], base))
+    except OSError as error:
+        raise InputError(f"{folder.root / path}: cannot be read: {error.strerror}") from error
+    finally:
+        os.close(base)
+    content = xxhash.xxh3_128(layout.digest() + bytes(digests)).hexdigest()
+    with replacing(single) as partial, open(partial, "wb") as file:
+        names = np.frombuffer(os.fsencode("\0".join(paths)), np.uint8)
+        np.savez(file, names=names, stamps=stamps, digests=np.frombuffer(digests, np.uint8))
+    write_text(whole, f"{state} {content}")
+    return content
+
+
+def _known_digests(path: Path) -> dict[tuple, bytes]:
+    """Path, size and times of the files that were hashed before, to their digests of 16 bytes."""
+    if not path.exists():
+        return {}
+    try:
+        with np.load(path) as stored:
+            names = os.fsdecode(stored["names"].tobytes()).split("\0")
+            digests = stored["digests"].tobytes()
+            stamps = stored["stamps"].tolist()
+    except (OSError, ValueError, KeyError):  # a damaged file of hashes costs time, nothing else
+        return {}
+    return {(name, *stamps[at]): digests[16 * at : 16 * at + 16] for at, name in enumerate(names)}
+
+
+def _read(path: str, size: int, base: int) -> bytes:
+    """A file's bytes; three system calls where `size` is right, which is half the time of `Path.read_bytes`."""
+    handle = os.open(path, os.O_RDONLY, dir_fd=base)
+    try:
+        content = os.read(handle, size + 1)
+        while len(content) > size or (size and len(content) < size):
+            more = os.read(handle, 1 << 24)
+            if not more:
+                break
+            content += more
+        return content
+    finally:
+        os.close(handle)
 
 
 def hash_files(paths: Iterable[str | Path], base: Path, root: Path, progress: bool) -> str:

@@ -1,7 +1,7 @@
-"""Teaching a student by another model's answers: the loss, its settings, the teacher, the Trainer."""
+"""Distillation: the loss, its settings, the teacher and the Trainer."""
 
 from hf_scaling.distillation.loss import LossParts, alpha_at, distillation_loss
-from hf_scaling.distillation.teacher import AdaptedTeacher, Teacher, terms_of
+from hf_scaling.distillation.teacher import AdaptedTeacher, Teacher, input_settings
 from hf_scaling.distillation.trainer import DistillationArguments, DistillationTrainer
 
 __all__ = [
@@ -12,5 +12,5 @@ __all__ = [
     "Teacher",
     "alpha_at",
     "distillation_loss",
-    "terms_of",
+    "input_settings",
 ]

@@ -1,4 +1,4 @@
-"""How the teacher's weight changes along a training run."""
+"""The distillation loss, and how the teacher's weight in it changes during training."""
 
 import math
 from typing import NamedTuple
@@ -12,11 +12,12 @@ from transformers.trainer_callback import ExportableState
 from hf_scaling.errors import InputError
 
 KINDS = ("soft", "hard")
-IGNORED = -100  # the label of an example that does not count, as everywhere in transformers
+SCHEDULES = ("constant", "linear", "cosine", "until_passed")
+IGNORED = -100  # label of an example that does not count, as everywhere in transformers
 
 
 class LossParts(NamedTuple):
-    """What a step minimises and what it is made of: scalars in nats per example, each with its gradient."""
+    """The loss of a step and its two parts: scalars in nats per example, each with its gradient."""
 
     loss: Tensor
     task_loss: Tensor
@@ -33,7 +34,7 @@ def distillation_loss(
     num_items: Tensor | int | None = None,
     label_smoothing: float = 0.0,
 ) -> LossParts:
-    """Mix the cross-entropy to the labels with the distance to the teacher's answers.
+    """Mix the cross-entropy to the labels with the distance to the teacher's logits.
 
     loss = (1 - alpha) task_loss + alpha distillation_loss, where task_loss is the cross-entropy to the labels and
     distillation_loss is, by kind,
@@ -42,24 +43,38 @@ def distillation_loss(
       T^2 keeps the gradient's size when T changes);
     - hard: the cross-entropy to the teacher's most likely class (DeiT, Touvron et al. 2021, arXiv 2012.12877).
 
-    Sums over the examples are divided by `num_items` (never by classes), and an example labelled -100 counts nowhere.
+    Sums over the examples are divided by `num_items` (never by classes); an example labelled -100 is left out.
 
     Args:
-        student_logits: (..., classes), any floating type; computed with in float32.
-        teacher_logits: (..., classes) in the student's class order; no gradient flows into it. None: there is no
-            teacher, distillation_loss is zero and loss is task_loss, whatever alpha.
-        labels: (...) integer class ids: (batch,) of images, (batch, tokens) of text.
+        student_logits: (..., classes), any floating type; computed in float32.
+        teacher_logits: (..., classes) in the student's class order; no gradient flows into it. None without a
+            teacher: distillation_loss is then zero and loss is task_loss, whatever alpha.
+        labels: (...) integer class ids: (batch,) for images, (batch, tokens) for text.
         alpha: Weight of the teacher, 0 to 1. At 0 loss is exactly task_loss.
         temperature: T of the soft kind, above 0.
         kind: "soft" or "hard".
-        num_items: The number of examples that the loss is a mean over; None counts those in `labels`. Under gradient
+        num_items: Number of examples over which the loss is a mean; None counts those in `labels`. Under gradient
             accumulation it is the number in all accumulated batches.
-        label_smoothing: Of the cross-entropy to the labels alone.
+        label_smoothing: Label smoothing of task_loss alone, 0 to 1.
 
     Raises:
-        InputError: The two have different shapes, or the labels are no class ids.
+        InputError: The logits have different shapes, or the labels are not class ids.
+
+    Example:
+        >>> logits, labels = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+        >>> distillation_loss(logits, logits, labels, alpha=1.0).loss.item()
+        0.0
     """
-    _check(student_logits, teacher_logits, labels)
+    if labels.is_floating_point() or labels.shape != student_logits.shape[:-1]:
+        raise InputError(
+            f"labels: expected one integer class id for each of {tuple(student_logits.shape[:-1])} examples, "
+            f"got {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    if teacher_logits is not None and teacher_logits.shape != student_logits.shape:
+        raise InputError(
+            f"teacher_logits: their shape {tuple(teacher_logits.shape)} differs from the student's "
+            f"{tuple(student_logits.shape)}: teacher and student must have the same classes"
+        )
     student_logits = student_logits.float()
     if num_items is None:
         num_items = (labels != IGNORED).sum().clamp(min=1)
@@ -67,10 +82,14 @@ def distillation_loss(
     if teacher_logits is None:
         return LossParts(task_loss, task_loss, torch.zeros_like(task_loss))
     teacher_logits = teacher_logits.detach().float()
+    ignored = labels == IGNORED
     if kind == "hard":
-        distance = _hard(student_logits, teacher_logits, labels)
+        distance = _cross_entropy(student_logits, teacher_logits.argmax(-1).masked_fill(ignored, IGNORED))
     else:
-        distance = _soft(student_logits, teacher_logits, labels, temperature)
+        student = F.log_softmax(student_logits / temperature, dim=-1)
+        teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
+        divergence = F.kl_div(student, teacher, log_target=True, reduction="none").sum(-1)
+        distance = temperature**2 * divergence.masked_fill(ignored, 0.0).sum()
     distance = distance / num_items
     loss = task_loss if alpha == 0 else (1 - alpha) * task_loss + alpha * distance
     return LossParts(loss, task_loss, distance)
@@ -81,38 +100,14 @@ def _cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0)
     return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing)
 
 
-def _soft(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    student = F.log_softmax(student_logits / temperature, dim=-1)
-    teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
-    each = F.kl_div(student, teacher, log_target=True, reduction="none").sum(-1)
-    return temperature**2 * each.masked_fill(labels == IGNORED, 0.0).sum()
-
-
-def _hard(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-    return _cross_entropy(student_logits, teacher_logits.argmax(-1).masked_fill(labels == IGNORED, IGNORED))
-
-
-def _check(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> None:
-    if labels.is_floating_point() or labels.shape != student_logits.shape[:-1]:
-        raise InputError(
-            f"labels: expected one integer class id for each of {tuple(student_logits.shape[:-1])} examples, "
-            f"got {labels.dtype} of shape {tuple(labels.shape)}"
-        )
-    if teacher_logits is not None and teacher_logits.shape != student_logits.shape:
-        raise InputError(
-            f"the teacher answers with logits of shape {tuple(teacher_logits.shape)}, "
-            f"the student with {tuple(student_logits.shape)}: they must have the same classes"
-        )
-
-
-SCHEDULES = ("constant", "linear", "cosine", "until_passed")
-
-
 def alpha_at(schedule: str, alpha: float, progress: float) -> float:
-    """The teacher's weight when the share `progress` (0 to 1) of the training steps is done.
+    """The teacher's weight at a point of the training.
 
-    constant and until_passed: `alpha`; linear and cosine: from `alpha` down to 0 at the end (the teacher's weight
-    decays as in knowledge inheritance, Qin et al. 2022).
+    Args:
+        schedule: "constant" or "until_passed": `alpha`; "linear" or "cosine": from `alpha` down to 0 at the end (the
+            teacher's weight decays as in knowledge inheritance, Qin et al. 2022).
+        alpha: Weight at the start, 0 to 1.
+        progress: Share of the training steps that are done, 0 to 1.
     """
     if schedule == "linear":
         return alpha * (1 - progress)
@@ -122,10 +117,10 @@ def alpha_at(schedule: str, alpha: float, progress: float) -> float:
 
 
 class UntilPassed(TrainerCallback, ExportableState):
-    """Remembers that the student has passed its teacher on the validation part, across checkpoints.
+    """Records, across checkpoints, that the student has passed its teacher on the validation part.
 
     Attributes:
-        passed: Whether an evaluation has found the student's loss below its teacher's; never taken back.
+        passed: Whether an evaluation had a student's loss below its teacher's; never reset.
         teacher_loss: The teacher's cross-entropy on the validation part, once it is known.
     """
 
@@ -134,18 +129,18 @@ class UntilPassed(TrainerCallback, ExportableState):
         self.teacher_loss: float | None = None
 
     def compare(self, student_loss: float) -> None:
-        """Note whether the student is now ahead."""
+        """Record whether the student is ahead of its teacher."""
         self.passed = self.passed or student_loss < self.teacher_loss
 
     def state(self) -> dict:
-        """What a checkpoint keeps."""
+        """What a checkpoint stores."""
         return {"args": {}, "attributes": {"passed": self.passed, "teacher_loss": self.teacher_loss}}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        """Take the state over from the checkpoint resumed.
+        """Restore the state of the checkpoint that is resumed.
 
-        The Trainer itself does so only with `restore_callback_states_from_checkpoint`, and forgetting it would
-        start the teacher again.
+        The Trainer does so only with `restore_callback_states_from_checkpoint`, and without it a resumed run would
+        use the teacher again.
         """
         saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         self.passed = saved["attributes"]["passed"]

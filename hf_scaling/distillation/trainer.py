@@ -1,4 +1,4 @@
-"""A Trainer for classifiers and language models with or without a teacher."""
+"""transformers' Trainer with a teacher: the arguments, the loss of a step, logging, checkpoints."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,35 +9,38 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from hf_scaling.distillation.loss import IGNORED, KINDS, SCHEDULES, LossParts, UntilPassed, alpha_at, distillation_loss
-from hf_scaling.distillation.teacher import AdaptedTeacher, Teacher, logits_of, terms_of
+from hf_scaling.distillation.teacher import AdaptedTeacher, Teacher, input_settings, logits_of
 from hf_scaling.errors import InputError, RunError
-from hf_scaling.models import flops_of
+from hf_scaling.models import TRAINING, flops_of
 
 
 @dataclass
 class DistillationArguments(TrainingArguments):
-    """`TrainingArguments` and what a teacher adds to them; without a teacher the four own fields are at rest.
+    """`TrainingArguments` with the settings of distillation, which have no effect without a teacher.
 
-    `ddp_find_unused_parameters` is False where it is left open: every weight of a classifier takes part in its
-    answer, and looking for those that do not costs a walk over the graph in each step.
+    `ddp_find_unused_parameters` defaults to False: every weight of a classifier contributes to its logits, and
+    searching for those that do not would walk the graph in each step.
+
+    Raises:
+        InputError: A setting is out of range; the message names it.
     """
 
     alpha: float = field(default=0.5, metadata={"help": "Weight of the teacher in the loss, 0 to 1."})
     temperature: float = field(
-        default=2.0, metadata={"help": "Temperature that softens both answers before they are compared (kind soft)."}
+        default=2.0, metadata={"help": "Temperature that softens the logits of teacher and student (kind soft)."}
     )
     kind: str = field(
         default="soft",
         metadata={
-            "help": "soft: KL divergence to the teacher's probabilities; hard: cross-entropy to its first choice.",
+            "help": "soft: KL divergence to the teacher's probabilities; hard: cross-entropy to its likeliest class.",
             "choices": list(KINDS),
         },
     )
     alpha_schedule: str = field(
         default="constant",
         metadata={
-            "help": "How alpha goes along the run: constant; linear or cosine down to 0; until_passed: until an "
-            "evaluation finds the student's loss below its teacher's, then 0 for good.",
+            "help": "alpha during training: constant; linear or cosine down to 0; until_passed: constant until an "
+            "evaluation has the student's loss below its teacher's, then 0.",
             "choices": list(SCHEDULES),
         },
     )
@@ -47,7 +50,7 @@ class DistillationArguments(TrainingArguments):
             self.ddp_find_unused_parameters = False
         super().__post_init__()
         if not 0 <= self.alpha <= 1:
-            raise InputError(f"alpha {self.alpha}: must lie between 0 (labels alone) and 1 (teacher alone)")
+            raise InputError(f"alpha {self.alpha}: must be between 0 (labels alone) and 1 (teacher alone)")
         if not self.temperature > 0:
             raise InputError(f"temperature {self.temperature}: must be above 0")
         for name, known in (("kind", KINDS), ("alpha_schedule", SCHEDULES)):
@@ -56,30 +59,33 @@ class DistillationArguments(TrainingArguments):
 
 
 class DistillationTrainer(Trainer):
-    """transformers' Trainer, taught by the labels of images or tokens and, where there is one, by a teacher.
+    """transformers' Trainer that trains on the labels of images or tokens and, where there is one, on a teacher.
 
-    Batches are dicts of `labels` (class ids: one an image; of text one a token, the one that follows) and the model's
-    inputs (pixel_values, input_ids). With and without a teacher the
-    step is the same code. It divides by the number of examples of the whole optimiser step, over accumulated batches
-    and processes, so these do not change the gradient; nor do the examples that accelerate repeats to fill the
-    last batch of several processes.
+    Batches are dicts of `labels` (class ids, one per image; for text one per token, that of the next token) and the
+    model's inputs (pixel_values, input_ids). The step is the same code with and without a teacher. It divides by the
+    number of examples of the whole optimiser step, over accumulated batches and processes, so these do not change the
+    gradient; nor do the examples that accelerate repeats to fill the last batch of several processes.
 
-    Training logs `loss` and, with a teacher, `task_loss`, `distillation_loss` and `alpha`. Evaluation's `eval_loss` is
-    the cross-entropy to the labels alone (no teacher, no label smoothing), so that both arms are compared by one
-    number; it does not depend on the number of processes.
+    Training logs `loss` and, with a teacher, `task_loss`, `distillation_loss` and `alpha`. `eval_loss` is the
+    cross-entropy to the labels alone (no teacher, no label smoothing), so that both arms are compared by one number;
+    it does not depend on the number of processes.
 
     Args:
-        model: The student, any image classifier or causal language model of transformers, or a module that gives
-            `logits` at the places of its labels.
+        model: The student: any image classifier or causal language model of transformers, or a module that returns
+            `logits` at the positions of its labels.
         args: `DistillationArguments`.
-        teacher: A trained model of the same kind, or a `Teacher` where its images are normalised in another way or its
-            classes stand in another order; None trains plainly. Frozen, in evaluation mode, in no checkpoint.
-        processing_class: The student's image processor or tokenizer; needed where the teacher states its own
-            statistics.
+        teacher: A trained model of the same kind, or a `Teacher` where its images are normalised differently or its
+            classes are in another order; None trains without distillation. It is frozen, in evaluation mode, and in
+            no checkpoint.
+        processing_class: The student's image processor or tokenizer; required where the teacher has image statistics.
         **others: As for `Trainer`.
 
     Raises:
-        InputError: Settings that cannot work together, or a teacher that cannot teach this student.
+        InputError: Settings that cannot be combined, or a teacher that does not fit the student.
+
+    Example:
+        >>> trainer = DistillationTrainer(student, args, teacher=teacher, train_dataset=data)  # doctest: +SKIP
+        >>> trainer.train()  # doctest: +SKIP
     """
 
     # For transformers from 5.20 on: compute_loss has divided by the examples of the whole accumulated step.
@@ -97,9 +103,9 @@ class DistillationTrainer(Trainer):
         super().__init__(model=model, args=args, **others)
         # Makes every version of Trainer count the examples of a step and hand the count to compute_loss.
         self.model_accepts_loss_kwargs = True
-        # Labels stand at the places of their logits, those of text too.
+        # Labels are at the positions of their logits, those of text too.
         self._loss_shifts_labels = False
-        self.teacher = None if teacher is None else self._place(teacher)
+        self.teacher = None if teacher is None else self._prepare_teacher(teacher)
         self._parts = _RunningParts()
         self._flops_per_example: float | None = None
         if args.label_names is None:
@@ -109,9 +115,9 @@ class DistillationTrainer(Trainer):
 
     @property
     def alpha(self) -> float:
-        """The teacher's weight in the coming step; 0 where there is no teacher, or no longer one."""
-        race = self._race
-        if self.teacher is None or (race is not None and race.passed):
+        """The teacher's weight in the next step; 0 without a teacher, and once the student has passed it."""
+        until_passed = self._until_passed
+        if self.teacher is None or (until_passed is not None and until_passed.passed):
             return 0.0
         progress = self.state.global_step / max(self.state.max_steps, 1)
         return alpha_at(self.args.alpha_schedule, self.args.alpha, progress)
@@ -127,85 +133,84 @@ class DistillationTrainer(Trainer):
         labels = inputs["labels"]
         features = {name: value for name, value in inputs.items() if name != "labels"}
         alpha = self.alpha if model.training else 0.0
-        # The teacher goes first: what its layers fill is free again when the student's activations pile up.
-        answers = self._ask_teacher(features) if alpha > 0 else None
+        # The teacher runs first: the memory of its layers is free again when the student's activations are stored.
+        teacher_logits = self._run_teacher(features) if alpha > 0 else None
         outputs = model(**features)
         if model.training:
-            loss = self._training_loss(logits_of(outputs), answers, labels, alpha, num_items_in_batch)
+            loss = self._training_loss(logits_of(outputs), teacher_logits, labels, alpha, num_items_in_batch)
         else:
             loss = self._evaluation_loss(logits_of(outputs), inputs)
-        # The teacher's logits stay out of the outputs: evaluation gathers whatever it finds there.
+        # The teacher's logits are not added to the outputs: evaluation gathers every key of them.
         return (loss, outputs) if return_outputs else loss
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
-        """The batches of the next step and their number of examples, repeated ones left out."""
+        """The batches of the next step and their number of examples, without repeated ones."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches and self._ignore_repeated(batches[-1]):
             num_items = self._get_num_items_in_batch(batches, device)
         return batches, num_items
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Evaluate, and under until_passed note whether the student has passed its teacher."""
+        """Evaluate, and under until_passed record whether the student has passed its teacher."""
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        race = self._race
-        if self.is_in_train and race is not None and eval_dataset is None:
-            if race.teacher_loss is None:
-                race.teacher_loss = self._teacher_validation_loss()
-            race.compare(metrics[f"{metric_key_prefix}_loss"])
+        until_passed = self._until_passed
+        if self.is_in_train and until_passed is not None and eval_dataset is None:
+            if until_passed.teacher_loss is None:
+                until_passed.teacher_loss = self._teacher_validation_loss()
+            until_passed.compare(metrics[f"{metric_key_prefix}_loss"])
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the parts of the loss beside the training loss."""
+        """Log, and add the parts of the loss to the training loss."""
         if self.teacher is not None and "loss" in logs:
             logs |= self._parts.drain(self.accelerator, self.state.global_step)
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> float:
-        """Operations of the student on a batch, forward and backward: 3 x `models.flops_of` one example.
+        """Floating-point operations of the student on a batch, forward and backward.
 
-        Counted once a run. (Trainer's own estimate takes every pixel for a token, and walks through all modules of
-        the model in each step.)
+        One example is counted once per run. (Trainer's own estimate counts every pixel as a token, and visits all
+        modules of the model in each step.)
         """
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super().floating_point_ops(inputs)
         if self._flops_per_example is None:
             one = {name: value[:1] for name, value in inputs.items() if name != "labels"}
-            self._flops_per_example = 3 * flops_of(self.model, one)
+            self._flops_per_example = TRAINING * flops_of(self.model, one)
         return self._flops_per_example * len(inputs["labels"])
 
     @property
-    def _race(self) -> UntilPassed | None:
-        # Looked up each time: the Trainer may put a restored copy in the callback's place when it resumes.
-        return next(
-            (callback for callback in self.callback_handler.callbacks if isinstance(callback, UntilPassed)), None
-        )
+    def _until_passed(self) -> UntilPassed | None:
+        # Looked up each time: on resuming the Trainer may replace the callback by a restored copy.
+        callbacks = self.callback_handler.callbacks
+        return next((callback for callback in callbacks if isinstance(callback, UntilPassed)), None)
 
-    def _place(self, teacher: PreTrainedModel | Teacher) -> AdaptedTeacher:
+    def _prepare_teacher(self, teacher: PreTrainedModel | Teacher) -> AdaptedTeacher:
         teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
         if teacher.model is self.model:
-            raise InputError("teacher: it is the student itself; load it a second time")
-        # Not accelerator.prepare_model: that would neither freeze nor move it under FSDP, and would make the
-        # accelerator take it for a model in training.
-        adapted = teacher.adapt_to(self.model, **terms_of(self.processing_class)).to(self.args.device)
+            raise InputError("teacher: it is the student itself; load the model a second time")
+        # Not accelerator.prepare_model: that would neither freeze it nor move it under FSDP, and the accelerator would
+        # treat it as a model in training.
+        adapted = teacher.adapt_to(self.model, **input_settings(self.processing_class)).to(self.args.device)
         if self.args.torch_compile:
             adapted.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
         return adapted
 
-    def _ask_teacher(self, features: dict[str, Any]) -> Tensor:
+    def _run_teacher(self, features: dict[str, Any]) -> Tensor:
         with self.accelerator.autocast():
             return self.teacher(**features)
 
     def _training_loss(
         self,
         logits: Tensor,
-        answers: Tensor | None,
+        teacher_logits: Tensor | None,
         labels: Tensor,
         alpha: float,
         num_items: Tensor | int | None,
     ) -> Tensor:
         parts = distillation_loss(
             logits,
-            answers,
+            teacher_logits,
             labels,
             alpha=alpha,
             temperature=self.args.temperature,
@@ -213,7 +218,7 @@ class DistillationTrainer(Trainer):
             num_items=num_items,
             label_smoothing=self.args.label_smoothing_factor,
         )
-        # DDP takes the mean over the processes where num_items counts the examples of all of them.
+        # DDP averages over the processes, but num_items counts the examples of all of them.
         if num_items is not None and self.args.average_tokens_across_devices and self.args.world_size > 1:
             parts = LossParts(*(part * self.accelerator.num_processes for part in parts))
         if self.teacher is not None:
@@ -221,7 +226,7 @@ class DistillationTrainer(Trainer):
         return parts.loss
 
     def _evaluation_loss(self, logits: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """Cross-entropy, the mean over this batch on all processes: the same number on each of them."""
+        """Mean cross-entropy over this batch on all processes, the same number on each of them."""
         if self.args.world_size == 1:
             return distillation_loss(logits, None, inputs["labels"], alpha=0).loss
         self._ignore_repeated(inputs)
@@ -231,7 +236,7 @@ class DistillationTrainer(Trainer):
         return total / count
 
     def _ignore_repeated(self, inputs: dict[str, Any]) -> bool:
-        """Take out of the last batch the examples that accelerate repeats so that every process has as many."""
+        """Ignore the examples that accelerate repeats in the last batch so that all processes have equally many."""
         progress = self.accelerator.gradient_state
         if self.args.world_size == 1 or not progress.end_of_dataloader or progress.remainder <= 0:
             return False
@@ -246,33 +251,33 @@ class DistillationTrainer(Trainer):
         for inputs in self.get_eval_dataloader():
             inputs = self._prepare_inputs(inputs)
             labels = inputs.pop("labels")
-            answers = self._ask_teacher(inputs).flatten(end_dim=-2)
-            each = nn.functional.cross_entropy(answers, labels.flatten(), reduction="none").view_as(labels)
-            losses.append(self.accelerator.gather_for_metrics(each))
+            logits = self._run_teacher(inputs).flatten(end_dim=-2)
+            loss = nn.functional.cross_entropy(logits, labels.flatten(), reduction="none").view_as(labels)
+            losses.append(self.accelerator.gather_for_metrics(loss))
         return torch.cat(losses).double().mean().item()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self._loads_whole(resume_from_checkpoint):
+        if self._is_pretrained_folder(resume_from_checkpoint):
             self._load_weights(resume_from_checkpoint)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
-        if self._loads_whole(self.state.best_model_checkpoint):
+        if self._is_pretrained_folder(self.state.best_model_checkpoint):
             self._load_weights(self.state.best_model_checkpoint)
         else:
             super()._load_best_model()
 
-    def _loads_whole(self, folder: str) -> bool:
-        """Whether `folder` is what save_pretrained writes, rather than the shards of FSDP or DeepSpeed."""
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        return isinstance(self.model, PreTrainedModel) and not sharded and (Path(folder) / "config.json").is_file()
+    def _is_pretrained_folder(self, folder: str) -> bool:
+        """Whether `folder` is one that save_pretrained writes, rather than the shards of FSDP or DeepSpeed."""
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return isinstance(self.model, PreTrainedModel) and not is_sharded and (Path(folder) / "config.json").is_file()
 
     def _load_weights(self, folder: str) -> None:
-        """Load as from_pretrained does.
+        """Load weights as from_pretrained does.
 
-        The Trainer reads the file's names as they are and skips those it does not know, while checkpoints of some
-        models (the native ViT) are written with older names: it would go on with a fresh encoder.
+        The Trainer skips the names in the file that it does not know, but checkpoints of some models (the native ViT)
+        are written with older names: it would continue with a randomly initialised encoder.
         """
         with torch.random.fork_rng(devices=[]):
             loaded, report = type(self.model).from_pretrained(folder, dtype=self.model.dtype, output_loading_info=True)
@@ -282,7 +287,7 @@ class DistillationTrainer(Trainer):
 
 
 class _RunningParts:
-    """Sums of the loss's parts since they were last logged, kept on the device: reading them would wait for it."""
+    """Sums of the loss's parts since they were last logged, on the device, which reading would wait for."""
 
     def __init__(self):
         self._sums: Tensor | None = None
@@ -298,7 +303,7 @@ class _RunningParts:
             self._sums += values
 
     def drain(self, accelerator, step: int) -> dict[str, float]:
-        """The means per step over all processes and the last step's alpha; starts anew."""
+        """Means per step over all processes and the last step's alpha; resets the sums."""
         if self._sums is None:
             return {}
         sums = accelerator.reduce(self._sums, reduction="mean") / max(step - self._since, 1)
@@ -308,20 +313,17 @@ class _RunningParts:
 
 def _check_settings(args: DistillationArguments, teacher: PreTrainedModel | Teacher | None, others: dict) -> None:
     if not isinstance(args, DistillationArguments):
-        raise InputError(f"args: give DistillationArguments, not {type(args).__name__}")
+        raise InputError(f"args: expected DistillationArguments, got {type(args).__name__}")
     if others.get("compute_loss_func") is not None:
         raise InputError("compute_loss_func: DistillationTrainer computes its own loss; leave it out")
     if args.n_gpu > 1:
         raise InputError(
-            f"{args.n_gpu} GPUs in one process: start one process for each, as `accelerate launch` and `torchrun` do"
+            f"{args.n_gpu} GPUs in one process are not supported: start one process per GPU (`accelerate launch`, "
+            "`torchrun`)"
         )
     if teacher is None or args.alpha_schedule != "until_passed":
         return
     if args.eval_strategy == "no" or others.get("eval_dataset") is None:
-        raise InputError(
-            "alpha_schedule until_passed compares on a validation part: give eval_dataset and eval_strategy"
-        )
+        raise InputError("alpha_schedule until_passed needs a validation part: give eval_dataset and eval_strategy")
     if isinstance(others["eval_dataset"], dict):
-        raise InputError(
-            "alpha_schedule until_passed compares on one validation part: give one eval_dataset, not a dict"
-        )
+        raise InputError("alpha_schedule until_passed needs one validation part: give one eval_dataset, not a dict")

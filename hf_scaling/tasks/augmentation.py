@@ -1,7 +1,7 @@
 """Augmentation of whole batches of uint8 images.
 
-Each image draws its random numbers from a hash of (seed, its position in the training stream), so that what it looks
-like depends on neither its batch nor its process: a resumed run and a run on two processes see the same pixels.
+Each image draws its random numbers from a hash of the seed and its position in the training stream, so its pixels
+depend neither on its batch nor on its process: a resumed run and a run on two processes see the same images.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,84 +10,84 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from hf_scaling.data.sampling import random_words, to_unit
 from hf_scaling.errors import InputError
+from hf_scaling.text import did_you_mean
 
-_SHIFT_FRACTION = 8  # at most an eighth of the side, as the 4 of 32 pixels usual on CIFAR
-_CROP_AREA = (0.25, 1.0)  # of the image
+_SHIFT_FRACTION = 8  # at most an eighth of the side, as the 4 of 32 pixels that are usual on CIFAR
+_CROP_AREA = (0.25, 1.0)  # share of the image
 _CROP_RATIO = (3 / 4, 4 / 3)  # width over height
-_ERASE_SIDE = (1 / 7, 3 / 7)  # of the image's
-
-
-class Uniforms:
-    """Uniform numbers in [0, 1) for the images at `positions`, a new column at each draw."""
-
-    def __init__(self, seed: int, positions: np.ndarray):
-        self._state = _mix(np.uint64(seed & _ALL_BITS) + np.asarray(positions, np.uint64) * _GOLDEN)
-        self._draws = 0
-
-    def draw(self, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
-        """One float32 number in [low, high) for each image, shape (n,)."""
-        self._draws += 1
-        bits = _mix(self._state + np.uint64(self._draws * int(_GOLDEN) & _ALL_BITS))
-        unit = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-        return torch.from_numpy((low + (high - low) * unit).astype(np.float32))
-
-    def draw_noise(self, side: int) -> torch.Tensor:
-        """Grey levels for every pixel, uint8 (n, side, side)."""
-        self._draws += 1
-        pixels = np.arange(side * side, dtype=np.uint64) << np.uint64(32)
-        levels = _mix(self._state[:, None] + (pixels + np.uint64(self._draws)) * _GOLDEN) >> np.uint64(56)
-        return torch.from_numpy(levels.astype(np.uint8)).view(-1, side, side)
+_ERASE_SIDE = (1 / 7, 3 / 7)  # share of the image's side
 
 
 def augment(images: torch.Tensor, names: Sequence[str], seed: int, positions: np.ndarray) -> torch.Tensor:
-    """Apply the augmentations `names`, in order, to a batch.
+    """Apply augmentations, in order, to a batch.
 
     Args:
-        images: uint8, shape (n, 3, side, side).
-        names: Of `AUGMENTATIONS`.
-        seed: Of the run.
+        images: uint8, shape (n, 3, side, side); not changed.
+        names: Names of `AUGMENTATIONS`.
+        seed: Seed of the run.
         positions: Positions of the images in the training stream, shape (n,).
 
     Returns:
         uint8, the shape of `images`.
     """
     for name in names:
-        # Each name draws from a stream of its own: adding one does not change what another does.
-        images = AUGMENTATIONS[name](images, Uniforms(seed + _name_salt(name), positions))
+        # Each name has a stream of its own, so adding one does not change what another draws.
+        stream = int.from_bytes(name.encode()[:8], "little")
+        images = AUGMENTATIONS[name](images, Uniforms(seed + stream, positions))
     return images
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse what is no augmentation.
+    """Refuse unknown and repeated augmentations.
 
     Raises:
         InputError: An unknown or repeated name.
     """
     for name in names:
         if name not in AUGMENTATIONS:
-            raise InputError(f"augmentation {name!r} is unknown; there are {', '.join(AUGMENTATIONS)}")
+            hint = did_you_mean(name, AUGMENTATIONS) or f"; known are {', '.join(AUGMENTATIONS)}"
+            raise InputError(f"augmentation: {name!r} is unknown{hint}")
     if len(set(names)) < len(names):
-        raise InputError(f"augmentation names one twice: {', '.join(names)}")
+        raise InputError(f"augmentation: a name is repeated in {', '.join(names)}")
+
+
+class Uniforms:
+    """Uniform random numbers for the images at `positions`; each draw gives new ones."""
+
+    def __init__(self, seed: int, positions: np.ndarray):
+        self._keys = random_words(np.uint64(seed % 2**64), np.asarray(positions, np.int64) - 1)
+        self._draws = 0
+
+    def draw(self, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
+        """One number in [low, high) for each image, float32 (n,)."""
+        unit = to_unit(random_words(self._keys, np.array([self._draws])))
+        self._draws += 1
+        return torch.from_numpy((low + (high - low) * unit).astype(np.float32))
+
+    def draw_noise(self, side: int) -> torch.Tensor:
+        """A grey level for every pixel, uint8 (n, side, side)."""
+        pixels = np.arange(side * side, dtype=np.int64) << 32
+        levels = random_words(self._keys[:, None], pixels + self._draws) >> np.uint64(56)
+        self._draws += 1
+        return torch.from_numpy(levels.astype(np.uint8)).view(-1, side, side)
 
 
 def _flip(images: torch.Tensor, uniforms: Uniforms) -> torch.Tensor:
-    chosen = uniforms.draw() < 0.5
-    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+    is_flipped = uniforms.draw() < 0.5
+    return torch.where(is_flipped[:, None, None, None], images.flip(-1), images)
 
 
 def _shift(images: torch.Tensor, uniforms: Uniforms) -> torch.Tensor:
     reach = max(1, images.shape[-1] // _SHIFT_FRACTION)
     padded = functional.pad(images, (reach, reach, reach, reach))
-    rows = _window(uniforms.draw(), images.shape[-2], reach)
-    columns = _window(uniforms.draw(), images.shape[-1], reach)
+    rows, columns = (
+        (uniforms.draw() * (2 * reach + 1)).long().clamp(max=2 * reach)[:, None] + torch.arange(side)
+        for side in images.shape[-2:]
+    )
     batch = torch.arange(len(images))[:, None, None]
     return padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def _window(unit: torch.Tensor, side: int, reach: int) -> torch.Tensor:
-    start = (unit * (2 * reach + 1)).long().clamp(max=2 * reach)
-    return start[:, None] + torch.arange(side)
 
 
 def _resized_crop(images: torch.Tensor, uniforms: Uniforms) -> torch.Tensor:
@@ -103,21 +103,22 @@ def _resized_crop(images: torch.Tensor, uniforms: Uniforms) -> torch.Tensor:
 
 
 def _erase(images: torch.Tensor, uniforms: Uniforms) -> torch.Tensor:
-    """Half of the images lose a rectangle to grey noise (random erasing, Zhong et al. 2017, arXiv 1708.04896)."""
+    """Replace a rectangle of half of the images by grey noise (Zhong et al. 2017, arXiv 1708.04896)."""
     side = images.shape[-1]
-    erased = uniforms.draw() < 0.5
-    rows = _inside(uniforms.draw(), uniforms.draw(*_ERASE_SIDE), side)
-    columns = _inside(uniforms.draw(), uniforms.draw(*_ERASE_SIDE), side)
-    hole = erased[:, None, None] & rows[:, :, None] & columns[:, None, :]
-    return torch.where(hole[:, None], uniforms.draw_noise(side)[:, None], images)
+    is_erased = uniforms.draw() < 0.5
+    rows = _random_stretch(uniforms, side)
+    columns = _random_stretch(uniforms, side)
+    rectangle = is_erased[:, None, None] & rows[:, :, None] & columns[:, None, :]
+    return torch.where(rectangle[:, None], uniforms.draw_noise(side)[:, None], images)
 
 
-def _inside(unit: torch.Tensor, length: torch.Tensor, side: int) -> torch.Tensor:
-    """Which of `side` pixels lie in a stretch of the share `length`, whose place `unit` chooses: bool (n, side)."""
-    pixels = (length * side).round()[:, None]
-    start = (unit[:, None] * (side - pixels + 1)).floor()
-    place = torch.arange(side)
-    return (place >= start) & (place < start + pixels)
+def _random_stretch(uniforms: Uniforms, side: int) -> torch.Tensor:
+    """Which of `side` pixels are in a stretch of random position and length: bool (n, side)."""
+    position, length = uniforms.draw(), uniforms.draw(*_ERASE_SIDE)
+    n_pixels = (length * side).round()[:, None]
+    start = (position[:, None] * (side - n_pixels + 1)).floor()
+    pixels = torch.arange(side)
+    return (pixels >= start) & (pixels < start + n_pixels)
 
 
 #: Name -> function of a batch and its random numbers.
@@ -127,18 +128,3 @@ AUGMENTATIONS: dict[str, Callable[[torch.Tensor, Uniforms], torch.Tensor]] = {
     "resized_crop": _resized_crop,
     "erase": _erase,
 }
-
-_ALL_BITS = 2**64 - 1
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser (Steele et al. 2014): every bit of the result depends on every bit given."""
-    with np.errstate(over="ignore"):
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return values ^ (values >> np.uint64(31))
-
-
-def _name_salt(name: str) -> int:
-    return int.from_bytes(name.encode()[:8], "little")

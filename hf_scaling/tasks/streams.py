@@ -1,4 +1,8 @@
-"""The training images as a stream, augmented, and the validation images in order."""
+"""Examples as map-style data sets that return whole batches: images and windows of text, in order or as a stream.
+
+A stream has a position for every example of the training (steps times batch), so any position can be read directly
+and a resumed run or another number of processes sees the same examples.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,13 +17,13 @@ from hf_scaling.tasks.augmentation import augment, check_names
 
 
 class Epochs:
-    """Permutations of a subset, end to end.
+    """Random permutations of a subset, one per epoch, end to end.
 
     Args:
-        n: Examples in the subset.
-        seed: Of the order.
-        rungs: Examples up to each rung of a ladder, the last being `n`: those of a smaller rung all come before those
-            that a larger one adds. Without them all are mixed.
+        n: Number of examples in the subset.
+        seed: Seed of the order.
+        rungs: Number of examples up to each rung of a ladder, the last being `n`: the examples of a smaller rung come
+            before those that a larger one adds. Without rungs all are mixed.
     """
 
     def __init__(self, n: int, seed: int, rungs: Sequence[int] = ()):
@@ -28,93 +32,35 @@ class Epochs:
         self._permutations: dict[int, np.ndarray] = {}
 
     def find(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The epoch and the example, 0 to n-1, at each position: int64 arrays."""
+        """The epoch, and the example within the subset (0 to n-1), at each position: int64 arrays."""
         epochs, offsets = np.divmod(np.asarray(positions, np.int64), self.n)
         examples = np.empty(len(epochs), dtype=np.int64)
         for epoch in np.unique(epochs).tolist():
-            here = epochs == epoch
-            examples[here] = self._permutation(epoch)[offsets[here]]
+            in_epoch = epochs == epoch
+            examples[in_epoch] = self._permutation(epoch)[offsets[in_epoch]]
         return epochs, examples
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch not in self._permutations:
-            # Only the last epoch's is needed again: by a batch that stands across the border.
-            self._permutations = {each: kept for each, kept in self._permutations.items() if each == epoch - 1}
-            draw, below = np.random.default_rng([self.seed, epoch]), (0, *self._rungs)
-            added = [start + draw.permutation(stop - start) for start, stop in zip(below, self._rungs)]
-            self._permutations[epoch] = np.concatenate(added)
+            # Of the others only the previous epoch's is needed again, by a batch that spans both.
+            previous = {number: order for number, order in self._permutations.items() if number == epoch - 1}
+            generator, starts = np.random.default_rng([self.seed, epoch]), (0, *self._rungs)
+            parts = [start + generator.permutation(stop - start) for start, stop in zip(starts, self._rungs)]
+            self._permutations = previous | {epoch: np.concatenate(parts)}
         return self._permutations[epoch]
 
 
 def collate(batch: Any) -> Any:
-    """The batch as it is: a stream has collated it already."""
+    """Return the batch unchanged: a stream has collated it already."""
     return batch
 
 
-class Windows(Dataset):
-    """The whole windows of a text in order, as a map-style data set; a list of positions gives a batch.
-
-    Args:
-        tokens: Ids, int (n,), more than `context` of them.
-        context: Tokens that the model looks at.
-    """
-
-    def __init__(self, tokens: np.ndarray, context: int):
-        self.tokens, self.context = tokens, context
-
-    def __len__(self) -> int:
-        return (len(self.tokens) - 1) // self.context
-
-    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
-        return {name: each[0] for name, each in self.__getitems__([position]).items()}
-
-    def __getitems__(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
-        """A batch: input_ids and labels (the token after each), int64 (n, context)."""
-        starts = self.starts(np.asarray(positions, dtype=np.int64))
-        places = starts[:, None] + np.arange(self.context + 1)
-        # The text closes to a ring, so that a window may begin anywhere.
-        windows = torch.from_numpy(self.tokens[places % len(self.tokens)].astype(np.int64))
-        return {"input_ids": windows[:, :-1].contiguous(), "labels": windows[:, 1:].contiguous()}
-
-    def starts(self, positions: np.ndarray) -> np.ndarray:
-        """Where in the text the window of each position begins."""
-        return positions * self.context
-
-
-class WindowStream(Windows):
-    """The training windows, pass after pass, in fresh orders and, from the second pass on, cut at other places.
-
-    Args:
-        tokens, context: As for `Windows`.
-        length: Positions in the stream: steps times batch.
-        seed: Of the orders and the cuts.
-        rungs: Windows up to each rung (see `Epochs`), all of them last.
-    """
-
-    def __init__(self, tokens: np.ndarray, context: int, length: int, seed: int, rungs: Sequence[int]):
-        super().__init__(tokens, context)
-        self.length, self.seed = length, seed
-        self._epochs = Epochs(rungs[-1], seed, rungs)
-
-    def __len__(self) -> int:
-        return self.length
-
-    def starts(self, positions: np.ndarray) -> np.ndarray:
-        """Where in the text the window of each position begins."""
-        epochs, windows = self._epochs.find(positions)
-        cuts = {each: self._cut(each) for each in np.unique(epochs).tolist()}
-        return windows * self.context + np.array([cuts[each] for each in epochs.tolist()])
-
-    def _cut(self, epoch: int) -> int:
-        return int(np.random.default_rng([self.seed, epoch, 1]).integers(len(self.tokens))) if epoch else 0
-
-
 class ImageSet(Dataset):
-    """A map-style data set of images of a split, in order; a list of positions gives a whole batch.
+    """Images of a split in order, as a map-style data set; a list of positions gives a batch.
 
     Args:
-        split: Where the images and labels are read.
-        indices: The subset's indices into `split`.
+        split: Source of the images and labels.
+        indices: Indices of the subset in `split`.
         statistics: How pixels are normalised.
     """
 
@@ -122,29 +68,30 @@ class ImageSet(Dataset):
         self.split, self.indices = split, np.asarray(indices)
         self._labels = np.asarray(split.labels)
         self._mean, self._std = (
-            255 * torch.tensor(each, dtype=torch.float32)[:, None, None] for each in (statistics.mean, statistics.std)
+            255 * torch.tensor(values, dtype=torch.float32)[:, None, None]
+            for values in (statistics.mean, statistics.std)
         )
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
-        return {name: each[0] for name, each in self.__getitems__([position]).items()}
+        return {name: values[0] for name, values in self.__getitems__([position]).items()}
 
     def __getitems__(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
         """A batch: pixel_values float32 (n, 3, side, side), labels int64 (n,)."""
         positions = np.asarray(positions, dtype=np.int64)
-        chosen = self.indices[self.order(positions)]
-        images = self.change(to_tensor(self.split.images(chosen)), positions)
+        indices = self.indices[self.order(positions)]
+        images = self.transform(to_tensor(self.split.images(indices)), positions)
         pixel_values = images.float().sub_(self._mean).div_(self._std).contiguous()
-        return {"pixel_values": pixel_values, "labels": torch.from_numpy(self._labels[chosen])}
+        return {"pixel_values": pixel_values, "labels": torch.from_numpy(self._labels[indices])}
 
     def order(self, positions: np.ndarray) -> np.ndarray:
-        """Which image of the subset, 0 to n-1, stands at each position."""
+        """The image of the subset, 0 to n-1, at each position."""
         return positions
 
-    def change(self, images: torch.Tensor, positions: np.ndarray) -> torch.Tensor:
-        """What is done to the uint8 images before they are normalised."""
+    def transform(self, images: torch.Tensor, positions: np.ndarray) -> torch.Tensor:
+        """Transform the uint8 images before they are normalised; here not at all."""
         return images
 
 
@@ -152,13 +99,11 @@ class ImageStream(ImageSet):
     """The training images, epoch after epoch, augmented.
 
     Args:
-        split: Where the images and labels are read.
-        indices: The subset's indices into `split`.
-        statistics: How pixels are normalised.
+        split, indices, statistics: As for `ImageSet`.
         length: Positions in the stream: steps times batch.
-        seed: Of the order and the augmentation.
+        seed: Seed of the order and the augmentation.
         augmentation: Names of augmentations, in order.
-        rungs: See `Epochs`.
+        rungs: Number of images up to each rung of a ladder, as for `Epochs`.
 
     Raises:
         InputError: An unknown augmentation.
@@ -183,14 +128,72 @@ class ImageStream(ImageSet):
         return self.length
 
     def order(self, positions: np.ndarray) -> np.ndarray:
-        """Which image of the subset, 0 to n-1, stands at each position."""
+        """The image of the subset, 0 to n-1, at each position."""
         return self._epochs.find(positions)[1]
 
-    def change(self, images: torch.Tensor, positions: np.ndarray) -> torch.Tensor:
-        """Augment."""
+    def transform(self, images: torch.Tensor, positions: np.ndarray) -> torch.Tensor:
+        """Augment the images."""
         return augment(images, self.augmentation, self.seed, positions)
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
-    """uint8 (n, side, side, 3) as the cache holds them to uint8 (n, 3, side, side) as models take them."""
+    """uint8 (n, side, side, 3), as in the cache, to uint8 (n, 3, side, side), as models take them."""
     return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+class Windows(Dataset):
+    """The complete windows of a text in order, as a map-style data set; a list of positions gives a batch.
+
+    Args:
+        tokens: Token ids, int (n,), more than `context` of them.
+        context: Number of tokens that the model attends to.
+    """
+
+    def __init__(self, tokens: np.ndarray, context: int):
+        self.tokens, self.context = tokens, context
+
+    def __len__(self) -> int:
+        return (len(self.tokens) - 1) // self.context
+
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+        return {name: values[0] for name, values in self.__getitems__([position]).items()}
+
+    def __getitems__(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
+        """A batch: input_ids and labels (the token after each), int64 (n, context)."""
+        starts = self.starts(np.asarray(positions, dtype=np.int64))
+        indices = starts[:, None] + np.arange(self.context + 1)
+        # The text is read as a ring, so that a window may begin anywhere.
+        windows = torch.from_numpy(self.tokens[indices % len(self.tokens)].astype(np.int64))
+        return {"input_ids": windows[:, :-1].contiguous(), "labels": windows[:, 1:].contiguous()}
+
+    def starts(self, positions: np.ndarray) -> np.ndarray:
+        """Index of the first token of the window at each position."""
+        return positions * self.context
+
+
+class WindowStream(Windows):
+    """The training windows, epoch after epoch, in new orders and, from the second epoch on, cut at other tokens.
+
+    Args:
+        tokens, context: As for `Windows`.
+        length: Positions in the stream: steps times batch.
+        seed: Seed of the orders and the cuts.
+        rungs: Number of windows up to each rung, as for `Epochs`; the last is all of them.
+    """
+
+    def __init__(self, tokens: np.ndarray, context: int, length: int, seed: int, rungs: Sequence[int]):
+        super().__init__(tokens, context)
+        self.length, self.seed = length, seed
+        self._epochs = Epochs(rungs[-1], seed, rungs)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def starts(self, positions: np.ndarray) -> np.ndarray:
+        """Index of the first token of the window at each position."""
+        epochs, windows = self._epochs.find(positions)
+        offsets = {epoch: self._offset(epoch) for epoch in np.unique(epochs).tolist()}
+        return windows * self.context + np.array([offsets[epoch] for epoch in epochs.tolist()])
+
+    def _offset(self, epoch: int) -> int:
+        return int(np.random.default_rng([self.seed, epoch, 1]).integers(len(self.tokens))) if epoch else 0

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from hf_scaling import data, models, tasks
-from hf_scaling.distillation import DistillationArguments, Teacher, terms_of
+from hf_scaling.distillation import DistillationArguments, Teacher, input_settings
 from hf_scaling.errors import InputError
 from hf_scaling.grid import RunSpec
 from hf_scaling.results import new_row
@@ -330,7 +330,7 @@ class _Setting:
         self._refuse_misspelt()
         found = identify(self.fields.teacher, self.task)
         teacher = self._load_teacher(found.folder)
-        teacher.adapt_to(model, **terms_of(self.task.processor(model, self._inputs)))
+        teacher.adapt_to(model, **input_settings(self.task.processor(model, self._inputs)))
         columns = {
             "teacher_n_params": models.count_params(teacher.model),
             "teacher_n_pretrain": found.row.get("n_pretrain"),
