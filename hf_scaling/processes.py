@@ -24,6 +24,8 @@ from typing import Any
 from hf_scaling.errors import InputError, RunError
 
 _ERRORS = {"InputError": InputError, "RunError": RunError}
+#: Begins an answer: other lines of a process's stdout were printed by libraries as they were imported.
+_MARK = "hf_scaling answer: "
 
 
 class ProcessEnded(RunError):
@@ -105,15 +107,15 @@ class Process:
             ProcessEnded: It ended without answering.
         """
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        # A kill may cut the last line short.
-        if not line.endswith("\n"):
-            status = self._process.wait()
-            raise ProcessEnded(f"the process {self.module} ended with status {status} and without an answer")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise _ERRORS[answer["kind"]](answer["error"])
-        return answer["value"]
+        while line := self._process.stdout.readline():
+            # A kill may cut the last line short.
+            if line.startswith(_MARK) and line.endswith("\n"):
+                answer = json.loads(line.removeprefix(_MARK))
+                if "error" in answer:
+                    raise _ERRORS[answer["kind"]](answer["error"])
+                return answer["value"]
+        status = self._process.wait()
+        raise ProcessEnded(f"the process {self.module} ended with status {status} and without an answer")
 
     def wait(self) -> int:
         """Wait until it ends by itself; gives its exit status."""
@@ -147,12 +149,10 @@ def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
     if len(sys.argv) > 1:
         answer = _answer(handlers, sys.argv[1])
         if "error" in answer or os.environ.get("RANK", "0") == "0":
-            answers.write(json.dumps(answer) + "\n")
-            answers.flush()
+            print(_MARK + json.dumps(answer), file=answers, flush=True)
         sys.exit(int("error" in answer))
     while True:
-        answers.write(json.dumps(_answer(handlers, lines.get())) + "\n")
-        answers.flush()
+        print(_MARK + json.dumps(_answer(handlers, lines.get())), file=answers, flush=True)
 
 
 def _answer(handlers: Mapping[str, Callable[..., Any]], line: str | bytes) -> dict[str, Any]:
