@@ -82,7 +82,7 @@ class Process:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def ask(self, name: str, **arguments: Any) -> Any:
+    def ask(self, name: str, /, **arguments: Any) -> Any:
         """Send a request and wait for its answer.
 
         Raises:
@@ -92,7 +92,7 @@ class Process:
         self.send(name, **arguments)
         return self.receive()
 
-    def send(self, name: str, **arguments: Any) -> None:
+    def send(self, name: str, /, **arguments: Any) -> None:
         """Send a request; `receive` reads its answer, and raises where the process has ended."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):

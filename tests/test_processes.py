@@ -40,7 +40,7 @@ def test_requests_are_answered_in_order_by_one_process():
 @pytest.mark.parametrize(("kind", "error"), [("InputError", InputError), ("RunError", RunError)])
 def test_an_error_of_this_package_is_raised_here_and_the_process_serves_on(kind, error):
     with Process(MODULE) as process:
-        with pytest.raises(error, match="^a value$"):
+        with pytest.raises(error, match="a value"):
             process.ask("fail", kind=kind, text="a value")
         assert process.ask("add", first=1, second=2) == 3
 
@@ -79,5 +79,5 @@ def test_several_processes_answer_one_request_together():
                 assert process.receive() == 3
                 assert process.wait() == 0
             else:
-                with pytest.raises(RunError, match="^one line$"):
+                with pytest.raises(RunError, match="one line"):
                     process.receive()
