@@ -1,4 +1,4 @@
-"""Laws on the Hub: the same predictions to the last bit, a card that says what they are good for, nothing executed."""
+"""Laws on the Hub: identical predictions, a card with formula, intervals and range, no code executed."""
 
 import json
 import re
@@ -13,12 +13,12 @@ AT = {"n_params": [1e7, 1e9, 3e12], "n_pretrain": [1e8, 1e10, 1e6]}
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    """A law in a folder, and the fit."""
-    found = fit("chinchilla", study("chinchilla", 0.02), bootstrap=50)
+def saved(tmp_path_factory):
+    """The folder of a saved law, and its fit."""
+    law_fit = fit("chinchilla", study("chinchilla", 0.02), bootstrap=50)
     folder = tmp_path_factory.mktemp("law")
-    found.save_pretrained(folder)
-    return folder, found
+    law_fit.save_pretrained(folder)
+    return folder, law_fit
 
 
 PREDICT = f"""
@@ -29,26 +29,27 @@ print(json.dumps([law.predict({AT!r}, kind=kind).to_numpy().tolist() for kind in
 """
 
 
-def test_a_law_comes_back_to_the_last_bit_by_branch_tag_and_commit(hub, tmp_path, kept):
-    folder, found = kept
+def test_a_downloaded_law_predicts_identically_by_branch_tag_and_commit(hub, tmp_path, saved):
+    folder, law_fit = saved
     status, out, err = command(hub, tmp_path, "push", folder, "--repo", "someone/law")
     assert (status, "someone/law" in out) == (0, True), err
     repo = hub.repo("models", "someone/law")
     repo.tags["v1"] = repo.head
-    expected = [found.predict(AT, kind=kind).to_numpy() for kind in ("mean", "new_run")]
+    expected = [law_fit.predict(AT, kind=kind).to_numpy() for kind in ("mean", "new_run")]
     for where in (["someone/law"], ["someone/law@v1"], ["someone/law", repo.head.id]):
         np.testing.assert_array_equal(json.loads(run(hub, tmp_path, PREDICT, *where)), expected)
-    status, out, err = command(hub, tmp_path, "push", folder, "--repo", "someone/law")
-    assert (status, "there already" in out) == (0, True), err
+    head = repo.head.id
+    status, _, err = command(hub, tmp_path, "push", folder, "--repo", "someone/law")
+    assert (status, repo.head.id) == (0, head), err
     assert sorted(repo.files) == [".gitattributes", "README.md", "draws.safetensors", "figure.png", "law.json"]
 
 
-def test_the_card_says_formula_intervals_range_notes_and_how_to_use_it(hub, tmp_path, kept):
-    folder, _ = kept
+def test_the_card_has_formula_intervals_range_notes_and_a_working_example(hub, tmp_path, saved):
+    folder, _ = saved
     run(hub, tmp_path, "import sys, hf_scaling as hs; hs.LawFit.from_pretrained(sys.argv[1]).push_to_hub('someone/carded-law')", folder)  # fmt: skip # noqa: E501
     files = hub.repo("models", "someone/carded-law").files
     card = files["README.md"].decode()
-    for words in (
+    for entry in (
         "E + A*n_params",
         "$$",
         "95 % from",
@@ -60,10 +61,10 @@ def test_the_card_says_formula_intervals_range_notes_and_how_to_use_it(hub, tmp_
         "](figure.png)",
         "@article",
     ):
-        assert words in card
+        assert entry in card
     assert files["figure.png"].startswith(b"\x89PNG")
-    said = run(hub, tmp_path, re.search(r"```python\n(.*?)```", card, re.S)[1])
-    assert "extrapolation" in said
+    printed = run(hub, tmp_path, re.search(r"```python\n(.*?)```", card, re.S)[1])
+    assert "extrapolation" in printed
     check = """
     from huggingface_hub import HfApi, ModelCard
     ModelCard.load("someone/carded-law").validate()
@@ -73,22 +74,20 @@ def test_the_card_says_formula_intervals_range_notes_and_how_to_use_it(hub, tmp_
     assert run(hub, tmp_path, check).split() == ["hf_scaling", "tabular-regression", "apache-2.0"]
 
 
-def test_words_of_people_stay_in_a_law_that_is_pushed_again(hub, tmp_path, kept):
-    folder, _ = kept
-    command(hub, tmp_path, "push", folder, "--repo", "someone/law-with-words")
-    readme = hub.repo("models", "someone/law-with-words").files["README.md"].decode()
-    hub.add(
-        "models", "someone/law-with-words", {"README.md": f"{readme}\nMind the glyphs.\n".encode(), "law.json": b"{}"}
-    )
-    status, _, err = command(hub, tmp_path, "push", folder, "--repo", "someone/law-with-words")
+def test_edits_to_the_card_are_kept_when_a_law_is_pushed_again(hub, tmp_path, saved):
+    folder, _ = saved
+    command(hub, tmp_path, "push", folder, "--repo", "someone/edited-law")
+    readme = hub.repo("models", "someone/edited-law").files["README.md"].decode()
+    hub.add("models", "someone/edited-law", {"README.md": f"{readme}\nMind the glyphs.\n".encode(), "law.json": b"{}"})
+    status, _, err = command(hub, tmp_path, "push", folder, "--repo", "someone/edited-law")
     assert status == 0, err
-    files = hub.repo("models", "someone/law-with-words").files
+    files = hub.repo("models", "someone/edited-law").files
     assert "Mind the glyphs." in files["README.md"].decode()
     assert files["law.json"] == (folder / "law.json").read_bytes()
 
 
-def test_what_is_no_law_or_hostile_is_refused(hub, tmp_path, kept):
-    folder, _ = kept
+def test_a_hostile_or_missing_law_is_refused(hub, tmp_path, saved):
+    folder, _ = saved
     content = {name: (folder / name).read_bytes() for name in ("law.json", "draws.safetensors")}
     law = json.loads(content["law.json"])
     law["definition"]["expression"] = "__import__('os').system('touch gotcha')"
@@ -103,24 +102,24 @@ def test_what_is_no_law_or_hostile_is_refused(hub, tmp_path, kept):
         except hs.InputError as error:
             print(error)
     """
-    said = run(hub, tmp_path, refused, "someone/hostile-law", "someone/no-law", "someone/absent-law").splitlines()
-    for line, words in zip(
-        said, ("chinchilla", "someone/no-law holds no law", "someone/absent-law is not on the Hub")
-    ):
-        assert words in line
+    names = ("someone/hostile-law", "someone/no-law", "someone/absent-law")
+    lines = run(hub, tmp_path, refused, *names).splitlines()
+    assert len(lines) == len(names)
+    for line, named in zip(lines, ("chinchilla", *names[1:])):
+        assert named in line
     assert not (tmp_path / "gotcha").exists()
     status, _, err = command(hub, tmp_path, "push", folder, "--repo", "someone/no-law")
-    assert (status, "holds a model" in last_line(err)) == (2, True)
+    assert (status, "someone/no-law" in last_line(err)) == (2, True)
 
 
-def test_a_dry_run_a_private_law_and_an_unreachable_hub(hub, tmp_path, kept):
-    folder, _ = kept
+def test_dry_run_private_law_and_offline_hub(hub, tmp_path, saved):
+    folder, _ = saved
     status, out, err = command(hub, tmp_path, "push", folder, "--repo", "someone/secret-law", "--dry-run", "--private")
     assert (status, "law.json" in out, "private" in out) == (0, True, True), err
     assert ("models", "someone/secret-law") not in hub.storage.repos
     command(hub, tmp_path, "push", folder, "--repo", "someone/secret-law", "--private")
     assert hub.repo("models", "someone/secret-law").private
     status, _, err = command(hub, tmp_path, "push", folder, "--repo", "someone/far-law", HF_HUB_OFFLINE="1")
-    assert (status, "offline" in last_line(err)) == (1, True)
+    assert (status, "offline" in last_line(err).lower()) == (1, True)
     status, _, err = command(hub, tmp_path, "push", folder, "--repo", "someone/law", "--config", "x")
-    assert (status, "--config is for a results" in last_line(err)) == (2, True)
+    assert (status, "--config" in last_line(err)) == (2, True)

@@ -1,13 +1,12 @@
-"""All laws as text: what `hf-scaling laws` prints, and the table part of docs/laws.md."""
+"""The published laws, and their list as text (`hf-scaling laws`) and as Markdown (docs/laws.md)."""
 
-import difflib
 import math
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from hf_scaling.errors import InputError
 from hf_scaling.laws.law import Law, Parameter
-from hf_scaling.text import COLUMNS
+from hf_scaling.text import COLUMNS, did_you_mean, wrap
 
 _HOFFMANN = "Hoffmann et al. 2022, Training Compute-Optimal Large Language Models (arXiv 2203.15556)"
 _BUSBRIDGE = "Busbridge et al. 2025, Distillation Scaling Laws (arXiv 2502.08606)"
@@ -88,13 +87,13 @@ _DECLARATIONS = (
         "name": "transfer_gap",
         "expression": "(A*n_pretrain**-alpha + G)*n_finetune**-beta + E",
         "paper": _BARNETT,
-        "summary": "G is the gap that no upstream data closes: small says pre-train more, large says label more.",
+        "summary": "G is the gap that no upstream data closes: if it is small pre-train more, if large label more.",
     },
     {
         "name": "transfer_gap_shifted",
         "expression": "(A*n_pretrain**-alpha + G)*(n_finetune + D0)**-beta + E",
         "paper": _BARNETT + ", with a shift in the fine-tuning data",
-        "summary": "transfer_gap where the first labelled images change little: D0 is what the model already knows.",
+        "summary": "transfer_gap where the first labelled images change little: D0 is the worth of pre-training.",
     },
     {
         "name": "transfer_gap_joint",
@@ -106,13 +105,13 @@ _DECLARATIONS = (
         "name": "rectified",
         "expression": "B/(Dl + n_finetune**beta) + E",
         "paper": _LIN,
-        "summary": "Fine-tuning data against a loss that is flat at first: Dl is what pre-training was worth.",
+        "summary": "Fine-tuning data, with a loss that is flat at first: Dl is what pre-training is worth.",
     },
     {
         "name": "rectified_joint",
         "expression": "B/(D0 + k*n_pretrain**b + n_finetune**beta) + E",
-        "paper": _LIN + ", with pre-training's worth growing in n_pretrain",
-        "summary": "The rectified law with upstream data counted; takes n_pretrain = 0, no pre-training.",
+        "paper": _LIN + ", with the worth of pre-training growing in n_pretrain",
+        "summary": "The rectified law as a function of upstream data too; allows n_pretrain = 0, no pre-training.",
     },
     {
         "name": "effective_data",
@@ -120,7 +119,7 @@ _DECLARATIONS = (
         "parameters": ("k", "a", "b", "B", "beta", "E"),
         "bounds": {"a": (0, 2), "b": (0, 2)},
         "paper": _HERNANDEZ,
-        "summary": "Upstream data is worth k*Df^a*Dp^b labelled images; takes n_pretrain = 0, no pre-training.",
+        "summary": "Upstream data is worth k*Df^a*Dp^b labelled images; allows n_pretrain = 0, no pre-training.",
     },
     {
         "name": "effective_data_shifted",
@@ -128,7 +127,7 @@ _DECLARATIONS = (
         "parameters": ("k", "a", "b", "D0", "B", "beta", "E"),
         "bounds": {"a": (0, 2), "b": (0, 2)},
         "paper": _HERNANDEZ + ", with a shift",
-        "summary": "As effective_data, with D0 labelled images' worth known before any.",
+        "summary": "As effective_data, with a start worth D0 labelled images.",
     },
     {
         "name": "effective_data_model",
@@ -155,7 +154,7 @@ _DECLARATIONS = (
             "f1": (0.05, 0.15, 0.5),
         },
         "paper": _BUSBRIDGE,
-        "summary": "A distilled student by its teacher's loss: it gains until the teacher is too far ahead of it.",
+        "summary": "A distilled student, by its teacher's loss: it gains until the teacher is much better than it.",
     },
     {
         "name": "data_constrained",
@@ -172,7 +171,7 @@ _DECLARATIONS = (
         "kinds": {"R_D": "shape", "R_N": "shape"},
         "starts": {"R_D": (2.0, 8.0, 30.0), "R_N": (1.0, 4.0, 15.0)},
         "paper": "Muennighoff et al. 2023, Scaling Data-Constrained Language Models (arXiv 2305.16264)",
-        "summary": "Repeated data: samples_seen counts every pass over n_pretrain; R_D says how long repeats help.",
+        "summary": "Repeated data: samples_seen counts every pass over n_pretrain; R_D sets how long repeats help.",
     },
     {
         "name": "sparse",
@@ -192,18 +191,17 @@ _DECLARATIONS = (
 )
 
 
-class Catalogue(Mapping):
-    """Law name to `Law`, in the order of the documentation; laws are compiled when first asked for."""
+class Catalogue(Mapping[str, Law]):
+    """Law name to `Law`, in the order of the documentation; a law is created when it is first used."""
 
-    def __init__(self, declarations):
+    def __init__(self, declarations: Iterable[dict[str, Any]]):
         self._declarations = {declaration["name"]: declaration for declaration in declarations}
-        self._laws = {}
+        self._laws: dict[str, Law] = {}
 
     def __getitem__(self, name: str) -> Law:
         if name not in self._declarations:
-            near = difflib.get_close_matches(str(name), self._declarations, 1, cutoff=0.4)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self._declarations)}"
-            raise UnknownLaw(f"there is no law {name!r}; {hint}")
+            hint = did_you_mean(name, self, cutoff=0.4) or f"; the laws are {', '.join(self)}"
+            raise UnknownLaw(f"unknown law {name!r}{hint}")
         if name not in self._laws:
             self._laws[name] = Law(**self._declarations[name])
         return self._laws[name]
@@ -219,7 +217,7 @@ class Catalogue(Mapping):
 
 
 class UnknownLaw(InputError, KeyError):
-    """A name that no law has; a KeyError too, so that `in` and `get` work as for any mapping."""
+    """There is no law of this name; also a KeyError, so that `in` and `get` work as for any mapping."""
 
     __str__ = InputError.__str__
 
@@ -228,11 +226,11 @@ LAWS = Catalogue(_DECLARATIONS)
 
 
 def list_laws(names: Iterable[str] = (), width: int = 100) -> str:
-    """Name, summary, formula, variables and paper of the named laws, of all without names.
+    """Name, summary, formula, variables and paper of laws.
 
     Args:
-        names: Which laws.
-        width: Columns of the terminal.
+        names: Names of the laws; by default all.
+        width: Characters in a line.
 
     Raises:
         InputError: There is no law of that name.
@@ -247,9 +245,9 @@ def markdown() -> str:
 
 def _entry(law: Law, width: int) -> str:
     fields = {"formula": law.formula, "variables": ", ".join(law.variables), "paper": law.paper}
-    lines = [law.name, *textwrap.wrap(law.summary, width, initial_indent="  ", subsequent_indent="  ")]
+    lines = [law.name, *wrap(law.summary, "  ", width=width)]
     for field, text in fields.items():
-        lines += textwrap.wrap(f"{field:<10} {text}", width, initial_indent="  ", subsequent_indent=" " * 13)
+        lines += wrap(f"{field:<10} {text}", "  ", " " * 13, width)
     return "\n".join(lines)
 
 

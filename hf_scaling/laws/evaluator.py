@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from hf_scaling.laws.formula import Formula
 
 Value: TypeAlias = np.ndarray | float
+# The name of an operation, the slot of its result and those of its arguments.
+Step: TypeAlias = tuple[str, int, tuple[int, ...]]
 
 # Bits of `Program.reach`: what a value depends on.
 THETA, DATA = 1, 2
@@ -66,33 +68,38 @@ class Program:
     """
 
     def __init__(self) -> None:
+        # By slot: the operation with the slots of its arguments, or the kind of leaf with its name, index or number.
+        self.keys: list[tuple] = []
         self.reach: list[int] = []
         self._slots: dict[tuple, int] = {}
-        self._leaves: list[tuple[int, str, float | str]] = []
-        self._steps: list[tuple[str, int, tuple[int, ...]]] = []
 
     def leaf(self, kind: str, payload: float | str) -> int:
-        """A number, a "variable" by its name, a column of "theta" by its index, or the "hidden" quantity."""
-        if (kind, payload) not in self._slots:
-            self._leaves.append((self._new_slot((kind, payload), _LEAVES[kind]), kind, payload))
-        return self._slots[kind, payload]
+        """A "number", a "variable" by its name, a column of "theta" by its index, or the "hidden" quantity."""
+        return self._slot((kind, payload), _LEAVES[kind])
 
     def operation(self, function: str, *arguments: int) -> int:
         """A function of other values; `function` is a key of `_FUNCTIONS`."""
-        key = (function, *arguments)
-        if key not in self._slots:
-            reach = reduce(operator.or_, (self.reach[argument] for argument in arguments))
-            self._steps.append((function, self._new_slot(key, reach), arguments))
-        return self._slots[key]
+        return self._slot((function, *arguments), reduce(operator.or_, (self.reach[i] for i in arguments)))
 
-    def finish(self, outputs: Sequence[int]) -> None:
-        """Set the outputs and assign memory to every value; nothing can be added afterwards."""
-        self._data_steps, self._theta_steps, full_steps = (
-            [step for step in self._steps if self.reach[step[1]] in reach] for reach in ((0, DATA), (THETA,), (FULL,))
-        )
-        homes = self._assign_memory(full_steps, outputs)
-        self._full_steps = [(_FUNCTIONS[name], *homes[slot], slot, arguments) for name, slot, arguments in full_steps]
-        self._copies = [(k, s) for k, s in enumerate(outputs) if homes.get(s) != (True, k)]
+    def finish(self, outputs: Sequence[int]) -> "Program":
+        """Set the outputs and assign memory to what they need; nothing can be added afterwards."""
+        needed = set(outputs)
+        for slot in reversed(range(len(self.keys))):
+            if slot in needed and self.keys[slot][0] not in _LEAVES:
+                needed.update(self.keys[slot][1:])
+        self._leaves: list[tuple[int, str, float | str]] = []
+        steps: dict[int, list[Step]] = {0: [], THETA: [], DATA: [], FULL: []}
+        for slot in sorted(needed):
+            name, *arguments = self.keys[slot]
+            if name in _LEAVES:
+                self._leaves.append((slot, name, arguments[0]))
+            else:
+                steps[self.reach[slot]].append((name, slot, tuple(arguments)))
+        self._data_steps, self._theta_steps = steps[0] + steps[DATA], steps[THETA]
+        homes = self._assign_memory(steps[FULL], outputs)
+        self._full_steps = [(_FUNCTIONS[name], *homes[slot], slot, arguments) for name, slot, arguments in steps[FULL]]
+        self._copies = [(place, slot) for place, slot in enumerate(outputs) if homes.get(slot) != (True, place)]
+        return self
 
     def prepare(self, variables: Mapping[str, np.ndarray]) -> list[Value | None]:
         """The memory that `run` starts from: what depends on the data alone.
@@ -164,9 +171,7 @@ class Program:
         for place, slot in self._copies:
             results[place][...] = memory[slot]
 
-    def _assign_memory(
-        self, steps: Sequence[tuple[str, int, tuple[int, ...]]], outputs: Sequence[int]
-    ) -> dict[int, tuple[bool, int]]:
+    def _assign_memory(self, steps: Sequence[Step], outputs: Sequence[int]) -> dict[int, tuple[bool, int]]:
         """Where each step writes: (True, a result) or (False, a scratch array that is free after its last use)."""
         homes: dict[int, tuple[bool, int]] = {}
         written = {slot for _, slot, _ in steps}
@@ -189,9 +194,11 @@ class Program:
                 homes[slot] = (False, free.pop())
         return homes
 
-    def _new_slot(self, key: tuple, reach: int) -> int:
-        self._slots[key] = len(self.reach)
-        self.reach.append(reach)
+    def _slot(self, key: tuple, reach: int) -> int:
+        if key not in self._slots:
+            self._slots[key] = len(self.keys)
+            self.keys.append(key)
+            self.reach.append(reach)
         return self._slots[key]
 
 

@@ -150,6 +150,15 @@ def _is_positive_power(term: Expr) -> bool:
     return isinstance(term, _Exp) or bool(term.is_Number and term.is_positive)
 
 
+class _Subtract(sympy.Function):
+    """a - b, kept as one operation."""
+
+    nargs = 2
+
+    def fdiff(self, argindex=1):
+        return S.One if argindex == 1 else S.NegativeOne
+
+
 def _number(value: float) -> Expr:
     return sympy.Integer(value) if value == int(value) and abs(value) < 2**53 else sympy.Float(value)
 
@@ -248,20 +257,11 @@ class Formula:
         self.value, self.residual = self._value_and_residual({}, None)
 
     @cached_property
-    def gradient(self) -> list[Expr]:
-        """The derivative of the value by each parameter; of an equation's, by the implicit function theorem."""
-        slopes = [self.value.diff(parameter) for parameter in self.parameters]
-        if not self.is_equation:
-            return slopes
-        factor = -_multiply(self.value.diff(_POSITION), _Reciprocal(self.residual.diff(_POSITION)))
-        return [slope + factor * self.residual.diff(p) for slope, p in zip(slopes, self.parameters)]
-
-    @cached_property
     def linear(self) -> tuple[str, ...]:
         """The largest set of parameters in which the value is linear when all others are fixed, in the law's order."""
         if self.is_equation:
             return ()
-        depends = {parameter: slope.free_symbols for parameter, slope in zip(self.parameters, self.gradient)}
+        depends = {parameter: self.value.diff(parameter).free_symbols for parameter in self.parameters}
         candidates = [parameter for parameter in self.parameters if parameter not in depends[parameter]]
         for size in range(len(candidates), 0, -1):
             for subset in itertools.combinations(candidates, size):
@@ -272,24 +272,29 @@ class Formula:
     @cached_property
     def value_program(self) -> Program:
         """The value."""
-        return self._compile([self.value])
+        writer = self._writer()
+        return writer.program.finish([writer.slot(self.value)])
 
     @cached_property
     def gradient_program(self) -> Program:
         """The value and its derivative by each parameter."""
-        return self._compile([self.value, *self.gradient])
+        writer = self._writer()
+        return writer.program.finish([writer.slot(self.value), *self._gradient(writer)])
 
     @cached_property
     def design_program(self) -> Program:
         """The value with the linear parameters at zero, and one column for each of them."""
         indices = [self.names.index(name) for name in self.linear]
         offset = self.value.xreplace({self.parameters[i]: S.Zero for i in indices})
-        return self._compile([offset, *(self.gradient[i] for i in indices)])
+        writer = self._writer()
+        gradient = self._gradient(writer)
+        return writer.program.finish([writer.slot(offset), *(gradient[i] for i in indices)])
 
     @cached_property
     def residual_program(self) -> Program:
         """The residual of an equation and its derivative by the hidden quantity."""
-        return self._compile([self.residual, self.residual.diff(_POSITION)])
+        writer = self._writer()
+        return writer.program.finish([writer.slot(self.residual), *writer.gradient(self.residual, [_POSITION])])
 
     def excess_program(self, solve_for: str) -> Program:
         """A value with the sign of (the law - a target), where the hidden quantity is the logarithm of a variable.
@@ -298,7 +303,9 @@ class Formula:
         """
         if solve_for not in self._inverses:
             value, residual = self._value_and_residual({solve_for: _Exp(_POSITION)}, _TARGET)
-            self._inverses[solve_for] = self._compile([-residual if self.is_equation else value - _TARGET])
+            writer = self._writer()
+            excess = writer.slot(-residual if self.is_equation else value - _TARGET)
+            self._inverses[solve_for] = writer.program.finish([excess])
         return self._inverses[solve_for]
 
     def _value_and_residual(self, replaced: Mapping[str, Expr], target: Expr | None) -> tuple[Expr, Expr]:
@@ -322,7 +329,7 @@ class Formula:
                 above, below = _Greatest(target - low, S.Zero), _Greatest(high - target, S.Zero)
             names |= {GAP_ABOVE_LOW: above, GAP_BELOW_HIGH: below}
             left, right = (_Log(_convert(side, names, _EVALUATED)) for side in self.text.folded)
-            return low + above, self._checked(left - right)
+            return low + above, self._checked(_Subtract(left, right))
         except RecursionError:
             raise InputError(f"{self.text.owner}: the parts of `where` are nested too deeply") from None
 
@@ -337,27 +344,24 @@ class Formula:
             raise InputError(f"{self.text.owner}: a part of the formula has no finite value")
         return expression
 
-    def _compile(self, outputs: Sequence[Expr]) -> Program:
-        """A program that computes the first output as it is written, then the others from its parts."""
-        compiler = _Compiler()
-        symbols = {symbol.name: symbol for output in outputs for symbol in output.free_symbols}
-        thetas = {name: i for i, name in enumerate((*self.names, _TARGET.name))}
-        for name in (*self.text.names, *self.text.unbound, _TARGET.name, _POSITION.name):
-            if name in symbols:
-                kind = "theta" if name in thetas else "hidden" if name == _POSITION.name else "variable"
-                compiler.define(symbols[name], compiler.program.leaf(kind, thetas.get(name, name)))
-        first, *others = outputs
-        slots = [compiler.slot(first)]
-        # Functions in the first output become symbols, so that it is computed in the same way in every program.
-        used = set(_parts(others))
-        functions = [p for p in _parts([first, self.residual]) if isinstance(p, sympy.Function) and p in used]
-        named = dict(zip(functions, sympy.numbered_symbols("function ")))
-        others = [output.xreplace(named) for output in others]
-        common, others = sympy.cse(others, symbols=sympy.numbered_symbols("common "), order="none")
-        for symbol, expression in itertools.chain(((symbol, f) for f, symbol in named.items()), common):
-            compiler.alias(symbol, expression)
-        compiler.program.finish([*slots, *map(compiler.slot, others)])
-        return compiler.program
+    def _gradient(self, writer: "_Writer") -> list[int]:
+        """Slots of the derivative by each parameter; of an equation's value, by the implicit function theorem."""
+        *slopes, by_position = writer.gradient(self.value, [*self.parameters, _POSITION])
+        if not self.is_equation:
+            return slopes
+        *residuals, rise = writer.gradient(self.residual, [*self.parameters, _POSITION])
+        factor = writer.negated(writer.product(by_position, writer.program.operation("Reciprocal", rise)))
+        return [writer.sum(slope, writer.product(factor, residual)) for slope, residual in zip(slopes, residuals)]
+
+    def _writer(self) -> "_Writer":
+        writer = _Writer()
+        symbols = {symbol.name: symbol for symbol in (*self.parameters, *self.columns.values())}
+        writer.define(_POSITION, writer.program.leaf("hidden", 0))
+        for name in (*self.text.names, *self.text.unbound):
+            kind, payload = ("theta", self.names.index(name)) if name in self.names else ("variable", name)
+            writer.define(symbols[name], writer.program.leaf(kind, payload))
+        writer.define(_TARGET, writer.program.leaf("theta", len(self.names)))
+        return writer
 
 
 @lru_cache(maxsize=512)
@@ -380,31 +384,23 @@ def _parts(roots: Sequence[Expr]) -> list[Expr]:
     return list(parts)
 
 
-class _Compiler:
-    """Writes expressions as operations of a program.
+class _Writer:
+    """Writes expressions and their derivatives as operations of a program.
 
-    Sums and products are computed in the order of the text: `order` holds the positions of the symbols of an
-    expression, the last one first.
+    Sums and products are computed in the order of the text, and derivatives from the outermost function inwards: they
+    use what the value has computed, and are rounded in the same way in every program.
     """
 
     def __init__(self) -> None:
         self.program = Program()
         self.slots: dict[Expr, int] = {}
+        # The positions in the text of the symbols of an expression, the last one first.
         self.order: dict[Expr, tuple[int, ...]] = {}
+        self.zero, self.one = self.program.leaf("number", 0.0), self.program.leaf("number", 1.0)
 
     def define(self, symbol: Symbol, slot: int) -> None:
         """Set where the value of the next symbol of the text is."""
         self.slots[symbol], self.order[symbol] = slot, (len(self.slots),)
-
-    def alias(self, symbol: Symbol, expression: Expr) -> None:
-        """Let a symbol stand for an expression."""
-        self.slots[symbol], self.order[symbol] = self.slot(expression), self.order_of(expression)
-
-    def order_of(self, expression: Expr) -> tuple[int, ...]:
-        if expression not in self.order:
-            positions = {i for part in expression.args for i in self.order_of(part)}
-            self.order[expression] = tuple(sorted(positions, reverse=True))
-        return self.order[expression]
 
     def slot(self, expression: Expr) -> int:
         """The slot of an expression's value."""
@@ -412,20 +408,101 @@ class _Compiler:
             self.slots[expression] = self._write(expression)
         return self.slots[expression]
 
+    def gradient(self, output: Expr, symbols: Sequence[Symbol]) -> list[int]:
+        """Slots of the derivatives of an expression by symbols: the chain rule over the functions it is made of."""
+        functions = [part for part in _parts([output]) if isinstance(part, sympy.Function)]
+        named = dict(zip(functions, sympy.numbered_symbols("function ")))
+        for function, symbol in named.items():
+            self.slots[symbol], self.order[symbol] = self.slot(function), self._order_of(function)
+        derivatives: dict[Expr, int] = {}
+
+        def propagate(expression: Expr, derivative: int) -> None:
+            flat = expression.xreplace(named)
+            for symbol in sorted(flat.free_symbols, key=self._order_of):
+                term = self._scaled(derivative, flat.diff(symbol))
+                derivatives[symbol] = self.sum(derivatives.get(symbol, self.zero), term)
+
+        propagate(output, self.one)
+        for function in reversed(functions):
+            for i, argument in enumerate(function.args, start=1):
+                if named[function] in derivatives:
+                    propagate(argument, self._scaled(derivatives[named[function]], function.fdiff(i)))
+        return [derivatives.get(symbol, self.zero) for symbol in symbols]
+
+    def sum(self, a: int, b: int) -> int:
+        """The slot of a + b."""
+        if self.zero in (a, b):
+            return b if a == self.zero else a
+        return self.program.operation("Add", a, b)
+
+    def product(self, a: int, b: int) -> int:
+        """The slot of a * b; of several factors, those that are computed least often are multiplied first."""
+        a, b = sorted((a, b), key=self._cost)
+        if a == self.zero or b == self.one:
+            return a
+        if a == self.one or b == self.zero:
+            return b
+        function, *factors = self.program.keys[b]
+        reach = self.program.reach
+        if function == "Multiply" and reach[b] == FULL and reach[factors[0]] != FULL:
+            cheap, rest = factors
+            if reach[a] in (0, reach[cheap]):
+                return self.product(self.product(a, cheap), rest)
+        return self.program.operation("Multiply", a, b)
+
+    def negated(self, slot: int) -> int:
+        """The slot of a negative value; of a product, its first factor is negated."""
+        function, *arguments = self.program.keys[slot]
+        if function == "Negative":
+            return arguments[0]
+        if function == "Subtract":
+            return self.program.operation("Subtract", arguments[1], arguments[0])
+        if function == "Multiply":
+            return self.program.operation("Multiply", self.negated(arguments[0]), arguments[1])
+        return self.program.operation("Negative", slot)
+
+    def _scaled(self, derivative: int, slope: Expr) -> int:
+        """A derivative times the slope of the next function, whose parameters are multiplied with each other first."""
+        coefficient, factors = slope.as_coeff_mul()
+        if len(factors) == 1 and factors[0].is_Pow and factors[0].exp <= _MAX_PRODUCT:
+            slots = [self.slot(factors[0].base)] * int(factors[0].exp)
+        else:
+            slots = [self.slot(factor) for factor in sorted(factors, key=self._order_of)]
+            thetas = [slot for slot in slots if self.program.reach[slot] == THETA]
+            slots = [slot for slot in slots if slot not in thetas]
+            slots += [reduce(self.product, thetas)] if thetas else []
+        return self._times(reduce(self.product, slots, derivative), coefficient)
+
+    def _times(self, slot: int, coefficient: Expr) -> int:
+        if coefficient == -1:
+            return self.negated(slot)
+        return slot if coefficient == 1 else self.product(self._number(coefficient), slot)
+
+    def _cost(self, slot: int) -> tuple[int, int]:
+        reach = self.program.reach[slot]
+        return {0: 0, DATA: 1, THETA: 2, FULL: 3}[reach], slot
+
+    def _order_of(self, expression: Expr) -> tuple[int, ...]:
+        if expression not in self.order:
+            positions = {i for part in expression.args for i in self._order_of(part)}
+            self.order[expression] = tuple(sorted(positions, reverse=True))
+        return self.order[expression]
+
     def _write(self, expression: Expr) -> int:
         if expression.is_Number:
             return self._number(expression)
         if expression.is_Add:
-            return self._sum(expression)
+            return self._write_sum(expression)
         if expression.is_Mul:
-            return self._product(expression)
+            coefficient, factors = expression.as_coeff_mul()
+            return self._times(reduce(self.product, map(self.slot, sorted(factors, key=self._order_of))), coefficient)
         arguments = [self.slot(argument) for argument in expression.args]
         if expression.is_Pow and expression.exp <= _MAX_PRODUCT:
-            return self._multiplied(arguments[:1] * int(expression.exp))
+            return reduce(self.product, arguments[:1] * int(expression.exp))
         return self.program.operation(type(expression).__name__.lstrip("_"), *arguments)
 
-    def _sum(self, expression: Expr) -> int:
-        terms = sorted(expression.args, key=self.order_of)
+    def _write_sum(self, expression: Expr) -> int:
+        terms = sorted(expression.args, key=self._order_of)
         # A sum starts with a term that is added, so that -a + b takes one operation.
         first = next((term for term in terms if not _is_negative(term)), terms[0])
         total = self.slot(first)
@@ -434,24 +511,6 @@ class _Compiler:
                 function = "Subtract" if _is_negative(term) else "Add"
                 total = self.program.operation(function, total, self.slot(-term if _is_negative(term) else term))
         return total
-
-    def _product(self, expression: Expr) -> int:
-        """The product, with the factors that are computed least often combined first.
-
-        What depends on the data alone comes last and takes the sign, so that a term's derivatives share the term.
-        """
-        coefficient, factors = expression.as_coeff_mul()
-        slots = [self.slot(factor) for factor in sorted(factors, key=self.order_of)]
-        groups = [[slot for slot in slots if self.program.reach[slot] == reach] for reach in (0, THETA, FULL, DATA)]
-        cheap = next(group for group in (groups[0], groups[3], groups[1], groups[2]) if group)
-        if coefficient == -1:
-            cheap[0] = self.program.operation("Negative", cheap[0])
-        elif coefficient != 1:
-            cheap.insert(0, self._number(coefficient))
-        return self._multiplied([self._multiplied(group) for group in groups if group])
-
-    def _multiplied(self, slots: Sequence[int]) -> int:
-        return reduce(partial(self.program.operation, "Multiply"), slots)
 
     def _number(self, number: Expr) -> int:
         try:
