@@ -1,10 +1,10 @@
-"""Planted boundaries: is the true one in the interval, and is a crossing claimed only where there is one?
+"""Planted boundaries: how often the interval contains the true crossing, and the status where there is none.
 
     python benchmarks/boundary.py [--studies 200] [--bootstrap 400]
 
-Two arms follow known power laws; each study draws noise for three seeds a size and asks `find_boundary`. The arms
-"N errors apart" differ by a constant factor of N standard errors of the fitted logarithm of their ratio, where it is
-known worst.
+Two arms follow known power laws; each study draws noise for three seeds a size and calls `find_boundary`. The arms
+"N errors apart" differ by a constant factor of N standard errors of the fitted logarithm of their ratio, at the size
+where that error is largest.
 """
 
 import argparse
@@ -24,7 +24,7 @@ CASES = {
 APART = (4, 5, 6)
 
 
-def true_zero(plain, distilled) -> float | None:
+def true_crossing(plain, distilled) -> float | None:
     grid = np.geomspace(10, 1e7, 200_000)
     gap = LAW.predict(plain, {"x": grid}) - LAW.predict(distilled, {"x": grid})
     falls = np.flatnonzero((gap[:-1] > 0) & (gap[1:] <= 0))
@@ -56,17 +56,17 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=200)
     parser.add_argument("--bootstrap", type=int, default=400)
     arguments = parser.parse_args()
-    print("| case | sizes | noise | statuses | interval holds the truth | law-free interval does |")
+    print("| case | sizes | noise | statuses | interval contains the true crossing | law-free interval does |")
     print("|---|---|---|---|---|---|")
     for levels in (5, 8):
         for noise in (0.005, 0.02, 0.05):
             sizes = np.repeat(np.geomspace(250, 32_000, levels), 3)
             for name, (plain, distilled) in (CASES | constant_factors(largest_error(sizes, noise))).items():
-                truth = true_zero(plain, distilled)
-                found = [
+                truth = true_crossing(plain, distilled)
+                boundaries = [
                     study(plain, distilled, levels, noise, n, arguments.bootstrap) for n in range(arguments.studies)
                 ]
-                print(line(name, levels, noise, truth, found), flush=True)
+                print(line(name, levels, noise, truth, boundaries), flush=True)
 
 
 def constant_factors(error: float) -> dict[str, tuple]:
@@ -79,13 +79,13 @@ def constant_factors(error: float) -> dict[str, tuple]:
     return cases
 
 
-def line(name: str, levels: int, noise: float, truth: float | None, found: list) -> str:
-    statuses = ", ".join(f"{status} {count}" for status, count in Counter(b.status for b in found).most_common())
-    held = [b.low <= truth <= b.high for b in found if b.status == "crossing"] if truth else []
-    free = [b.law_free["low"] <= truth <= b.law_free["high"] for b in found] if truth else []
+def line(name: str, levels: int, noise: float, truth: float | None, boundaries: list) -> str:
+    statuses = ", ".join(f"{status} {count}" for status, count in Counter(b.status for b in boundaries).most_common())
+    held = [b.low <= truth <= b.high for b in boundaries if b.status == "crossing"] if truth else []
+    free = [b.law_free["low"] <= truth <= b.law_free["high"] for b in boundaries] if truth else []
     share = f"{100 * np.mean(held):.1f} % of {len(held)}" if held else "-"
     share_free = f"{100 * np.mean(free):.1f} %" if free else "-"
-    return f"| {name} | {levels} | {noise:.1%} | {statuses} | {share} | {share_free} |"
+    return f"| {name} | {levels} | {100 * noise:.1f} % | {statuses} | {share} | {share_free} |"
 
 
 if __name__ == "__main__":

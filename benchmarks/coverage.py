@@ -1,11 +1,11 @@
-"""How often a 95 % interval holds the truth: simulated studies, cell by cell.
+"""Coverage of 95 % intervals: the share of simulated studies whose interval contains the planted value.
 
     python benchmarks/coverage.py [--studies 200] [--bootstrap 400] [--out coverage.jsonl] [--cells NAME ...]
 
-Each study plants a law, draws noise, fits with the defaults and looks whether the interval of every parameter and of
-the prediction at ten times the largest sizes holds the planted value. Seeds are the study's number. Finished studies
-are kept in --out, so an interrupted run goes on where it stopped. Studies that came back not_identifiable are
-counted apart: their share is printed, and their coverage beside the others'.
+Each study plants a law, draws noise, fits with the defaults and checks whether the interval of every parameter and of
+the prediction at ten times the largest sizes contains the planted value. Seeds are the study's number. Finished
+studies are stored in --out, so that an interrupted run resumes. Studies with status not_identifiable are counted
+separately: their share and their coverage are printed.
 """
 
 import argparse
@@ -32,7 +32,7 @@ NOISES = (0.01, 0.05)
 def cells() -> dict[str, tuple[str, int, float]]:
     """Cell name to law, sizes an axis and noise."""
     return {
-        f"{law} {'x'.join([str(n)] * len(hs.LAWS[law].variables))} {noise:.0%}": (law, n, noise)
+        f"{law} {'x'.join([str(n)] * len(hs.LAWS[law].variables))} {100 * noise:g} %": (law, n, noise)
         for law, (_, sizes) in DESIGNS.items()
         for n, noise in product(sizes, NOISES)
     }
@@ -47,7 +47,7 @@ def design(law: str, n: int) -> dict[str, np.ndarray]:
 
 
 def study(law: str, n: int, noise: float, number: int, bootstrap: int) -> dict:
-    """One simulated study: which intervals held the truth."""
+    """One simulated study: which intervals contain the planted value."""
     truth, sizes = DESIGNS[law][0], design(law, n)
     variables = {v: sizes["n_pretrain" if v == "x" else v] for v in hs.LAWS[law].variables}
     values = hs.LAWS[law].predict(truth, variables)
@@ -88,7 +88,7 @@ def read(path: Path) -> dict:
 
 
 def coverage(rows: list[dict]) -> dict[str, float]:
-    """Share of studies whose interval held the truth, by quantity."""
+    """Share of studies whose interval contains the planted value, by quantity."""
     return {name: float(np.mean([row["held"][name] for row in rows])) for name in rows[0]["held"]} if rows else {}
 
 
@@ -96,10 +96,10 @@ def row_of(cell: str, rows: list[dict], seconds: float) -> str:
     """One line of the table."""
     fixed = [row for row in rows if row["status"] != "not_identifiable"]
     loose = [row for row in rows if row["status"] == "not_identifiable"]
-    found, apart = coverage(fixed), coverage(loose)
-    words = " ".join(f"{name} {100 * value:.0f}" for name, value in found.items())
-    pooled = f"{100 * np.mean(list(found.values())):.1f}" if found else "-"
-    other = f"{100 * np.mean(list(apart.values())):.1f}" if apart else "-"
+    shares, shares_loose = coverage(fixed), coverage(loose)
+    words = " ".join(f"{name} {100 * value:.0f}" for name, value in shares.items())
+    pooled = f"{100 * np.mean(list(shares.values())):.1f}" if shares else "-"
+    other = f"{100 * np.mean(list(shares_loose.values())):.1f}" if shares_loose else "-"
     share = 100 * len(loose) / len(rows)
     return f"| {cell} | {len(fixed)} | {words} | {pooled} | {share:.0f} % | {other} | {seconds:.0f} s"
 
@@ -112,7 +112,7 @@ def print_pooled(done: dict) -> None:
             rows = [r for (c, _), r in done.items() if c in names and r["status"] != "not_identifiable"]
             if rows:
                 held = [value for row in rows for value in row["held"].values()]
-                print(f"{names[0].rsplit(' ', 1)[0]}: {100 * np.mean(held):.1f} % over {len(rows)} studies")
+                print(f"{names[0].rsplit(' ', 2)[0]}: {100 * np.mean(held):.1f} % over {len(rows)} studies")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/extrapolation.py
 
 Needs ../shared/data/few_shot_curves.csv (Alabdulmohsin et al. 2022, arXiv 2209.06640): fitted on is_fit = 1, scored by
-the root mean square log error on is_fit = 0. The defaults were chosen on the bird curves and frozen; the cal curves
-report.
+the root mean square log error on is_fit = 0. The defaults were chosen on the bird curves and then frozen; the cal
+curves played no part.
 """
 
 from pathlib import Path
@@ -28,11 +28,11 @@ def curve_scores(curve: pd.DataFrame) -> dict[str, float]:
     """Method to score on one curve."""
     fitted, held_out = curve[curve.is_fit == 1], curve[curve.is_fit == 0]
     last = fitted.sort_values("n_pretrain").error.iloc[-1]
-    found = {LAST: score(np.full(len(held_out), last), held_out.error)}
+    scores = {LAST: score(np.full(len(held_out), last), held_out.error)}
     for name in ("auto", *SINGLE):
         fit = hs.fit_law(fitted, name, target="error", bootstrap=0)
-        found[name] = score(fit.predict(held_out).value.to_numpy(), held_out.error)
-    return found
+        scores[name] = score(fit.predict(held_out).value.to_numpy(), held_out.error)
+    return scores
 
 
 def main() -> None:

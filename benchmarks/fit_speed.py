@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/fit_speed.py
 
-Beside the milliseconds stands the ratio to a yardstick of the same run: scipy's least_squares on the same log
-residuals, analytic Jacobian given, from one start (the best start of our own search). `estimate` is the fit alone;
+Ratios are to scipy's least_squares in the same run: the same log residuals, with the analytic Jacobian, from one start
+(the best start of our search). `estimate` is the fit alone;
 `fit_law` adds the verdict: profiles, leave-one-out, the other objectives.
 """
 
@@ -17,7 +17,7 @@ from scipy.optimize import least_squares
 
 import hf_scaling as hs
 from hf_scaling.fitting.bootstrap import draw
-from hf_scaling.fitting.estimate import estimate, search_starts
+from hf_scaling.fitting.estimate import Estimate, estimate, search_starts
 from hf_scaling.fitting.rows import RowFilter, select_rows
 from hf_scaling.fitting.solver import coordinates_of, make_objective
 
@@ -38,10 +38,10 @@ def shortest(function: Callable[[], object], repeats: int = REPEATS) -> float:
     return 1e3 * min(times)
 
 
-def scipy_fit(found) -> None:
+def scipy_fit(fitted: Estimate) -> None:
     """The same problem from one start: squared log residuals within the same bounds."""
-    problem, coordinates = found.problem, found.problem.coordinates
-    start = search_starts(problem, found.law, found.rows.variables)[0]
+    problem, coordinates = fitted.problem, fitted.problem.coordinates
+    start = search_starts(problem, fitted.law, fitted.rows.variables)[0]
     start = np.clip(start, coordinates.low + 1e-9, coordinates.high - 1e-9)
     least_squares(
         lambda u: problem.residuals(u[None])[0][0],
@@ -58,12 +58,12 @@ def main() -> None:
         law, table = hs.LAWS[name], study(name, noise=0.02, points=points)
         rows, coordinates = select_rows(table, law, RowFilter()), coordinates_of(law)
         objective = make_objective("log_huber", None)
-        found = estimate(rows, law, coordinates, objective)
+        fitted = estimate(rows, law, coordinates, objective)
         times = [
-            shortest(lambda: scipy_fit(found)),  # noqa: B023 (called at once)
+            shortest(lambda: scipy_fit(fitted)),  # noqa: B023 (called at once)
             shortest(lambda: estimate(rows, law, coordinates, objective)),  # noqa: B023
             shortest(lambda: hs.fit_law(table, name, bootstrap=0)),  # noqa: B023
-            shortest(lambda: draw(found, 1000), 5),  # noqa: B023
+            shortest(lambda: draw(fitted, 1000), 5),  # noqa: B023
         ]
         cells = [f"{value:.1f} | {value / times[0]:.2f}" for value in times[1:]]
         print(f"| {name} | {times[0]:.1f} | {' | '.join(cells)} |", flush=True)

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/outliers.py
 
 chinchilla on 8 x 8 sizes with 1 % noise. For each objective, and for scipy's curve_fit (unbounded least squares from
-the true parameters, to be kind): the smallest E, and the error of the prediction at ten times the largest sizes.
+the true parameters, to its advantage): the smallest E, and the error of the prediction at ten times the largest sizes.
 """
 
 import sys
@@ -38,11 +38,11 @@ def by_curve_fit(table: dict) -> tuple[float, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found, _ = curve_fit(law, sizes, table["loss"], start, maxfev=20000)
+            theta, _ = curve_fit(law, sizes, table["loss"], start, maxfev=20000)
         except RuntimeError:
             return np.nan, np.nan
     at = far(LAW)
-    return found[0], float(law(np.stack([at["n_params"], at["n_pretrain"]]), *found)[0])
+    return theta[0], float(law(np.stack([at["n_params"], at["n_pretrain"]]), *theta)[0])
 
 
 def main() -> None:
@@ -53,10 +53,10 @@ def main() -> None:
     rows = {}
     for objective in ("log_huber", "log_mse", "mse"):
         fits = [fit(LAW, spoiled(point), objective=objective) for point in range(64)]
-        rows[objective] = [(found.params["E"], float(found.values(far(LAW))[0])) for found in fits]
+        rows[objective] = [(f.params["E"], float(f.values(far(LAW))[0])) for f in fits]
     rows["scipy curve_fit"] = [by_curve_fit(spoiled(point)) for point in range(64)]
-    for name, found in rows.items():
-        floors, predictions = np.array(found).T
+    for name, pairs in rows.items():
+        floors, predictions = np.array(pairs).T
         error = 100 * np.abs(predictions / expected - 1)
         print(
             f"| {name} | {np.nanmin(floors):.4g} | {np.nanmax(floors):.4g} "

@@ -1,4 +1,4 @@
-"""Truth planted, truth found: every law on a full grid, without noise and with 1 % noise.
+"""Recovery of planted parameters: every law on a full grid, without noise and with 1 % noise.
 
     OMP_NUM_THREADS=1 python benchmarks/planted.py [--draws 50]
 
@@ -23,10 +23,10 @@ from law_truths import TRUTHS
 
 def errors(name: str, noise: float, seed: int) -> tuple[float, float, float, str]:
     """Worst relative error of a parameter, inside the grid and at ten times the largest sizes; the status."""
-    found = fit(name, study(name, noise, seed))
-    parameters = max(abs(found.params[p] / value - 1) for p, value in TRUTHS[name].items())
-    inside, beyond = (np.abs(found.values(at) / truth(name, at) - 1).max() for at in (grid(name), far(name)))
-    return parameters, inside, beyond, found.status
+    fitted = fit(name, study(name, noise, seed))
+    parameters = max(abs(fitted.params[p] / value - 1) for p, value in TRUTHS[name].items())
+    inside, beyond = (np.abs(fitted.values(at) / truth(name, at) - 1).max() for at in (grid(name), far(name)))
+    return parameters, inside, beyond, fitted.status
 
 
 def main() -> None:

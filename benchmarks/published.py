@@ -1,4 +1,4 @@
-"""Published numbers again: chinchilla's refit, distillation's values, transfer from synthetic images, fine-tuning.
+"""Published numbers reproduced: chinchilla's refit, distillation, transfer from synthetic images, fine-tuning.
 
     OMP_NUM_THREADS=1 python benchmarks/published.py [--bootstrap 4000]
 
@@ -56,7 +56,7 @@ def busbridge() -> None:
 
 
 def synthetic_to_real() -> None:
-    """transfer_gap on each model's rows with pre-training, and what compare_laws says on the deepest grid."""
+    """transfer_gap on each model's rows with pre-training, and compare_laws on the largest grid."""
     table = pd.read_csv(DATA / "syn2real_transfer.csv")
     table = table[table.n_pretrain > 0]
     print("\ntransfer_gap, ImageNet error after synthetic pre-training")
@@ -80,7 +80,7 @@ def fine_tuning() -> None:
         for name, rows in zip(errors, (fitted, zero_shot, fitted)):
             fit = hs.fit_law(rows, name.split()[0], x="n_finetune", bootstrap=0)
             errors[name].append(np.log(fit.predict(held_out).value.to_numpy() / held_out.loss.to_numpy()))
-    scores = {name: np.sqrt([np.mean(e**2) for e in found]) for name, found in errors.items()}
+    scores = {name: np.sqrt([np.mean(e**2) for e in curves]) for name, curves in errors.items()}
     print(f"\n{len(scores['power_law'])} fine-tuning curves, the three largest sizes held out")
     print("| law | mean log RMSE | median | better than power_law on | error over power_law's, median |")
     print("|---|---|---|---|---|")

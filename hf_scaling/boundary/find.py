@@ -87,7 +87,8 @@ class Boundary:
         size, low, high = (self.law_free[name] for name in ("n_pretrain", "low", "high"))
         crossing = "no crossing inside the measured sizes"
         if 0 < size < float("inf"):
-            crossing = f"{format_count(size)}{f' [{format_span(low, high)}]' if low == low else ''} {unit}"
+            crossing = f"{format_count(size)} {unit}"
+            crossing += f", {format_percent(self.level)} interval {format_span(low, high)}" if low == low else ""
         lines.append(f"from the paired differences alone: {crossing}")
         if self.teacher_not_counted is not None:
             lines.append(f"without the teacher's FLOPs: {self.teacher_not_counted._verdict(unit)}")
@@ -102,7 +103,7 @@ class Boundary:
         text = f"{self.status}: {VERDICTS[self.status]}"
         if self.n_pretrain is None or self.low is None or self.high is None:
             return text
-        ends = f"{format_percent(self.level)} [{format_span(self.low, self.high)}]"
+        ends = f"{format_percent(self.level)} interval {format_span(self.low, self.high)}"
         return f"{text} at {format_count(self.n_pretrain)} {unit}, {ends}"
 
 
@@ -276,7 +277,7 @@ def _notes(
         text = f"the laws cross at {size}, outside the measured {span}: an extrapolation, not a result"
         notes.append(note("extrapolated", "warn", text))
     if crossing and np.isfinite(free["low"]) and (free["low"] > crossing["high"] or free["high"] < crossing["low"]):
-        alone = f"{format_count(free['n_pretrain'])} [{format_span(free['low'], free['high'])}]"
+        alone = f"{format_count(free['n_pretrain'])} ({format_span(free['low'], free['high'])})"
         text = f"the paired differences alone put the boundary at {alone}: the laws have the wrong shape"
         notes.append(note("law_free_disagrees", "warn", text))
     if evidence.x_name == "train_flops" and (alike := _n_at_equal_flops(evidence)) > 1:
