@@ -1,22 +1,22 @@
-"""The mistakes that a user can mend, told apart from our own."""
+"""Errors that the user can correct, and runs or pushes that failed; commands print them as one line."""
 
 
 class InputError(ValueError):
-    """Something given to us cannot be used: one line that names the field, the file or the row and what to do.
+    """An argument, file or table cannot be used; commands exit with status 2.
 
-    Commands print the line alone and end with exit status 2.
+    The message is one line: what is wrong, where (field, file or row), and what to do.
     """
 
 
 class RunError(RuntimeError):
-    """A run that began could not be finished (NaN loss, full disk): one line; commands end with exit status 2.
+    """A run failed after it had begun (NaN loss, full disk); commands exit with status 2.
 
-    What was measured before it is kept.
+    What was measured before is kept.
     """
 
 
 class PushError(RuntimeError):
-    """Something could not be brought to the Hub (offline, or the Hub kept failing): one line; exit status 1.
+    """Something did not arrive on the Hub (offline, or the Hub kept failing); commands exit with status 1.
 
-    Nothing of it is there, everything of it is kept here, and the same command tries again.
+    Nothing of it was written there, it is kept here, and the same command tries again.
     """

@@ -1,4 +1,4 @@
-"""Files: writes that a kill cannot tear, and YAML read with one clear line for whatever is wrong with it."""
+"""Atomic writes, YAML files, shipped files, and messages for disk errors."""
 
 import errno
 import os
@@ -26,11 +26,11 @@ def shipped_folder(name: str) -> Path:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on leaving without an error it takes the place of `path` atomically.
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write a file atomically: yield a temporary path beside `path`, which replaces it if the block ends well.
 
     Args:
-        path: The file to write or replace; missing parent folders are made.
+        path: The file to write or replace; missing parent folders are created.
 
     Yields:
         The path to write to. It is removed when the block raises.
@@ -42,18 +42,32 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        _flush_to_disk(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes a private file; the umask can only be read by setting it.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` as UTF-8 to `path`, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """The keys and values of a YAML file; `what` is how messages call a missing one: "configuration", "grid".
+    """Read the keys and values of a YAML file.
+
+    Args:
+        path: The file.
+        what: What messages call a missing file: "configuration", "grid".
 
     Raises:
-        InputError: No such file, unreadable, not YAML, or no mapping; one line.
+        InputError: Missing, unreadable, not YAML, or not a mapping.
     """
     import yaml
 
@@ -66,24 +80,15 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise InputError(f"{path}: must hold keys and values, one `key: value` a line")
+        raise InputError(f"{path}: must hold keys and values, one `key: value` per line")
     return values
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write `text` as UTF-8 to `path`, atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def disk_trouble(error: BaseException | None) -> str | None:
-    """The line for a disk that takes no more writes, also where a library wrapped the system's error into its own.
+    """The message for a full or read-only disk; None for other errors.
 
     Args:
-        error: What was raised; the errors that it came from are looked at too.
-
-    Returns:
-        None where the error has nothing to do with a full disk or a folder that cannot be written to.
+        error: The exception; its causes are checked too, since libraries wrap the system's error.
     """
     while error is not None:
         where = getattr(error, "filename", None)
@@ -94,14 +99,3 @@ def disk_trouble(error: BaseException | None) -> str | None:
             return f"{where} cannot be written to: {os.strerror(number)}"
         error = error.__cause__ or error.__context__
     return None
-
-
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

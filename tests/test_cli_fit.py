@@ -1,4 +1,4 @@
-"""`hf-scaling fit`, `compare` and `laws`: what a user types, reads, and is told."""
+"""`hf-scaling fit`, `compare` and `laws`: output, JSON, flags, exit statuses."""
 
 import json
 import sys
@@ -51,30 +51,27 @@ def strict(text):
     return json.loads(text, parse_constant=refuse)
 
 
-def test_the_report_states_all_that_a_report_must(run, chinchilla):
+def test_the_summary_holds_every_value_of_a_fit(run, chinchilla):
     status, out, err = run("fit", chinchilla, "--law", "chinchilla", "--bootstrap", 50)
     assert (status, err) == (0, "")
-    for words in (
-        "chinchilla: E + A*n_params^(-alpha) + B*n_pretrain^(-beta)",
-        "status: ok",
+    for value in (
+        "E + A*n_params^(-alpha) + B*n_pretrain^(-beta)",
+        "ok",
         "alpha 0.3",
-        "95 % [",
-        "64 rows, 64 distinct sizes",
-        "n_params 3e+06 to 4e+09 (8 levels; parameters, counted)",
-        "cross-entropy, nats",
-        "log_huber, delta 0.0",
-        "summed",
-        "Levenberg-Marquardt from 6 starts",
-        "50 wild cluster bootstrap refits",
+        "95 %",
+        "64 rows",
+        "3e+06",
+        "4e+09",
+        "log_huber",
         "AICc",
-        "held out",
-        f"hf_scaling {hs.__version__}, seed 0",
-        "[info] objectives: ",
+        "50 ",
+        hs.__version__,
+        "objectives",
     ):
-        assert words in " ".join(out.split()), words
+        assert value in " ".join(out.split()), value
 
 
-def test_json_has_the_apis_names_and_is_strict(run, chinchilla):
+def test_json_is_strict_and_has_the_names_of_the_api(run, chinchilla):
     status, out, _ = run("fit", chinchilla, "--law", "chinchilla", "--bootstrap", 50, "--json")
     content = strict(out)
     same = hs.fit_law(str(chinchilla), "chinchilla", bootstrap=50)
@@ -86,7 +83,7 @@ def test_json_has_the_apis_names_and_is_strict(run, chinchilla):
     assert {"code", "grade", "text"} == set(content["notes"][0])
 
 
-def test_json_says_null_where_a_number_is_not_finite(run, tmp_path):
+def test_json_has_null_for_numbers_that_are_not_finite(run, tmp_path):
     path = tmp_path / "few.csv"
     pd.DataFrame(study("power_law", 0.05, points=3)).to_csv(path, index=False)
     status, out, _ = run("fit", path, "--law", "power_law", "--bootstrap", 20, "--json")
@@ -128,17 +125,17 @@ def test_parameters_are_tied(run, chinchilla):
     assert found["settings"]["tied"] == [["alpha", "beta"]]
 
 
-def test_out_keeps_the_fit(run, chinchilla, tmp_path):
+def test_out_saves_the_fit(run, chinchilla, tmp_path):
     status, out, err = run(
         "fit", chinchilla, "--law", "chinchilla", "--bootstrap", 20, "--out", tmp_path / "law", "--json"
     )
     kept = hs.LawFit.from_pretrained(tmp_path / "law")
     assert status == 0
     assert kept.params == strict(out)["params"]
-    assert f"kept in {tmp_path / 'law'}" in err
+    assert str(tmp_path / "law") in err
 
 
-def test_supervised_is_a_kept_fit_or_its_parameters(run, tmp_path):
+def test_supervised_is_a_saved_fit_or_its_parameters(run, tmp_path):
     coupled = fit("chinchilla_coupled", study("chinchilla_coupled"))
     coupled.save_pretrained(tmp_path / "coupled")
     pd.DataFrame(study("distillation")).to_csv(tmp_path / "distilled.csv", index=False)
@@ -148,7 +145,7 @@ def test_supervised_is_a_kept_fit_or_its_parameters(run, tmp_path):
     assert first["params"] == second["params"]
 
 
-def test_rows_are_chosen_by_arm_and_stage(run, tmp_path):
+def test_rows_are_selected_by_arm_and_stage(run, tmp_path):
     rows = []
     for arm, drop in (("plain", 1.0), ("distilled", 0.9)):
         for i, x in enumerate(X):
@@ -158,8 +155,7 @@ def test_rows_are_chosen_by_arm_and_stage(run, tmp_path):
     command = ("fit", tmp_path, "--law", "power_law", "--bootstrap", 0)
     status, _, err = run(*command)
     assert status == 2
-    assert "more than one arm: distilled, plain" in err
-    assert "arm=" in err
+    assert all(word in err for word in ("arm", "distilled", "plain"))
     status, out, _ = run(*command, "--arm", "distilled", "--stage", "pretrain", "--json")
     assert strict(out)["params"]["E"] == pytest.approx(0.09, rel=1e-3)
     assert run(*command, "--arm", "plain", "--stage", "finetune")[0] == 2
@@ -168,12 +164,12 @@ def test_rows_are_chosen_by_arm_and_stage(run, tmp_path):
 @pytest.mark.parametrize(
     ("row", "value", "words"),
     [
-        (3, "-1", ["'loss'", "row 3", "line 5 of losses.csv", "logarithm"]),
+        (3, "-1", ["'loss'", "row 3", "line 5 of losses.csv"]),
         (3, "", ["'loss'", "row 3", "line 5 of losses.csv", "nan"]),
         (0, "half", ["'loss'", "row 0", "line 2 of losses.csv", "'half'"]),
     ],
 )
-def test_a_value_that_cannot_be_used_is_found_in_its_file(run, chinchilla, row, value, words):
+def test_an_unusable_value_is_named_by_column_row_and_line(run, chinchilla, row, value, words):
     frame = pd.read_csv(chinchilla).astype(object)
     frame.loc[row, "loss"] = value
     frame.to_csv(chinchilla, index=False)
@@ -184,36 +180,36 @@ def test_a_value_that_cannot_be_used_is_found_in_its_file(run, chinchilla, row, 
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "names"),
     [
-        (["--law", "chinchila"], "did you mean chinchilla"),
-        (["--law", "chinchilla", "--target", "error"], "no column 'error'"),
-        (["--law", "chinchilla", "--map", "loss"], "--map loss: write it as NAME=VALUE"),
-        (["--law", "chinchilla", "--map", "loss=cost"], "no column 'cost'"),
-        (["--law", "chinchilla", "--map", "loss=n_params", "--map", "loss=n_params"], "twice"),
-        (["--law", "chinchilla", "--fix", "E=low"], "low is not a finite number"),
-        (["--law", "chinchilla", "--fix", "F=1"], "'F' is not a parameter"),
-        (["--law", "chinchilla", "--tie", "alpha"], "at least two"),
-        (["--law", "chinchilla", "--bootstrap", "many"], "--bootstrap"),
-        (["--law", "chinchilla", "--weights", "trust"], "no column 'trust'"),
-        (["--law", "chinchilla", "--arm", "plain"], "no column 'arm'"),
-        (["--law", "chinchilla", "--supervised", "E=1"], "supervised"),
-        (["--law", "chinchilla", "--lev", "0.9"], "--lev"),
+        (["--law", "chinchila"], ["chinchila", "chinchilla"]),
+        (["--target", "error"], ["'error'"]),
+        (["--map", "loss"], ["--map loss"]),
+        (["--map", "loss=cost"], ["'cost'"]),
+        (["--map", "loss=n_params", "--map", "loss=n_params"], ["--map", "loss"]),
+        (["--fix", "E=low"], ["--fix", "E", "low"]),
+        (["--fix", "F=1"], ["'F'"]),
+        (["--tie", "alpha"], ["alpha"]),
+        (["--bootstrap", "many"], ["--bootstrap", "many"]),
+        (["--weights", "trust"], ["'trust'"]),
+        (["--arm", "plain"], ["'arm'"]),
+        (["--supervised", "E=1"], ["supervised"]),
+        (["--lev", "0.9"], ["--lev"]),
     ],
 )
-def test_a_mistake_is_one_line_and_status_2(run, chinchilla, flags, words):
-    status, out, err = run("fit", chinchilla, *flags)
+def test_a_mistake_is_one_line_and_status_2(run, chinchilla, flags, names):
+    status, out, err = run("fit", chinchilla, "--law", "chinchilla", *flags)
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert words in err
+    assert all(name in err for name in names), err
 
 
 def test_tables_without_rows_are_refused(run, tmp_path):
     (tmp_path / "head.csv").write_text("n_pretrain,loss\n")
     (tmp_path / "none.csv").write_text("")
-    for name, words in (("head.csv", "no rows"), ("none.csv", "none.csv"), ("text.txt", "text.txt")):
+    for name in ("head.csv", "none.csv", "text.txt"):
         status, _, err = run("fit", tmp_path / name)
         assert (status, err.count("\n")) == (2, 1)
-        assert words in err
+        assert name in err
 
 
 def test_compare_prints_the_ranking(run, tmp_path):
@@ -227,6 +223,7 @@ def test_compare_prints_the_ranking(run, tmp_path):
     assert any(line.split()[:1] == ["last_value"] for line in lines)
     content = strict(run(*command, "--json")[1])
     assert set(content) == {"table", "best", "p_better", "notes"}
+    assert content["best"] == "shifted_power_law"
     assert set(content["table"][0]) == {"law", "holdout_log_rmse", "aicc", "status", "factor_out"}
     assert {row["law"]: row["aicc"] for row in content["table"]}["last_value"] is None
 
@@ -242,4 +239,26 @@ def test_laws_lists_all_or_those_named(run):
     assert "chinchilla" not in out
     status, _, err = run("laws", "m5")
     assert (status, err.count("\n")) == (2, 1)
-    assert "did you mean m4" in err
+    assert "m5" in err and "m4" in err
+
+
+def test_flags_take_hyphens_or_underscores(run, tmp_path):
+    from planted_rows import planted_rows
+
+    hs.ResultsTable([new_row(row) for row in planted_rows()]).save(tmp_path)
+    command = ("boundary", tmp_path, "--bootstrap", 100, "--json")
+    answers = [run(*command, flag, 30_000) for flag in ("--n-params", "--n_params")]
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 0
+    assert run(*command, "--n_params=30000") == answers[0]
+
+
+def test_log_lines_are_printed_on_stderr_while_a_command_runs(capsys):
+    import logging
+
+    from hf_scaling.cli import exit_status
+
+    logger = logging.getLogger("hf_scaling.test")
+    assert exit_status(lambda: logger.info("a line of progress")) == 0
+    logger.info("a line after the command")
+    assert capsys.readouterr() == ("", "a line of progress\n")

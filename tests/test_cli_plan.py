@@ -74,12 +74,12 @@ def test_a_law_of_an_older_version_needs_the_table_of_its_runs(run, study):
     law = ROOT / "tests" / "data" / "law_v1"
     status, _, err = run(law, *ASK)
     assert status == 2 and "flops_per_second" in err
-    status, out, _ = run(law, *ASK, "--runs", study, "--n_params", "1e5")
+    status, out, _ = run(law, *ASK, "--runs", study, "--n-params", "1e5")
     assert status == 0 and "pretrain_compute" in out
 
 
 def test_limits_and_choices_reach_the_plan(run, study):
-    flags = ("--at_most", "n_pretrain=8000", "--reuse", 5, "--n_params", "1e5", "--teacher_free", "--epochs", 10)
+    flags = ("--at-most", "n_pretrain=8000", "--reuse", 5, "--n-params", "1e5", "--teacher-free", "--epochs", 10)
     _, out, _ = run(study, *ASK, "--json", *flags)
     content = json.loads(out)
     assert content["allocation"]["n_pretrain"] == 8000
@@ -94,7 +94,7 @@ def test_limits_and_choices_reach_the_plan(run, study):
         (("--budget", 5, "--cost", "label"), "--cost label"),
         (("--budget", 5, "--cost", "lable=1"), "'lable'; did you mean label"),
         (("--budget", 5), "costs"),
-        (("--budget", 5, "--cost", "label=1", "--n_params", "big"), "big"),
+        (("--budget", 5, "--cost", "label=1", "--n-params", "big"), "big"),
         (("--budget", 5, "--cost", "label=1", "--law", "chinchila"), "did you mean chinchilla"),
     ],
 )

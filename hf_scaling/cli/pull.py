@@ -1,38 +1,29 @@
-"""`hf-scaling pull`: a study from the Hub back to a folder."""
+"""`hf-scaling pull`: a study from the Hub to a folder."""
 
 import argparse
-import sys
 
-HELP = "Bring a study back from the Hub: rows, grid, laws, and the checkpoints that further runs start from."
+HELP = "Download a study from the Hub: rows, grid, laws, and the checkpoints that further runs start from."
 EXAMPLE = "hf-scaling pull org/demo --out studies/demo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("study", metavar="ORG/NAME", help="the study's data set on the Hub")
-    parser.add_argument("--out", metavar="FOLDER", help="where to (default: studies/NAME); merged with what is there")
+    parser.add_argument("study", metavar="ORG/NAME", help="data set of the study on the Hub")
+    parser.add_argument("--out", metavar="FOLDER", help="folder to merge it into (default: studies/NAME)")
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of the data set")
-    parser.add_argument(
-        "--models",
-        default="parents",
-        metavar="WHICH",
-        help="parents (default): what further runs start from or are taught by; all; none",
-    )
+    models_help = "parents (default): checkpoints that further runs start from or are distilled from; all; none"
+    parser.add_argument("--models", default="parents", metavar="WHICH", help=models_help)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Pull, and say how to go on."""
+    """Download the study and print the command that resumes it."""
     from huggingface_hub.utils import disable_progress_bars
 
     from hf_scaling.publishing import pull_study
 
-    # A line a part says how far it is; bars of single files would bury it.
+    # One log line per part shows the progress; bars of single files would hide it.
     disable_progress_bars()
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    folder = pull_study(arguments.study, arguments.out, arguments.revision, arguments.models, say)
+    folder = pull_study(arguments.study, arguments.out, arguments.revision, arguments.models)
     print(f"folder  {folder}")
     if (folder / "grid.yaml").is_file():
         print(f"next    hf-scaling run {folder}/grid.yaml --out {folder}")

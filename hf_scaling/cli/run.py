@@ -1,33 +1,34 @@
-"""`hf-scaling run`: a whole study, from a grid to its table of results."""
+"""`hf-scaling run`: a study, from a grid to its results table."""
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
-HELP = "Make every run of a grid that its study lacks; stop and go on as you like."
-EXAMPLE = "hf-scaling run recipes/grids/demo.yaml --workers 2"
+from hf_scaling.cli._arguments import add_pairs
+from hf_scaling.errors import InputError
+from hf_scaling.text import one_line
+
+HELP = "Train every run of a grid that its study lacks; interrupt and resume at any time."
+EXAMPLE = "hf-scaling run demo --workers 2"
+logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("grid", metavar="GRID.yaml", help="what to run")
-    parser.add_argument("--out", metavar="FOLDER", help="the study's folder (default: studies/NAME)")
-    parser.add_argument("--workers", type=int, metavar="N", help="runs at once (default: one a GPU, else one a core)")
+    parser.add_argument("grid", metavar="GRID.yaml", help="file of a grid, or the name of a shipped one: demo")
+    parser.add_argument("--out", metavar="FOLDER", help="folder of the study (default: studies/NAME)")
+    workers_help = "runs trained at once (default: one per GPU, else one per core)"
+    parser.add_argument("--workers", type=int, metavar="N", help=workers_help)
     parser.add_argument("--engine", default="local", metavar="NAME", help="local (default) or ray")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be run, and what it would cost")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="replace a key of the grid, such as seeds=[0,1] or pretrain.learning_rate=1e-3; may be repeated",
-    )
-    parser.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be trained and what it would cost")
+    set_help = "replace a key of the grid: seeds=[0,1] or pretrain.learning_rate=1e-3; repeat for several"
+    add_pairs(parser, "--set", set_help, "KEY=VALUE")
+    parser.add_argument("--retry-failed", action="store_true", help="train failed runs again")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run and summarise; 1 where some runs failed."""
-    from hf_scaling.errors import InputError
+    """Train the missing runs and summarise the study; 1 where some runs failed."""
     from hf_scaling.grid import Grid
     from hf_scaling.runner import dry_run, loop, machine, status
 
@@ -46,16 +47,17 @@ def run(arguments: argparse.Namespace) -> int:
         failure = error
     print(status.summarise(out))
     print(f"next    {status.next_command(out)}", flush=True)
-    _report(Path(out))
-    if failure is not None:
-        print(f"error: {failure}", file=sys.stderr)
-    return 0 if failure is None else 1
+    _write_report(Path(out))
+    if failure is None:
+        return 0
+    print(f"error: {failure}", file=sys.stderr)
+    return 1
 
 
-def _report(study: Path) -> None:
-    """Write the study's report where its results are newer; what goes wrong is said and changes nothing else."""
-    page, rows = study / "report.html", list((study / "results").glob("*.parquet"))
-    if not rows or (page.exists() and page.stat().st_mtime >= max(row.stat().st_mtime for row in rows)):
+def _write_report(study: Path) -> None:
+    """Write the report of a study whose results are newer than it; a report that fails is a warning only."""
+    page, files = study / "report.html", list((study / "results").glob("*.parquet"))
+    if not files or (page.exists() and page.stat().st_mtime >= max(file.stat().st_mtime for file in files)):
         return
     try:
         from hf_scaling.report import write_report
@@ -65,8 +67,5 @@ def _report(study: Path) -> None:
             print(f"found   {line}")
         print(f"report  {page}", flush=True)
     except Exception as error:
-        line = " ".join(str(error).split())
-        print(
-            f"no report: {type(error).__name__}: {line} (hf-scaling report {study} --debug shows where)",
-            file=sys.stderr,
-        )
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        logger.warning("no report: %s (hf-scaling report %s --debug shows where)", reason, study)

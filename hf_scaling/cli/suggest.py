@@ -1,107 +1,98 @@
-"""`hf-scaling suggest`: which runs to make next."""
+"""`hf-scaling suggest`: the runs to train next."""
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from hf_scaling.cli._fitting import key_values, numbers, read_table, to_json
-from hf_scaling.cli._planning import add_budget_arguments, prices, read_fits
+from hf_scaling.cli._arguments import add_pairs, add_planning_arguments, numbers, read_fits, read_table, to_json
 from hf_scaling.errors import InputError
 
-HELP = "Choose the runs that narrow an interval most for a budget; RESULTS may be a kept law."
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hf_scaling.boundary import Boundary
+    from hf_scaling.fitting import LawFit
+    from hf_scaling.planning.next_runs.suggest import SuggestedRuns
+
+HELP = "Select the runs that narrow an interval most for a budget."
 EXAMPLE = "hf-scaling suggest studies/demo --budget 1e15 --quantity boundary --out next.yaml"
+# Flags that change nothing for a boundary, and their defaults.
+_NOT_FOR_BOUNDARY = dict.fromkeys(("law", "arm", "upstream", "stage", "x", "weights", "runs", "delta")) | {
+    "objective": "log_huber"
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    add_budget_arguments(parser)
+    add_planning_arguments(parser)
     aim = parser.add_argument_group("what to narrow")
-    aim.add_argument(
-        "--quantity",
-        default="prediction",
-        metavar="NAME",
-        help="prediction (default), boundary, or a parameter of the law: G, alpha, E",
-    )
-    aim.add_argument(
-        "--at",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a size of the prediction (default: ten times the largest measured), or of the boundary",
-    )
+    quantity_help = "prediction (default), boundary, or a parameter of the law: G, alpha, E"
+    aim.add_argument("--quantity", default="prediction", metavar="NAME", help=quantity_help)
+    add_pairs(aim, "--at", "a size of the prediction (default: ten times the largest measured), or of the boundary")
     runs = parser.add_argument_group("runs")
-    runs.add_argument("--candidates", metavar="GRID.yaml", help="choose among this grid's runs")
-    runs.add_argument(
-        "--at_most", action="append", default=[], metavar="NAME=VALUE", help="the largest size among the candidates"
-    )
-    runs.add_argument("--grid", metavar="GRID.yaml", help="write runs like this grid's (default: the study's)")
-    runs.add_argument("--out", metavar="NEXT.yaml", help="write them there, for `hf-scaling run`")
-    pace = parser.add_argument_group("compute, where the table does not say")
-    pace.add_argument("--flops_per_param", type=float, metavar="F", help="training FLOPs a parameter and sample")
-    pace.add_argument("--flops_per_second", type=float, metavar="F", help="what an hour is turned into FLOPs by")
-    pace.add_argument("--runs", metavar="RESULTS", help="for a kept law: the table of its runs")
+    runs.add_argument("--candidates", metavar="GRID.yaml", help="select among the runs of this grid")
+    add_pairs(runs, "--at-most", "largest size among the candidates")
+    runs.add_argument("--grid", metavar="GRID.yaml", help="write runs like those of this grid (default: the study's)")
+    runs.add_argument("--out", metavar="NEXT.yaml", help="write a grid for `hf-scaling run`")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Choose, print, write."""
+    """Select the runs, print them, write them as a grid."""
     from hf_scaling.planning import suggest_runs
 
     fit, table = _boundary(arguments) if arguments.quantity == "boundary" else _fit(arguments)
-    found = suggest_runs(
+    study_grid = Path(arguments.results) / "grid.yaml"
+    grid = study_grid if study_grid.is_file() else None
+    suggestion = suggest_runs(
         fit,
         arguments.candidates,
         budget=arguments.budget,
         quantity=arguments.quantity,
-        at=numbers(key_values(arguments.at, "--at"), "--at") or None,
-        costs=prices(arguments) or None,
+        at=numbers(arguments.at, "--at") or None,
+        costs=numbers(arguments.cost, "--cost") or None,
         table=table,
-        grid=arguments.grid or (None if arguments.candidates else _grid_of(arguments.results)),
-        at_most=numbers(key_values(arguments.at_most, "--at_most"), "--at_most") or None,
+        grid=arguments.grid or (None if arguments.candidates else grid),
+        at_most=numbers(arguments.at_most, "--at-most") or None,
         flops_per_param=arguments.flops_per_param,
         flops_per_second=arguments.flops_per_second,
     )
-    print(to_json(_content(found)) if arguments.json else found.summary())
+    print(to_json(_content(suggestion)) if arguments.json else suggestion.summary())
     if arguments.out:
-        found.to_grid(arguments.out)
-        study = arguments.results if _grid_of(arguments.results) else "STUDY"
-        print(f"written to {arguments.out}: hf-scaling run {arguments.out} --out {study} makes them", file=sys.stderr)
+        suggestion.to_grid(arguments.out)
+        study = arguments.results if grid else "STUDY"
+        print(f"written to {arguments.out}; to train: hf-scaling run {arguments.out} --out {study}", file=sys.stderr)
 
 
-def _fit(arguments: argparse.Namespace):
+def _fit(arguments: argparse.Namespace) -> "tuple[LawFit, pd.DataFrame | str | None]":
     fits, table = read_fits(arguments)
     if isinstance(fits, dict):
-        raise InputError(f"the rows hold more than one arm: {', '.join(fits)}; choose one with --arm")
+        raise InputError(f"the rows hold more than one arm: {', '.join(fits)}; select one with --arm")
     if table is not None and arguments.runs:
-        raise InputError("--runs names the table of a kept law: RESULTS is a table already")
+        raise InputError("--runs is for a law: RESULTS is a table already")
     return fits, arguments.runs if table is None else table
 
 
-def _boundary(arguments: argparse.Namespace):
+def _boundary(arguments: argparse.Namespace) -> "tuple[Boundary, pd.DataFrame]":
     from hf_scaling.boundary import find_boundary
 
-    for name in ("law", "arm", "upstream", "stage", "x", "weights", "runs", "delta", "objective"):
-        if getattr(arguments, name) not in (None, "log_huber"):
+    for name, default in _NOT_FOR_BOUNDARY.items():
+        if getattr(arguments, name) != default:
             raise InputError(f"--{name} changes nothing for the boundary: leave it out")
     table = read_table(arguments)
     names = ("target", "downstream", "bootstrap", "level", "seed")
     return find_boundary(table, **{name: getattr(arguments, name) for name in names}), table
 
 
-def _grid_of(results: str) -> Path | None:
-    """The grid of a study folder."""
-    path = Path(results) / "grid.yaml"
-    return path if path.is_file() else None
-
-
-def _content(found) -> dict:
-    aim, (low, high) = found.aim, found.after
+def _content(suggestion: "SuggestedRuns") -> dict[str, Any]:
+    aim, (low, high) = suggestion.aim, suggestion.after
     return {
         "quantity": aim.quantity,
         "before": {"value": aim.value, "low": aim.low, "high": aim.high},
         "after": {"low": low, "high": high},
         "level": aim.level,
-        "runs": found.to_dict("records"),
-        "cost": float(found["cost"].sum()),
+        "runs": suggestion.to_dict("records"),
+        "cost": float(suggestion["cost"].sum()),
         "budget": aim.budget,
         "costs": aim.costs,
         "notes": aim.notes,

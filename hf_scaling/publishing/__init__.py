@@ -1,10 +1,10 @@
 """Checkpoints, results, laws and whole studies to the Hub and back.
 
-Nothing here loads torch: a checkpoint is pushed as the files that it is.
+Nothing here loads torch: a checkpoint is pushed as the files that it consists of.
 """
 
 from hf_scaling.publishing.pull import pull_study
 from hf_scaling.publishing.push import PushAtEnd, kind_of, push_checkpoint, take_push
-from hf_scaling.publishing.study import push_study
+from hf_scaling.publishing.study import Outcome, push_study
 
-__all__ = ["PushAtEnd", "kind_of", "pull_study", "push_checkpoint", "push_study", "take_push"]
+__all__ = ["Outcome", "PushAtEnd", "kind_of", "pull_study", "push_checkpoint", "push_study", "take_push"]

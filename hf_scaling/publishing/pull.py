@@ -1,11 +1,12 @@
-"""A study from the Hub back to a folder, to go on with; of what comes, nothing is trusted."""
+"""A study from the Hub to a folder, to resume it there; nothing that is downloaded is trusted."""
 
 import json
+import logging
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,22 +17,28 @@ from hf_scaling.grid import Grid
 from hf_scaling.publishing.push import check_files
 from hf_scaling.results import ResultsTable, same_values
 
+logger = logging.getLogger(__name__)
+
 FILE = "study.json"
 FORMAT = "hf_scaling.study"
 VERSION = 1
+MODELS = ("parents", "all", "none")
+_GRID = "grid.yaml"
+# The files of a checkpoint; other files of a repository are not downloaded.
+_CHECKPOINT = ["*.json", "*.safetensors", "run.yaml", "README.md", "results/*.parquet"]
 _RUN_ID = re.compile(r"[0-9a-f]{16}")
 _LAW = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_PLACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
+_REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The parts of a study on the Hub.
+    """The parts of a study on the Hub: the content of study.json.
 
     Attributes:
-        models: run_id to the id of the repository that holds its checkpoint.
-        laws: Name of the law's folder to the id of its repository.
-        report: Id of the static Space; None where there is none.
+        models: run_id -> Hub id of its checkpoint.
+        laws: Name of the law's folder -> Hub id of the law.
+        report: Hub id of the static Space; None where there is none.
         collection: Slug of the collection; None where there is none.
     """
 
@@ -41,7 +48,7 @@ class Manifest:
     collection: str | None = None
 
     def merge(self, newer: "Manifest") -> "Manifest":
-        """Both together; where they differ, what `newer` says."""
+        """Both together; where they differ, `newer` counts."""
         return Manifest(
             {**self.models, **newer.models},
             {**self.laws, **newer.laws},
@@ -56,199 +63,175 @@ class Manifest:
 
     @classmethod
     def from_json(cls, content: bytes, where: str) -> "Manifest":
-        """Read study.json, of which nothing is trusted.
+        """Read study.json and check every name in it.
 
         Args:
-            content: The file's content.
+            content: Content of the file.
             where: The repository, for messages.
 
         Raises:
-            InputError: It is no manifest, of a newer version, or a name in it is not what it should be.
+            InputError: Not a manifest, of a newer version, or an invalid name.
         """
+        place = f"{where}: {FILE}"
         try:
             values = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}: {FILE} is not JSON: {error}") from None
+            raise InputError(f"{place} is not JSON: {error}") from None
         if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise InputError(f"{where}: {FILE} is no study of hf_scaling: its format is not {FORMAT!r}")
+            raise InputError(f"{place} is not a study of hf_scaling: its format is not {FORMAT!r}")
         version = values.get("version")
         if not isinstance(version, int) or version > VERSION:
-            raise InputError(f"{where}: {FILE} has version {version}: install a newer hf_scaling")
-        return cls(
-            _ids(values.get("models"), _RUN_ID, "run id", where),
-            _ids(values.get("laws"), _LAW, "name of a law", where),
-            _place(values.get("report"), "report", where),
-            _place(values.get("collection"), "collection", where),
-        )
+            raise InputError(f"{place} has version {version}: install a newer hf_scaling")
+        for name, pattern in (("models", _RUN_ID), ("laws", _LAW)):
+            # A name becomes a folder here.
+            if not isinstance(values.get(name), dict):
+                raise InputError(f"{place}: {name} must be a mapping of names to Hub ids")
+            for key, repo_id in values[name].items():
+                if not pattern.fullmatch(key) or not _is_repo_id(repo_id):
+                    raise InputError(f"{place}: {name} has an invalid entry {key!r}: {repo_id!r}")
+        for name in ("report", "collection"):
+            if values.get(name) is not None and not _is_repo_id(values[name]):
+                raise InputError(f"{place}: {name} {values[name]!r} is invalid")
+        return cls(values["models"], values["laws"], values.get("report"), values.get("collection"))
 
 
-def push_manifest(ours: Manifest, repo_id: str) -> Manifest:
-    """Merge a manifest into the one that a study's data set holds.
+def _is_repo_id(value: Any) -> bool:
+    return isinstance(value, str) and _REPO_ID.fullmatch(value) is not None and ".." not in value
+
+
+def push_manifest(manifest: Manifest, repo_id: str) -> Manifest:
+    """Merge a manifest into study.json in the data set of a study.
 
     Returns:
-        Both together.
+        The merged manifest.
 
     Raises:
-        InputError: What is there is no manifest, or no right to write.
+        InputError: An invalid study.json there, or no right to write.
         PushError: Offline, or the Hub kept failing.
     """
-    merged = ours
+    merged = manifest
 
     def prepare(base: hub.RemoteFolder) -> list:
         from huggingface_hub import CommitOperationAdd
 
         nonlocal merged
-        merged = Manifest.from_json(base.read(FILE), repo_id).merge(ours) if FILE in base.files else ours
+        merged = manifest
+        if FILE in base.files:
+            merged = Manifest.from_json(base.read(FILE), repo_id).merge(manifest)
         return [CommitOperationAdd(FILE, merged.to_json())]
 
     hub.commit(repo_id, "dataset", prepare, "List the parts of the study", create=False)
     return merged
 
 
-def _ids(values: Any, keys: re.Pattern, what: str, where: str) -> dict[str, str]:
-    """Names to Hub ids; a name becomes a folder here, so it must be a plain one."""
-    if not isinstance(values, dict):
-        raise InputError(f"{where}: {FILE} must hold a mapping for every {what}")
-    for name, repo_id in values.items():
-        if not keys.fullmatch(name):
-            raise InputError(f"{where}: {FILE} names {name!r}, which is no {what}")
-        if not _is_place(repo_id):
-            raise InputError(f"{where}: {FILE} names {repo_id!r} for {name}, which is no Hub id")
-    return values
-
-
-def _place(value: Any, what: str, where: str) -> str | None:
-    if value is not None and not _is_place(value):
-        raise InputError(f"{where}: {FILE} names {value!r}, which is no {what} of the Hub")
-    return value
-
-
-def _is_place(value: Any) -> bool:
-    return isinstance(value, str) and _PLACE.fullmatch(value) is not None and ".." not in value
-
-
-MODELS = ("parents", "all", "none")
-_GRID = "grid.yaml"
-# What a checkpoint of ours is made of; whatever else a repository holds stays there.
-_CHECKPOINT = ["*.json", "*.safetensors", "run.yaml", "README.md", "results/*.parquet"]
-Say = Callable[[str], None]
-
-
 def pull_study(
-    repo_id: str,
-    out: str | Path | None = None,
-    revision: str | None = None,
-    models: str = "parents",
-    say: Say = lambda line: None,
+    repo_id: str, out: str | Path | None = None, revision: str | None = None, models: str = "parents"
 ) -> Path:
-    """Bring a study back from the Hub, so that `hf-scaling run` goes on from it.
+    """Download a study from the Hub, so that `hf-scaling run` can resume it.
 
-    Rows are merged with those that the folder holds; checkpoints and laws that are there stay; grid.yaml too.
+    Rows are merged with those in the folder; checkpoints, laws and grid.yaml that exist there stay as they are. Each
+    part is logged.
 
     Args:
-        repo_id: The study's data set, as `push_study` named it.
-        out: The folder; studies/NAME when None.
-        revision: Branch, tag or commit of the data set.
-        models: Which checkpoints: "parents" brings what further runs start from or are taught by (all pretraining
-            runs), "all", or "none"; what a further run needs and is not there is made again.
-        say: Called with a line for each part.
+        repo_id: Hub id of the study's data set.
+        out: Folder to write to; studies/NAME when None.
+        revision: Branch, tag or commit of the data set; the head of main when None.
+        models: Which checkpoints: "parents" are those that further runs start from or are distilled from (all
+            pretraining runs); "all"; or "none". A further run that needs a missing checkpoint trains it again.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: Offline, nothing there, or something in it is refused: the line says what. What came before it is
-            kept, and the same call goes on.
+        InputError: Offline, no such data set, or invalid content in it. Parts that were written before are kept, and
+            the same call continues.
+
+    Example:
+        >>> folder = pull_study("org/demo", "studies/demo")
     """
     if models not in MODELS:
         raise InputError(f"models {models!r}: choose {', '.join(MODELS)}")
     out = Path(out or Path("studies") / repo_id.rpartition("/")[2])
-    beside = hub.download(repo_id, repo_type="dataset", revision=revision, allow_patterns=[FILE, _GRID])
-    manifest = _read_manifest(beside / FILE, repo_id)
+    snapshot = hub.download(repo_id, repo_type="dataset", revision=revision, allow_patterns=[FILE, _GRID])
+    # A data set without study.json is results alone.
+    has_manifest = (snapshot / FILE).is_file()
+    manifest = Manifest.from_json((snapshot / FILE).read_bytes(), repo_id) if has_manifest else Manifest()
     # Of the same commit, whatever is pushed meanwhile.
-    table = ResultsTable.load(repo_id, beside.name)
+    table = ResultsTable.load(repo_id, snapshot.name)
     merged = ResultsTable.open(out / "results").merge(table)
-    _take_grid(beside / _GRID, out / _GRID, say)
+    _copy_grid(snapshot / _GRID, out / _GRID)
     merged.save(out / "results")
-    say(f"{len(table):,} rows of {repo_id}; {out} holds {len(merged):,}")
+    logger.info("%s rows of %s; %s now holds %s", f"{len(table):,}", repo_id, out, f"{len(merged):,}")
     rows = {row["run_id"]: row for row in table.rows()}
-    wanted = _wanted(rows, models)
+    wanted = _runs_to_pull(rows, models)
     for run_id, model in manifest.models.items():
-        if run_id in wanted:
-            _pull_run(model, rows[run_id], out / "runs" / run_id, say)
+        folder = out / "runs" / run_id
+        if run_id in wanted and not folder.exists():
+            _pull_run(model, rows[run_id], folder)
     for name, law in manifest.laws.items():
-        _pull_law(law, out / "laws" / name, say)
+        folder = out / "laws" / name
+        if not folder.exists():
+            from hf_scaling.fitting import LawFit
+
+            LawFit.from_pretrained(law).save_pretrained(folder)
+            logger.info("law %s of %s", name, law)
     return out
 
 
-def _read_manifest(path: Path, where: str) -> Manifest:
-    """What the data set lists; nothing where it is results alone."""
-    return Manifest.from_json(path.read_bytes(), where) if path.is_file() else Manifest()
-
-
-def _take_grid(theirs: Path, ours: Path, say: Say) -> None:
-    """Copy the grid, if it is one, unless another one is here."""
-    if not theirs.is_file():
-        say(f"no {_GRID}: nothing to go on with, but the rows are here")
+def _copy_grid(source: Path, path: Path) -> None:
+    """Copy a valid grid, unless the folder has a different one."""
+    if not source.is_file():
+        logger.warning("no %s on the Hub: the rows are here, but the study cannot be resumed from a grid", _GRID)
         return
-    Grid.load(theirs)
-    content = theirs.read_text(encoding="utf-8")
-    if ours.is_file() and ours.read_text(encoding="utf-8") != content:
-        say(f"{ours} differs from the one on the Hub and stays as it is")
+    Grid.load(source)
+    content = source.read_text(encoding="utf-8")
+    if path.is_file() and path.read_text(encoding="utf-8") != content:
+        logger.warning("%s differs from the one on the Hub and stays as it is", path)
         return
-    files.write_text(ours, content)
+    files.write_text(path, content)
 
 
-def _wanted(rows: Mapping[str, Mapping[str, Any]], models: str) -> set[str]:
-    """The run ids whose checkpoints are to be brought."""
-    if models == "none":
-        return set()
-    if models == "all":
-        return set(rows)
+def _runs_to_pull(rows: Mapping[str, Mapping[str, Any]], models: str) -> set[str]:
+    """The run ids whose checkpoints are downloaded."""
+    if models != "parents":
+        return set(rows) if models == "all" else set()
     started_from = {row[name] for row in rows.values() for name in ("parent", "teacher")}
     return {run_id for run_id, row in rows.items() if row["stage"] == "pretrain" or run_id in started_from}
 
 
-def _pull_run(repo_id: str, row: Mapping[str, Any], folder: Path, say: Say) -> None:
-    """Bring a run's folder, whole or not at all; one that is here stays."""
-    if folder.exists():
-        return
-    there = hub.download(repo_id, allow_patterns=_CHECKPOINT)
-    _check_run(there, row, repo_id)
+def _pull_run(repo_id: str, row: Mapping[str, Any], folder: Path) -> None:
+    """Download the folder of a run, whole or not at all."""
+    snapshot = hub.download(repo_id, allow_patterns=_CHECKPOINT)
+    _check_run(snapshot, row, repo_id)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        # The snapshot is made of links into the cache: the copies are files.
-        for each in sorted(there.rglob("*")):
-            if each.is_file():
-                (aside / each.relative_to(there)).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(each, aside / each.relative_to(there))
-        aside.chmod(0o755)
-        os.replace(aside, folder)
+        # The snapshot consists of links into the cache; the copies are files.
+        for path in sorted(snapshot.rglob("*")):
+            if path.is_file():
+                target = temporary / path.relative_to(snapshot)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+        temporary.chmod(0o755)
+        os.replace(temporary, folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    say(f"model {folder.name} of {repo_id}")
+        shutil.rmtree(temporary, ignore_errors=True)
+    logger.info("model %s of %s", folder.name, repo_id)
 
 
 def _check_run(folder: Path, row: Mapping[str, Any], repo_id: str) -> None:
-    """Refuse what is not the run that the study's row tells of."""
+    """Check that a downloaded checkpoint is that of the study's row and holds nothing that may run code.
+
+    Raises:
+        InputError: It is another run, has no safetensors weights, or files that are refused.
+    """
     run_id = row["run_id"]
-    said = files.read_yaml(folder / "run.yaml", "run")
-    if said.get("run_id") != run_id:
-        raise InputError(f"{repo_id}: its run.yaml is of run {said.get('run_id')!r}, not of {run_id}")
-    found = {each["run_id"]: each for each in ResultsTable.load(folder / "results").rows()}
-    if run_id not in found or not same_values(found[run_id], row):
+    stated = files.read_yaml(folder / "run.yaml", "run").get("run_id")
+    if stated != run_id:
+        raise InputError(f"{repo_id}: its run.yaml is of run {stated!r}, not of {run_id}")
+    rows = {result["run_id"]: result for result in ResultsTable.load(folder / "results").rows()}
+    if run_id not in rows or not same_values(rows[run_id], row):
         raise InputError(f"{repo_id}: its results are not those of run {run_id} in the study")
     if not any(folder.glob("model*.safetensors")):
-        raise InputError(f"{repo_id} holds no weights as model.safetensors; those of other kinds are never taken")
+        raise InputError(f"{repo_id} holds no weights as model.safetensors, the only format that is loaded")
     check_files(folder, repo_id)
-
-
-def _pull_law(repo_id: str, folder: Path, say: Say) -> None:
-    """Bring a law, read and written anew; one that is here stays."""
-    if folder.exists():
-        return
-    from hf_scaling.fitting import LawFit
-
-    LawFit.from_pretrained(repo_id).save_pretrained(folder)
-    say(f"law {folder.name} of {repo_id}")

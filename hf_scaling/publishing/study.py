@@ -1,85 +1,50 @@
-"""A study as a whole to the Hub: its results, models, laws and report, and a collection that shows them together."""
+"""A study to the Hub: its results, models, laws and report, and a collection that shows them together."""
 
+import logging
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_scaling import hub
 from hf_scaling.errors import InputError, PushError
 from hf_scaling.hub import cards
-from hf_scaling.publishing import push
 from hf_scaling.publishing.pull import Manifest, push_manifest
 from hf_scaling.publishing.push import push_checkpoint
 from hf_scaling.results import ResultsTable
 
+if TYPE_CHECKING:
+    from huggingface_hub import Collection
 
-def push_report(
-    page: bytes, n_rows: int, dataset: str, repo_id: str, private: bool | None = None, dry_run: bool = False
-) -> hub.Commit | hub.Planned:
-    """Push a study's report.
-
-    Args:
-        page: report.html.
-        n_rows: How many runs it tells of.
-        dataset: The data set that holds its results on the Hub.
-        repo_id: The Space.
-        private: Whether a Space that is made now is private.
-        dry_run: Write nothing and say what would be written.
-
-    Raises:
-        InputError: No right to write.
-        PushError: Offline, or the Hub kept failing.
-    """
-    content = {"index.html": page, "README.md": _card(dataset, n_rows).encode()}
-
-    def prepare(base: hub.RemoteFolder) -> list:
-        from huggingface_hub import CommitOperationAdd
-
-        return [CommitOperationAdd(name, each) for name, each in content.items()]
-
-    return hub.commit(repo_id, "space", prepare, f"Report of {n_rows:,} runs", private, dry_run)
-
-
-def _card(dataset: str, n_rows: int) -> str:
-    from huggingface_hub import SpaceCardData
-
-    title = f"{dataset.rpartition('/')[2]}: report"
-    head = SpaceCardData(
-        title=title,
-        emoji="📉",
-        colorFrom="gray",
-        colorTo="green",
-        sdk="static",
-        pinned=False,
-        license="apache-2.0",
-        datasets=[dataset],
-        tags=["hf_scaling", "scaling-laws"],
-    )
-    return cards.render_card("report_space", {"title": title, "repo_id": dataset, "n_rows": f"{n_rows:,}"}, head)
-
+logger = logging.getLogger(__name__)
 
 MODELS = ("all", "best", "none")
-# Parts in a row that fail before the rest is not tried any more: the Hub is down then.
-_ENOUGH = 2
+REPORT = "report.html"
+# After this number of failures in a row the remaining parts are not tried: the Hub is down then.
+_MOST_FAILURES = 2
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_]|[.-](?![.-]))*")
-_LONGEST = 60  # of the 96 characters that the Hub takes, to leave room for -LAW
-# A line of text stands for what is no commit.
+_LONGEST_NAME = 60  # of the 96 characters that the Hub allows, to leave room for -LAW
+_LONGEST_LAW = 35
+# Folders in laws/ with this prefix belong to the report; others are the user's own.
+_LAW_PREFIX = "law-"
+_LONGEST_NOTE, _LONGEST_TITLE, _LONGEST_DESCRIPTION = 500, 59, 150
+_ITEM_TYPES = {"results": "dataset", "report": "space", "model": "model", "law": "model"}
+# What pushing a part returns; a text where there is no commit.
 Written = hub.Commit | hub.Planned | str
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a study: what it is, where it goes, and how it gets there.
+    """One part of a study.
 
     Attributes:
-        kind: "results", "model", "law" or "report".
-        name: The run id of a model, the folder's name of a law; "" otherwise.
-        repo_id: Where.
-        push: Brings it there.
-        note: What a collection says beside it.
+        kind: "results", "model", "law", "report" or "collection".
+        name: The run id of a model, the folder name of a law; else "".
+        repo_id: Repository on the Hub.
+        push: Pushes the part.
+        note: Text beside it in the collection.
     """
 
     kind: str
@@ -91,13 +56,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How pushing a part ended.
+    """The result of pushing one part.
 
     Attributes:
-        kind: The part's; "collection" for the last step, which lists and shows the others.
-        repo_id: Where.
-        written: What was written, or would be; None where it did not arrive.
-        error: Why it did not; None where it did.
+        kind: Kind of the part; "collection" for the last step, which lists and shows the others.
+        repo_id: Repository on the Hub.
+        written: What was written, or would be; None where the part did not arrive.
+        error: Why it did not arrive; None where it did.
     """
 
     kind: str
@@ -113,53 +78,61 @@ def push_study(
     models: str = "all",
     private: bool | None = None,
     dry_run: bool = False,
-    say: Callable[[Outcome, int, int], None] = lambda outcome, number, total: None,
+    on_outcome: Callable[[Outcome, int, int], None] | None = None,
 ) -> list[Outcome]:
-    """Push a study folder: results first, then models, laws and report, and a collection of them all.
+    """Push the folder of a study: results first, then models, laws and report, and a collection of them all.
 
-    Each part is a repository of its own: the data set NAMESPACE/NAME, models NAMESPACE/NAME-RUN_ID, laws
-    NAMESPACE/NAME-LAW, the Space NAMESPACE/NAME-report. What is there already is not written again, so the same call
-    finishes what an earlier one could not.
+    Each part is a repository: the data set NAMESPACE/NAME, models NAMESPACE/NAME-RUN_ID, laws NAMESPACE/NAME-LAW, the
+    Space NAMESPACE/NAME-report. Equal files are not written again, so the same call finishes an interrupted one.
 
     Args:
-        folder: The study: grid.yaml, results/, runs/, laws/ (folders that `fit --out` wrote), report.html. Without
-            laws, or with a report older than the results, report and laws are worked out and written first.
+        folder: The study: grid.yaml, results/, runs/, laws/ (folders written by `fit --out`), report.html. Without
+            laws, or with a report older than the results, report and laws are written first.
         namespace: A user or an organisation.
-        name: What the study is called there; the folder's name when None.
+        name: Name of the study on the Hub; the name of the folder when None.
         models: "all"; "best": of each model on each data set the run with the smallest error; or "none".
-        private: Whether repositories that are made now are private; the account's default when None.
-        dry_run: Write nothing and say what would be written.
-        say: Called with each part's outcome as soon as it is known, its number and how many there are.
+        private: Whether new repositories are private; the account's default when None.
+        dry_run: Describe what would be written, and write nothing.
+        on_outcome: Called with each outcome as soon as it is known, its number, and the number of all parts.
 
     Returns:
-        The outcomes, those that did not arrive among them.
+        The outcomes of all parts, those that did not arrive included.
 
     Raises:
-        InputError: No study there, a name that the Hub does not take, or results that contradict those there. Nothing
-            was written.
+        InputError: No study in the folder, an invalid name, or results that contradict those on the Hub. Nothing was
+            written.
         PushError: The results did not arrive. Nothing else was tried.
+
+    Example:
+        >>> outcomes = push_study("studies/demo", "org", private=True)
+        >>> [outcome.repo_id for outcome in outcomes if outcome.error]
     """
     if models not in MODELS:
         raise InputError(f"models {models!r}: choose {', '.join(MODELS)}")
     study = _Study(Path(folder), namespace, name, models, private, dry_run)
     results = study.results()
-    first = Outcome(results.kind, results.repo_id, results.push())
-    study.work_out_answers()
-    arrived, outcomes, failed = [results], [first], 0
+    outcomes = [Outcome(results.kind, results.repo_id, results.push())]
+    study.update_report()
+    arrived = [results]
     parts = [*study.parts(), Part("collection", "", study.repo_id, lambda: study.show(arrived))]
-    say(first, 1, len(parts) + 1)
+    failures = 0
+    if on_outcome:
+        on_outcome(outcomes[0], 1, len(parts) + 1)
     for part in parts:
-        outcome = _attempt(part, failed)
-        failed = failed + 1 if outcome.error else 0
-        arrived += [] if outcome.error else [part]
+        if failures >= _MOST_FAILURES:
+            outcome = Outcome(part.kind, part.repo_id, error="not tried, since the parts before it did not arrive")
+        else:
+            outcome = _push(part)
+        failures = failures + 1 if outcome.error else 0
+        if not outcome.error:
+            arrived.append(part)
         outcomes.append(outcome)
-        say(outcome, len(outcomes), len(parts) + 1)
+        if on_outcome:
+            on_outcome(outcome, len(outcomes), len(parts) + 1)
     return outcomes
 
 
-def _attempt(part: Part, failed: int) -> Outcome:
-    if failed >= _ENOUGH:
-        return Outcome(part.kind, part.repo_id, error="not tried, since the parts before it did not arrive")
+def _push(part: Part) -> Outcome:
     try:
         return Outcome(part.kind, part.repo_id, part.push())
     except (InputError, PushError) as error:
@@ -167,7 +140,7 @@ def _attempt(part: Part, failed: int) -> Outcome:
 
 
 class _Study:
-    """A study's folder, and where each part of it goes."""
+    """The folder of a study, and the repository of each part of it."""
 
     def __init__(
         self, folder: Path, namespace: str, name: str | None, models: str, private: bool | None, dry_run: bool
@@ -178,116 +151,245 @@ class _Study:
         self.table = ResultsTable.load(folder)
         self.no_report = ""
 
-    def work_out_answers(self) -> None:
-        """Write report and laws where they are absent or older than the results; in a dry run only say so."""
-        if not push.are_outdated(self.folder):
+    def update_report(self) -> None:
+        """Write report and laws where they are missing or older than the results; in a dry run only note that."""
+        if not _is_outdated(self.folder):
             return
         if self.options["dry_run"]:
-            self.no_report = "would be made of the results first, with the laws that it rests on"
+            self.no_report = "would be written from the results first, with its laws"
             return
-        print(f"{self.folder}: writing the report and its laws first", file=sys.stderr, flush=True)
+        logger.info("%s: writing the report and its laws first", self.folder)
         try:
-            push.refresh(self.folder)
+            _write_report(self.folder)
         except InputError as error:
             self.no_report = str(error)
 
     def results(self) -> Part:
-        """The rows and the grid: what must arrive before anything else is tried."""
-        return Part("results", "", self.repo_id, self._push_results, f"{len(self.table):,} runs, one row each")
+        """The rows and the grid, which must arrive before anything else is tried."""
+        grid = self.folder / "grid.yaml"
+        beside = {"grid.yaml": grid.read_bytes()} if grid.is_file() else {}
+
+        def push() -> Written:
+            return self.table.push_to_hub(self.repo_id, beside=beside, **self.options)
+
+        return Part("results", "", self.repo_id, push, f"{len(self.table):,} runs, one row each")
 
     def parts(self) -> Iterator[Part]:
-        """All other parts, in the order in which they go."""
-        rows = self._chosen_rows()
+        """The other parts, in the order in which they are pushed."""
+        rows = self._rows_with_models()
         places = {row["run_id"]: f"{self.repo_id}-{row['run_id']}" for row in rows}
         for row in rows:
             run_id = row["run_id"]
-            yield Part("model", run_id, places[run_id], self._model_pusher(run_id, places), describe_run(row))
+            yield Part("model", run_id, places[run_id], self._model_push(run_id, places), describe_run(row))
         for path in sorted(self.folder.glob("laws/*/law.json")):
-            name = _checked(path.parent.name, "name of a law's folder")
-            yield Part(
-                "law", name, f"{self.repo_id}-{name}", self._law_pusher(path.parent), "a law fitted to the results"
-            )
-        report = f"{self.repo_id}-report"
-        yield Part("report", "", report, lambda: self._push_report(report), "figures, laws and answers on one page")
+            law = _checked(path.parent.name, "name of a law's folder")
+            repo_id = f"{self.repo_id}-{law}"
+            yield Part("law", law, repo_id, self._law_push(path.parent, repo_id), "a law fitted to the results")
+        repo_id = f"{self.repo_id}-report"
+        note = "figures, laws and answers on one page"
+        yield Part("report", "", repo_id, lambda: self._push_report(repo_id), note)
 
-    def show(self, parts: list[Part]) -> Written:
+    def show(self, parts: Sequence[Part]) -> Written:
         """List the parts that arrived in study.json, and show them in a collection."""
         if self.options["dry_run"]:
-            return f"would show {len(parts)} repositories together, and list them in study.json"
-        ours = Manifest(
+            return f"would show {len(parts)} repositories in a collection, and list them in study.json"
+        manifest = Manifest(
             {part.name: part.repo_id for part in parts if part.kind == "model"},
             {part.name: part.repo_id for part in parts if part.kind == "law"},
             next((part.repo_id for part in parts if part.kind == "report"), None),
         )
-        known = push_manifest(ours, self.repo_id)
-        slug = push.show(known.collection, self.repo_id, parts, self.options["private"])
+        slug = push_manifest(manifest, self.repo_id).collection
+        slug = show_in_collection(slug, self.repo_id, parts, self.options["private"])
         push_manifest(Manifest(collection=slug), self.repo_id)
         return f"{len(parts)} repositories in the collection {slug}"
 
-    def _push_results(self) -> Written:
-        grid = self.folder / "grid.yaml"
-        beside = {"grid.yaml": grid.read_bytes()} if grid.is_file() else {}
-        return self.table.push_to_hub(self.repo_id, beside=beside, **self.options)
+    def _rows_with_models(self) -> list[dict[str, Any]]:
+        """The rows whose checkpoints are pushed: teachers and parents before the runs that name them."""
+        if self.models == "none":
+            return []
+        runs = self.folder / "runs"
+        rows = [row for row in self.table.rows() if (runs / row["run_id"] / "model.safetensors").is_file()]
+        if self.models == "best":
+            best: dict[tuple, dict[str, Any]] = {}
+            for row in rows:
+                key = tuple(row[name] for name in ("stage", "model", "n_params", "upstream", "downstream"))
+                if key not in best or _score(row) < _score(best[key]):
+                    best[key] = row
+            rows = list(best.values())
+        return sorted(
+            rows, key=lambda row: (row["stage"] == "finetune", row["arm"] == "distilled", row["n_params"] or 0)
+        )
 
-    def _model_pusher(self, run_id: str, places: Mapping[str, str]) -> Callable[[], Written]:
+    def _model_push(self, run_id: str, places: Mapping[str, str]) -> Callable[[], Written]:
         folder = self.folder / "runs" / run_id
         return lambda: push_checkpoint(folder, places[run_id], places=places, **self.options)
 
-    def _law_pusher(self, folder: Path) -> Callable[[], Written]:
+    def _law_push(self, folder: Path, repo_id: str) -> Callable[[], Written]:
         from hf_scaling.fitting import LawFit
 
-        told = {**self.options, "dataset": self.repo_id}
-        return lambda: LawFit.from_pretrained(folder).push_to_hub(f"{self.repo_id}-{folder.name}", **told)
+        options = {**self.options, "dataset": self.repo_id}
+        return lambda: LawFit.from_pretrained(folder).push_to_hub(repo_id, **options)
 
     def _push_report(self, repo_id: str) -> Written:
         if self.no_report and self.options["dry_run"]:
             return self.no_report
         if self.no_report:
             raise InputError(f"no report: {self.no_report}")
-        page = (self.folder / push.REPORT).read_bytes()
+        page = (self.folder / REPORT).read_bytes()
         return push_report(page, len(self.table), self.repo_id, repo_id, **self.options)
 
-    def _chosen_rows(self) -> list[dict[str, Any]]:
-        """The rows whose checkpoints are pushed: teachers and parents before what came from them."""
-        if self.models == "none":
-            return []
-        rows = [
-            row for row in self.table.rows() if (self.folder / "runs" / row["run_id"] / "model.safetensors").is_file()
-        ]
-        if self.models == "best":
-            rows = _best_rows(rows)
-        return sorted(
-            rows, key=lambda row: (row["stage"] == "finetune", row["arm"] == "distilled", row["n_params"] or 0)
-        )
+
+def push_report(
+    page: bytes, n_rows: int, dataset: str, repo_id: str, private: bool | None = None, dry_run: bool = False
+) -> hub.Commit | hub.Planned:
+    """Push the report of a study to a static Space.
+
+    Args:
+        page: Content of report.html.
+        n_rows: Number of runs in it.
+        dataset: Hub id of the data set with the results.
+        repo_id: Hub id of the Space.
+        private: Whether a new Space is private; the account's default when None.
+        dry_run: Describe what would be written, and write nothing.
+
+    Raises:
+        InputError: No right to write.
+        PushError: Offline, or the Hub kept failing.
+    """
+    title = f"{dataset.rpartition('/')[2]}: report"
+    head = {
+        "title": title,
+        "emoji": "📉",
+        "colorFrom": "gray",
+        "colorTo": "green",
+        "sdk": "static",
+        "pinned": False,
+        "license": "apache-2.0",
+        "datasets": [dataset],
+        "tags": ["hf_scaling", "scaling-laws"],
+    }
+    values = {"title": title, "repo_id": dataset, "n_rows": f"{n_rows:,}"}
+    content = {"index.html": page, "README.md": cards.render_card("report_space", values, head).encode()}
+
+    def prepare(base: hub.RemoteFolder) -> list:
+        from huggingface_hub import CommitOperationAdd
+
+        return [CommitOperationAdd(name, file) for name, file in content.items()]
+
+    return hub.commit(repo_id, "space", prepare, f"Report of {n_rows:,} runs", private, dry_run)
 
 
-def _best_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each model on each data set, the row with the smallest error, or loss where there is no error."""
-    best: dict[tuple, dict[str, Any]] = {}
-    for row in rows:
-        key = (row["stage"], row["model"], row["n_params"], row["upstream"], row["downstream"])
-        if key not in best or _score(row) < _score(best[key]):
-            best[key] = row
-    return list(best.values())
+def show_in_collection(slug: str | None, repo_id: str, parts: Sequence[Part], private: bool | None) -> str:
+    """Add parts of a study to its collection, which is created where it does not exist.
+
+    Args:
+        slug: The collection of an earlier push; None where there is none.
+        repo_id: Hub id of the study's data set.
+        parts: The parts; those already in the collection stay as they are.
+        private: Whether a new collection is private.
+
+    Returns:
+        The slug of the collection.
+
+    Raises:
+        InputError: No right to write.
+        PushError: Offline, or the Hub kept failing; the same call continues.
+    """
+    from huggingface_hub import HfApi
+
+    with hub.push_errors(f"the collection of {repo_id}"):
+        collection = hub.retried(lambda: _collection(slug, repo_id, private))
+        shown = {(item.item_type, item.item_id) for item in collection.items}
+        for part in parts:
+            item = (part.repo_id, _ITEM_TYPES[part.kind])
+            note = part.note[:_LONGEST_NOTE] or None
+            if item[::-1] not in shown:
+                hub.retried(
+                    lambda item=item, note=note: HfApi().add_collection_item(
+                        collection.slug, *item, note=note, exists_ok=True
+                    )
+                )
+        return collection.slug
 
 
-def _score(row: Mapping[str, Any]) -> tuple[float, float]:
+def _collection(slug: str | None, repo_id: str, private: bool | None) -> "Collection":
+    """The collection of a study; a new one where it was removed."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if slug is not None:
+        try:
+            return HfApi().get_collection(slug)
+        except HfHubHTTPError as error:
+            if error.response.status_code != 404:
+                raise
+    namespace, _, name = repo_id.partition("/")
+    description = f"A study made with hf_scaling: results, models, laws and report of {name}"
+    return HfApi().create_collection(
+        name[:_LONGEST_TITLE],
+        namespace=namespace,
+        description=description[:_LONGEST_DESCRIPTION],
+        private=bool(private),
+        exists_ok=True,
+    )
+
+
+def _is_outdated(folder: Path) -> bool:
+    """Whether a study has no report, no law, or rows that are newer than its report."""
+    report = folder / REPORT
+    newest = max((file.stat().st_mtime for file in (folder / "results").glob("*.parquet")), default=0.0)
+    return not report.is_file() or report.stat().st_mtime < newest or not any(folder.glob("laws/*/law.json"))
+
+
+def _write_report(folder: Path) -> None:
+    """Write the report of a study, and the law of each part, target and arm in it as laws/law-NAME.
+
+    Raises:
+        InputError: The rows cannot be used.
+    """
+    from hf_scaling.report import write_report
+
+    findings = write_report(ResultsTable.load(folder), folder / REPORT)
+    for old in folder.glob(f"laws/{_LAW_PREFIX}*"):
+        shutil.rmtree(old)
+    counts: dict[str, int] = {}
+    for part in findings.parts:
+        for law in part.laws:
+            if law.fit is not None:
+                name = _law_name(law.target, law.arm.label, part.part.title)
+                counts[name] = counts.get(name, 0) + 1
+                number = f"-{counts[name]}" if counts[name] > 1 else ""
+                law.fit.save_pretrained(folder / "laws" / f"{name}{number}")
+
+
+def _law_name(*words: str) -> str:
+    """Words as a name that the Hub allows: law-loss-plain-glyphs-digits; cut after a whole word where too long."""
+    name = _LAW_PREFIX.rstrip("-")
+    for word in re.findall(r"[a-z0-9]+", " ".join(words).lower().replace(", then ", " ")):
+        if len(name) + 1 + len(word) > _LONGEST_LAW - len("-99"):
+            break
+        name = f"{name}-{word}"
+    return name
+
+
+def _score(row: Mapping[str, Any]) -> tuple[float, ...]:
+    """Error and loss, by which runs are compared."""
     return tuple(float("inf") if row[name] is None else row[name] for name in ("error", "loss"))
 
 
 def describe_run(row: Mapping[str, Any]) -> str:
-    """A run in a few words, for a list of many."""
+    """A run in one line."""
     origin = f"from {row['parent']}" if row["parent"] else "from scratch"
-    images = f"pretrained on {row['n_pretrain']:,} of {row['upstream']}" if row["n_pretrain"] else origin
+    pretrained = f"pretrained on {row['n_pretrain']:,} of {row['upstream']}" if row["n_pretrain"] else origin
     tuned = f", fine-tuned on {row['n_finetune']:,} of {row['downstream']}" if row["n_finetune"] else ""
     error = "" if row["error"] is None else f": error {row['error']:.4f}"
-    return f"{row['model']} {row['arm']}, {images}{tuned}{error}"
+    return f"{row['model']} {row['arm']}, {pretrained}{tuned}{error}"
 
 
 def _checked(name: str, what: str) -> str:
-    """`name`, if the Hub takes it as part of an id."""
-    if len(name) > _LONGEST or not _NAME.fullmatch(name) or name.endswith((".git", ".ipynb")):
+    """`name`, if the Hub allows it as part of an id."""
+    if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name) or name.endswith((".git", ".ipynb")):
         raise InputError(
-            f"{what} {name!r}: choose one of letters and digits, with single - . _ between them, {_LONGEST} at most"
+            f"{what} {name!r}: use letters and digits, with single - . _ between them, {_LONGEST_NAME} at most"
         )
     return name

@@ -1,0 +1,237 @@
+"""What the commands share: flags over RESULTS, budgets, NAME=VALUE arguments, the table or law to load, JSON."""
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_scaling.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hf_scaling.fitting import LawFit
+
+#: The flags that choose rows and columns and those of a fit; their values are keywords of the Python API.
+_ROWS: dict[str, dict[str, Any]] = {
+    "target": {"default": "loss", "metavar": "COLUMN", "help": "column to fit (default: loss)"},
+    "x": {"metavar": "COLUMN", "help": "column of the variable of a law of one variable (default: n_pretrain)"},
+    "arm": {"metavar": "VALUE", "help": "use the rows of this arm only: plain or distilled"},
+    "upstream": {"metavar": "VALUE", "help": "use the rows of this upstream set only"},
+    "downstream": {"metavar": "VALUE", "help": "use the rows of this downstream set only"},
+    "stage": {"metavar": "VALUE", "help": "use the rows of this stage only: pretrain or finetune"},
+    "teacher": {"metavar": "VALUE", "help": "use the distilled rows of this teacher only"},
+    "weights": {"metavar": "COLUMN", "help": "column of positive weights (default: equal, or from n_eval)"},
+}
+_FITTING: dict[str, dict[str, Any]] = {
+    "objective": {"default": "log_huber", "metavar": "NAME", "help": "log_huber (default), log_mse or mse"},
+    "delta": {"type": float, "metavar": "D", "help": "threshold of log_huber (default: from the residuals)"},
+    "bootstrap": {"type": int, "default": 1000, "metavar": "N", "help": "bootstrap refits (default: 1000)"},
+    "method": {"default": "wild", "metavar": "NAME", "help": "bootstrap: wild (default) or pairs"},
+    "level": {"type": float, "default": 0.95, "metavar": "P", "help": "level of the intervals (default: 0.95)"},
+    "seed": {"type": int, "default": 0, "metavar": "N", "help": "seed of the starts and draws (default: 0)"},
+}
+#: What most commands take; `boundary` takes fewer.
+ROWS = ("target", "x", "arm", "upstream", "downstream", "stage", "weights")
+INTERVALS = ("bootstrap", "level")
+_RESULTS = ".parquet or .csv file, folder, study, or Hub id"
+
+
+def add_results_arguments(
+    parser: argparse.ArgumentParser,
+    rows: Sequence[str] = ROWS,
+    fitting: Sequence[str] = ("objective", "delta", "seed"),
+    or_law: bool = False,
+) -> None:
+    """Declare RESULTS, --map, --json and the flags of rows and fits.
+
+    Args:
+        parser: The command's.
+        rows: Names of the flags that choose rows and columns.
+        fitting: Names of the flags of a fit.
+        or_law: Whether RESULTS may also be the folder or the Hub id of a fitted law.
+    """
+    name, also = ("RESULTS_OR_LAW", "; or a law saved by `fit --out`") if or_law else ("RESULTS", "")
+    parser.add_argument("results", metavar=name, help=_RESULTS + also)
+    for title, names, flags in (("rows and columns", rows, _ROWS), ("fitting", fitting, _FITTING)):
+        group = parser.add_argument_group(title)
+        for flag in names:
+            group.add_argument(f"--{flag}", **flags[flag])
+        if flags is _ROWS:
+            add_pairs(group, "--map", "name of a foreign column: n_pretrain=images; repeat for several", "OURS=THEIRS")
+    parser.add_argument("--json", action="store_true", help="print JSON, with the names of the Python API")
+
+
+def add_budget_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Declare --budget and --cost."""
+    group = parser.add_argument_group("budget")
+    group.add_argument("--budget", type=float, required=required, metavar="B", help="in the unit of the costs")
+    add_pairs(group, "--cost", "price of a label, pretrain_image, flop or hour; repeat for several; others are free")
+
+
+def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare RESULTS_OR_LAW, the law to fit, its intervals, the budget, and how fast runs are."""
+    add_results_arguments(parser, fitting=("objective", "delta", "seed", *INTERVALS), or_law=True)
+    parser.add_argument("--law", metavar="NAME", help="see `hf-scaling laws`; auto selects (default: by the sizes)")
+    add_budget_arguments(parser)
+    speed = parser.add_argument_group("compute, where the table has no measurements")
+    speed.add_argument("--flops-per-param", type=float, metavar="F", help="training FLOPs per parameter and sample")
+    speed.add_argument("--flops-per-second", type=float, metavar="F", help="FLOPs per second, to price an hour")
+    speed.add_argument("--runs", metavar="RESULTS", help="for a law: table with train_flops, samples_seen, seconds")
+
+
+def add_pairs(parser: argparse._ActionsContainer, flag: str, help: str, metavar: str = "NAME=VALUE") -> None:
+    """Declare a flag that may be repeated and takes NAME=VALUE."""
+    parser.add_argument(flag, action="append", default=[], metavar=metavar, help=help)
+
+
+def keywords(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The shared flags of rows and fits that the command has, as keyword arguments of the Python API."""
+    return {name: value for name, value in vars(arguments).items() if name in _ROWS or name in _FITTING}
+
+
+def pairs(given: Sequence[str], flag: str) -> dict[str, str]:
+    """Repeated NAME=VALUE arguments as a dict.
+
+    Raises:
+        InputError: No "=", an empty side, or a repeated name.
+    """
+    values: dict[str, str] = {}
+    for text in given:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            raise InputError(f"{flag} {text}: write it as NAME=VALUE")
+        if name in values:
+            raise InputError(f"{flag} {name}: given twice")
+        values[name] = value
+    return values
+
+
+def numbers(given: Sequence[str], flag: str) -> dict[str, float]:
+    """Repeated NAME=NUMBER arguments as a dict.
+
+    Raises:
+        InputError: As `pairs`, or a value that is not a finite number.
+    """
+    values = {}
+    for name, text in pairs(given, flag).items():
+        try:
+            values[name] = float(text)
+        except ValueError:
+            values[name] = math.nan
+        if not math.isfinite(values[name]):
+            raise InputError(f"{flag} {name}={text}: {text} is not a finite number")
+    return values
+
+
+def read_table(arguments: argparse.Namespace) -> "pd.DataFrame":
+    """Load RESULTS, with its columns renamed by --map.
+
+    Returns:
+        The rows; the index names each row by its number and by its run id or its line in a CSV, for messages.
+
+    Raises:
+        InputError: Not readable, no rows, or --map names a column that is missing.
+    """
+    from hf_scaling.results import ResultsTable
+
+    frame = ResultsTable.load(arguments.results).to_pandas()
+    if frame.empty:
+        raise InputError(f"{arguments.results} holds no rows")
+    # Rows are counted from 0 as pandas does, lines from 1, of which the first is the header.
+    if "run_id" in frame.columns:
+        frame.index = [f"{number} (run {run_id})" for number, run_id in enumerate(frame["run_id"])]
+    elif arguments.results.endswith(".csv"):
+        file = Path(arguments.results).name
+        frame.index = [f"{number} (line {number + 2} of {file})" for number in range(len(frame))]
+    columns = pairs(arguments.map, "--map")
+    for ours, theirs in columns.items():
+        if theirs not in frame.columns:
+            raise InputError(
+                f"--map {ours}={theirs}: the table has no column {theirs!r}; its columns: {', '.join(frame.columns)}"
+            )
+    others = frame.drop(columns=[name for name in {*columns, *columns.values()} if name in frame.columns])
+    return others.assign(**{ours: frame[theirs] for ours, theirs in columns.items()})
+
+
+def read_fits(
+    arguments: argparse.Namespace,
+) -> "tuple[LawFit | dict[str, LawFit], pd.DataFrame | None]":
+    """Load the law at RESULTS_OR_LAW, or fit laws to the table there.
+
+    Returns:
+        The fit, or arm -> fit where the rows hold both arms and --arm selects none; and the table, None for a law.
+
+    Raises:
+        InputError: Neither a law nor a table, or flags for a table where there is a law.
+    """
+    where = arguments.results
+    law, table = _load_law_or_table(arguments)
+    if law is None:
+        arms = _arms(table, arguments.stage) if arguments.arm is None else []
+        if len(arms) < 2:
+            return _fit(table, arguments, arguments.arm), table
+        return {arm: _fit(table, arguments, arm) for arm in arms}, table
+    for name in ("arm", "upstream", "downstream", "stage", "x", "weights", "law"):
+        if getattr(arguments, name) is not None:
+            raise InputError(f"--{name} selects rows of a table, but {where} is a fitted law: leave it out")
+    return law, None
+
+
+def _load_law_or_table(arguments: argparse.Namespace) -> "tuple[LawFit | None, pd.DataFrame | None]":
+    from hf_scaling.fitting import LawFit
+
+    where = arguments.results
+    if (Path(where) / "law.json").is_file():
+        return LawFit.from_pretrained(where), None
+    try:
+        return None, read_table(arguments)
+    except InputError as no_table:
+        if Path(where).exists() or Path(where).is_absolute():
+            raise
+        # A Hub id may name either.
+        try:
+            return LawFit.from_pretrained(where), None
+        except InputError as no_law:
+            raise InputError(f"{where} is neither a table ({no_table}) nor a law ({no_law})") from None
+
+
+def _arms(table: "pd.DataFrame", stage: str | None) -> list[str]:
+    """The arms in the rows of a stage: by default finetune where there are such rows."""
+    from hf_scaling.fitting.rows import Columns
+
+    columns = Columns.of(table)
+    stages = columns.distinct("stage")
+    wanted = stage or ("finetune" if "finetune" in stages else None)
+    if wanted and stages:
+        columns = columns.where(columns.data["stage"].astype(str) == wanted, f"stage {wanted!r}")
+    return columns.distinct("arm")
+
+
+def _fit(table: "pd.DataFrame", arguments: argparse.Namespace, arm: str | None) -> "LawFit":
+    from hf_scaling.fitting import fit_law
+    from hf_scaling.planning.budget import default_law
+
+    options = keywords(arguments) | {"arm": arm}
+    law = arguments.law
+    if law is None:
+        law, x = default_law(table, arguments.stage)
+        options["x"] = arguments.x or x
+    return fit_law(table, law, **options, zeros="leave_out")
+
+
+def to_json(content: Mapping[str, Any]) -> str:
+    """Strict JSON: null for numbers that are not finite."""
+    return json.dumps(_plain(content), indent=1, allow_nan=False, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    return float(value) if math.isfinite(value) else None
