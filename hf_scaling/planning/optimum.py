@@ -13,6 +13,8 @@ from hf_scaling.fitting.rows import SIZES, note
 from hf_scaling.planning.costs import CostModel
 from hf_scaling.text import format_whole
 
+#: n_params, n_pretrain and n_finetune to equally long arrays.
+Sizes = dict[str, np.ndarray]
 # How far beyond the measured sizes an optimum is searched for, as a factor.
 _REACH, _MODEL_REACH = 1e6, 1e3
 
@@ -59,14 +61,7 @@ def make_problem(
     n_params: float | Sequence[float] | str | None,
     at_most: Mapping[str, float],
 ) -> Problem:
-    """Check what a law, its costs and the user's limits allow.
-
-    Args:
-        fit: The law.
-        costs: Costs of sizes.
-        compute: Samples, FLOPs and pace of the runs behind the law.
-        n_params: One or several sizes to choose among, "any", or None for the measured ones.
-        at_most: n_pretrain and n_finetune to the most that is available.
+    """The problem that a law, its costs and the arguments `n_params` and `at_most` of `plan` set.
 
     Raises:
         InputError: A variable of the law is not a size that can be bought, none has a price, a limit is unusable, or
@@ -78,13 +73,10 @@ def make_problem(
         raise InputError(
             f"{fit.law} depends on {', '.join(others)}, which no budget buys: fit a law of {', '.join(SIZES)} alone"
         )
-    first, last = (
-        float(fit.values({column: np.array([span[end]]) for column, span in ranges.items()})[0]) for end in (0, 1)
-    )
-    if last > first:
+    smallest, largest = ({column: np.array([span[end]]) for column, span in ranges.items()} for end in (0, 1))
+    if fit.values(largest)[0] > fit.values(smallest)[0]:
         raise InputError(
-            f"{fit.law} predicts {fit.settings['target']} {first:.4g} at the smallest measured sizes and {last:.4g} "
-            "at the largest: a plan needs a target that falls with size"
+            f"{fit.law} predicts a {fit.settings['target']} that rises with size: a plan needs one that falls"
         )
     sizes = compute.get("sizes", {})
     models, any_size = _model_sizes(fit, costs, sizes.get("n_params", ()), n_params, notes)
@@ -92,7 +84,6 @@ def make_problem(
     bought = tuple(name for name, (least, most) in ends.items() if least < most)
     if not bought and not ("n_params" in columns and costs.has_price("n_params")):
         raise InputError(f"costs: no price of a size that {fit.law} depends on ({', '.join(columns)}); give one")
-    largest = {column: np.array([span[1]]) for column, span in ranges.items()}
     with np.errstate(all="ignore"):
         at_zero = fit.values(largest | {"n_pretrain": np.zeros(1)})[0]
     without_pretraining = "n_pretrain" in bought and bool(np.isfinite(at_zero))
@@ -210,19 +201,13 @@ class Allocation:
     predicted: dict[str, float]
 
     @property
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> Sizes:
         """The sizes as arrays of one value."""
         return {name: np.array([value]) for name, value in self.sizes.items()}
 
 
 def best_by_arm(problems: Mapping[str | None, Problem], budget: float, level: float) -> dict[str | None, Allocation]:
-    """The best allocation of each arm; arms in which the budget buys no run are left out.
-
-    Args:
-        problems: Arm to its problem.
-        budget: In the unit of the prices.
-        level: Of the intervals of the predictions.
-    """
+    """The best allocation of each arm, with intervals at `level`; without arms in which the budget buys no run."""
     best = {}
     for arm, problem in problems.items():
         sizes = best_sizes(problem, budget)
@@ -273,7 +258,7 @@ def solve(problem: Problem, budget: float) -> dict[str, float] | None:
 
 
 def _better(
-    problem: Problem, sizes: dict[str, np.ndarray], values: np.ndarray, before: dict[str, float] | None = None
+    problem: Problem, sizes: Sizes, values: np.ndarray, before: dict[str, float] | None = None
 ) -> dict[str, float] | None:
     """The best of several candidates, or the best one before where no candidate is better."""
     place = int(np.argmin(values))
@@ -286,9 +271,7 @@ def _better(
     return before if earlier <= values[place] else best
 
 
-def _best_of_each_model(
-    problem: Problem, budget: float, n_params: np.ndarray
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _best_of_each_model(problem: Problem, budget: float, n_params: np.ndarray) -> tuple[Sizes, np.ndarray]:
     """The best sizes of each model size and the prediction there, each (K,)."""
     rounds, count = (1 + _ROUNDS, _SCAN) if len(problem.bought) > 1 else (1, 1)
     centre, reach, rows = np.zeros(len(n_params)), _LARGEST_LOGIT, np.arange(len(n_params))
@@ -308,17 +291,10 @@ def _best_of_each_model(
     return {name: np.where(better, none[name], sizes[name]) for name in sizes}, np.where(better, values, best)
 
 
-def _spend(problem: Problem, budget: float, n_params: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
-    """Sizes that spend the budget, for model sizes and logits of the share for pre-training.
+def _spend(problem: Problem, budget: float, n_params: np.ndarray, logits: np.ndarray) -> Sizes:
+    """Sizes (K * J,) that spend the budget, for model sizes (K,) and logits (K, J) of the share for pre-training.
 
-    Args:
-        problem: The law and its costs.
-        budget: In the unit of the prices.
-        n_params: (K,) model sizes.
-        logits: (K, J) of each model size.
-
-    Returns:
-        n_params, n_pretrain, n_finetune, each (K * J,); NaN where the budget does not reach.
+    NaN where the budget does not reach.
     """
     models = np.repeat(n_params, logits.shape[1])
     upstream, labelled = (np.full(len(models), problem.ends[name][0]) for name in SIZES[1:])
@@ -331,7 +307,7 @@ def _spend(problem: Problem, budget: float, n_params: np.ndarray, logits: np.nda
     return _affordable(problem, budget, {"n_params": models, "n_pretrain": upstream, "n_finetune": labelled})
 
 
-def _spend_without_pretraining(problem: Problem, budget: float, n_params: np.ndarray) -> dict[str, np.ndarray]:
+def _spend_without_pretraining(problem: Problem, budget: float, n_params: np.ndarray) -> Sizes:
     """Sizes (K,) with the whole budget spent on fine-tuning."""
     labelled = np.full(len(n_params), problem.ends["n_finetune"][0])
     if "n_finetune" in problem.bought:
@@ -340,15 +316,13 @@ def _spend_without_pretraining(problem: Problem, budget: float, n_params: np.nda
     return _affordable(problem, budget, sizes)
 
 
-def _spend_the_rest(
-    problem: Problem, budget: float, models: np.ndarray, labelled: np.ndarray
-) -> dict[str, np.ndarray]:
+def _spend_the_rest(problem: Problem, budget: float, models: np.ndarray, labelled: np.ndarray) -> Sizes:
     """Sizes (N,) with n_finetune given and the rest spent on pre-training; NaN where the budget is too small."""
     upstream = _most(problem, "n_pretrain", models, budget - _stage_cost(problem, "n_finetune", models, labelled))
     return _affordable(problem, budget, {"n_params": models, "n_pretrain": upstream, "n_finetune": labelled})
 
 
-def _affordable(problem: Problem, budget: float, sizes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _affordable(problem: Problem, budget: float, sizes: Sizes) -> Sizes:
     """The candidates, NaN in every size where they cost more than the budget or lack a size that it buys."""
     lost = problem.costs.total(sizes) > budget * (1 + 1e-9)
     for name in problem.bought:
@@ -382,12 +356,7 @@ _STEP = 1.01
 
 
 def frontier(problems: Mapping[str | None, Problem], budget: float, level: float) -> pd.DataFrame:
-    """The best allocation for each budget around one, and its prediction.
-
-    Args:
-        problems: Arm to its problem.
-        budget: The one in the middle.
-        level: Of the intervals.
+    """The best allocation for each budget around one, and its prediction with intervals at `level`.
 
     Returns:
         A row a budget that buys a run: budget, n_params, n_pretrain, n_finetune (NaN where unknown), arm, value, low,
@@ -517,14 +486,9 @@ def judge_arms(
 ) -> tuple[dict[str | None, float], Uncertainty]:
     """How sure the choice of the arm is, from paired draws of each arm's prediction at its own best allocation.
 
-    Args:
-        allocations: Arm to its best allocation.
-        sizes: Uncertainty of the sizes of the arm with the smallest prediction.
-        level: Of the regret.
-
     Returns:
         Arm to the share of draws in which it is ahead of the best other arm (ties count half, NaN without draws), and
-        the uncertainty of sizes and arm together: the worse of the two.
+        the worse of that uncertainty and that of the `sizes` of the best arm.
     """
     if len(allocations) < 2:
         return dict.fromkeys(allocations, 1.0), sizes

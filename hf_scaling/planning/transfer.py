@@ -177,18 +177,14 @@ def judge_gap(fit: LawFit, level: float = 0.95) -> dict[str, Any]:
         with np.errstate(divide="ignore", invalid="ignore"):
             return never / (never + closable)
 
-    gap, low, high = fit.interval(lambda params, predict: params["G"], level)
-    share, share_low, share_high = fit.interval(share_of, level)
+    gap = dict(zip(("G", "low", "high"), fit.interval(lambda params, predict: params["G"], level)))
+    share = dict(zip(("share", "share_low", "share_high"), fit.interval(share_of, level)))
     never, closable = parts(fit.params)
     labelled = (largest["n_finetune"] + fit.params.get("D0", 0.0)) ** -fit.params["beta"]
-    verdict = "low" if share_high < HALF else "high" if share_low > HALF else "cannot_tell"
+    verdict = "low" if share["share_high"] < HALF else "high" if share["share_low"] > HALF else "cannot_tell"
     return {
-        "G": gap,
-        "low": low,
-        "high": high,
-        "share": share,
-        "share_low": share_low,
-        "share_high": share_high,
+        **gap,
+        **share,
         "never_closed": never * labelled,
         "closable": closable * labelled,
         "verdict": verdict,
@@ -198,7 +194,7 @@ def judge_gap(fit: LawFit, level: float = 0.95) -> dict[str, Any]:
 
 
 def images_worth(fit: LawFit, scratch: LawFit | None, level: float) -> list[dict[str, float]]:
-    """The worth of the largest measured n_pretrain, at each n_finetune measured and the largest n_params.
+    """Rows of `TransferGaps.worth`: of the largest measured n_pretrain, at each n_finetune and the largest n_params.
 
     Both are the effective data transferred (Hernandez et al. 2021): the law at the smallest measured n_pretrain, and
     the law without pre-training, are solved for the n_finetune at which they reach the same target, less n_finetune.
@@ -208,9 +204,6 @@ def images_worth(fit: LawFit, scratch: LawFit | None, level: float) -> list[dict
         fit: A law of n_pretrain and n_finetune.
         scratch: The law of the rows without pre-training, in n_finetune; None where there are none.
         level: Of the intervals.
-
-    Returns:
-        Rows of `TransferGaps.worth`.
     """
     ranges = fit.data["ranges"]
     # A law stored by an older version has the ends of n_finetune alone.

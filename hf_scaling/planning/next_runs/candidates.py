@@ -54,11 +54,8 @@ def measured_runs(
 ) -> MeasuredRuns:
     """The runs behind a fit, a boundary, or both arms' fits.
 
-    Args:
-        fit: Any of them.
-        columns: The sizes that runs are chosen by.
-        table: The loaded results that they came from; without it a law has its sizes and seeds alone, all of whose
-            products count as measured, and a boundary its sizes.
+    Without the table that they came from a law has its sizes and seeds alone, all of whose products count as measured,
+    and a boundary its sizes.
     """
     source = None if table is None else Columns.of(table)
     if isinstance(fit, Boundary):

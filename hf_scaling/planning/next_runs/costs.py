@@ -74,15 +74,15 @@ def run_costs(
     table: Any,
     options: CostOptions,
 ) -> tuple[RunCosts, dict[str, float] | None, list[dict]]:
-    """Costs of candidates, and notes on how they were counted.
+    """Costs of complete candidates.
 
     Args:
-        frame: The complete candidates.
+        frame: The candidates.
         columns: The sizes that a run is chosen by.
-        fit: What they are to narrow: it has the compute of its runs.
+        fit: What they are to narrow, with the compute of its runs.
         measured: The runs that exist.
         costs: Prices by name; None counts FLOPs.
-        table: Loaded results to read train_flops and the rest from; by default as stored with the law.
+        table: Loaded results to read compute from; None for what is stored with the law.
         options: How compute is counted.
 
     Returns:

@@ -279,7 +279,7 @@ def select_runs(expected: ExpectedGain, costs: RunCosts, configuration: np.ndarr
 
     Args:
         expected: What is expected before any selection; not changed.
-        costs: The costs before any selection; not changed.
+        costs: Costs of the N candidates before any selection; not changed.
         configuration: (N,) the configuration of each candidate.
         budget: In the unit of the costs.
     """
