@@ -11,7 +11,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from hf_scaling.training import parse_pretrain, pretrain
+from hf_scaling.training import parse_pretrain, resolve, train
 
 SIZES = [60_000, 200_000, 600_000]
 RULE = {
@@ -53,7 +53,7 @@ def main() -> None:
                 line = [f"--{name}={value}" for name, value in argv.items()] + [f"--output_dir={folder}"]
                 if way == "ladder" and at:
                     line += [f"--trunk={trunk}", "--rungs", *map(str, SIZES[:at])]
-                trunk, row = pretrain(*parse_pretrain(line, None))
+                trunk, row = train(resolve(*parse_pretrain(line, None)))
                 rows[n].append(row)
         for n, found in rows.items():
             losses, errors = ([row[name] for row in found] for name in ("loss", "error"))

@@ -1,13 +1,13 @@
-"""What plans and transfer gaps are worth: the optimum against brute force, and planted studies planned by their fits.
+"""Accuracy of plans and transfer gaps: the optimum against brute force, and plans of fits to planted studies.
 
     OMP_NUM_THREADS=1 python benchmarks/planning.py [--studies 100]
 
 First table: for each law, the worst difference in predicted loss between `plan` and a fine grid of all sizes, over
 five budgets, and the processor's seconds. Second: studies of a planted transfer gap (five by five sizes, two seeds,
 2 % noise) are fitted and planned, at a budget whose best allocation lies inside the measured sizes and at 30 times it.
-"Prediction held" counts intervals that hold the planted law's value at the plan's own sizes, "sizes held" those that
-hold the planted law's own best n_pretrain; "lost" is the planted loss at the plan's sizes against that at the planted
-best. Third: how the gap is judged as its share grows. Fourth: two arms of one law.
+"Prediction covered" counts intervals that contain the planted law's value at the plan's own sizes, "sizes covered"
+those that contain the planted law's own best n_pretrain; "lost" is the planted loss at the plan's sizes against that
+at the planted optimum. Third: verdicts on the gap as its share grows. Fourth: two arms of one law.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import hf_scaling as hs
+from hf_scaling.text import format_percent
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from plans import MODELS, SMALL, brute_force, planted
@@ -38,8 +39,8 @@ def study(truth: dict, number: int, noise: float = 0.02) -> dict:
     return {**table, "loss": LAW.predict(truth, table) * scatter}
 
 
-def best_by_the_truth(truth: dict, budget: float) -> tuple[float, float]:
-    """The planted law's own best n_pretrain, and its loss there, along the line that spends the budget."""
+def planted_optimum(truth: dict, budget: float) -> tuple[float, float]:
+    """The planted law's own best n_pretrain and its loss there, among sizes that spend the budget."""
     share = 1 / (1 + np.exp(-np.linspace(-15, 15, 200_001)))
     sizes = {"n_pretrain": share * budget / 0.05, "n_finetune": (1 - share) * budget / 0.5}
     values = LAW.predict(truth, sizes)
@@ -55,47 +56,47 @@ def optima() -> None:
         worst, seconds = 0.0, []
         for budget in (30, 100, 1000, 10_000, 100_000):
             started = time.process_time()
-            found = hs.plan(fit, budget, COSTS, **given)
+            planned = hs.plan(fit, budget, COSTS, **given)
             seconds.append(time.process_time() - started)
-            difference = found.predicted["value"] / brute_force(fit, budget, COSTS) - 1
+            difference = planned.predicted["value"] / brute_force(fit, budget, COSTS) - 1
             worst = max(worst, difference, key=abs)
         print(f"| {name} | {100 * worst:+.3f} % | {np.median(seconds):.2f} |", flush=True)
 
 
 def plans(studies: int) -> None:
     """The second table."""
-    print(
-        "\n| budget | prediction held | sizes held | verdicts | lost: median, 95th percentile |\n|---|---|---|---|---|"
-    )
+    print("\n| budget | prediction covered | sizes covered | verdicts | lost: median, 95th percentile |")
+    print("|---|---|---|---|---|")
     for budget in (1000, 30_000):
-        image, best = best_by_the_truth(TRUTH, budget)
-        held, sizes_held, lost, verdicts = 0, 0, [], Counter()
+        image, best = planted_optimum(TRUTH, budget)
+        covered, sizes_covered, lost, verdicts = 0, 0, [], Counter()
         for number in range(studies):
-            found = hs.plan(hs.fit_law(study(TRUTH, number), "transfer_gap"), budget, LINEAR)
-            at = {name: np.array([found.allocation[name]]) for name in ("n_pretrain", "n_finetune")}
+            planned = hs.plan(hs.fit_law(study(TRUTH, number), "transfer_gap"), budget, LINEAR)
+            at = {name: np.array([planned.allocation[name]]) for name in ("n_pretrain", "n_finetune")}
             truth = float(LAW.predict(TRUTH, at)[0])
-            held += found.predicted["low"] <= truth <= found.predicted["high"]
-            low, high = found.intervals["n_pretrain"]
-            sizes_held += low <= image <= high
+            covered += planned.predicted["low"] <= truth <= planned.predicted["high"]
+            low, high = planned.intervals["n_pretrain"]
+            sizes_covered += low <= image <= high
             lost.append(truth / best - 1)
-            verdicts[found.verdict] += 1
-        said = ", ".join(f"{word} {count}" for word, count in verdicts.most_common())
+            verdicts[planned.verdict] += 1
+        counted = ", ".join(f"{word} {count}" for word, count in verdicts.most_common())
         ends = " %, ".join(f"{100 * v:.2f}" for v in np.quantile(lost, (0.5, 0.95)))
-        print(f"| {budget:,} | {held / studies:.0%} | {sizes_held / studies:.0%} | {said} | {ends} % |", flush=True)
+        shares = " | ".join(format_percent(count / studies) for count in (covered, sizes_covered))
+        print(f"| {budget:,} | {shares} | {counted} | {ends} % |", flush=True)
 
 
 def gaps(studies: int) -> None:
     """The third table."""
-    print("\n| share never closed | low | high | cannot_tell | interval of the share held |\n|---|---|---|---|---|")
+    print("\n| share never closed | low | high | cannot_tell | interval of the share covered |\n|---|---|---|---|---|")
     closable = TRUTH["A"] * UPSTREAM[-1] ** -TRUTH["alpha"]
     for share in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9):
-        truth, counts, held = TRUTH | {"G": closable * share / (1 - share)}, Counter(), 0
+        truth, counts, covered = TRUTH | {"G": closable * share / (1 - share)}, Counter(), 0
         for number in range(studies):
             row = hs.transfer_gaps(study(truth, number)).table.iloc[0]
             counts[row["verdict"]] += 1
-            held += row["share_low"] - 1e-9 <= share <= row["share_high"]
+            covered += row["share_low"] - 1e-9 <= share <= row["share_high"]
         cells = " | ".join(str(counts[word]) for word in ("low", "high", "cannot_tell"))
-        print(f"| {share:.0%} | {cells} | {held / studies:.0%} |", flush=True)
+        print(f"| {format_percent(share)} | {cells} | {format_percent(covered / studies)} |", flush=True)
 
 
 def arms(studies: int) -> None:
@@ -106,9 +107,9 @@ def arms(studies: int) -> None:
         for number in range(studies):
             tables = {"plain": study(TRUTH, number), "distilled": study(TRUTH | {"A": factor * 30.0}, 10_000 + number)}
             fits = {arm: hs.fit_law(table, "transfer_gap", bootstrap=400) for arm, table in tables.items()}
-            found = hs.plan(fits, 1000, LINEAR)
-            chosen += found.allocation["arm"] == "distilled"
-            clear += found.arms["p_better"].max() >= 0.95
+            planned = hs.plan(fits, 1000, LINEAR)
+            chosen += planned.allocation["arm"] == "distilled"
+            clear += planned.arms["p_better"].max() >= 0.95
         print(f"| {factor:g} of plain's | {chosen} of {studies} | {clear} of {studies} |", flush=True)
 
 

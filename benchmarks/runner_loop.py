@@ -27,7 +27,6 @@ import yaml
 
 from hf_scaling import Grid
 from hf_scaling.runner.study_folder import Study
-from hf_scaling.runner.worker import recipe_values
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,19 +67,16 @@ def time_runner(grid: str, out: Path, workers: int) -> float:
 
 def evaluation_seconds(study: Study, plan) -> float:
     """Seconds of all evaluations, from one warm evaluation of each model on each set, teachers included."""
-    from hf_scaling import tasks
-    from hf_scaling.training import Warm, parse_fields
+    from hf_scaling.training import ProcessCache, ResolvedRun
 
-    warm, found = Warm(), {}
+    cache, found = ProcessCache(), {}
     for run in plan:
         key = (run.model, run.spec.stage, run.arm == "distilled" and run.spec.stage == "pretrain")
         if key not in found:
-            fields, args = parse_fields(run.spec.stage, recipe_values(study, run))
-            task = tasks.find(run.spec.task)
-            folder = study.run_folder(run.run_id)
-            model = task.load_model(folder)
-            inputs = task.inputs_of(folder, model, fields)
-            source, processor = warm.source(task, fields, inputs, None), task.processor(model, inputs)
+            resolved = ResolvedRun.from_dict(run.to_dict(), study.run_folder, cache)
+            task, source, args = resolved.task, resolved.source, resolved.args
+            model = task.load_model(study.run_folder(run.run_id))
+            processor = task.processor(model, resolved.inputs)
             teacher = (lambda model=model, **batch: model(**batch).logits) if key[2] else None
             times = []
             for _ in range(2):
@@ -111,7 +107,9 @@ def time_calls(study: Study, plan, sample: int | None, folder: Path) -> dict[tup
 
 def time_call(study: Study, run, folder: Path) -> float:
     """Seconds of one `python recipes/*.py` call."""
-    told = {**recipe_values(study, run), "output_dir": str(folder / "loop" / run.run_id)}
+    needed = {"teacher": run.teacher, {"pretrain": "trunk", "finetune": "checkpoint"}[run.spec.stage]: run.parent}
+    folders = {name: str(study.run_folder(run_id)) for name, run_id in needed.items() if run_id is not None}
+    told = {**run.fields, **folders, "output_dir": str(folder / "loop" / run.run_id)}
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump({name: value for name, value in told.items() if value is not None}))
     command = [sys.executable, str(ROOT / "recipes" / f"{run.spec.stage}.py"), "--config", str(config)]

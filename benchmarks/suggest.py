@@ -2,13 +2,13 @@
 
     python benchmarks/suggest.py [--studies 50] [--out benchmarks/suggest.jsonl] [--cases NAME ...]
 
-Each study plants a law and draws its noise, asks `suggest_runs` for runs that cost at most as much as the study did,
-and chooses random runs among the same candidates until nothing more can be paid. Both sets are measured, a run with
-the same noise in both, and everything is fitted again. An interval's width is itself an estimate from a few dozen
-residuals, so the standard error that follows from the planted law and noise is compared too.
+Each study plants a law, draws its noise, selects runs by `suggest_runs` that cost at most as much as the study did,
+and selects random runs among the same candidates until no other is affordable. Both sets are measured, a run with the
+same noise in both, and everything is fitted again. The width of an interval is itself an estimate from a few dozen
+residuals, so the standard error by the planted law and noise is compared too.
 
-"normal scores" is what `suggest_runs` does; "draws" puts the draws themselves, clipped at their outer percents, in the
-scores' place. Finished studies are kept in --out.
+"normal scores" is what `suggest_runs` does; "draws" replaces the scores by the draws themselves, clipped at their
+outer percents. Finished studies are stored in --out.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def grid(axes) -> pd.DataFrame:
 
 
 def steps(levels: np.ndarray) -> np.ndarray:
-    """The levels, those halfway between, and one beyond."""
+    """The levels, those halfway between them, and one beyond."""
     return np.sort([*levels, *np.sqrt(levels[1:] * levels[:-1]).round(), (levels[-1] ** 2 / levels[-2]).round()])
 
 
@@ -63,7 +63,7 @@ def cost(sizes: pd.DataFrame, arms: int) -> np.ndarray:
 
 
 def measure(law: str, truth: dict, sizes: pd.DataFrame, noise: np.ndarray) -> pd.DataFrame:
-    """Rows with the planted values; where the truth is of two arms, of both."""
+    """Rows with the planted values, of both arms where the truth has two."""
     if "plain" in truth:
         parts = [measure(law, truth[arm], sizes, noise[:, i]).assign(arm=arm) for i, arm in enumerate(truth)]
         return pd.concat(parts, ignore_index=True)
@@ -74,30 +74,30 @@ def measure(law: str, truth: dict, sizes: pd.DataFrame, noise: np.ndarray) -> pd
 
 
 def study(case: str, number: int) -> dict:
-    """The interval's width before, and after each way to spend the money; and what was expected."""
+    """Width of the interval before and after each way to spend the money, and the expected width."""
     quantity, law, truth, spans, seeds = CASES[case]
     generator, arms = np.random.default_rng(number), 2 if quantity == "boundary" else 1
     axes = {name: np.geomspace(low, high, count).round() for name, (low, high, count) in spans.items()}
     sizes = pd.concat([grid(axes).assign(seed=seed) for seed in range(seeds)], ignore_index=True)
     table = measure(law, truth, sizes, generator.standard_normal((len(sizes), arms)))
     pool = grid({name: steps(levels) for name, levels in axes.items()})
-    # A seed marks a run: a further one of a measured size has one that was not used.
+    # A further run of a measured size has a new seed.
     pool = pd.concat([pool.assign(seed=seeds + repeat) for repeat in range(REPEATS)], ignore_index=True)
     noise = generator.standard_normal((len(pool), arms))
     pool, budget = pool.assign(cost=cost(pool, arms)), float(cost(sizes, arms).sum())
-    far = {name: 10 * levels.max() for name, levels in axes.items()}
+    place = {name: 10 * levels.max() for name, levels in axes.items()}
     before = fitted(quantity, law, table, number)
-    found, chosen = {"before": width(quantity, before, far)}, {"random": random_rows(pool, budget, generator)}
+    result, selected = {"before": width(quantity, before, place)}, {"random": random_rows(pool, budget, generator)}
     for name, context in (("normal scores", contextlib.nullcontext()), ("draws", plain_draws())):
         with context:
             runs = hs.suggest_runs(before, pool, budget=budget, quantity=quantity)
-        chosen[name], found[f"expected by {name}"] = list(runs.index), float(1 - runs["gain"].sum())
-    for name, rows in chosen.items():
+        selected[name], result[f"expected by {name}"] = list(runs.index), float(1 - runs["gain"].sum())
+    for name, rows in selected.items():
         more = measure(law, truth, pool.loc[rows].drop(columns="cost"), noise[rows])
         after = fitted(quantity, law, pd.concat([table, more], ignore_index=True), number)
-        found[name], found[f"runs of {name}"] = width(quantity, after, far), len(rows)
-        found[f"true {name}"] = true_error(quantity, law, truth, [sizes, pool.loc[rows]], far)
-    return found
+        result[name], result[f"runs of {name}"] = width(quantity, after, place), len(rows)
+        result[f"true {name}"] = true_error(quantity, law, truth, [sizes, pool.loc[rows]], place)
+    return result
 
 
 def random_rows(pool: pd.DataFrame, budget: float, generator) -> list[int]:
@@ -115,25 +115,25 @@ def fitted(quantity: str, law: str, table: pd.DataFrame, number: int):
     return hs.fit_law(table.drop(columns="seed"), law, bootstrap=DRAWS, seed=number)
 
 
-def width(quantity: str, fit, far: dict) -> float:
-    """Of the interval: in logarithms for what is positive, as it is for G; infinite where a boundary is not found."""
+def width(quantity: str, fit, place: dict) -> float:
+    """Width of the interval, in logarithms but for parameters; infinite where a boundary is not resolved."""
     if quantity == "boundary":
         return float(np.log(fit.high / fit.low)) if fit.status == "crossing" else float("inf")
     if quantity == "prediction":
-        row = fit.predict(far).iloc[0]
+        row = fit.predict(place).iloc[0]
         return float(np.log(row.high / row.low))
     low, high = fit.intervals[quantity]
     return high - low
 
 
-def true_error(quantity: str, law: str, truth: dict, parts: list[pd.DataFrame], far: dict) -> float:
+def true_error(quantity: str, law: str, truth: dict, parts: list[pd.DataFrame], place: dict) -> float:
     """The standard error of the quantity, up to a factor, after least squares of rows of these sizes."""
     if quantity == "boundary":
         plain, distilled = (slopes(law, truth[arm], pd.concat(parts)) for arm in truth)
         zero = {"n_pretrain": crossing(law, *truth.values())}
         aims = [slopes(law, truth[arm], pd.DataFrame([zero]))[0] for arm in truth]
         return float(np.hypot(*(error(rows, aim) for rows, aim in zip((plain, distilled), aims))))
-    aim = slopes(law, truth, pd.DataFrame([far]))[0]
+    aim = slopes(law, truth, pd.DataFrame([place]))[0]
     if quantity in truth:
         aim = np.array([float(p.name == quantity) for p in hs.LAWS[law].parameters])
     return error(slopes(law, truth, pd.concat(parts)), aim)
@@ -160,7 +160,7 @@ def crossing(law: str, plain: dict, distilled: dict) -> float:
 
 
 def plain_draws():
-    """What `suggest_runs` would do with the draws themselves in the place of their normal scores."""
+    """Replace normal scores by the draws themselves."""
 
     def clipped(draws: np.ndarray) -> np.ndarray:
         finite = np.where(np.isfinite(draws), draws, np.nan)
@@ -176,9 +176,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/suggest.jsonl"))
     parser.add_argument("--cases", nargs="*", default=list(CASES))
     arguments = parser.parse_args()
-    kept = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
-    done = {(row["case"], row["number"]): row for row in kept}
-    heads = "aim | chosen by | interval narrower | error smaller | width after / before | expected | random's | error"
+    stored = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
+    done = {(row["case"], row["number"]): row for row in stored}
+    heads = (
+        "aim | selected by | interval narrower | error smaller | width after / before | expected | random's | error"
+    )
     print(f"| {heads} | runs |")
     print("|---|---|---|---|---|---|---|---|---|")
     for case in arguments.cases:

@@ -9,19 +9,17 @@ from pathlib import Path
 
 from hf_scaling.cli import exit_status
 
-HERE = Path(__file__).parent
-
 
 def main() -> None:
-    """Read the configuration, fine-tune, say what came out."""
-    from hf_scaling import publishing, tasks, training
+    """Read the configuration, resolve the run, train it, print the result, push it."""
+    from hf_scaling import publishing, training
 
-    fields, args = training.parse_finetune(sys.argv[1:], HERE / "configs" / "finetune.yaml")
+    fields, args = training.parse_finetune(sys.argv[1:], Path(__file__).parent / "configs" / "finetune.yaml")
     args, at_end = publishing.take_push(args)
-    folder, row = training.finetune(fields, args)
-    task = tasks.find(fields.task)
-    use = f"from transformers import pipeline; print(pipeline('{task.tag}', '{folder}')('{task.sample}'))"
-    training.announce(folder, row, f'python -c "{use}"')
+    run = training.resolve(fields, args)
+    folder, row = training.train(run)
+    use = f"from transformers import pipeline; print(pipeline('{run.task.tag}', '{folder}')('{run.task.sample}'))"
+    training.print_result(folder, row, f'python -c "{use}"')
     at_end.push(folder)
 
 

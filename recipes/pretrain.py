@@ -1,4 +1,4 @@
-"""Pretrain a student, plain or taught.
+"""Pretrain a student, with or without distillation.
 
     accelerate launch recipes/pretrain.py
     accelerate launch recipes/pretrain.py --n_pretrain 2000 --teacher none
@@ -12,21 +12,20 @@ from pathlib import Path
 
 from hf_scaling.cli import exit_status
 
-HERE = Path(__file__).parent
-
 
 def main() -> None:
-    """Read the configuration, pretrain, say what came out."""
-    from hf_scaling import publishing, tasks, training
+    """Read the configuration, resolve the run, train it, print the result, push it."""
+    from hf_scaling import publishing, training
 
-    fields, args = training.parse_pretrain(sys.argv[1:], HERE / "configs" / "demo.yaml")
+    fields, args = training.parse_pretrain(sys.argv[1:], Path(__file__).parent / "configs" / "demo.yaml")
     args, at_end = publishing.take_push(args)
-    folder, row = training.pretrain(fields, args)
+    run = training.resolve(fields, args)
+    folder, row = training.train(run)
+    downstream = run.task.fields["finetune"]
+    task = "" if fields.task == downstream.task else f" --task {fields.task}"
     recipe = Path(sys.argv[0]).with_name("finetune.py")
-    downstream = tasks.find(fields.task).fields["finetune"]
-    which = "" if fields.task == downstream.task else f" --task {fields.task}"
-    command = f"accelerate launch {recipe}{which} --checkpoint {folder} --source {downstream.source}"
-    training.announce(folder, row, command)
+    command = f"accelerate launch {recipe}{task} --checkpoint {folder} --source {downstream.source}"
+    training.print_result(folder, row, command)
     at_end.push(folder)
 
 

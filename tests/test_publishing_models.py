@@ -105,11 +105,11 @@ def test_what_must_not_be_sent_is_refused_before_anything_is_asked(spoil, reason
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """A plain run on 100 digits."""
-    from hf_scaling.training import parse_pretrain, pretrain
+    from hf_scaling.training import parse_pretrain, resolve, train
 
     out = tmp_path_factory.mktemp("trained") / "student"
     argv = [*BRIEF, "--n_pretrain=100", "--model=vit-30k", f"--output_dir={out}", "--report_to=none"]
-    return pretrain(*parse_pretrain(argv, None))[0]
+    return train(resolve(*parse_pretrain(argv, None)))[0]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from hf_scaling.errors import InputError
-from hf_scaling.training import parse_finetune, parse_pretrain, pretrain
+from hf_scaling.training import parse_finetune, parse_pretrain, resolve, train
 from hf_scaling.training.config import check_processes
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +53,7 @@ def test_two_processes_train_the_run_of_one(tmp_path):
     )
     assert two.returncode == 0, two.stderr
     argv += ["--per_device_train_batch_size=32", f"--output_dir={tmp_path / 'one'}"]
-    pretrain(*parse_pretrain(argv, RECIPES / "configs" / "demo.yaml"))
+    train(resolve(*parse_pretrain(argv, RECIPES / "configs" / "demo.yaml")))
     from hf_scaling import ResultsTable
 
     rows = [ResultsTable.load(tmp_path / name).rows()[0] for name in ("one", "two")]
@@ -80,7 +80,7 @@ def test_more_processes_than_the_machine_has_are_refused(monkeypatch):
         check_processes()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="--num_processes 2: this machine has 1 GPU;"):
+    with pytest.raises(InputError, match=r"--num_processes 2.* 1 GPU"):
         check_processes()
 
 

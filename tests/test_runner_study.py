@@ -88,7 +88,7 @@ def test_a_run_of_the_grid_is_the_run_of_the_recipe(study, tmp_path):
         "seed": 0,
     }
     recipe = training.parse_fields("pretrain", {**values, "output_dir": str(tmp_path / "out"), "disable_tqdm": True})
-    _, row = training.pretrain(*recipe)
+    _, row = training.train(training.resolve(*recipe))
     assert same_values(row, rows_of(study)[row["run_id"]])
 
 
@@ -239,7 +239,7 @@ def test_a_ladder_of_given_checkpoints_is_fine_tuned_with_its_n_pretrain(study, 
     assert [run["spec"]["n_pretrain"] for run in planned] == [7000, 40]
     for run in planned:
         told = {**run["fields"], "output_dir": str(tmp_path / run["spec"]["parent"]), "disable_tqdm": True}
-        _, row = training.finetune(*training.parse_fields("finetune", told))
+        _, row = training.train(training.resolve(*training.parse_fields("finetune", told)))
         assert row["run_id"] == PlannedRun.from_dict(run).run_id
         assert row["n_pretrain"] == run["spec"]["n_pretrain"]
     wrong = [{**ladder[1], "n_pretrain": 41}]
@@ -278,11 +278,13 @@ def test_a_refused_grid_leaves_nothing_behind(tmp_path):
 def test_a_remembered_plan_is_given_again_until_its_source_changes(tmp_path, monkeypatch):
     from numbered_images import write_folder
 
+    from hf_scaling import training
+
     write_folder(tmp_path / "images" / "train", 30)
     source = {"pretrain": {**CONTENT["pretrain"], "source": str(tmp_path / "images")}, "n_pretrain": [20]}
     first = resolve(**source)
     with monkeypatch.context() as patch:
-        patch.setattr("hf_scaling.training.resolve.Planner.plan", lambda *_: pytest.fail("asked again"))
+        patch.setattr(training, "resolve_runs", lambda *_: pytest.fail("resolved again"))
         assert resolve(**source) == first
     write_folder(tmp_path / "images" / "train", 31)
     second = resolve(**source)

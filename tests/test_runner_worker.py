@@ -59,7 +59,7 @@ def diverged():
     ],
 )
 def test_a_fault_is_one_line_and_its_traceback_is_in_the_log(planned, tmp_path, monkeypatch, fault, status, words):
-    monkeypatch.setattr(training, "pretrain", lambda *_: fault())
+    monkeypatch.setattr(training, "train", lambda *_: fault())
     outcome = Worker().train(str(tmp_path), planned)
     assert outcome["status"] == status
     assert words in outcome["error"]
@@ -70,16 +70,18 @@ def test_a_fault_is_one_line_and_its_traceback_is_in_the_log(planned, tmp_path, 
 
 
 def test_a_run_that_somebody_is_at_is_not_touched(planned, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "pretrain", lambda *_: pytest.fail("made"))
+    monkeypatch.setattr(training, "train", lambda *_: pytest.fail("trained"))
     with Study(tmp_path).claims.held(PlannedRun.from_dict(planned).run_id):
         assert Worker().train(str(tmp_path), planned) == {"status": "busy"}
 
 
 def test_another_run_than_the_planned_one_is_not_passed_off_as_it(planned, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "pretrain", lambda *_: (tmp_path, {"run_id": "0" * 16}))
-    outcome = Worker().train(str(tmp_path), planned)
-    assert outcome["status"] == "failed"
-    assert "the source or the code has changed" in outcome["error"]
+    monkeypatch.setattr(training, "train", lambda *_: pytest.fail("trained"))
+    for name, value in (("source", {**planned["spec"]["source"], "fingerprint": "0" * 16}), ("rule", {"batch": 1})):
+        changed = {**planned, "spec": {**planned["spec"], name: value}}
+        outcome = Worker().train(str(tmp_path), changed)
+        assert outcome["status"] == "failed"
+        assert f"its {name} is" in outcome["error"]
 
 
 def test_records_of_failures_survive_a_broken_line(tmp_path):

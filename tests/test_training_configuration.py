@@ -54,17 +54,17 @@ def test_nothing_lists_and_dicts_can_be_said(write):
 @pytest.mark.parametrize(
     ("text", "argv", "words"),
     [
-        ("learning_rat: 1e-3", [], ["recipe.yaml", "learning_rat", "did you mean learning_rate?"]),
+        ("learning_rat: 1e-3", [], ["recipe.yaml", "learning_rat", "learning_rate"]),
         ("n_pretrain: many", [], ["recipe.yaml", "n_pretrain", "many"]),
         ("kind: warm", [], ["recipe.yaml", "kind", "soft", "hard"]),
-        ("[model", [], ["recipe.yaml", "not YAML", "line 1"]),
-        ("- model", [], ["recipe.yaml", "key: value"]),
-        ("model: vit-50k", ["--modle", "x"], ["--modle", "did you mean model?"]),
+        ("[model", [], ["recipe.yaml", "line 1"]),
+        ("- model", [], ["recipe.yaml"]),
+        ("model: vit-50k", ["--modle", "x"], ["--modle", "model"]),
         ("model: vit-50k", ["stray"], ["stray"]),
         ("model: vit-50k", ["--seed", "1.5"], ["seed", "1.5"]),
         ("model: vit-50k", ["--alpha", "2"], ["alpha 2.0"]),
         ("model: vit-50k", ["--load_best_model_at_end", "--save_steps=5", "--eval_steps=5"], ["strategy"]),
-        ("model: vit-50k", ["--config", "absent.yaml"], ["absent.yaml", "no such"]),
+        ("model: vit-50k", ["--config", "absent.yaml"], ["absent.yaml"]),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_what_may_be(write, text, argv, words):
@@ -94,7 +94,7 @@ def test_steps_follow_the_images_but_never_fall_below_the_least():
     _, args = parse_pretrain(["--max_steps", "7"], None)
     assert count_steps(args, 64_000, 400) == 7
     _, args = parse_pretrain(["--num_train_epochs", "0"], None)
-    with pytest.raises(InputError, match="no step"):
+    with pytest.raises(InputError, match="num_train_epochs"):
         count_steps(args, 1000, 0)
 
 

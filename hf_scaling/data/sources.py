@@ -17,7 +17,7 @@ from hf_scaling.data.digits import DigitOrigin
 from hf_scaling.data.glyphs import GlyphOrigin
 from hf_scaling.data.images import DECODING_VERSION, ImageFormat
 from hf_scaling.data.sampling import select_classes, split_by_key, validation_size
-from hf_scaling.data.text import open_text
+from hf_scaling.data.text import TextSource, open_text
 from hf_scaling.errors import InputError
 
 _LARGEST_TEST = 10_000
@@ -258,6 +258,18 @@ class SourceFacts:
     n_test: int | None
     n_held_out: int | None
 
+    @classmethod
+    def of(cls, source: Source | TextSource, fill: bool) -> "SourceFacts":
+        """Count an open source; `fill` reads it into its cache where that is not filled, so that sizes are known.
+
+        Raises:
+            InputError: See `Source.train`.
+        """
+        if not (fill or source.is_available):
+            return cls(source.name, source.fingerprint, len(source.class_names), None, None, None)
+        sizes = len(source.train), len(source.test), source.n_held_out
+        return cls(source.name, source.fingerprint, len(source.class_names), *sizes)
+
 
 def source_facts(data: str, arguments: Mapping[str, Any], fill: bool) -> SourceFacts:
     """Open a source and count it.
@@ -270,8 +282,4 @@ def source_facts(data: str, arguments: Mapping[str, Any], fill: bool) -> SourceF
     Raises:
         InputError: As the opener and `Source.train` do.
     """
-    source = OPENERS[data](**arguments)
-    sizes = (None, None, None)
-    if fill or source.is_available:
-        sizes = len(source.train), len(source.test), source.n_held_out
-    return SourceFacts(source.name, source.fingerprint, len(source.class_names), *sizes)
+    return SourceFacts.of(OPENERS[data](**arguments), fill)

@@ -5,7 +5,6 @@ from hf_scaling.models.language import (
     LANGUAGE_FAMILIES,
     build_language_model,
     load_language_model,
-    sketch_language_model,
 )
 from hf_scaling.models.loading import ImageStatistics, build_processor, input_size, load_model, load_statistics
 from hf_scaling.models.vision import (
@@ -17,7 +16,6 @@ from hf_scaling.models.vision import (
     name_classes,
     replace_head,
     seeded,
-    sketch_student,
 )
 
 __all__ = [
@@ -41,6 +39,4 @@ __all__ = [
     "name_classes",
     "replace_head",
     "seeded",
-    "sketch_language_model",
-    "sketch_student",
 ]

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel
 
 from hf_scaling.errors import InputError
@@ -82,12 +81,6 @@ def build_language_model(name: str, n_tokens: int, context: int, seed: int = 0, 
     )
     with seeded(seed):
         return GPTNeoXForCausalLM(config).train()
-
-
-def sketch_language_model(name: str, n_tokens: int, context: int) -> PreTrainedModel:
-    """`build_language_model` under `torch.device("meta")`; kept until its callers use that."""
-    with torch.device("meta"):
-        return build_language_model(name, n_tokens, context)
 
 
 def load_language_model(folder_or_hub_id: str | Path, revision: str | None = None) -> PreTrainedModel:

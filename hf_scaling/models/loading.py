@@ -53,7 +53,7 @@ def load_model(folder_or_hub_id: str | Path, revision: str | None = None) -> Pre
         InputError: No such folder or repository, offline, no usable weights, or not an image classifier.
     """
     name = str(folder_or_hub_id)
-    if name in FAMILIES and not Path(name).exists():
+    if isinstance(folder_or_hub_id, str) and name in FAMILIES:
         raise InputError(f"{name} is a family name, not a checkpoint: give a folder or a Hub id")
     folder = checkpoint_folder(name, revision)
     if not (folder / "config.json").is_file():

@@ -94,12 +94,6 @@ def build_student(
     return model.train()
 
 
-def sketch_student(name: str, n_classes: int, image_size: int, patch_size: int | None = None) -> PreTrainedModel:
-    """`build_student` under `torch.device("meta")`; kept until its callers use that."""
-    with torch.device("meta"):
-        return build_student(name, n_classes, image_size, patch_size).eval()
-
-
 def default_patch_size(image_size: int) -> int:
     """The patch size where none is given: 4 at 16 and 32 pixels, 7 at 28, 8 at 64, 16 at 224.
 

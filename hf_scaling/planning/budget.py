@@ -150,7 +150,7 @@ def plan(
     p_better, uncertainty = judge_arms(allocations, judge_sizes(chosen, budget, level), level)
     arms = [{"arm": arm, **a.sizes, **a.predicted, "p_better": p_better[arm]} for arm, a in allocations.items()]
     cost = {name: float(value[0]) for name, value in chosen.problem.costs.parts(chosen.arrays).items()}
-    notes = _size_notes(chosen, searched=n_params is None) + _passes_notes(chosen)
+    notes = _size_notes(chosen, searched=n_params is None)
     notes += _certainty_notes(allocations, best, p_better[best], uncertainty, level)
     for arm, allocation in allocations.items():
         of_arm = f"{arm}: " if len(allocations) > 1 else ""
@@ -193,7 +193,7 @@ def _fits_by_arm(fit: LawFit | Mapping[str, LawFit]) -> dict[str | None, LawFit]
 
 
 def _size_notes(chosen: Allocation, searched: bool) -> list[dict]:
-    """Sizes outside the measured ones, and sizes that could grow.
+    """Sizes, and passes over the images, outside the measured ones; sizes that could grow.
 
     Args:
         chosen: The best allocation.
@@ -216,25 +216,23 @@ def _size_notes(chosen: Allocation, searched: bool) -> list[dict]:
         if sizes[name] >= problem.ends[name][1] / _INSIDE:
             text = f"{name} {format_whole(sizes[name])} is the most that may be bought: see the marginal value of more"
             notes.append(note("limit_reached", "info", text))
+    samples, training = problem.compute.get("pretrain", {}).get("samples", []), problem.costs.pretraining
+    if training is not None and len(samples) and sizes["n_pretrain"] > 0:
+        at, largest = np.array([sizes["n_pretrain"]]), samples[-1][0]
+        measured, planned = (
+            float(curve(at)[0] / at[0]) for curve in (LogCurve(samples, below="first"), training.samples)
+        )
+        if abs(np.log(planned / measured)) > np.log(_SAME_PASSES):
+            text = (
+                f"{planned:.3g} passes over {format_whole(at[0])} images, where the law's own runs have {measured:.3g}"
+            )
+            notes.append(note("passes_not_measured", "warn", text))
+        elif at[0] > largest:
+            text = (
+                f"beyond {format_whole(largest)} images the passes stay as there, {measured:.3g}; epochs= sets others"
+            )
+            notes.append(note("passes_carried_on", "info", text))
     return notes
-
-
-def _passes_notes(chosen: Allocation) -> list[dict]:
-    """Passes over the images that are not those of the runs that the law was fitted to."""
-    samples = chosen.problem.compute.get("pretrain", {}).get("samples", [])
-    training, size = chosen.problem.costs.pretraining, chosen.sizes["n_pretrain"]
-    if training is None or not len(samples) or not size > 0:
-        return []
-    at, largest = np.array([size]), samples[-1][0]
-    measured = float(LogCurve(samples, below="first")(at)[0] / size)
-    planned = float(training.samples(at)[0] / size)
-    if abs(np.log(planned / measured)) > np.log(_SAME_PASSES):
-        text = f"{planned:.3g} passes over {format_whole(size)} images, where the law's own runs have {measured:.3g}"
-        return [note("passes_not_measured", "warn", text)]
-    if size > largest:
-        text = f"beyond {format_whole(largest)} images the passes stay as there, {measured:.3g}; epochs= sets others"
-        return [note("passes_carried_on", "info", text)]
-    return []
 
 
 def _certainty_notes(

@@ -45,13 +45,13 @@ def plan_runs(runs: Sequence[Mapping[str, Any]], fill: bool, guess: bool) -> lis
         kept = None
     if kept is not None and _is_current(kept, fill, guess):
         return kept["runs"]
-    from hf_scaling.training.resolve import Planner
+    from hf_scaling import training
 
-    planner = Planner(fill, guess)
-    planned = [run.to_dict() for run in planner.plan(runs)]
+    cache = training.ProcessCache(fill, guess)
+    planned = [run.to_dict() for run in training.resolve_runs(runs, cache)]
     if not any(run["provisional"] for run in planned):
-        checkpoints = {where: _state(where) for where in planner.checkpoints}
-        content = {"sources": planner.sources, "checkpoints": checkpoints, "runs": planned}
+        checkpoints = {where: _state(where) for where in cache.checkpoints}
+        content = {"sources": cache.sources, "checkpoints": checkpoints, "runs": planned}
         # A cache that cannot be written to costs time, not the plan.
         with contextlib.suppress(OSError):
             files.write_text(path, json.dumps(content))

@@ -32,7 +32,7 @@ class Worker:
     """Trains planned runs one after the other, and keeps what the next one can use."""
 
     def __init__(self) -> None:
-        self._warm = training.Warm()
+        self._cache = training.ProcessCache()
         # What is loaded by now stays: no garbage collection needs to look at it again.
         gc.collect()
         gc.freeze()
@@ -59,7 +59,7 @@ class Worker:
                     if planned.processes > 1:
                         _launch(folder, planned, gpus)
                     else:
-                        train_run(folder, planned, self._warm)
+                        train_run(folder, planned, self._cache)
                 log.unlink(missing_ok=True)
                 return {"status": "done"}
         except Exception as error:
@@ -70,33 +70,21 @@ class Worker:
             return {"status": "disk" if disk else "failed", "error": one_line(text)}
 
 
-def train_run(study: Study, planned: PlannedRun, warm: training.Warm | None = None) -> None:
+def train_run(study: Study, planned: PlannedRun, cache: training.ProcessCache | None = None) -> None:
     """Train, evaluate and write one run into its folder in the study; resume it where a kill has stopped it.
 
     Raises:
-        InputError, RunError: The run cannot be trained.
-        AssertionError: What was trained has another id than the plan.
+        InputError, RunError: The run cannot be trained, or its source, a checkpoint or the code has changed since it
+            was planned.
     """
-    fields, args = training.parse_fields(planned.spec.stage, recipe_values(study, planned))
-    train = training.pretrain if planned.spec.stage == "pretrain" else training.finetune
-    _, row = train(fields, args, warm)
-    if row["run_id"] != planned.run_id:
-        raise AssertionError(
-            f"planned as {planned.run_id}, trained as {row['run_id']}: the source or the code has changed"
-        )
-
-
-def recipe_values(study: Study, planned: PlannedRun) -> dict[str, Any]:
-    """The fields of a run's recipe, with the folders of its teacher, its checkpoint and itself in the study."""
-    values = dict(planned.fields)
-    if planned.teacher is not None:
-        values["teacher"] = str(study.run_folder(planned.teacher))
-    if planned.parent is not None:
-        name = "trunk" if planned.spec.stage == "pretrain" else "checkpoint"
-        values[name] = str(study.run_folder(planned.parent))
+    folder = study.run_folder(planned.run_id)
     # How a tracker (report_to) shows the run, unless the grid sets it.
     shown = {"project": study.path.resolve().name, "run_name": planned.run_id}
-    return {**shown, **values, "output_dir": str(study.run_folder(planned.run_id)), "disable_tqdm": True}
+    arguments = {name: value for name, value in shown.items() if name not in planned.fields}
+    run = training.ResolvedRun.from_dict(
+        planned.to_dict(), study.run_folder, cache, output_dir=str(folder), disable_tqdm=True, **arguments
+    )
+    training.train(run, folder)
 
 
 def train_share(study: str, run: Mapping[str, Any]) -> None:
@@ -114,12 +102,13 @@ def time_step(model: str, n_classes: int, fields: Mapping[str, Any], batch: int)
         batch: Examples in the step.
     """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    parsed, _ = training.parse_fields("pretrain", fields)
-    student, examples = tasks.find(parsed.task).rehearse(model, n_classes, parsed, batch)
-    student = student.to(device)
+    parsed, _ = training.build_fields("pretrain", fields)
+    task = tasks.find(parsed.task)
+    student = task.build(model, parsed, training.GuessedSource(parsed.source, range(n_classes)), seed=0).to(device)
     optimizer = torch.optim.AdamW(student.parameters())
-    inputs = {name: tensor.to(device) for name, tensor in examples.items()}
-    labels = inputs.pop("labels")
+    inputs = task.inputs(parsed).blank(batch, device)
+    with torch.no_grad():
+        labels = student(**inputs).logits.argmax(-1)
     # The first step also allocates the memory; the second is the one that counts.
     for _ in range(2):
         start = time.monotonic()

@@ -1,19 +1,29 @@
-"""One small object a task: how to load, batch, evaluate and count.
+"""The tasks: how image classification and language modelling load, batch, evaluate and count.
 
-Outside this folder nothing knows which task runs.
+Code outside of this folder does not depend on which task runs.
 """
 
-from hf_scaling.tasks.base import Chosen, FinetuneFields, Measurement, PretrainFields, RunFields, Task, find
+from hf_scaling.tasks.base import (
+    FinetuneFields,
+    Inputs,
+    Measurement,
+    PretrainFields,
+    RunFields,
+    Subset,
+    Task,
+    find,
+)
 from hf_scaling.tasks.image_classification import ImageClassification
 from hf_scaling.tasks.streams import collate
 
 __all__ = [
-    "Chosen",
     "FinetuneFields",
     "ImageClassification",
+    "Inputs",
     "Measurement",
     "PretrainFields",
     "RunFields",
+    "Subset",
     "Task",
     "collate",
     "find",

@@ -1,16 +1,28 @@
-"""One run to one checkpoint and one row: pretrain, fine-tune, evaluate."""
+"""Training: fields to a resolved run, a resolved run to a checkpoint and a row."""
 
-from hf_scaling.training.config import FinetuneFields, PretrainFields, parse_fields, parse_finetune, parse_pretrain
-from hf_scaling.training.run import Warm, announce, finetune, pretrain
+from hf_scaling.training.config import (
+    FinetuneFields,
+    PretrainFields,
+    build_fields,
+    parse_fields,
+    parse_finetune,
+    parse_pretrain,
+)
+from hf_scaling.training.resolve import GuessedSource, ProcessCache, ResolvedRun, resolve, resolve_runs
+from hf_scaling.training.run import print_result, train
 
 __all__ = [
     "FinetuneFields",
+    "GuessedSource",
     "PretrainFields",
-    "Warm",
-    "announce",
-    "finetune",
+    "ProcessCache",
+    "ResolvedRun",
+    "build_fields",
     "parse_fields",
     "parse_finetune",
     "parse_pretrain",
-    "pretrain",
+    "print_result",
+    "resolve",
+    "resolve_runs",
+    "train",
 ]

@@ -1,4 +1,4 @@
-"""Which checkpoint a folder or a Hub id holds."""
+"""The folder of a run: its files, its training states, and the checkpoint that it or a Hub repository holds."""
 
 import hashlib
 import json
@@ -19,17 +19,18 @@ from hf_scaling.grid import RunSpec
 from hf_scaling.results import ResultsTable
 from hf_scaling.tasks import Task
 
-_OURS = ("config.json", "model.safetensors", "README.md", "results")
+_WRITTEN_BY_RUNS = ("config.json", "model.safetensors", "README.md", "results")
 _SEEN = "seen.safetensors"
-_HASHES = "pixel_hashes"  # as the first runs, which were of images, called them
-_WHOLE = "whole.json"
+_HASHES = "pixel_hashes"  # the key in the first runs' files, which were of images
+_COMPLETE = "whole.json"
+_CHECKPOINT_FILES = ["*.json", "*.safetensors", "results/*.parquet"]
 
 
 class RunFolder:
     """The folder of one run: checkpoint, image processor, README.md, run.yaml and results/.
 
-    run.yaml is written first and says whose folder it is; the row in results/ is written last and says that the run is
-    finished.
+    run.yaml is written first and says which run the folder belongs to; the row in results/ is written last and says
+    that the run is finished.
     """
 
     def __init__(self, path: str | Path):
@@ -37,64 +38,66 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the unfinished run keeps its training states; gone when it is finished."""
+        """Where an unfinished run saves its training states; removed when it is finished."""
         return self.path / "checkpoints"
 
     @property
     def trunk(self) -> Path:
-        """The training state that a ladder's next rung goes on from."""
+        """The training state from which a ladder's next rung continues."""
         return self.path / "trunk"
 
     def claim(self, spec: RunSpec) -> dict[str, Any] | None:
-        """Check that this folder is empty or the run's own.
+        """Check that this folder is empty or belongs to the run.
 
         Returns:
             The row of the run if it is finished, else None.
 
         Raises:
-            InputError: It holds another run, or files that a run would overwrite.
+            InputError: It belongs to another run, or has files that a run would overwrite.
         """
-        held = (self._resolved() or {}).get("run_id")
-        if held not in (None, spec.run_id):
+        owner = (self._resolved() or {}).get("run_id")
+        if owner not in (None, spec.run_id):
             raise InputError(
-                f"{self.path} holds run {held}, and this command is run {spec.run_id}: "
+                f"{self.path} belongs to run {owner}, and this command is run {spec.run_id}: "
                 f"give another --output_dir, or remove the folder"
             )
-        foreign = [name for name in _OURS if (self.path / name).exists()]
-        if held is None and foreign:
-            raise InputError(f"{self.path} holds {foreign[0]}, which is no run's of ours: give another --output_dir")
+        foreign = [name for name in _WRITTEN_BY_RUNS if (self.path / name).exists()]
+        if owner is None and foreign:
+            raise InputError(
+                f"{self.path} has a {foreign[0]} that was not created by hf_scaling: give another --output_dir"
+            )
         return self.row()
 
     def row(self) -> dict[str, Any] | None:
         """The row of the finished run; None where there is none."""
-        if not (self.path / "results").is_dir() or not list((self.path / "results").glob("*.parquet")):
+        if not list(self.path.glob("results/*.parquet")):
             return None
         return ResultsTable.load(self.path).rows()[-1]
 
     def write_resolved(self, spec: RunSpec, resolved: Mapping[str, Any]) -> None:
-        """Write run.yaml: the run id, the spec it is the hash of, and the configuration as it was resolved."""
+        """Write run.yaml: the run id, the specification that it is the hash of, and the resolved configuration."""
         content = {"run_id": spec.run_id, "spec": spec.to_dict(), **resolved}
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         files.write_text(self.path / "run.yaml", text)
 
     def spec(self) -> RunSpec:
-        """What the run is, as `write_resolved` wrote it.
+        """The specification in run.yaml.
 
         Raises:
-            InputError: No run is there.
+            InputError: There is no run.yaml.
         """
         resolved = self._resolved()
         if resolved is None:
-            raise InputError(f"{self.path} holds no run.yaml: give the folder of a run")
+            raise InputError(f"{self.path} has no run.yaml: give the folder of a run")
         return RunSpec.from_dict(resolved["spec"])
 
     def write_seen(self, hashes: np.ndarray) -> None:
-        """Write the hashes of the training data, so that a fine-tuning of this run can look for overlap."""
+        """Write the hashes of the training data, by which a fine-tuning of this run finds overlap."""
         with files.replacing(self.path / _SEEN) as temporary:
             safetensors.numpy.save_file({_HASHES: np.unique(hashes)}, temporary)
 
     def seen(self) -> np.ndarray | None:
-        """What `write_seen` wrote; None where there is nothing."""
+        """The hashes that `write_seen` wrote; None where there are none."""
         path = self.path / _SEEN
         return safetensors.numpy.load_file(path)[_HASHES] if path.is_file() else None
 
@@ -115,97 +118,90 @@ class RunFolder:
         return content
 
 
-def mark_whole(checkpoint: Path, notes: Mapping[str, Any]) -> None:
-    """Say that everything of `checkpoint` is written: the names and sizes of its files, and `notes` to itself.
+def mark_complete(checkpoint: Path, notes: Mapping[str, Any]) -> None:
+    """Record that a training state is written completely: the names and sizes of its files, and `notes`.
 
-    The Trainer writes a checkpoint file by file; one that a kill cut short has no mark, or one that does not fit.
+    The Trainer writes a checkpoint file by file; one that a kill cut short has no record, or one that does not match.
     """
-    mark = {"files": _sizes(checkpoint), "notes": dict(notes)}
-    files.write_text(checkpoint / _WHOLE, json.dumps(mark))
+    record = {"files": _file_sizes(checkpoint), "notes": dict(notes)}
+    files.write_text(checkpoint / _COMPLETE, json.dumps(record))
 
 
-def keep_state(checkpoint: Path, place: Path) -> None:
-    """Copy a whole checkpoint to `place`, where no later one takes its room; one that is there already stays."""
-    if place.is_dir():
-        return
-    aside = place.with_name(f".{place.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(checkpoint, aside)
-    os.replace(aside, place)
-
-
-def newest_whole(checkpoints: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; None where there is none."""
-    folders = [each for each in checkpoints.glob("checkpoint-*") if each.name.split("-")[-1].isdigit()]
-    for folder in sorted(folders, key=lambda each: int(each.name.split("-")[-1]), reverse=True):
-        if _is_whole(folder):
-            return folder
-    return None
-
-
-def check_whole(state: Path) -> Path:
-    """`state` itself.
-
-    Raises:
-        InputError: No training state is there, or not all of it.
-    """
-    if not _is_whole(state):
-        raise InputError(f"{state} holds no whole training state: remove the run's folder, so that it is made again")
-    return state
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a training state is there and was written completely."""
+    try:
+        record = json.loads((checkpoint / _COMPLETE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return record["files"] == _file_sizes(checkpoint)
 
 
 def read_notes(checkpoint: Path) -> dict[str, Any]:
-    """The notes that `mark_whole` wrote."""
-    return json.loads((checkpoint / _WHOLE).read_text(encoding="utf-8"))["notes"]
+    """The notes of `mark_complete`."""
+    return json.loads((checkpoint / _COMPLETE).read_text(encoding="utf-8"))["notes"]
 
 
-def remove_torn(checkpoints: Path) -> None:
-    """Remove the checkpoints that a kill cut short."""
+def save_trunk(checkpoint: Path, trunk: Path) -> None:
+    """Copy a complete training state to where it is not replaced by later ones; an existing copy stays."""
+    if trunk.is_dir():
+        return
+    partial = trunk.with_name(f".{trunk.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(checkpoint, partial)
+    os.replace(partial, trunk)
+
+
+def newest_complete(checkpoints: Path) -> Path | None:
+    """The newest training state that was written completely; None where there is none."""
+    steps = {folder: folder.name.split("-")[-1] for folder in checkpoints.glob("checkpoint-*")}
+    numbered = [folder for folder, step in steps.items() if step.isdigit()]
+    newest_first = sorted(numbered, key=lambda folder: int(steps[folder]), reverse=True)
+    return next(filter(is_complete, newest_first), None)
+
+
+def remove_incomplete(checkpoints: Path) -> None:
+    """Remove the training states that a kill cut short."""
     for folder in checkpoints.glob("checkpoint-*"):
-        if not _is_whole(folder):
+        if not is_complete(folder):
             shutil.rmtree(folder)
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        mark = json.loads((checkpoint / _WHOLE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return mark["files"] == _sizes(checkpoint)
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    names = [each for each in folder.rglob("*") if each.is_file() and each.name != _WHOLE]
-    return {each.relative_to(folder).as_posix(): each.stat().st_size for each in sorted(names)}
-
-
-_FILES = ["*.json", "*.safetensors", "results/*.parquet"]
+def _file_sizes(folder: Path) -> dict[str, int]:
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != _COMPLETE]
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(paths)}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint found.
+    """A trained model, identified.
 
     Attributes:
         folder: Where it is on this machine.
-        id: What a specification calls it: the run_id of one of our runs, else the Hub id with its commit, else the
+        id: Its name in a specification: the run_id of a run of hf_scaling, else the Hub id with its commit, else the
             hash of the weights.
-        name: What a row calls it: the run_id, the Hub id, or the hash.
-        row: The row of the run; empty where it is none of ours.
-        seen: Hashes of what it was trained on; None where it does not say.
+        name: Its name in a row: the run_id, the Hub id, or the hash.
+        row: The row of the run; empty where it was not created by hf_scaling.
+        seen: Hashes of what it was trained on; None where that is not known.
+        unreachable: Why it could not be read, where a plan guesses it; None where it was.
     """
 
     folder: Path
     id: str
     name: str
     row: dict[str, Any]
-    seen: Any
+    seen: np.ndarray | None
+    unreachable: str | None = None
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether its files are on this machine."""
+        return self.unreachable is None
 
     def n_pretrain(self, stated: int | None) -> int | None:
         """Unique images or tokens it was pretrained on: its row's, else `stated`.
 
         Raises:
-            InputError: Both are there and differ.
+            InputError: Both are known and differ.
         """
         if not self.row:
             return stated
@@ -217,29 +213,32 @@ class Checkpoint:
         return self.row["n_pretrain"]
 
 
-def identify(where: str, task: Task) -> Checkpoint:
-    """Find a checkpoint, downloading it if it is a Hub id.
+def identify(where: str | Path, task: Task) -> Checkpoint:
+    """Find the checkpoint in a folder, or download it from the Hub.
 
     Args:
-        where: A folder or a Hub id; `org/name@revision` says which branch, tag or commit.
-        task: What it is wanted for.
+        where: A folder or a Hub id; `org/name@revision` names a branch, tag or commit. The name of an architecture is
+            never a folder: write ./NAME.
+        task: What it is used for.
 
     Raises:
-        InputError: Nothing there, offline, no checkpoint, or one of a run of ours for another task.
+        InputError: Nothing there, offline, not a checkpoint, or one of another task.
     """
-    repository, _, revision = (where, "", "") if Path(where).exists() else where.partition("@")
-    folder = hub.local_folder(repository, revision=revision or None, allow_patterns=_FILES)
+    if isinstance(where, str) and "/" not in where and task.is_architecture(where):
+        raise InputError(f"checkpoint {where}: this is an architecture; give a Hub id, or a folder as ./{where}")
+    repository, _, revision = (str(where), "", "") if Path(where).exists() else str(where).partition("@")
+    folder = hub.local_folder(repository, revision=revision or None, allow_patterns=_CHECKPOINT_FILES)
     weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    if not [each for each in weights if each.name.startswith("model")]:
-        raise InputError(f"{where} holds no checkpoint: no model.safetensors in it")
-    ours = RunFolder(folder)
-    row = ours.row() or {}
+    if not any(path.name.startswith("model") for path in weights):
+        raise InputError(f"{where} is not a checkpoint: it has no model.safetensors")
+    run_folder = RunFolder(folder)
+    row = run_folder.row() or {}
     if row and row["task"] != task.name:
         raise InputError(f"{where} is a checkpoint of the task {row['task']}: give --task {row['task']}")
     if row:
-        return Checkpoint(folder, row["run_id"], row["run_id"], row, ours.seen())
+        return Checkpoint(folder, row["run_id"], row["run_id"], row, run_folder.seen())
     if not Path(where).exists():
-        return Checkpoint(folder, f"{repository}@{folder.name}", where, row, None)
+        return Checkpoint(folder, f"{repository}@{folder.name}", str(where), row, None)
     digest = _digest(weights)
     return Checkpoint(folder, digest, digest, row, None)
 

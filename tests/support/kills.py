@@ -14,10 +14,7 @@ from pathlib import Path
 
 from hf_scaling import training
 
-RUNS = {
-    "pretrain": (training.parse_pretrain, training.pretrain),
-    "finetune": (training.parse_finetune, training.finetune),
-}
+PARSERS = {"pretrain": training.parse_pretrain, "finetune": training.parse_finetune}
 
 
 def main() -> None:
@@ -40,8 +37,7 @@ def _start(kind: str, argv: list[str]) -> int:
     child = os.fork()
     if child:
         return child
-    parse, run = RUNS[kind]
-    run(*parse(argv, None))
+    training.train(training.resolve(*PARSERS[kind](argv, None)))
     os._exit(0)
 
 

@@ -4,7 +4,6 @@ Everything but the evaluation is real: sources, subsets, a language model of a f
 """
 
 import numpy as np
-import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from hf_scaling.models import seeded
@@ -29,19 +28,15 @@ class Simulated(CausalLM):
     def is_architecture(self, name):
         return name == "nothing"
 
-    def sketch(self, name, n_classes, fields):
-        with torch.device("meta"):
-            return _model(n_classes, fields.context)
-
     def build(self, name, fields, source, seed):
         with seeded(seed):
-            model = _model(source.tokenizer.size, fields.context)
+            model = _model(len(source.class_names), fields.context)
         model.config.planted = [fields.n_pretrain, 0, seed]
         return model
 
     def adapt(self, model, fields, source, seed):
         model.config.planted = [model.config.planted[0], fields.n_finetune, seed]
-        return model.train()
+        return model
 
     def evaluate(self, model, processor, split, batch_size, teacher=None):
         n_pretrain, n_finetune, seed = model.config.planted

@@ -113,6 +113,11 @@ class TextSource:
         self._texts, self._progress = texts, progress
 
     @property
+    def end_id(self) -> int:
+        """The id of the token that ends a document."""
+        return self.tokenizer.end_id
+
+    @property
     def is_available(self) -> bool:
         """Whether its documents are cached, or on every machine, so that reading them downloads nothing."""
         return self._texts.is_available or self._path.is_file()

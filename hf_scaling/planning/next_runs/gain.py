@@ -21,6 +21,7 @@ from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
 from hf_scaling.fitting.law_fit import quantiles
 from hf_scaling.fitting.solver import Objective
+from hf_scaling.planning.next_runs.candidates import MeasuredRuns
 from hf_scaling.text import format_whole
 
 # A prediction is at this many times the largest sizes unless `at` sets its place.
@@ -82,7 +83,7 @@ def estimate_quantity(fit: Source, quantity: str, at: Mapping[str, float] | None
             raise InputError(
                 "quantity 'boundary' needs both arms: give find_boundary(table), or their fits as {'plain': ..., ...}"
             )
-        return _of_prediction(fit, at) if quantity == "prediction" else _of_parameter(fit, quantity, at)
+        return _of_law(fit, quantity, at)
     pair = isinstance(fit, Mapping) and set(fit) == set(_ARMS) and all(isinstance(f, LawFit) for f in fit.values())
     if not pair and not isinstance(fit, Boundary):
         kinds = "a fit, a boundary or both arms' fits as {'plain': fit, 'distilled': other}"
@@ -92,34 +93,29 @@ def estimate_quantity(fit: Source, quantity: str, at: Mapping[str, float] | None
     return _of_boundary(fit, at) if isinstance(fit, Boundary) else _of_arms(fit["plain"], fit["distilled"], at)
 
 
-def _of_prediction(fit: LawFit, at: Mapping[str, float] | None) -> Estimate:
-    columns = sorted(set(fit.columns.values()))
-    if at is None:
-        # Shares end at one; only sizes grow.
-        ends = {name: fit.data["ranges"][name][1] for name in columns}
-        at = {name: end * (_FAR if end > 1 else 1.0) for name, end in ends.items()}
-    sizes = _one_place(at, columns)
-    row = fit.predict(sizes).iloc[0]
-    drawn = fit.draw_values({name: np.array([value]) for name, value in sizes.items()})[:, 0]
-    name = f"{fit.settings['target']} at {_describe_sizes(sizes)}"
-    return _of_fit(fit, name, float(row["value"]), (float(row["low"]), float(row["high"])), drawn)
-
-
-def _of_parameter(fit: LawFit, symbol: str, at: Mapping[str, float] | None) -> Estimate:
-    if at is not None:
-        raise InputError(f"at= changes nothing for the parameter {symbol!r}: leave it out")
-    # In a mixture a parameter is one member's, and so is what its runs would show.
-    law, _, own = symbol.rpartition(".")
-    fit, symbol = next(((member, own) for member in fit.members if member.law == law), (fit, symbol))
-    if fit.definition is None or symbol not in fit.params:
-        known = ", ".join(fit.params)
-        raise InputError(f"quantity {symbol!r} is unknown: choose prediction, boundary or one of {known}")
-    index = [parameter.name for parameter in fit.definition.parameters].index(symbol)
-    ends = fit.intervals.get(symbol, (np.nan, np.nan))
-    return _of_fit(fit, symbol, fit.params[symbol], ends, fit.draws[:, index])
-
-
-def _of_fit(fit: LawFit, name: str, value: float, ends: tuple[float, float], drawn: np.ndarray) -> Estimate:
+def _of_law(fit: LawFit, quantity: str, at: Mapping[str, float] | None) -> Estimate:
+    if quantity == "prediction":
+        columns = sorted(set(fit.columns.values()))
+        if at is None:
+            # Shares end at one; only sizes grow.
+            largest = {name: fit.data["ranges"][name][1] for name in columns}
+            at = {name: size * (_FAR if size > 1 else 1.0) for name, size in largest.items()}
+        sizes = _one_place(at, columns)
+        row = fit.predict(sizes).iloc[0]
+        value, ends = float(row["value"]), (float(row["low"]), float(row["high"]))
+        drawn = fit.draw_values({name: np.array([size]) for name, size in sizes.items()})[:, 0]
+        name = f"{fit.settings['target']} at {_describe_sizes(sizes)}"
+    else:
+        if at is not None:
+            raise InputError(f"at= changes nothing for the parameter {quantity!r}: leave it out")
+        # In a mixture a parameter is one member's, and so is what its runs would show.
+        law, _, symbol = quantity.rpartition(".")
+        fit, name = next(((member, symbol) for member in fit.members if member.law == law), (fit, quantity))
+        if fit.definition is None or name not in fit.params:
+            known = ", ".join(fit.params)
+            raise InputError(f"quantity {quantity!r} is unknown: choose prediction, boundary or one of {known}")
+        index = [parameter.name for parameter in fit.definition.parameters].index(name)
+        value, ends, drawn = fit.params[name], fit.intervals.get(name, (np.nan, np.nan)), fit.draws[:, index]
     if len(drawn) == 0 or np.isnan(drawn).mean() > 0.5:
         raise InputError(
             "this fit has no bootstrap draws of that quantity: fit again with bootstrap=1000 and more sizes than free "
@@ -373,6 +369,26 @@ class ExpectedGain:
         sums[np.arange(len(distinct)), distinct] += values[-1, distinct]
         sums[-1, distinct] = 0.0
         return sums
+
+
+def expected_gain(frame: pd.DataFrame, estimate: Estimate, measured: MeasuredRuns) -> tuple[ExpectedGain, np.ndarray]:
+    """The expected gain of the candidates' configurations, and which of them each candidate is.
+
+    Candidates of the same sizes are one configuration: they would show the same, apart from noise.
+
+    Raises:
+        InputError: The law is not defined at the sizes of a candidate.
+    """
+    columns = list(estimate.columns)
+    sizes, configuration = np.unique(frame[columns].to_numpy(dtype=float), axis=0, return_inverse=True)
+    configuration = configuration.reshape(-1)
+    predicted = estimate.predict_runs({name: sizes[:, number] for number, name in enumerate(columns)})
+    for place in np.flatnonzero(np.isnan(predicted).mean(axis=0)[configuration] > 0.5):
+        raise InputError(f"candidates, row {frame.index[int(place)]}: the law is not defined at these sizes")
+    exists = set(measured.runs[columns].astype(float).itertuples(index=False, name=None))
+    is_new = None if estimate.arms else np.array([tuple(size) not in exists for size in sizes])
+    gain = ExpectedGain(estimate.draws[: len(predicted)], predicted, estimate.noise, is_new, estimate.spare)
+    return gain, configuration
 
 
 def normal_scores(draws: np.ndarray) -> np.ndarray:

@@ -20,14 +20,13 @@ from hf_scaling.grid import Grid
 from hf_scaling.grid.schema import PLAIN, check
 from hf_scaling.planning.costs import CostOptions, is_positive
 from hf_scaling.planning.next_runs.candidates import (
-    MeasuredRuns,
     complete_candidates,
     default_candidates,
     given_candidates,
     measured_runs,
 )
 from hf_scaling.planning.next_runs.costs import RunCosts, run_costs
-from hf_scaling.planning.next_runs.gain import Estimate, ExpectedGain, Source, estimate_quantity, narrowed
+from hf_scaling.planning.next_runs.gain import ExpectedGain, Source, estimate_quantity, expected_gain, narrowed
 from hf_scaling.planning.verdicts import describe_runs
 from hf_scaling.text import format_count, format_percent
 
@@ -191,7 +190,7 @@ def suggest_runs(
     frame = complete_candidates(frame, measured, estimate.arms)
     options = CostOptions(flops_per_param=flops_per_param, flops_per_second=flops_per_second)
     run_cost, prices, notes = run_costs(frame, estimate.columns, source, measured, costs, table, options)
-    expected, configuration = _expected_gain(frame, estimate, measured)
+    expected, configuration = expected_gain(frame, estimate, measured)
     selection = select_runs(expected, run_cost, configuration, budget)
     if not selection.rows:
         added = run_cost.added()
@@ -214,20 +213,6 @@ def suggest_runs(
     today = (estimate.name, estimate.value, estimate.low, estimate.high, estimate.level)
     runs.aim = Aim(*today, budget=float(budget), costs=prices, notes=notes, grid=grid)
     return runs
-
-
-def _expected_gain(frame: pd.DataFrame, estimate: Estimate, measured: MeasuredRuns) -> tuple[ExpectedGain, np.ndarray]:
-    """The expected gain of the candidates' configurations, and which of them each candidate is."""
-    columns = list(estimate.columns)
-    sizes, configuration = np.unique(frame[columns].to_numpy(dtype=float), axis=0, return_inverse=True)
-    configuration = configuration.reshape(-1)
-    predicted = estimate.predict_runs({name: sizes[:, number] for number, name in enumerate(columns)})
-    for place in np.flatnonzero(np.isnan(predicted).mean(axis=0)[configuration] > 0.5):
-        raise InputError(f"candidates, row {frame.index[int(place)]}: the law is not defined at these sizes")
-    exists = set(measured.runs[columns].astype(float).itertuples(index=False, name=None))
-    is_new = None if estimate.arms else np.array([tuple(size) not in exists for size in sizes])
-    expected = ExpectedGain(estimate.draws[: len(predicted)], predicted, estimate.noise, is_new, estimate.spare)
-    return expected, configuration
 
 
 def _study_grid(grid: Any, candidates: Any, table: Any) -> Grid | None:
@@ -406,10 +391,7 @@ def grid_content(runs: Sequence[Mapping[str, Any]], grid: Grid) -> dict[str, Any
         "seeds": axes["seed"],
         "pretrain": study["pretrain"],
         "finetune": study["finetune"] if finetune else {},
-        "overrides": [
-            *_used_overrides(study["overrides"], axes, fine, teacher),
-            *_skips(axes, pretrain, fine, finetune),
-        ],
+        "overrides": _overrides(study["overrides"], axes, fine, teacher, pretrain, finetune),
     }
     return {name: value for name, value in content.items() if value}
 
@@ -435,10 +417,18 @@ def _place(run: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, Any]:
     return place
 
 
-def _used_overrides(
-    overrides: Sequence[Mapping], axes: Mapping[str, list], fine: Mapping[str, list], teacher: str | None
+def _overrides(
+    study: Sequence[Mapping],
+    axes: Mapping[str, list],
+    fine: Mapping[str, list],
+    teacher: str | None,
+    pretrain: set[tuple],
+    finetune: set[tuple],
 ) -> list[dict]:
-    """The overrides that choose a run of the new grid, without their skips: those runs are named now."""
+    """The study's overrides that choose a run of the new grid, and skips of every combination that is not wanted.
+
+    The study's own skips are left out: those runs are named now.
+    """
     points = [dict(zip(_AXES, values)) for values in itertools.product(*(axes[axis] for axis in _AXES))]
     points = [{**point, "teacher": "none" if point["arm"] == PLAIN else teacher} for point in points]
     fine_points = itertools.product(points, *(fine[axis] for axis in _FINE))
@@ -446,22 +436,15 @@ def _used_overrides(
     if teacher is not None:
         points += [{**point, "model": teacher, "arm": PLAIN, "teacher": "none"} for point in points]
     used = []
-    for override in overrides:
+    for override in study:
         kept, where = {name: value for name, value in override.items() if name != "skip"}, override["where"]
         chosen = any(all(axis in point and point[axis] in where[axis] for axis in where) for point in points)
         if len(kept) > 1 and chosen:
             used.append(kept)
-    return used
-
-
-def _skips(
-    axes: Mapping[str, list], pretrain: set[tuple], fine: Mapping[str, list], finetune: set[tuple]
-) -> list[dict]:
-    """Overrides that leave out every combination of the axes that is not wanted."""
-    boxes = _boxes(set(itertools.product(*(axes[axis] for axis in _AXES))) - pretrain, _AXES)
+    unwanted = _boxes(set(itertools.product(*(axes[axis] for axis in _AXES))) - pretrain, _AXES)
     sizes = itertools.product(pretrain, *(fine[axis] for axis in _FINE))
-    boxes += _boxes({(*run, *size) for run, *size in sizes} - finetune, (*_AXES, *_FINE))
-    return [{"where": box, "skip": True} for box in boxes]
+    unwanted += _boxes({(*run, *size) for run, *size in sizes} - finetune, (*_AXES, *_FINE))
+    return used + [{"where": box, "skip": True} for box in unwanted]
 
 
 def _boxes(points: set[tuple], axes: Sequence[str]) -> list[dict[str, list]]:
