@@ -121,6 +121,14 @@ def test_parts_that_grow_at_every_step_are_refused_and_quickly():
     assert time.monotonic() - started < 20
 
 
+def test_a_formula_too_deep_for_sympy_is_refused_and_quickly():
+    law = Law.from_dict({"name": "theirs", "expression": "(" * 48 + "n_pretrain" + "+a)**b" * 48})
+    started = time.monotonic()
+    with pytest.raises(InputError, match="theirs"):
+        law.linear  # noqa: B018
+    assert time.monotonic() - started < 20
+
+
 def test_constants_are_evaluated_and_need_a_finite_value():
     where = {"half": "1/2", "square": "4*half"}
     law = Law("mine", "E + A*n_pretrain**-(half + a)**square", where=where)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from hf_scaling.errors import InputError
-from hf_scaling.laws.law import Law, Parameter
+from hf_scaling.laws.law import Law
 from hf_scaling.text import COLUMNS, did_you_mean, wrap
 
 _HOFFMANN = "Hoffmann et al. 2022, Training Compute-Optimal Large Language Models (arXiv 2203.15556)"
@@ -235,7 +235,13 @@ def list_laws(names: Iterable[str] = (), width: int = 100) -> str:
     Raises:
         InputError: There is no law of that name.
     """
-    return "\n\n".join(_entry(LAWS[name], width) for name in (tuple(names) or LAWS)) + "\n"
+    entries = []
+    for law in map(LAWS.__getitem__, tuple(names) or LAWS):
+        lines = [law.name, *wrap(law.summary, "  ", width=width)]
+        for field, text in (("formula", law.formula), ("variables", ", ".join(law.variables)), ("paper", law.paper)):
+            lines += wrap(f"{field:<10} {text}", "  ", " " * 13, width)
+        entries.append("\n".join(lines))
+    return "\n\n".join(entries) + "\n"
 
 
 def markdown() -> str:
@@ -243,29 +249,16 @@ def markdown() -> str:
     return "\n".join(_section(law) for law in LAWS.values())
 
 
-def _entry(law: Law, width: int) -> str:
-    fields = {"formula": law.formula, "variables": ", ".join(law.variables), "paper": law.paper}
-    lines = [law.name, *wrap(law.summary, "  ", width=width)]
-    for field, text in fields.items():
-        lines += wrap(f"{field:<10} {text}", "  ", " " * 13, width)
-    return "\n".join(lines)
-
-
 def _section(law: Law) -> str:
     parts = [f"### `{law.name}`", "", law.summary, "", f"$$ {law.latex} $$", "", f"    {law.formula}", ""]
-    parts += [f"- Variables: {'; '.join(_variable(name) for name in law.variables)}."]
+    variables = [f"`{name}` (${COLUMNS[name].symbol}$), {COLUMNS[name].unit}" for name in law.variables]
+    parts += [f"- Variables: {'; '.join(variables)}."]
     if law.unbound:
         parts += [f"- Needs `{law.unbound[0]}`, from `supervised=`: a fit of `chinchilla_coupled` or its parameters."]
     parts += [f"- Linear once the others are fixed: {', '.join(f'`{n}`' for n in law.linear) or 'none'}."]
     parts += [f"- Paper: {law.paper}.", "", "| parameter | kind | bounds |", "|---|---|---|"]
-    return "\n".join([*parts, *map(_row, law.parameters), ""])
-
-
-def _variable(name: str) -> str:
-    return f"`{name}` (${COLUMNS[name].symbol}$), {COLUMNS[name].unit}"
-
-
-def _row(parameter: Parameter) -> str:
-    unit = f", in the units of `{parameter.variable}`" if parameter.variable else ""
-    high = f"to {parameter.high:g}" if math.isfinite(parameter.high) else "or more"
-    return f"| `{parameter.name}` | {parameter.kind}{unit} | {parameter.low:g} {high} |"
+    for p in law.parameters:
+        unit = f", in the units of `{p.variable}`" if p.variable else ""
+        high = f"to {p.high:g}" if math.isfinite(p.high) else "or more"
+        parts.append(f"| `{p.name}` | {p.kind}{unit} | {p.low:g} {high} |")
+    return "\n".join([*parts, ""])

@@ -12,7 +12,8 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache, partial, reduce
+from functools import cached_property, lru_cache, partial, reduce, wraps
+from typing import TypeVar
 
 import sympy
 from sympy import Add, Expr, Mul, Pow, S, Symbol
@@ -21,6 +22,8 @@ from hf_scaling.errors import InputError
 from hf_scaling.laws.evaluator import DATA, FULL, THETA, Program
 from hf_scaling.laws.parsing import GAP_ABOVE_LOW, GAP_BELOW_HIGH, UNKNOWN, FormulaText
 from hf_scaling.text import COLUMNS
+
+T = TypeVar("T")
 
 # Operations in a formula with its parts inserted; the largest law of the catalogue has about 150.
 _MAX_OPERATIONS = 1500
@@ -68,9 +71,10 @@ class _Log(sympy.Function):
             return Add(*map(_Log, z.args))
         if z.is_Pow and z.base.is_nonnegative:
             return z.exp * _Log(z.base)
-        if z.is_Add and len(z.args) == 2 and all(map(_is_positive_power, z.args)):
-            first, second = map(_Log, z.args)
-            return first + _Softplus(second - first)
+        if z.is_Add and len(z.args) == 2:
+            # Not for products, since a coefficient of zero has no logarithm.
+            logs = [_Log(t) for t in z.args if isinstance(t, _Exp) or (t.is_Number and t.is_positive)]
+            return logs[0] + _Softplus(logs[1] - logs[0]) if len(logs) == 2 else None
         return None
 
     def fdiff(self, argindex=1):
@@ -143,11 +147,6 @@ class _Greatest(_Least):
 
     def _eval_is_nonnegative(self):
         return any(argument.is_nonnegative for argument in self.args) or None
-
-
-def _is_positive_power(term: Expr) -> bool:
-    # A product is not: a coefficient of zero has no logarithm.
-    return isinstance(term, _Exp) or bool(term.is_Number and term.is_positive)
 
 
 class _Subtract(sympy.Function):
@@ -231,6 +230,20 @@ def _convert(tree: ast.expr, names: Mapping[str, Expr], operations: Mapping[obje
     raise AssertionError(f"the parser accepted {ast.dump(tree)}")
 
 
+def _refuse_deep(function: Callable[..., T]) -> Callable[..., T]:
+    """Turn the RecursionError of a formula that sympy cannot process into an error about the formula."""
+
+    @wraps(function)
+    def wrapped(owner: "Formula | FormulaText", *arguments: object) -> T:
+        try:
+            return function(owner, *arguments)
+        except RecursionError:
+            name = owner.text.owner if isinstance(owner, Formula) else owner.owner
+            raise InputError(f"{name}: the formula is nested too deeply to be evaluated") from None
+
+    return wrapped
+
+
 class Formula:
     """The sympy expression of a law with what follows from it; programs are compiled on first use.
 
@@ -257,6 +270,7 @@ class Formula:
         self.value, self.residual = self._value_and_residual({}, None)
 
     @cached_property
+    @_refuse_deep
     def linear(self) -> tuple[str, ...]:
         """The largest set of parameters in which the value is linear when all others are fixed, in the law's order."""
         if self.is_equation:
@@ -270,18 +284,21 @@ class Formula:
         return ()
 
     @cached_property
+    @_refuse_deep
     def value_program(self) -> Program:
         """The value."""
         writer = self._writer()
         return writer.program.finish([writer.slot(self.value)])
 
     @cached_property
+    @_refuse_deep
     def gradient_program(self) -> Program:
         """The value and its derivative by each parameter."""
         writer = self._writer()
         return writer.program.finish([writer.slot(self.value), *self._gradient(writer)])
 
     @cached_property
+    @_refuse_deep
     def design_program(self) -> Program:
         """The value with the linear parameters at zero, and one column for each of them."""
         indices = [self.names.index(name) for name in self.linear]
@@ -291,11 +308,13 @@ class Formula:
         return writer.program.finish([writer.slot(offset), *(gradient[i] for i in indices)])
 
     @cached_property
+    @_refuse_deep
     def residual_program(self) -> Program:
         """The residual of an equation and its derivative by the hidden quantity."""
         writer = self._writer()
         return writer.program.finish([writer.slot(self.residual), *writer.gradient(self.residual, [_POSITION])])
 
+    @_refuse_deep
     def excess_program(self, solve_for: str) -> Program:
         """A value with the sign of (the law - a target), where the hidden quantity is the logarithm of a variable.
 
@@ -308,6 +327,7 @@ class Formula:
             self._inverses[solve_for] = writer.program.finish([excess])
         return self._inverses[solve_for]
 
+    @_refuse_deep
     def _value_and_residual(self, replaced: Mapping[str, Expr], target: Expr | None) -> tuple[Expr, Expr]:
         """The value and, for an equation, the residual: log(left side) - log(right side), which rises with L.
 
@@ -315,23 +335,20 @@ class Formula:
         end; with a target, L is the target.
         """
         names = {**dict(zip(self.names, self.parameters)), **self.columns, **replaced}
-        try:
-            for name, tree in self.text.folded_parts.items():
-                names[name] = self._checked(_convert(tree, names, _EVALUATED))
-            if not self.is_equation:
-                return self._checked(_convert(self.text.folded[0], names, _EVALUATED)), S.Zero
-            low, high = names[self.text.low], names[self.text.high]
-            if target is None:
-                log_width = _Log(high - low)
-                above, below = (_Exp(log_width - _Softplus(z)) for z in (-_POSITION, _POSITION))
-            else:
-                # For a target outside (low, high) one gap is zero: its logarithm is an infinity of the right sign.
-                above, below = _Greatest(target - low, S.Zero), _Greatest(high - target, S.Zero)
-            names |= {GAP_ABOVE_LOW: above, GAP_BELOW_HIGH: below}
-            left, right = (_Log(_convert(side, names, _EVALUATED)) for side in self.text.folded)
-            return low + above, self._checked(_Subtract(left, right))
-        except RecursionError:
-            raise InputError(f"{self.text.owner}: the parts of `where` are nested too deeply") from None
+        for name, tree in self.text.folded_parts.items():
+            names[name] = self._checked(_convert(tree, names, _EVALUATED))
+        if not self.is_equation:
+            return self._checked(_convert(self.text.folded[0], names, _EVALUATED)), S.Zero
+        low, high = names[self.text.low], names[self.text.high]
+        if target is None:
+            log_width = _Log(high - low)
+            above, below = (_Exp(log_width - _Softplus(z)) for z in (-_POSITION, _POSITION))
+        else:
+            # For a target outside (low, high) one gap is zero: its logarithm is an infinity of the right sign.
+            above, below = _Greatest(target - low, S.Zero), _Greatest(high - target, S.Zero)
+        names |= {GAP_ABOVE_LOW: above, GAP_BELOW_HIGH: below}
+        left, right = (_Log(_convert(side, names, _EVALUATED)) for side in self.text.folded)
+        return low + above, self._checked(_Subtract(left, right))
 
     def _checked(self, expression: Expr) -> Expr:
         sizes: dict[Expr, int] = {}
@@ -437,13 +454,13 @@ class _Writer:
 
     def product(self, a: int, b: int) -> int:
         """The slot of a * b; of several factors, those that are computed least often are multiplied first."""
-        a, b = sorted((a, b), key=self._cost)
+        reach = self.program.reach
+        a, b = sorted((a, b), key=lambda slot: ((0, DATA, THETA, FULL).index(reach[slot]), slot))
         if a == self.zero or b == self.one:
             return a
         if a == self.one or b == self.zero:
             return b
         function, *factors = self.program.keys[b]
-        reach = self.program.reach
         if function == "Multiply" and reach[b] == FULL and reach[factors[0]] != FULL:
             cheap, rest = factors
             if reach[a] in (0, reach[cheap]):
@@ -477,10 +494,6 @@ class _Writer:
         if coefficient == -1:
             return self.negated(slot)
         return slot if coefficient == 1 else self.product(self._number(coefficient), slot)
-
-    def _cost(self, slot: int) -> tuple[int, int]:
-        reach = self.program.reach[slot]
-        return {0: 0, DATA: 1, THETA: 2, FULL: 3}[reach], slot
 
     def _order_of(self, expression: Expr) -> tuple[int, ...]:
         if expression not in self.order:
@@ -531,6 +544,7 @@ _GREEK = frozenset(
 ) | {"pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega"}
 
 
+@_refuse_deep
 def latex(text: FormulaText, variables: Sequence[str]) -> str:
     """The formula in LaTeX, in the order of the text: columns by their symbols, the parts of `where` at the end."""
     names = [*text.names, *text.where, UNKNOWN]

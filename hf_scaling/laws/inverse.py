@@ -58,7 +58,10 @@ def _solve_point(program: Program, scan: np.ndarray, theta: np.ndarray, point: M
         same = np.sign(excess(middle)) == side
         low, high = np.where(same, middle, low), np.where(same, high, middle)
     solution = np.exp((low + high) / 2)[:, 0]
-    return np.where(crosses.any(axis=1), solution, _without_crossing(scanned))
+    # Without a crossing: 0 where the curve is beyond the target throughout, infinity where it never is.
+    start, _ = _ends(scanned)
+    reached = np.where(np.isnan(start), np.nan, np.where(start * _start_side(scanned) <= 0, 0.0, np.inf))
+    return np.where(crosses.any(axis=1), solution, reached)
 
 
 def _ends(excess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -73,13 +76,6 @@ def _start_side(excess: np.ndarray) -> np.ndarray:
     """The sign of the excess before the target is reached: 1 for curves that fall, -1 for those that rise."""
     first, last = _ends(excess)
     return np.where(last > first, -1.0, 1.0)
-
-
-def _without_crossing(excess: np.ndarray) -> np.ndarray:
-    """0 where the curve is beyond the target throughout, infinity where it never is."""
-    first, _ = _ends(excess)
-    reached = first * _start_side(excess) <= 0
-    return np.where(np.isnan(first), np.nan, np.where(reached, 0.0, np.inf))
 
 
 def checked_target(target: ArrayLike, owner: str) -> np.ndarray:

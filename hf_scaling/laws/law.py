@@ -213,7 +213,8 @@ class Law:
             InputError: A parameter or a column is missing, or does not hold numbers.
         """
         values = self.evaluator(variables).value(self.vector(theta))
-        return values if self._shape(variables) else values[..., 0]
+        is_point = not any(np.shape(variables[name]) for name in self.variables)
+        return values[..., 0] if is_point else values
 
     def value_and_gradient(self, theta: Theta, variables: Columns) -> tuple[np.ndarray, np.ndarray]:
         """Values (..., N) and derivatives (..., N, P) by each parameter, as `predict` takes its arguments."""
@@ -333,7 +334,7 @@ class Law:
             "where": dict(self.where),
             "variables": list(self.variables),
             "parameters": list(self.names),
-            "bounds": {p.name: [_finite(p.low), _finite(p.high)] for p in self.parameters},
+            "bounds": {p.name: [b if math.isfinite(b) else None for b in (p.low, p.high)] for p in self.parameters},
             "kinds": {p.name: p.kind for p in self.parameters},
             "starts": {p.name: list(p.grid) for p in self.parameters if p.grid},
             "paper": self.paper,
@@ -379,9 +380,6 @@ class Law:
     def _owner(self) -> str:
         return f"law {self.name[:60]!r}"
 
-    def _shape(self, variables: Columns) -> tuple[int, ...]:
-        return np.broadcast_shapes(*(np.shape(variables[name]) for name in self.variables))
-
     def _declared_variables(self, given: Sequence[str] | None) -> tuple[str, ...]:
         free = self._text.names
         if given is not None:
@@ -411,10 +409,6 @@ class Law:
     def _refuse_unbound(self) -> None:
         if self.unbound:
             raise InputError(f"{self._owner} needs {self.unbound[0]}: give a chinchilla_coupled fit as supervised=")
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
