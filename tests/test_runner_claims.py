@@ -1,4 +1,4 @@
-"""Who is at a run: seen by other processes, over with its owner."""
+"""Claims on runs: visible to other processes, ended with their owner."""
 
 import json
 import os
@@ -17,8 +17,8 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from hf_scaling.runner.study_folder import Claims
-with Claims(Path(sys.argv[1])).held("run") as free:
-    print(free, flush=True)
+with Claims(Path(sys.argv[1])).held("run") as is_ours:
+    print(is_ours, flush=True)
     time.sleep(60)
 """
 
@@ -32,23 +32,23 @@ def holder(tmp_path):
     process.wait()
 
 
-def test_one_process_has_a_run_until_it_is_killed(tmp_path, holder):
+def test_one_process_holds_a_claim_until_it_is_killed(tmp_path, holder):
     claims = Claims(tmp_path)
     assert claims.is_held("run")
     assert not claims.is_held("other")
-    with claims.held("run") as free:
-        assert not free
+    with claims.held("run") as is_ours:
+        assert not is_ours
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert not claims.is_held("run")
-    with claims.held("run") as free:
-        assert free
+    with claims.held("run") as is_ours:
+        assert is_ours
         assert claims.is_held("run")
     assert not claims.is_held("run")
     assert list(tmp_path.glob("*.json")) == []
 
 
-def test_another_process_of_the_same_number_is_not_the_owner(tmp_path):
+def test_another_process_with_the_same_id_is_not_the_owner(tmp_path):
     claims = Claims(tmp_path)
     with claims.held("run"):
         path = tmp_path / "run.json"
@@ -58,7 +58,7 @@ def test_another_process_of_the_same_number_is_not_the_owner(tmp_path):
         assert not claims.is_held("run")
 
 
-def test_an_owner_on_another_machine_lives_as_long_as_it_gives_signs(tmp_path):
+def test_an_owner_on_another_machine_holds_it_while_it_gives_signs_of_life(tmp_path):
     claims = Claims(tmp_path)
     path = tmp_path / "run.json"
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "began": 0.0}))
@@ -79,18 +79,18 @@ def test_a_claim_gives_signs_of_life(tmp_path, monkeypatch):
         assert path.stat().st_mtime > 1.0
 
 
-def test_of_many_at_once_one_takes_a_dead_mans_run(tmp_path):
+def test_one_of_many_takes_over_the_claim_of_a_dead_process(tmp_path):
     dead = {"host": socket.gethostname(), "pid": 2**22 + 1, "began": 0.0}
     (tmp_path / "run.json").write_text(json.dumps(dead))
-    together, found = threading.Barrier(8), []
+    barrier, results = threading.Barrier(8), []
 
     def take():
-        together.wait()
-        found.append(Claims(tmp_path)._acquire("run"))
+        barrier.wait()
+        results.append(Claims(tmp_path)._acquire("run"))
 
     threads = [threading.Thread(target=take) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(found) == [False] * 7 + [True]
+    assert sorted(results) == [False] * 7 + [True]

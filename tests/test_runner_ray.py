@@ -1,4 +1,4 @@
-"""The same study on a Ray cluster of two nodes, one of which dies half-way."""
+"""A study on a Ray cluster of two nodes, one of which dies half-way."""
 
 import sys
 import threading
@@ -46,7 +46,7 @@ def test_a_node_lost_half_way_costs_nothing_but_time(cluster, tmp_path):
 
 
 def wait_for_death():
-    """Until Ray too has noticed that a node is gone."""
+    """Wait until Ray has noticed that a node is gone."""
     deadline = time.monotonic() + 120
     while sum(node["Alive"] for node in ray.nodes()) > 1:
         assert time.monotonic() < deadline

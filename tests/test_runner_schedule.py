@@ -1,4 +1,4 @@
-"""What the runner hands out, and what it makes of how runs end; no run is trained here."""
+"""The order in which the runner hands out runs, and how it handles their outcomes; nothing is trained here."""
 
 import dataclasses
 import itertools
@@ -23,10 +23,10 @@ CONTENT = {
 
 
 def plan_of(grid):
-    """The runs of a grid with made-up ids and costs, without asking the training half."""
+    """The runs of a grid with invented ids and costs, without the process that resolves them."""
     planned = {}
     for run in grid.runs:
-        teacher, parent = (each and planned[each.key].run_id for each in (run.teacher, run.parent))
+        teacher, parent = (need and planned[need.key].run_id for need in (run.teacher, run.parent))
         spec = RunSpec(
             stage=run.stage,
             model={"name": run.fields.get("model")},
@@ -56,31 +56,30 @@ def plan_of(grid):
 
 
 class Engine:
-    """Finishes a run the moment it is waited for, or ends it as `ends` says; counts what it was given."""
+    """Finishes a run when it is waited for, or ends it as `outcomes` lists; records the runs it was given."""
 
-    def __init__(self, study, slots=2, ends=None):
-        self.study, self.ends, self.given, self.at, self.most = study, ends or {}, [], {}, 0
-        self.slots, self.closed = slots, False
+    def __init__(self, study, slots=2, outcomes=None):
+        self.study, self.slots, self.outcomes = study, slots, outcomes or {}
+        self.given, self.running, self.most, self.closed = [], {}, 0, False
 
     def free(self):
-        return [slot for slot in range(self.slots) if slot not in self.at]
+        return [slot for slot in range(self.slots) if slot not in self.running]
 
     def submit(self, slot, run):
         run = PlannedRun.from_dict(run)
-        for needed in run.needs:
-            assert self.study.finished_row(needed) is not None
-        assert run.run_id not in {each.run_id for each in self.at.values()}
+        assert all(self.study.finished_row(need) is not None for need in run.needs)
+        assert run.run_id not in {other.run_id for other in self.running.values()}
         self.given.append(run)
-        self.at[slot] = run
-        self.most = max(self.most, len(self.at))
+        self.running[slot] = run
+        self.most = max(self.most, len(self.running))
 
     def wait(self, seconds):
-        if not self.at:
+        if not self.running:
             return []
-        slot = next(iter(self.at))
-        run = self.at.pop(slot)
-        ends = self.ends.get(run.run_id, [])
-        outcome = ends.pop(0) if ends else {"status": "done"}
+        slot = next(iter(self.running))
+        run = self.running.pop(slot)
+        outcomes = self.outcomes.get(run.run_id, [])
+        outcome = outcomes.pop(0) if outcomes else {"status": "done"}
         if outcome["status"] == "done":
             finish(self.study, run)
         return [(slot, outcome)]
@@ -98,12 +97,12 @@ def finish(study, run):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Run a grid with the engine above; gives the engine, also where the run raises (then it is `run.engine`)."""
+    """Run a grid with the engine above; returns the engine, which is `run.engine` where the call raises."""
     monkeypatch.setattr(Grid, "plan", lambda grid, fill=False, guess=False: plan_of(grid))
     study = Study(tmp_path / "study")
 
-    def run(content=CONTENT, ends=None, slots=2, **options):
-        run.engine = Engine(study, slots, ends)
+    def run(content=CONTENT, outcomes=None, slots=2, **options):
+        run.engine = Engine(study, slots, outcomes)
         monkeypatch.setattr(loop, "open_engine", lambda name, path, workers: run.engine)
         run.table = loop.run_grid(Grid.from_dict(content), study.path, progress=False, **options)
         return run.engine
@@ -112,62 +111,61 @@ def run(tmp_path, monkeypatch):
     return run
 
 
-def chosen(plan, **axes):
-    (found,) = [
-        each
-        for each in plan
-        if all(getattr(each, name, getattr(each.spec, name, None)) == axes[name] for name in axes)
+def only(plan, **axes):
+    """The one run of a plan with these values."""
+    (match,) = [
+        run for run in plan if all(getattr(run, name, getattr(run.spec, name, None)) == axes[name] for name in axes)
     ]
-    return found
+    return match
 
 
-def test_each_run_is_made_once_and_a_second_call_makes_none(run):
+def test_each_run_is_trained_once_and_a_second_call_trains_none(run):
     engine = run()
-    assert sorted(each.run_id for each in engine.given) == sorted(each.run_id for each in run.plan)
+    assert sorted(given.run_id for given in engine.given) == sorted(planned.run_id for planned in run.plan)
     assert len(run.table) == len(run.plan) == 24
     assert (engine.most, engine.closed) == (2, True)
     assert run().given == []
     assert run.table.missing(Grid.from_dict(CONTENT)) == []
 
 
-def test_a_grid_with_one_more_size_makes_only_what_is_new(run):
+def test_a_grid_with_one_more_size_trains_only_what_is_new(run):
     run()
     engine = run({**CONTENT, "n_finetune": [10, 20, 30]})
-    assert [each.spec.n_finetune for each in engine.given] == [30] * 8
+    assert [given.spec.n_finetune for given in engine.given] == [30] * 8
     assert len(run.table) == 32
 
 
-def test_what_most_others_wait_for_comes_first_then_the_longest(run):
-    order = [(each.model, each.arm, each.spec.n_pretrain, each.spec.n_finetune) for each in run(slots=1).given]
+def test_runs_with_most_dependants_come_first_then_the_longest(run):
+    order = [(given.model, given.arm, given.spec.n_pretrain, given.spec.n_finetune) for given in run(slots=1).given]
     assert order[:2] == [("small", "plain", 200, 0), ("small", "plain", 100, 0)]
-    assert [each[3] == 0 for each in order] == [True] * 8 + [False] * 16
+    assert [n_finetune == 0 for *_, n_finetune in order] == [True] * 8 + [False] * 16
     assert order[2][:3] == ("large", "plain", 200)
 
 
-def test_fine_tunings_of_one_checkpoint_go_to_the_worker_that_holds_it(run):
-    tuned = [each for each in run(slots=1).given if each.spec.stage == "finetune"]
+def test_fine_tunings_of_one_checkpoint_go_to_the_worker_that_has_loaded_it(run):
+    tuned = [given for given in run(slots=1).given if given.spec.stage == "finetune"]
     changes = sum(a.parent != b.parent for a, b in itertools.pairwise(tuned))
     assert changes == 7
 
 
-def test_a_failing_run_is_tried_once_more_then_recorded_while_the_rest_goes_on(run):
-    bad = chosen(run.plan, model="small", arm="plain", n_pretrain=100, n_finetune=0)
+def test_a_failing_run_is_retried_once_then_recorded_while_the_rest_continues(run):
+    bad = only(run.plan, model="small", arm="plain", n_pretrain=100, n_finetune=0)
     failure = {"status": "failed", "error": "the loss became nan"}
-    with pytest.raises(RunError, match=r"1 of 24 runs failed and 8 wait .* --retry-failed"):
-        run(ends={bad.run_id: [failure, failure]})
-    assert [each.run_id for each in run.engine.given].count(bad.run_id) == 2
+    with pytest.raises(loop.RunsFailedError, match=r"1 of 24 .* 8 .* --retry-failed"):
+        run(outcomes={bad.run_id: [failure, failure]})
+    assert [given.run_id for given in run.engine.given].count(bad.run_id) == 2
     records = [json.loads(line) for line in (run.study.path / "failures.jsonl").read_text().splitlines()]
     assert records[0]["run_id"] == bad.run_id
     assert records[0]["error"] == "the loss became nan"
-    assert [each.get("waiting_on") for each in records[1:]] == [bad.run_id] * 8
+    assert [record.get("waiting_on") for record in records[1:]] == [bad.run_id] * 8
     assert len(run.study.table()) == 24 - 9
 
 
-def test_what_failed_before_waits_to_be_asked_for(run):
-    bad = chosen(run.plan, model="small", arm="plain", n_pretrain=100, n_finetune=0)
+def test_what_failed_before_is_retried_on_request_alone(run):
+    bad = only(run.plan, model="small", arm="plain", n_pretrain=100, n_finetune=0)
     failure = {"status": "failed", "error": "x"}
     with pytest.raises(RunError):
-        run(ends={bad.run_id: [failure, failure]})
+        run(outcomes={bad.run_id: [failure, failure]})
     with pytest.raises(RunError):
         run()
     assert run.engine.given == []
@@ -177,32 +175,36 @@ def test_what_failed_before_waits_to_be_asked_for(run):
     assert len(run.table) == 24
 
 
-def test_one_failure_is_forgiven(run):
+def test_a_run_that_succeeds_when_retried_is_not_a_failure(run):
     bad = run.plan[0]
-    engine = run(ends={bad.run_id: [{"status": "failed", "error": "x"}]})
+    engine = run(outcomes={bad.run_id: [{"status": "failed", "error": "x"}]})
     assert len(engine.given) == 25
     assert run.study.failures() == {}
 
 
-def test_dead_workers_are_not_the_runs_fault_until_there_are_many(run):
-    unlucky, deadly = run.plan[0], chosen(run.plan, model="large", arm="distilled", n_pretrain=200, n_finetune=0)
-    with pytest.raises(RunError, match="1 of 24"):
-        run(ends={unlucky.run_id: [{"status": "lost"}] * 4, deadly.run_id: [{"status": "lost"}] * 9})
-    assert [each.run_id for each in run.engine.given].count(deadly.run_id) == 5
-    assert "worker died 5 times" in run.study.failures()[deadly.run_id]["error"]
+def test_a_run_fails_after_the_fifth_worker_that_died_during_it(run):
+    unlucky, deadly = run.plan[0], only(run.plan, model="large", arm="distilled", n_pretrain=200, n_finetune=0)
+    with pytest.raises(loop.RunsFailedError, match="1 of 24"):
+        run(outcomes={unlucky.run_id: [{"status": "lost"}] * 4, deadly.run_id: [{"status": "lost"}] * 9})
+    assert [given.run_id for given in run.engine.given].count(deadly.run_id) == 5
+    assert "5 times" in run.study.failures()[deadly.run_id]["error"]
+    assert unlucky.run_id not in run.study.failures()
 
 
-def test_a_full_disk_stops_the_study_and_keeps_what_there_is(run):
-    with pytest.raises(RunError, match="the disk is full"):
-        run(slots=1, ends={run.plan[0].run_id: [{"status": "disk", "error": "the disk is full; free some space"}]})
+def test_a_full_disk_ends_the_study_and_keeps_finished_runs(run):
+    with pytest.raises(RunError, match=r"model\.safetensors"):
+        run(
+            slots=1,
+            outcomes={run.plan[0].run_id: [{"status": "disk", "error": "the disk is full: model.safetensors"}]},
+        )
     assert run.engine.closed
-    made = {each.run_id for each in run.engine.given} - {run.plan[0].run_id}
-    assert run.study.table().run_ids() == made
+    trained = {given.run_id for given in run.engine.given} - {run.plan[0].run_id}
+    assert run.study.table().run_ids() == trained
     assert run.study.failures() == {}
 
 
-def test_a_run_that_another_runner_is_at_is_left_to_it(run, monkeypatch):
-    busy = chosen(run.plan, model="small", arm="plain", n_pretrain=200, n_finetune=0)
+def test_a_run_that_another_runner_trains_is_left_to_it(run, monkeypatch):
+    busy = only(run.plan, model="small", arm="plain", n_pretrain=200, n_finetune=0)
     looks = iter([True, True, False])
 
     def is_held(claims, run_id):
@@ -213,62 +215,62 @@ def test_a_run_that_another_runner_is_at_is_left_to_it(run, monkeypatch):
         return held
 
     monkeypatch.setattr("hf_scaling.runner.study_folder.Claims.is_held", is_held)
-    engine = run(ends={busy.run_id: [{"status": "busy"}]})
-    assert [each.run_id for each in engine.given].count(busy.run_id) == 1
+    engine = run(outcomes={busy.run_id: [{"status": "busy"}]})
+    assert [given.run_id for given in engine.given].count(busy.run_id) == 1
     assert len(run.table) == 24
     assert next(looks, "all looks taken") == "all looks taken"
 
 
-def test_a_run_left_unfinished_by_another_runner_is_taken_up(run):
+def test_a_run_left_unfinished_by_another_runner_is_trained_here(run):
     dropped = run.plan[0]
-    engine = run(ends={dropped.run_id: [{"status": "busy"}]})
-    assert [each.run_id for each in engine.given].count(dropped.run_id) == 2
+    engine = run(outcomes={dropped.run_id: [{"status": "busy"}]})
+    assert [given.run_id for given in engine.given].count(dropped.run_id) == 2
     assert len(run.table) == 24
 
 
-def test_a_finished_folder_that_the_table_lacks_is_added_without_being_made(run):
+def test_a_finished_folder_that_the_table_lacks_is_added_without_training(run):
     run.study.prepare(Grid.from_dict(CONTENT))
     finish(run.study, run.plan[0])
     engine = run()
-    assert run.plan[0].run_id not in {each.run_id for each in engine.given}
+    assert run.plan[0].run_id not in {given.run_id for given in engine.given}
     assert len(run.table) == 24
 
 
-def test_a_checkpoint_that_is_gone_is_made_again_only_where_it_is_needed(run):
+def test_a_removed_checkpoint_is_trained_again_only_where_it_is_needed(run):
     run()
-    parent = chosen(run.plan, model="large", arm="plain", n_pretrain=100, n_finetune=0)
+    parent = only(run.plan, model="large", arm="plain", n_pretrain=100, n_finetune=0)
     (run.study.run_folder(parent.run_id) / "model.safetensors").unlink()
     assert run().given == []
     engine = run({**CONTENT, "n_finetune": [10, 20, 30]})
-    assert [each.run_id for each in engine.given].count(parent.run_id) == 1
+    assert [given.run_id for given in engine.given].count(parent.run_id) == 1
     assert len(engine.given) == 9
 
 
-def test_a_run_of_several_processes_has_the_machine_for_itself(run):
+def test_a_run_of_several_processes_runs_alone(run):
     content = {**CONTENT, "overrides": [{"where": {"model": "large", "n_pretrain": 200}, "processes": 4}]}
     schedule = Schedule(plan_of(Grid.from_dict(content)), [], {})
     while schedule.open:
         started = list(iter(lambda: _start(schedule), None))
-        assert len(started) == 1 or all(each.processes == 1 for each in started)
-        for each in started:
-            schedule.finish(each.run_id)
+        assert len(started) == 1 or all(run.processes == 1 for run in started)
+        for run in started:
+            schedule.finish(run.run_id)
 
 
 def _start(schedule):
-    found = schedule.next(None)
-    if found is not None:
-        schedule.start(found)
-    return found
+    run = schedule.next(None)
+    if run is not None:
+        schedule.start(run)
+    return run
 
 
-def test_a_folder_that_cannot_be_written_to_is_one_line(run, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_to_is_refused(run, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="a study cannot be written there"):
+    with pytest.raises(InputError, match=str(tmp_path / "file")):
         loop.run_grid(Grid.from_dict(CONTENT), tmp_path / "file" / "study", progress=False)
 
 
-def test_planned_runs_read_back_as_they_were_written(run):
-    for each in run.plan:
-        again = PlannedRun.from_dict(json.loads(json.dumps(each.to_dict())))
-        assert dataclasses.asdict(again) == dataclasses.asdict(each)
-        assert again.run_id == each.run_id
+def test_planned_runs_read_back_as_written(run):
+    for planned in run.plan:
+        again = PlannedRun.from_dict(json.loads(json.dumps(planned.to_dict())))
+        assert dataclasses.asdict(again) == dataclasses.asdict(planned)
+        assert again.run_id == planned.run_id

@@ -1,4 +1,4 @@
-"""A whole study through real workers: the table, the ids, nothing twice, nothing lost, one line for mistakes."""
+"""A whole study with real workers: the table, the ids, kills, failures, plans, and one line for mistakes."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def assert_same(one, other):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """The study of the grid in tests/support/grids.py, made by the command; what it said is beside it."""
+    """The study of the grid in tests/support/grids.py, trained by the command; its output is stored beside it."""
     folder = tmp_path_factory.mktemp("study")
     process = command("run", write_grid(folder / "tiny.yaml"), "--out", folder / "tiny", "--workers", 2)
     out, err = process.communicate(timeout=300)
@@ -47,23 +47,24 @@ def study(tmp_path_factory):
     return folder / "tiny"
 
 
-def test_the_table_is_complete_and_printed_with_the_next_command(study):
+def test_the_table_is_complete_and_printed(study):
     rows = rows_of(study)
     grid = Grid.load(study.parent / "tiny.yaml")
     assert len(rows) == len(grid) == N_RUNS
     assert ResultsTable.load(study).missing(grid) == []
     assert len(ResultsTable().missing(grid)) == N_RUNS
     out, err = (study.parent / name for name in ("out", "err"))
-    for words in ("digits, n_finetune 30: error", "vit-50k  distilled", f"{N_RUNS} runs", "next    hf-scaling fit"):
-        assert words in out.read_text()
-    assert f"{N_RUNS}/{N_RUNS} runs" in err.read_text()
-    assert "left" in err.read_text()
+    lines = [line.split() for line in out.read_text().splitlines()]
+    assert {("vit-30k", "plain"), ("vit-50k", "distilled")} <= {tuple(line[:2]) for line in lines}
+    assert ["next", "hf-scaling", "fit"] in [line[:3] for line in lines]
+    assert "n_finetune 30" in out.read_text()
+    assert f"{N_RUNS}/{N_RUNS}" in err.read_text()
     report = ["report.html", "report.md", "report_figures"]
-    assert sorted(each.name for each in study.iterdir()) == ["claims", "grid.yaml", "logs", *report, "results", "runs"]
+    assert sorted(path.name for path in study.iterdir()) == ["claims", "grid.yaml", "logs", *report, "results", "runs"]
     assert list((study / "logs").iterdir()) == []
 
 
-def test_students_and_fine_tunings_name_the_runs_they_came_from(study):
+def test_students_and_fine_tunings_name_the_runs_they_start_from(study):
     rows = rows_of(study)
     for row in rows.values():
         if row["stage"] == "finetune":
@@ -92,7 +93,7 @@ def test_a_run_of_the_grid_is_the_run_of_the_recipe(study, tmp_path):
     assert same_values(row, rows_of(study)[row["run_id"]])
 
 
-def test_a_second_call_makes_nothing_and_one_more_size_makes_only_that(study, tmp_path, monkeypatch):
+def test_a_second_call_trains_nothing_and_one_more_size_only_that(study, tmp_path, monkeypatch):
     started, given = [], []
     start, submit = local.LocalEngine._start, local.LocalEngine.submit
     monkeypatch.setattr(local.LocalEngine, "_start", lambda engine, slot: started.append(slot) or start(engine, slot))
@@ -108,7 +109,7 @@ def test_a_second_call_makes_nothing_and_one_more_size_makes_only_that(study, tm
     assert [run["spec"]["n_finetune"] for run in given] == [50]
 
 
-def test_a_damaged_cache_file_is_found_and_made_anew(study, tmp_path):
+def test_a_damaged_cache_file_is_named_and_rebuilt(study, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(study, out)
     tuned = next(row for row in rows_of(study).values() if row["n_finetune"] == 30)
@@ -135,15 +136,15 @@ def test_whatever_is_killed_the_table_is_the_same(study, tmp_path):
     runners = [command("run", grid, "--out", out, "--workers", 1) for _ in range(2)]
     wait_for_rows(out, 6, runners[0])
     kill_children(runners[0])
-    said = [runner.communicate(timeout=300) for runner in runners]
-    assert [runner.returncode for runner in runners] == [0, 0], said
+    outputs = [runner.communicate(timeout=300) for runner in runners]
+    assert [runner.returncode for runner in runners] == [0, 0], outputs
     assert_same(study, out)
     assert len(list((out / "results").iterdir())) == N_RUNS
     assert list(out.glob("runs/*/checkpoints")) == []
 
 
 def interrupt(grid, out):
-    """Ctrl-C after the first runs: they are kept, a line says so, and no worker is left."""
+    """Ctrl-C after the first runs: they are kept, and no worker is left."""
     for _ in range(5):
         wait_for_rows(out, 1, runner := command("run", grid, "--out", out, "--workers", 1))
         workers = psutil.Process(runner.pid).children()
@@ -154,7 +155,7 @@ def interrupt(grid, out):
         # On a busy machine the study may end before the signal comes.
         shutil.rmtree(out)
     assert runner.returncode == 130
-    assert "interrupted; what was finished is kept" in err
+    assert err.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in err
     assert rows_of(out)
     _, alive = psutil.wait_procs(workers, timeout=20)
@@ -165,15 +166,15 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path):
     broken = [{"where": {"arm": "distilled"}, "pretrain": {"learning_rate": "1e30", "max_grad_norm": 0}}]
     grid, out = write_grid(tmp_path / "tiny.yaml", models=["vit-30k"], overrides=broken), tmp_path / "study"
     process = command("run", grid, "--out", out, "--workers", 1)
-    said, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
-    assert "failed: " in err
-    assert "error: 1 of 6 runs failed and 2 wait for them" in err.splitlines()[-1]
-    assert "3 runs in" in said
+    assert "failures.jsonl" in err.splitlines()[-1]
+    assert len(rows_of(out)) == 3
     (failed, *waiting) = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
     assert "step" in failed["error"]
     assert "Traceback" in (out / failed["log"]).read_text()
-    assert [each["waiting_on"] for each in waiting] == [failed["run_id"]] * 2
+    assert [record["waiting_on"] for record in waiting] == [failed["run_id"]] * 2
+    assert failed["run_id"] in err
     assert [line.split() for line in status.describe_state(out).splitlines()[1:5]] == [
         ["pretrain", "plain", "1", "1", "0", "0", "0"],
         ["pretrain", "distilled", "1", "0", "0", "1", "0"],
@@ -207,18 +208,18 @@ def test_a_dry_run_on_a_fresh_machine_times_a_step(tmp_path, monkeypatch):
 
 
 def resolve(guess=False, **changes):
-    """A grid's runs as the resolving process finds them, in this process."""
+    """The runs of a grid as the separate process plans them, in this process."""
     runs = Grid.from_dict({**CONTENT, **changes}).runs
     return plans.plan_runs(resolver.to_json(runs), fill=False, guess=guess)
 
 
-def test_a_source_out_of_reach_is_guessed_where_a_guess_will_do():
+def test_a_source_out_of_reach_is_guessed_where_that_is_allowed():
     far = {"pretrain": {**CONTENT["pretrain"], "source": "org/name"}}
-    with pytest.raises(InputError, match="offline"):
+    with pytest.raises(InputError, match="org/name"):
         resolve(**far)
     runs = resolve(guess=True, **far)
     assert len(runs) == N_RUNS
-    assert all("offline" in run["provisional"] and run["train_flops"] > 0 for run in runs)
+    assert all("org/name" in run["provisional"] and run["train_flops"] > 0 for run in runs)
     assert not any(run["provisional"] for run in resolve())
 
 
@@ -243,18 +244,18 @@ def test_a_ladder_of_given_checkpoints_is_fine_tuned_with_its_n_pretrain(study, 
         assert row["run_id"] == PlannedRun.from_dict(run).run_id
         assert row["n_pretrain"] == run["spec"]["n_pretrain"]
     wrong = [{**ladder[1], "n_pretrain": 41}]
-    with pytest.raises(InputError, match="pretrained on 40 images"):
+    with pytest.raises(InputError, match=r"41.* 40 "):
         plans.plan_runs(resolver.to_json(Grid.from_dict({**content, "checkpoints": wrong}).runs), False, False)
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "names"),
     [
-        ({"pretrain": {**CONTENT["pretrain"], "learning_rat": 1}}, ["pretrain", "did you mean learning_rate?"]),
+        ({"pretrain": {**CONTENT["pretrain"], "learning_rat": 1}}, ["pretrain", "learning_rat", "learning_rate"]),
         ({"n_finetune": [20, 5000]}, ["finetune", "n_finetune", "5,000", "1,297"]),
-        ({"n_pretrain": [5]}, ["n_pretrain", "10 classes"]),
+        ({"n_pretrain": [5]}, ["n_pretrain", "10"]),
         ({"models": ["vit-31k"]}, ["vit-31k", "vit-30k"]),
-        ({"downstream": ["digitts"]}, ["digitts", "did you mean digits?"]),
+        ({"downstream": ["digitts"]}, ["digitts", "digits"]),
         ({"arms": [{"teacher": "vit-31k"}]}, ["vit-31k", "vit-30k"]),
         ({"arms": [{"teacher": "absent/folder"}]}, ["absent/folder"]),
         ({"arms": [{"teacher": "vit-30k", "alpha_schedule": "until_passed"}]}, ["until_passed", "eval_strategy"]),
@@ -262,20 +263,20 @@ def test_a_ladder_of_given_checkpoints_is_fine_tuned_with_its_n_pretrain(study, 
     ],
     ids=str,
 )
-def test_what_cannot_be_run_is_refused_when_it_is_resolved(changes, words):
+def test_what_cannot_be_trained_is_refused_when_it_is_planned(changes, names):
     with pytest.raises(InputError) as caught:
         resolve(**changes)
-    for word in words:
-        assert word in str(caught.value)
+    for name in names:
+        assert name in str(caught.value)
 
 
 def test_a_refused_grid_leaves_nothing_behind(tmp_path):
-    with pytest.raises(InputError, match="did you mean learning_rate"):
+    with pytest.raises(InputError, match="learning_rat"):
         run_grid(write_grid(tmp_path / "bad.yaml", finetune={"learning_rat": 1}), tmp_path / "study", progress=False)
     assert not (tmp_path / "study").exists()
 
 
-def test_a_remembered_plan_is_given_again_until_its_source_changes(tmp_path, monkeypatch):
+def test_a_plan_is_kept_until_its_source_changes(tmp_path, monkeypatch):
     from numbered_images import write_folder
 
     from hf_scaling import training
@@ -293,7 +294,7 @@ def test_a_remembered_plan_is_given_again_until_its_source_changes(tmp_path, mon
     )
 
 
-def test_a_thousand_planned_runs_are_light():
+def test_a_thousand_planned_runs_take_little_memory():
     code = f"""
 import psutil, sys
 from hf_scaling import Grid, ResultsTable
@@ -301,9 +302,9 @@ grid = Grid.from_dict({CONTENT!r} | {{"seeds": list(range(84))}})
 missing = ResultsTable().missing(grid)
 print(len(missing), "torch" in sys.modules, psutil.Process().memory_info().rss)
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    missing, torch, memory = said.stdout.split()
-    assert (int(missing), torch) == (1008, "False"), said.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    missing, torch, memory = process.stdout.split()
+    assert (int(missing), torch) == (1008, "False"), process.stderr
     assert int(memory) < 200e6
 
 
