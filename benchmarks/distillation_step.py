@@ -1,11 +1,10 @@
-"""What a teacher costs: a distilled step over a plain step and the teacher's forward pass.
+"""Cost of a teacher: a distilled step over a step without a teacher plus the teacher's forward pass.
 
     python benchmarks/distillation_step.py [--student vit-200k] [--teacher vit-30k] [--rounds 15] [--steps 40]
 
-Three take turns: the plain Trainer, the same with a bare forward pass of the teacher before each step (its answer
-thrown away), and the distilling Trainer. Medians are printed; a ratio of 1 means that distilling costs the teacher's
-forward pass and nothing else. On a CPU the clock is the process's own, which other programs on the machine do not
-advance.
+Three alternate: the Trainer without a teacher, the same with a forward pass of the teacher before each step (logits
+discarded), and the distilling Trainer. Medians are printed; a ratio of 1 means that distillation costs the teacher's
+forward pass and nothing else. On a CPU the process's own clock is used, which other programs do not advance.
 """
 
 import argparse
@@ -25,14 +24,14 @@ clock = time.perf_counter if torch.cuda.is_available() else time.process_time
 
 
 class Clock(TrainerCallback):
-    """Times the steps alone, without what surrounds them."""
+    """Times the steps alone."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Start."""
+        """Start the clock."""
         self.started = clock()
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Stop."""
+        """Stop the clock."""
         self.milliseconds = 1e3 * (clock() - self.started) / state.global_step
 
 
@@ -49,20 +48,20 @@ class Batches(Dataset):
         return {"pixel_values": self.pixels[indices], "labels": self.labels[indices]}
 
 
-class AskInVain(TrainerCallback):
-    """Runs the teacher on a batch before each step, as a loop written by hand would."""
+class ForwardOnly(TrainerCallback):
+    """Runs the teacher on a batch before each step and discards its logits."""
 
     def __init__(self, teacher, batch: torch.Tensor):
         self.teacher, self.batch = teacher, batch
 
     def on_step_begin(self, args, state, control, **kwargs):
-        """Ask."""
+        """Run the teacher."""
         with torch.no_grad():
             self.teacher(pixel_values=self.batch.to(args.device))
 
 
 def train(options, dataset: Dataset, teacher=None, callbacks=()) -> float:
-    """Milliseconds of a step of the Trainer."""
+    """Milliseconds per step of the Trainer."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = DistillationArguments(
             output_dir=folder,
@@ -98,17 +97,17 @@ def main() -> None:
     dataset = Batches(options.batch * options.steps, options.image_size)
     teacher = build_student(options.teacher, CLASSES, options.image_size, seed=1).eval()
     Teacher(teacher).adapt_to(teacher)  # freezes it, as the Trainer will
-    in_vain = AskInVain(teacher, dataset.pixels[: options.batch])
+    forward_only = ForwardOnly(teacher, dataset.pixels[: options.batch])
     rounds = []
     for _ in range(options.rounds + 1):
         plain = train(options, dataset)
-        rounds.append((plain, train(options, dataset, callbacks=[in_vain]), train(options, dataset, teacher)))
+        rounds.append((plain, train(options, dataset, callbacks=[forward_only]), train(options, dataset, teacher)))
     plain, both, distilled = (statistics.median(column) for column in zip(*rounds[1:]))  # the first warms up
     ratio = statistics.median(distilled / both for _, both, distilled in rounds[1:])
-    print(f"plain step                {plain:8.2f} ms  ({options.student}, batch {options.batch})")
-    print(f"and the teacher's forward {both:8.2f} ms  ({options.teacher})")
-    print(f"distilled step            {distilled:8.2f} ms")
-    print(f"ratio                     {ratio:8.3f}  median of {options.rounds} rounds")
+    print(f"step without a teacher     {plain:8.2f} ms  ({options.student}, batch {options.batch})")
+    print(f"plus the teacher's forward {both:8.2f} ms  ({options.teacher})")
+    print(f"distilled step             {distilled:8.2f} ms")
+    print(f"ratio                      {ratio:8.3f}  median of {options.rounds} rounds")
 
 
 if __name__ == "__main__":
