@@ -8,7 +8,8 @@ from hf_scaling.training.config import (
     parse_finetune,
     parse_pretrain,
 )
-from hf_scaling.training.resolve import GuessedSource, ProcessCache, ResolvedRun, resolve, resolve_runs
+from hf_scaling.training.process_cache import GuessedSource, ProcessCache
+from hf_scaling.training.resolve import ResolvedRun, resolve, resolve_runs
 from hf_scaling.training.run import print_result, train
 
 __all__ = [

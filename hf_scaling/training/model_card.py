@@ -1,4 +1,4 @@
-"""The model card of a run: what a reader of the checkpoint has to know, and what the Hub reads."""
+"""The model card of a run: what it is, how it was trained, what it scores, and what its scores do not show."""
 
 import json
 import math
@@ -10,97 +10,111 @@ from typing import TYPE_CHECKING, Any
 from hf_scaling import files, hub
 from hf_scaling.hub.cards import CITATION, markdown_table, render_card
 from hf_scaling.tasks import Task
+from hf_scaling.text import format_percent
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
-# What the table of columns leaves to the text.
-_ELSEWHERE = ("versions", "schema_version", "created_at")
+# Columns that the card gives in its text rather than in its table.
+_NOT_IN_TABLE = ("versions", "schema_version", "created_at")
 _NORMAL_95 = 1.96
 
 
 def write_card(folder: Path, task: Task, row: Mapping[str, Any], overlap: str) -> None:
-    """Write README.md into `folder`; `overlap` says how much of the evaluation part was trained on.
+    """Write README.md into a run's folder.
 
-    Where the card names its own place it says PATH_OR_HUB_ID, which a push replaces.
+    Args:
+        folder: The run's folder.
+        task: Names the template and the unit.
+        row: The run's row.
+        overlap: How many of the evaluation examples were trained on, as words. The card names its own model
+            PATH_OR_HUB_ID, which a push replaces.
     """
-    text = render_card(task.card, _values(task, row, overlap), _metadata(task, row))
-    files.write_text(folder / "README.md", text)
-
-
-def _values(task: Task, row: Mapping[str, Any], overlap: str) -> dict[str, Any]:
-    known = [(name, value) for name, value in row.items() if value is not None and name not in _ELSEWHERE]
-    return {
+    # Half the width of the 95 % interval of the error that the number of evaluation examples leaves.
+    margin = _NORMAL_95 * math.sqrt(row["error"] * (1 - row["error"]) / row["n_eval"])
+    table = [(name, value) for name, value in row.items() if value is not None and name not in _NOT_IN_TABLE]
+    values = {
         "title": _title(row),
         "summary": _summary(task, row),
         "data": _evaluated(row),
         "eval_split": row["eval_split"],
         "error": f"{row['error']:.4f}",
-        "doubt": f"{_doubt(row):.4f}",
+        "margin": f"{margin:.4f}",
         "loss": f"{row['loss']:.4f}",
         "n_eval": f"{row['n_eval']:,}",
-        "training": _bullets(_training(task, row)),
-        "limits": _bullets(_limits(task, row, overlap)),
-        "table": markdown_table(("column", "value"), known),
+        "training": _training(task, row),
+        "limits": _limits(task, row, overlap),
+        "table": markdown_table(("column", "value"), table),
         "citation": CITATION,
         "versions": ", ".join(f"{name} {version}" for name, version in json.loads(row["versions"]).items()),
     }
+    files.write_text(folder / "README.md", render_card(task.card, values, _metadata(task, row)))
 
 
-def _summary(task: Task, row: Mapping[str, Any]) -> str:
-    """What it is, in two sentences."""
-    made = f"A model of {row['n_params']:,} parameters, pretrained on {_data(task, row, 'n_pretrain', 'upstream')}"
-    if row["arm"] == "distilled":
-        made += " under a teacher"
-    if row["stage"] == "finetune":
-        made += f", then fine-tuned on {_data(task, row, 'n_finetune', 'downstream')}"
-    return f"{made}. It is one point of a scaling study made with hf_scaling."
+def _title(row: Mapping[str, Any]) -> str:
+    name = f"{row['model']}, {row['arm']}" + (f", on {row['upstream']}" if row["upstream"] else "")
+    return f"{name}, fine-tuned on {row['downstream']}" if row["downstream"] else name
 
 
-def _training(task: Task, row: Mapping[str, Any]) -> list[str]:
-    """Data, arm, rule and cost."""
-    drawn = f"drawn by seed {row['seed']}; with the same seed a smaller subset lies inside a larger one"
-    if row["stage"] == "finetune":
-        start = f"Started from: `{row['parent']}`, pretrained on {_data(task, row, 'n_pretrain', 'upstream')}."
-        said = [start, f"Fine-tuning data: {_data(task, row, 'n_finetune', 'downstream')}, {drawn}."]
-    else:
-        said = [f"Pretraining data: {_data(task, row, 'n_pretrain', 'upstream')}, {drawn}."]
-    teaching = f", and {row['teacher_flops']:.3g} for asking the teacher" if row["teacher_flops"] else ""
-    return [
-        *said,
-        _arm(row),
-        f"Rule: recipe `{row['recipe']}` in {row['precision']}; {row['samples_seen']:,} {task.unit}s seen.",
-        f"Cost: {row['train_flops']:.3g} FLOPs forward and backward{teaching}; {row['seconds']:,.0f} s on "
-        f"{row['device']}. Energy was not measured.",
-    ]
+def _evaluated(row: Mapping[str, Any]) -> str:
+    """The data set of the evaluation."""
+    return row["downstream"] or row["upstream"]
 
 
-def _data(task: Task, row: Mapping[str, Any], count: str, source: str) -> str:
-    """How much of what: "2,000 images of `glyphs`"; also where a checkpoint of others does not say."""
+def _amount(task: Task, row: Mapping[str, Any], count: str, source: str) -> str:
+    """ "2,000 images of `glyphs`"; either may be unknown for a checkpoint that hf_scaling did not train."""
     n = "an unknown number of" if row[count] is None else f"{row[count]:,}"
     of = "unknown data" if row[source] is None else f"`{row[source]}`"
     return f"{n} {task.unit}{'' if row[count] == 1 else 's'} of {of}"
 
 
-def _arm(row: Mapping[str, Any]) -> str:
-    if row["arm"] != "distilled":
-        return "Arm: plain, without a teacher."
-    size = "" if row["teacher_n_params"] is None else f" ({row['teacher_n_params']:,} parameters)"
-    scores = ""
+def _summary(task: Task, row: Mapping[str, Any]) -> str:
+    text = f"A model of {row['n_params']:,} parameters, pretrained on {_amount(task, row, 'n_pretrain', 'upstream')}"
+    if row["arm"] == "distilled":
+        text += " with distillation"
+    if row["stage"] == "finetune":
+        text += f", then fine-tuned on {_amount(task, row, 'n_finetune', 'downstream')}"
+    return f"{text}. It is one run of a scaling study with hf_scaling."
+
+
+def _training(task: Task, row: Mapping[str, Any]) -> str:
+    """Data, arm, hyperparameters and cost, as a list."""
+    drawn = f"drawn by seed {row['seed']}; with the same seed, a larger subset contains a smaller one"
+    if row["stage"] == "finetune":
+        lines = [
+            f"Initial weights: `{row['parent']}`, pretrained on {_amount(task, row, 'n_pretrain', 'upstream')}.",
+            f"Fine-tuning data: {_amount(task, row, 'n_finetune', 'downstream')}, {drawn}.",
+        ]
+    else:
+        lines = [f"Pretraining data: {_amount(task, row, 'n_pretrain', 'upstream')}, {drawn}."]
+    if row["arm"] == "distilled":
+        size = "" if row["teacher_n_params"] is None else f" ({row['teacher_n_params']:,} parameters)"
+        arm = f"Arm: distilled, from `{row['teacher']}`{size}; {row['distillation']}."
+    else:
+        arm = "Arm: plain, without a teacher."
     if row["teacher_error"] is not None:
-        scores = f" On the same evaluation part the teacher's error is {row['teacher_error']:.4f}"
-        scores += f" and the two agree on {row['agreement']:.1%}."
-    return f"Arm: distilled, from `{row['teacher']}`{size}; {row['distillation']}.{scores}"
-
-
-def _limits(task: Task, row: Mapping[str, Any], overlap: str) -> list[str]:
-    return [
-        f"One seed ({row['seed']}): how far seeds differ cannot be seen from it.",
-        f"Measured on `{_evaluated(row)}` alone: nothing is known about other data, about groups of people in it, or "
-        "about inputs made to mislead.",
-        f"Overlap: of the evaluation {task.data}, {overlap}.",
-        "Trained by a rule that all sizes of a study share, so that they compare, not to be the best of its size.",
+        arm += f" On the same evaluation examples the teacher's error is {row['teacher_error']:.4f}, and the two agree"
+        arm += f" on {format_percent(row['agreement'], 3)}."
+    teacher = f", and {row['teacher_flops']:.3g} for the teacher's predictions" if row["teacher_flops"] else ""
+    lines += [
+        arm,
+        f"Hyperparameters: recipe `{row['recipe']}` in {row['precision']}; {row['samples_seen']:,} {task.unit}s seen.",
+        f"Cost: {row['train_flops']:.3g} FLOPs forward and backward{teacher}; {row['seconds']:,.0f} s on "
+        f"{row['device']}. Energy was not measured.",
     ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _limits(task: Task, row: Mapping[str, Any], overlap: str) -> str:
+    lines = [
+        f"One seed ({row['seed']}): the card does not show how much seeds differ.",
+        f"Evaluated on `{_evaluated(row)}` alone: nothing is known about other data, about groups of people in it, or "
+        "about adversarial inputs.",
+        f"Overlap: of the evaluation {task.data}, {overlap}.",
+        "Trained with hyperparameters that all sizes of a study share, so that they compare, not with the best for "
+        "its size.",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _metadata(task: Task, row: Mapping[str, Any]) -> "ModelCardData":
@@ -135,21 +149,3 @@ def _metadata(task: Task, row: Mapping[str, Any]) -> "ModelCardData":
         model_name=_title(row),
         eval_results=[EvalResult(**evaluation, **scores) for scores in (accuracy, loss)],
     )
-
-
-def _title(row: Mapping[str, Any]) -> str:
-    name = f"{row['model']}, {row['arm']}" + (f", on {row['upstream']}" if row["upstream"] else "")
-    return f"{name}, fine-tuned on {row['downstream']}" if row["downstream"] else name
-
-
-def _evaluated(row: Mapping[str, Any]) -> str:
-    return row["downstream"] or row["upstream"]
-
-
-def _doubt(row: Mapping[str, Any]) -> float:
-    """Half the width of the 95 % interval of the error that so many evaluation images or tokens leave."""
-    return _NORMAL_95 * math.sqrt(row["error"] * (1 - row["error"]) / row["n_eval"])
-
-
-def _bullets(lines: list[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)

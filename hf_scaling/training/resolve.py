@@ -8,21 +8,18 @@ Recipes, grids, `--dry-run` and workers all use this one function. A run that ne
 parent) holds that run, resolved too, or the checkpoint where it is trained already.
 """
 
-import copy
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
-from hf_scaling import data, models, tasks
-from hf_scaling.data import SourceFacts
-from hf_scaling.distillation import DistillationArguments, Teacher, input_settings
+from hf_scaling import models, tasks
+from hf_scaling.distillation import DistillationArguments
 from hf_scaling.errors import InputError, RunError
 from hf_scaling.grid import PlannedRun, RunSpec
 from hf_scaling.tasks import FinetuneFields, Inputs, PretrainFields, RunFields, Subset, Task
@@ -37,11 +34,10 @@ from hf_scaling.training.config import (
     rule_of,
 )
 from hf_scaling.training.ladder import Rung, check_previous, rung_of
+from hf_scaling.training.process_cache import ProcessCache, size_field
 from hf_scaling.training.run_folder import Checkpoint, RunFolder, identify
 
 _DISTILLATION = ("kind", "alpha", "temperature", "alpha_schedule")
-#: Fields of pretraining that do not change the model that is built, apart from its weights.
-_NOT_OF_THE_MODEL = {"source", "n_pretrain", "teacher", "rungs", "trunk", "decay", "min_steps", "patience"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +46,9 @@ class ResolvedRun:
 
     Attributes:
         plan: Its specification, id and costs: the part that is written as JSON.
-        fields, args: The recipe's own fields and the TrainingArguments.
-        source: The data, open; not read yet.
+        fields: The recipe's own fields.
+        args: The TrainingArguments.
+        source: The data, open.
         inputs: What the inputs of the model are like, in the task's terms.
         teacher: The run that trains its teacher, the teacher's checkpoint, or None.
         parent: Of a fine-tuning, the run or the checkpoint that it fine-tunes; of a rung of a ladder, the run or
@@ -66,7 +63,7 @@ class ResolvedRun:
     inputs: Inputs
     teacher: "ResolvedRun | Checkpoint | None"
     parent: "ResolvedRun | Checkpoint | RunFolder | None"
-    cache: "ProcessCache"
+    cache: ProcessCache
 
     @property
     def spec(self) -> RunSpec:
@@ -86,7 +83,8 @@ class ResolvedRun:
     @cached_property
     def model(self) -> PreTrainedModel | None:
         """The model as it begins training, on the meta device (a given checkpoint: loaded); None if out of reach."""
-        return self.cache.count(self.task, self.fields, self.source, self.inputs, self.parent).model
+        start = _start_of(self.fields, self.parent)
+        return self.cache.count(self.task, self.fields, self.source, self.inputs, start).model
 
     @cached_property
     def subset(self) -> Subset:
@@ -95,7 +93,7 @@ class ResolvedRun:
         Raises:
             InputError: The source is smaller than was asked for.
         """
-        return self.cache.subset(self)
+        return self.cache.subset(self.task, self.source, self.fields, self.args)
 
     @cached_property
     def rung(self) -> Rung | None:
@@ -114,16 +112,16 @@ class ResolvedRun:
         cls,
         values: Mapping[str, Any],
         folder_of: Callable[[str], str | Path] | None = None,
-        cache: Optional["ProcessCache"] = None,
+        cache: ProcessCache | None = None,
         **arguments: Any,
     ) -> "ResolvedRun":
         """A run that another process resolved; nothing is resolved again.
 
         Args:
             values: What `to_dict` gave.
-            folder_of: run_id -> folder of a trained run, for the teacher and the parent.
+            folder_of: run_id -> folder of a trained run; needed where the teacher or the parent is one.
             cache: What this process keeps between runs.
-            **arguments: Fields and TrainingArguments set on top, which must not change the weights: output_dir, ....
+            **arguments: Fields and TrainingArguments to set that do not change the weights, such as output_dir.
 
         Raises:
             InputError: The source or a checkpoint cannot be read.
@@ -144,9 +142,8 @@ class ResolvedRun:
             inputs = task.inputs(fields)
         else:
             teacher, parent = None, identify(fields.checkpoint, task)
-            inputs = task.inputs(fields, task.checkpoint_inputs(parent.folder, cache.model(task, parent.folder)))
-        source = cache.open_source(task, fields, inputs)
-        run = cls(plan, fields, args, source, inputs, teacher, parent, cache)
+            inputs = cache.checkpoint_inputs(task, parent, fields)
+        run = cls(plan, fields, args, cache.open_source(task, fields, inputs), inputs, teacher, parent, cache)
         _check_unchanged(run)
         return run
 
@@ -158,7 +155,7 @@ def resolve(
     teacher: ResolvedRun | None = None,
     parent: ResolvedRun | None = None,
     processes: int = 1,
-    cache: Optional["ProcessCache"] = None,
+    cache: ProcessCache | None = None,
 ) -> ResolvedRun:
     """Resolve a run: open its data and checkpoints, check every size, give it its id and its costs.
 
@@ -167,8 +164,9 @@ def resolve(
     Args:
         fields: Of pretraining or fine-tuning, as `parse_pretrain`, `parse_finetune` or `parse_fields` read them.
         args: TrainingArguments; by default those of an empty configuration.
-        teacher: The run that trains its teacher, where that is a run of its own.
-        parent: The run that it fine-tunes, or of the previous rung, where that is a run of its own.
+        teacher: The teacher, where it is a run of its own; by default `fields.teacher`.
+        parent: What it fine-tunes, or the previous rung, where that is a run of its own; by default
+            `fields.checkpoint` or `fields.trunk`.
         processes: Processes that the run will be spread over.
         cache: What this process keeps between runs, and whether sources are read and guesses are allowed.
 
@@ -176,18 +174,54 @@ def resolve(
         InputError: A field, a model, a source, a checkpoint or a size cannot be used; nothing is written.
     """
     check_processes()
-    cache = cache or ProcessCache()
+    cache, task = cache or ProcessCache(), tasks.find(fields.task)
     if args is None:
-        _, args = build_fields("pretrain" if isinstance(fields, PretrainFields) else "finetune", {})
+        _, args = build_fields("pretrain" if isinstance(fields, PretrainFields) else "finetune", {"task": task.name})
+    values = changed_values(fields, args)
     if processes > 1:
         # One process resolves the step of all of them.
         args = dataclasses.replace(args, per_device_train_batch_size=args.per_device_train_batch_size * processes)
-    resolve_stage = _resolve_pretrain if isinstance(fields, PretrainFields) else _resolve_finetune
-    run = resolve_stage(fields, args, teacher, parent, cache)
-    return dataclasses.replace(run, plan=dataclasses.replace(run.plan, processes=processes))
+    if teacher is not None:
+        fields = dataclasses.replace(fields, teacher=teacher.fields.model)
+    _check_selection(fields, args)
+    if isinstance(fields, PretrainFields):
+        _check_architecture(task, fields.model)
+        inputs = task.inputs(fields)
+    elif parent is not None:
+        inputs = task.inputs(fields, parent.inputs)
+    else:
+        parent = _find_checkpoint(task, fields, cache)
+        inputs = cache.checkpoint_inputs(task, parent, fields)
+    sized = _size_data(task, fields, args, inputs, cache)
+    counted = cache.count(task, fields, sized.source, inputs, _start_of(fields, parent))
+    if isinstance(fields, PretrainFields):
+        teacher = teacher or _find_teacher(task, fields, args, cache)
+        parent = parent or _find_previous_rung(fields, args, cache)
+    teacher_flops = _count_teacher(task, fields, teacher, counted.model, inputs, cache)
+    rung = rung_of(fields, args, sized.examples) if getattr(fields, "decay", None) is not None else None
+    steps = rung.steps if rung else count_steps(args, sized.examples[-1], fields.min_steps)
+    spec = _specify(fields, args, sized, counted.configuration, steps, teacher, parent)
+    steps_before = rung.start if rung else 0
+    trained = (steps - steps_before) * spec.rule["batch"]
+    model, arm = _model_and_arm(fields, spec, parent)
+    plan = PlannedRun(
+        spec=spec,
+        model=model,
+        arm=arm,
+        fields=values,
+        teacher=teacher.run_id if isinstance(teacher, ResolvedRun) else None,
+        parent=parent.run_id if isinstance(parent, ResolvedRun) else None,
+        processes=processes,
+        n_params=counted.n_params,
+        train_flops=trained * (counted.training + teacher_flops),
+        eval_flops=sized.n_test * (counted.forward + teacher_flops),
+        provisional=sized.provisional or _provisional(teacher) or _provisional(parent),
+        steps_before=steps_before,
+    )
+    return ResolvedRun(plan, fields, args, sized.source, inputs, teacher, parent, cache)
 
 
-def resolve_runs(runs: Sequence[Mapping[str, Any]], cache: "ProcessCache") -> list[PlannedRun]:
+def resolve_runs(runs: Sequence[Mapping[str, Any]], cache: ProcessCache) -> list[PlannedRun]:
     """Resolve the runs of a grid.
 
     Args:
@@ -195,7 +229,8 @@ def resolve_runs(runs: Sequence[Mapping[str, Any]], cache: "ProcessCache") -> li
         cache: What the process keeps between runs.
 
     Returns:
-        Their plans, equal runs once; `fields` are the grid's, without the teacher and the parent that are runs.
+        Their plans in the order of `runs`, equal runs once; `fields` are the grid's, without the teacher and the
+        parent that are runs.
 
     Raises:
         InputError: A field, a model, a source, a checkpoint or a size that cannot be used; the stage is named.
@@ -210,62 +245,45 @@ def resolve_runs(runs: Sequence[Mapping[str, Any]], cache: "ProcessCache") -> li
         except InputError as error:
             raise InputError(f"{run['stage']}: {error}") from error
         resolved.append(dataclasses.replace(resolved_run, plan=dataclasses.replace(resolved_run.plan, fields=values)))
-    return list({run.run_id: run.plan for run in reversed(resolved)}.values())[::-1]
+    plans: dict[str, PlannedRun] = {}
+    for resolved_run in resolved:
+        plans.setdefault(resolved_run.run_id, resolved_run.plan)
+    return list(plans.values())
 
 
-def _resolve_pretrain(
-    fields: PretrainFields,
-    args: DistillationArguments,
-    teacher: ResolvedRun | None,
-    parent: ResolvedRun | None,
-    cache: "ProcessCache",
-) -> ResolvedRun:
-    task = tasks.find(fields.task)
-    own = fields
-    if teacher is not None:
-        fields = dataclasses.replace(fields, teacher=teacher.fields.model)
-    _check_selection(fields, args)
-    inputs = task.inputs(fields)
-    sized = _size_data(task, fields, args, inputs, cache)
-    if not task.is_architecture(fields.model) and Path(fields.model).exists():
+def _check_selection(fields: RunFields, args: DistillationArguments) -> None:
+    """Refuse what compares on a validation part where none is held out."""
+    passing = getattr(fields, "teacher", None) is not None and args.alpha_schedule == "until_passed"
+    if passing and not holds_out(args):
         raise InputError(
-            f"model {fields.model}: a folder, not an architecture; as a trained teacher write ./{fields.model}"
+            "alpha_schedule until_passed compares on a validation part: give eval_strategy and eval_steps"
         )
-    counted = cache.count(task, fields, sized.source, inputs)
-    if teacher is None and fields.teacher is not None:
-        teacher = _find_teacher(task, fields, args, counted.model, cache)
-    if parent is None and fields.rungs:
-        parent = _find_previous_rung(fields, args, cache)
-    teacher_id, teacher_flops = _cost_of_teacher(fields, teacher, counted.model, inputs, cache)
-    in_ladder = fields.decay is not None
-    rung = rung_of(fields, args, sized.examples) if in_ladder else None
-    previous = parent.spec() if isinstance(parent, RunFolder) else parent.spec if parent is not None else None
-    spec = RunSpec(
-        stage="pretrain",
-        model={"name": fields.model, "config": counted.configuration},
-        source=sized.identity,
-        n_pretrain=sized.n_train,
-        n_finetune=0,
-        n_classes=sized.n_classes,
-        rule=rule_of(args, fields),
-        steps=rung.steps if rung else count_steps(args, sized.examples[-1], fields.min_steps),
-        seed=args.seed,
-        distillation=None if teacher is None else {key: getattr(args, key) for key in _DISTILLATION},
-        teacher=teacher_id,
-        parent=previous and previous.run_id,
-        task=fields.task,
-    )
-    if previous is not None:
-        check_previous(spec, previous, fields.rungs)
-    plan = _plan(spec, fields.model, spec.arm, changed_values(own, args), counted, sized, teacher_flops, rung)
-    return _resolved(plan, fields, args, sized, inputs, teacher, parent, cache)
+    if fields.patience is not None and not (holds_out(args) and args.load_best_model_at_end):
+        raise InputError(
+            "patience waits for a better model by a validation part: give eval_strategy, eval_steps, save_strategy, "
+            "save_steps and load_best_model_at_end"
+        )
+
+
+def _check_architecture(task: Task, name: str) -> None:
+    """Say how a folder is written; other unknown names are refused where the model is built."""
+    if not task.is_architecture(name) and Path(name).exists():
+        raise InputError(f"model {name}: this is a folder, not an architecture; as a trained teacher write ./{name}")
+
+
+def _find_checkpoint(task: Task, fields: FinetuneFields, cache: ProcessCache) -> Checkpoint:
+    if fields.checkpoint is None:
+        raise InputError("checkpoint: give --checkpoint, the run folder or Hub id of the model to fine-tune")
+    return cache.checkpoint(fields.checkpoint, task)
 
 
 def _find_teacher(
-    task: Task, fields: PretrainFields, args: DistillationArguments, student: PreTrainedModel, cache: "ProcessCache"
-) -> ResolvedRun | Checkpoint:
+    task: Task, fields: PretrainFields, args: DistillationArguments, cache: ProcessCache
+) -> ResolvedRun | Checkpoint | None:
     """The run of a teacher given as a family name, with the same rule on the same data; else its checkpoint."""
     name = fields.teacher
+    if name is None:
+        return None
     if "/" not in name and task.is_architecture(name):
         if fields.rungs:
             raise InputError("teacher: the rungs of a ladder share a trained teacher: give a folder or a Hub id")
@@ -278,94 +296,40 @@ def _find_teacher(
 
 
 def _find_previous_rung(
-    fields: PretrainFields, args: DistillationArguments, cache: "ProcessCache"
-) -> ResolvedRun | RunFolder:
+    fields: PretrainFields, args: DistillationArguments, cache: ProcessCache
+) -> ResolvedRun | RunFolder | None:
+    if not fields.rungs:
+        return None
     if fields.trunk is not None:
         return RunFolder(fields.trunk)
-    rungs = fields.rungs
-    previous = dataclasses.replace(fields, n_pretrain=rungs[-1], rungs=rungs[:-1])
+    previous = dataclasses.replace(fields, n_pretrain=fields.rungs[-1], rungs=fields.rungs[:-1])
     return resolve(previous, args, cache=cache)
 
 
-def _cost_of_teacher(
-    fields: PretrainFields,
+def _start_of(fields: RunFields, parent: ResolvedRun | Checkpoint | RunFolder | None) -> PretrainFields | Checkpoint:
+    """How a model begins: the fields by which it is built, or the checkpoint from which it is loaded."""
+    if isinstance(fields, PretrainFields):
+        return fields
+    return parent.fields if isinstance(parent, ResolvedRun) else parent
+
+
+def _count_teacher(
+    task: Task,
+    fields: RunFields,
     teacher: ResolvedRun | Checkpoint | None,
-    student: PreTrainedModel,
+    student: PreTrainedModel | None,
     inputs: Inputs,
-    cache: "ProcessCache",
-) -> tuple[str | None, float]:
-    """The teacher's id, and FLOPs of its predictions for one example.
-
-    Raises:
-        InputError: A trained teacher that does not fit the student.
-    """
-    task = tasks.find(fields.task)
+    cache: ProcessCache,
+) -> float:
+    """FLOPs of the teacher's prediction for one example; 0 without a teacher, or where it is not known."""
     if teacher is None:
-        return None, 0.0
+        return 0.0
     if isinstance(teacher, ResolvedRun):
-        return teacher.run_id, cache.count(task, teacher.fields, teacher.source, inputs).forward
-    if not teacher.is_reachable:
-        _, guessed = task.guess_checkpoint(teacher.name, fields)
-        return teacher.id, 0.0 if guessed is None else models.flops_of(guessed, inputs.blank(1, guessed.device))
-    return teacher.id, cache.teacher_flops(task, teacher, student, inputs)
-
-
-def _resolve_finetune(
-    fields: FinetuneFields,
-    args: DistillationArguments,
-    teacher: None,
-    parent: ResolvedRun | None,
-    cache: "ProcessCache",
-) -> ResolvedRun:
-    task = tasks.find(fields.task)
-    _check_selection(fields, args)
-    if parent is None:
-        if fields.checkpoint is None:
-            raise InputError("checkpoint: give --checkpoint, the run folder or Hub id of the model to fine-tune")
-        parent = cache.checkpoint(fields.checkpoint, task)
-        parent_id, n_pretrain = parent.id, parent.n_pretrain(fields.n_pretrain)
-        name, arm = fields.checkpoint, parent.row.get("arm", "plain")
-        inputs = cache.checkpoint_inputs(task, parent, fields)
-    else:
-        parent_id, n_pretrain = parent.run_id, parent.spec.n_pretrain
-        name, arm = parent.plan.model, parent.plan.arm
-        inputs = task.inputs(fields, parent.inputs)
-    sized = _size_data(task, fields, args, inputs, cache)
-    counted = cache.count(task, fields, sized.source, inputs, parent)
-    spec = RunSpec(
-        stage="finetune",
-        # The parent's id covers the architecture.
-        model={},
-        source=sized.identity,
-        n_pretrain=n_pretrain,
-        n_finetune=sized.n_train,
-        n_classes=sized.n_classes,
-        rule=rule_of(args, fields),
-        steps=count_steps(args, sized.examples[-1], fields.min_steps),
-        seed=args.seed,
-        parent=parent_id,
-        task=fields.task,
-    )
-    plan = _plan(spec, name, arm, changed_values(fields, args), counted, sized)
-    return _resolved(plan, fields, args, sized, inputs, None, parent, cache)
-
-
-def _check_selection(fields: PretrainFields | FinetuneFields, args: DistillationArguments) -> None:
-    """Refuse what compares on a validation part where none is held out.
-
-    Raises:
-        InputError: The missing arguments are named.
-    """
-    passing = getattr(fields, "teacher", None) is not None and args.alpha_schedule == "until_passed"
-    if passing and not holds_out(args):
-        raise InputError(
-            "alpha_schedule until_passed compares on a validation part: give eval_strategy and eval_steps"
-        )
-    if fields.patience is not None and not (holds_out(args) and args.load_best_model_at_end):
-        raise InputError(
-            "patience waits for a better model by a validation part: give eval_strategy, eval_steps, save_strategy, "
-            "save_steps and load_best_model_at_end"
-        )
+        return cache.count(task, teacher.fields, teacher.source, inputs, teacher.fields).forward
+    if teacher.is_reachable:
+        return cache.teacher_flops(task, teacher, student, inputs)
+    _, guessed = task.guess_checkpoint(teacher.name, fields)
+    return 0.0 if guessed is None else models.flops_of(guessed, inputs.blank(1, guessed.device))
 
 
 @dataclass(frozen=True)
@@ -392,78 +356,97 @@ class _SizedData:
 
 
 def _size_data(
-    task: Task, fields: RunFields, args: DistillationArguments, inputs: Inputs, cache: "ProcessCache"
+    task: Task, fields: RunFields, args: DistillationArguments, inputs: Inputs, cache: ProcessCache
 ) -> _SizedData:
     """Count the data of a run, and refuse sizes that the source does not have."""
-    field, rungs, held_out = _size_field(fields), getattr(fields, "rungs", ()), holds_out(args)
+    field, rungs, held_out = size_field(fields), getattr(fields, "rungs", ()), holds_out(args)
     n = getattr(fields, field)
     source, facts, provisional = cache.facts(task, fields, inputs, needs_size=n is None or held_out)
-    n_all = facts.n_train if facts.n_train is not None else n or task.guess["n_train"]
+    is_known = facts.n_train is not None
     n_held_out = (facts.n_held_out or 0) if held_out else 0
-    n_train = n_all - n_held_out if n is None else n
-    if facts.n_train is not None:
-        for size in (*rungs, n_train):
-            if size > n_all - n_held_out:
-                raise InputError(f"{field}: there are only {n_all - n_held_out:,} {task.unit}s, fewer than {size:,}")
-    n_classes = facts.n_classes if facts.n_train is not None else 0
+    available = (facts.n_train if is_known else n or task.guess["n_train"]) - n_held_out
+    sizes = (*rungs, available if n is None else n)
+    if is_known and max(sizes) > available:
+        raise InputError(f"{field}: there are only {available:,} {task.unit}s, fewer than {max(sizes):,}")
     try:
-        examples = tuple(inputs.n_examples(size, n_classes) for size in (*rungs, n_train))
+        examples = tuple(inputs.n_examples(size, facts.n_classes if is_known else 0) for size in sizes)
     except InputError as error:
         raise InputError(f"{field}: {error}") from None
     n_test = task.guess["n_test"] if facts.n_test is None else facts.n_test
-    identity = {"name": facts.name, "fingerprint": facts.fingerprint, "held_out": n_held_out}
-    n_test_examples = max(1, n_test // inputs.example_size)
-    return _SizedData(source, identity, facts.n_classes, n_train, examples, n_test_examples, provisional)
-
-
-def _size_field(fields: RunFields) -> str:
-    return "n_pretrain" if isinstance(fields, PretrainFields) else "n_finetune"
-
-
-def _plan(
-    spec: RunSpec,
-    model: str,
-    arm: str,
-    fields: Mapping[str, Any],
-    counted: "CountedModel",
-    sized: _SizedData,
-    teacher_flops: float = 0.0,
-    rung: Rung | None = None,
-) -> PlannedRun:
-    """The specification with its costs."""
-    steps_before = rung.start if rung else 0
-    examples = (spec.steps - steps_before) * spec.rule["batch"]
-    return PlannedRun(
-        spec=spec,
-        model=model,
-        arm=arm,
-        fields=fields,
-        n_params=counted.n_params,
-        train_flops=examples * (counted.training + teacher_flops),
-        eval_flops=sized.n_test * (counted.forward + teacher_flops),
-        steps_before=steps_before,
+    return _SizedData(
+        source=source,
+        identity={"name": facts.name, "fingerprint": facts.fingerprint, "held_out": n_held_out},
+        n_classes=facts.n_classes,
+        n_train=sizes[-1],
+        examples=examples,
+        n_test=max(1, n_test // inputs.example_size),
+        provisional=provisional,
     )
 
 
-def _resolved(
-    plan: PlannedRun,
+def _specify(
     fields: RunFields,
     args: DistillationArguments,
     sized: _SizedData,
-    inputs: Inputs,
+    configuration: Mapping[str, Any],
+    steps: int,
     teacher: ResolvedRun | Checkpoint | None,
     parent: ResolvedRun | Checkpoint | RunFolder | None,
-    cache: "ProcessCache",
-) -> ResolvedRun:
-    """The run with the ids of the runs that it needs, and why it is provisional, if it is."""
-    needed = {
-        name: run.run_id for name, run in (("teacher", teacher), ("parent", parent)) if isinstance(run, ResolvedRun)
+) -> RunSpec:
+    """The specification: all that changes the weights, and nothing else."""
+    shared = {
+        "source": sized.identity,
+        "n_classes": sized.n_classes,
+        "rule": rule_of(args, fields),
+        "steps": steps,
+        "seed": args.seed,
+        "parent": _id_of(parent),
+        "task": fields.task,
     }
-    reasons = [run.plan.provisional for run in (teacher, parent) if isinstance(run, ResolvedRun)]
-    reasons += [run.unreachable for run in (teacher, parent) if isinstance(run, Checkpoint)]
-    provisional = sized.provisional or next((reason for reason in reasons if reason), None)
-    plan = dataclasses.replace(plan, **needed, provisional=provisional)
-    return ResolvedRun(plan, fields, args, sized.source, inputs, teacher, parent, cache)
+    if isinstance(fields, FinetuneFields):
+        own = isinstance(parent, ResolvedRun)
+        n_pretrain = parent.spec.n_pretrain if own else parent.n_pretrain(fields.n_pretrain)
+        # The parent's id covers the architecture.
+        return RunSpec("finetune", model={}, n_pretrain=n_pretrain, n_finetune=sized.n_train, **shared)
+    spec = RunSpec(
+        "pretrain",
+        model={"name": fields.model, "config": dict(configuration)},
+        n_pretrain=sized.n_train,
+        n_finetune=0,
+        distillation=None if teacher is None else {key: getattr(args, key) for key in _DISTILLATION},
+        teacher=_id_of(teacher),
+        **shared,
+    )
+    if parent is not None:
+        check_previous(spec, parent.spec() if isinstance(parent, RunFolder) else parent.spec, fields.rungs)
+    return spec
+
+
+def _model_and_arm(
+    fields: RunFields, spec: RunSpec, parent: ResolvedRun | Checkpoint | RunFolder | None
+) -> tuple[str, str]:
+    """The student's name, or where its given checkpoint is, and the arm in which it was pretrained."""
+    if isinstance(fields, PretrainFields):
+        return fields.model, spec.arm
+    if isinstance(parent, ResolvedRun):
+        return parent.plan.model, parent.plan.arm
+    return fields.checkpoint, parent.row.get("arm", "plain")
+
+
+def _id_of(needed: ResolvedRun | Checkpoint | RunFolder | None) -> str | None:
+    """What a specification calls a teacher or a parent."""
+    if needed is None:
+        return None
+    if isinstance(needed, ResolvedRun):
+        return needed.run_id
+    return needed.spec().run_id if isinstance(needed, RunFolder) else needed.id
+
+
+def _provisional(needed: ResolvedRun | Checkpoint | RunFolder | None) -> str | None:
+    """Why a run that needs this one is a guess."""
+    if isinstance(needed, ResolvedRun):
+        return needed.plan.provisional
+    return needed.unreachable if isinstance(needed, Checkpoint) else None
 
 
 def _check_unchanged(run: ResolvedRun) -> None:
@@ -472,236 +455,17 @@ def _check_unchanged(run: ResolvedRun) -> None:
     Raises:
         RunError: The first part that has changed is named.
     """
-    teacher, parent = run.teacher, run.parent
     present = {
-        "source": (run.source.name, run.source.fingerprint),
+        "source": {"name": run.source.name, "fingerprint": run.source.fingerprint},
         "n_classes": len(run.source.class_names),
         "rule": json.loads(json.dumps(rule_of(run.args, run.fields))),
-        "teacher": None if teacher is None else teacher.id,
-        "parent": None if parent is None else parent.spec().run_id if isinstance(parent, RunFolder) else parent.id,
+        "teacher": _id_of(run.teacher),
+        "parent": _id_of(run.parent),
     }
-    spec = run.spec.to_dict()
-    spec["source"] = (spec["source"]["name"], spec["source"]["fingerprint"])
+    planned = run.spec.to_dict()
+    planned["source"] = {name: planned["source"][name] for name in present["source"]}
     for name, value in present.items():
-        if value != spec[name]:
+        if value != planned[name]:
             raise RunError(
-                f"run {run.run_id}: its {name} is {value} and was {spec[name]} when the run was planned: plan it again"
+                f"run {run.run_id}: its {name} is {value}, and was {planned[name]} when it was planned: plan it again"
             )
-
-
-@dataclass(frozen=True)
-class GuessedSource:
-    """Stands for a source that cannot be reached."""
-
-    name: str
-    class_names: Sequence[str]
-    fingerprint: str = "unknown"
-    end_id: int = 0
-
-
-@dataclass(frozen=True)
-class CountedModel:
-    """A model in numbers.
-
-    Attributes:
-        model: As it begins training; None where the checkpoint cannot be reached.
-        configuration: Its architecture and arguments.
-        n_params: Parameters; None where it is not known.
-        forward: FLOPs of a prediction for one example.
-        training: FLOPs of training on one example.
-    """
-
-    model: PreTrainedModel | None
-    configuration: dict[str, Any]
-    n_params: int | None
-    forward: float
-    training: float
-
-
-class ProcessCache:
-    """What a process keeps between runs: open sources, trained checkpoints, counted models.
-
-    Args:
-        fill: Read every source once into its cache on disk, so that all sizes are known and checked.
-        guess: Where a source or a checkpoint cannot be reached, continue with guessed sizes; the plans of such runs
-            are provisional.
-    """
-
-    def __init__(self, fill: bool = True, guess: bool = False):
-        self.fill, self.guess = fill, guess
-        self._sources: dict[tuple, Any] = {}
-        self._facts: dict[tuple, SourceFacts] = {}
-        self._unreachable: dict[tuple, str] = {}
-        self._checkpoints: dict[tuple[str, str], Checkpoint] = {}
-        self._inputs: dict[tuple[str, Path], Inputs] = {}
-        self._counted: dict[tuple, CountedModel] = {}
-        self._teacher_flops: dict[tuple, float] = {}
-        self._model: tuple[Path, PreTrainedModel] | None = None
-        self._teacher: tuple[Path, Teacher] | None = None
-        self._subset: tuple[tuple, Subset] | None = None
-
-    @property
-    def sources(self) -> list[dict[str, Any]]:
-        """The sources that were counted: opener, arguments and facts, as JSON values."""
-        return [
-            {"data": key[0], "arguments": dict(key[1:]), "facts": dataclasses.asdict(facts)}
-            for key, facts in self._facts.items()
-        ]
-
-    @property
-    def checkpoints(self) -> list[str]:
-        """The trained checkpoints that were read, as they are written in the fields."""
-        return list(dict.fromkeys(where for where, _ in self._checkpoints))
-
-    def open_source(self, task: Task, fields: RunFields, inputs: Inputs) -> Any:
-        """The source of `fields`; one that is open already is returned again.
-
-        Raises:
-            InputError: See the opener in `data`.
-        """
-        key = self._source_key(task, fields, inputs)
-        if key not in self._sources:
-            self._sources[key] = data.OPENERS[key[0]](**dict(key[1:]))
-        return self._sources[key]
-
-    def facts(
-        self, task: Task, fields: RunFields, inputs: Inputs, needs_size: bool
-    ) -> tuple[Any, SourceFacts, str | None]:
-        """The source of `fields`, its sizes, and why they are a guess (None where they are known).
-
-        Args:
-            needs_size: Whether the run cannot be resolved without the size of the source.
-
-        Raises:
-            InputError: The source cannot be reached, and no guess is allowed.
-        """
-        key = self._source_key(task, fields, inputs)
-        facts = self._facts.get(key)
-        if facts is None or (facts.n_train is None and needs_size and not self.guess):
-            try:
-                source = self.open_source(task, fields, inputs)
-                facts = SourceFacts.of(source, self.fill or (needs_size and not self.guess))
-            except InputError as error:
-                if not self.guess:
-                    raise
-                arguments = dict(key[1:])
-                classes = arguments.get("classes")
-                n_classes = classes if isinstance(classes, int) else task.guess["n_classes"]
-                facts = SourceFacts(arguments["name"], "unknown", n_classes, None, None, None)
-                self._sources[key] = GuessedSource(facts.name, [str(label) for label in range(n_classes)])
-                self._unreachable[key] = str(error)
-            self._facts[key] = facts
-        provisional = self._unreachable.get(key)
-        if provisional is None and facts.n_train is None and needs_size:
-            provisional = f"{facts.name}: its number of {task.unit}s is not known before its cache is filled"
-        return self._sources[key], facts, provisional
-
-    def _source_key(self, task: Task, fields: RunFields, inputs: Inputs) -> tuple:
-        arguments = task.source_arguments(fields, inputs, getattr(fields, _size_field(fields)))
-        return (task.data, *arguments.items())
-
-    def subset(self, run: ResolvedRun) -> Subset:
-        """The part of its source that a run uses; a student and its teacher share one."""
-        fields, field = run.fields, _size_field(run.fields)
-        rungs = tuple(getattr(fields, "rungs", ()))
-        chosen = (field, getattr(fields, field), run.args.seed, holds_out(run.args), rungs)
-        key = (id(run.source), *chosen)
-        if self._subset is None or self._subset[0] != key:
-            self._subset = key, run.task.choose(run.source, *chosen)
-        return self._subset[1]
-
-    def checkpoint(self, where: str, task: Task) -> Checkpoint:
-        """The checkpoint in a folder or a Hub repository.
-
-        Raises:
-            InputError: See `identify`; where guesses are allowed, one that cannot be reached is returned as such.
-        """
-        key = (where, task.name)
-        if key not in self._checkpoints:
-            try:
-                self._checkpoints[key] = identify(where, task)
-            except InputError as error:
-                if not self.guess:
-                    raise
-                return Checkpoint(Path(where), where, where, {}, None, unreachable=str(error))
-        return self._checkpoints[key]
-
-    def checkpoint_inputs(self, task: Task, parent: Checkpoint, fields: FinetuneFields) -> Inputs:
-        """The inputs of a checkpoint that is fine-tuned by `fields`."""
-        if not parent.is_reachable:
-            return task.guess_checkpoint(parent.name, fields)[0]
-        key = (task.name, parent.folder)
-        if key not in self._inputs:
-            self._inputs[key] = task.checkpoint_inputs(parent.folder, self.model(task, parent.folder))
-        return task.inputs(fields, self._inputs[key])
-
-    def model(self, task: Task, folder: Path) -> PreTrainedModel:
-        """The trained model of a folder; many fine-tunings in a row start from the same one, so the last is kept.
-
-        Copy it before it is changed.
-        """
-        if self._model is None or self._model[0] != folder:
-            self._model = folder, task.load_model(folder)
-        return self._model[1]
-
-    def teacher(self, task: Task, folder: Path) -> Teacher:
-        """The trained model of a folder as a teacher; the last is kept."""
-        if self._teacher is None or self._teacher[0] != folder:
-            self._teacher = folder, Teacher(task.load_model(folder), **task.teacher_terms(folder))
-        return self._teacher[1]
-
-    def teacher_flops(self, task: Task, checkpoint: Checkpoint, student: PreTrainedModel, inputs: Inputs) -> float:
-        """FLOPs of a trained teacher's prediction for one example of the student's.
-
-        Raises:
-            InputError: The two do not fit together.
-        """
-        key = (checkpoint.folder, id(student))
-        if key not in self._teacher_flops:
-            teacher = self.teacher(task, checkpoint.folder)
-            adapted = teacher.adapt_to(student, **input_settings(task.processor(student, inputs)))
-            self._teacher_flops[key] = models.flops_of(adapted, inputs.blank(1, teacher.model.device))
-        return self._teacher_flops[key]
-
-    def count(
-        self,
-        task: Task,
-        fields: RunFields,
-        source: Any,
-        inputs: Inputs,
-        parent: ResolvedRun | Checkpoint | RunFolder | None = None,
-    ) -> CountedModel:
-        """Count a model as it begins training: built on the meta device, or loaded where it is a given checkpoint."""
-        part = getattr(fields, "train_part", "all")
-        upstream = parent.fields if isinstance(parent, ResolvedRun) else fields
-        if isinstance(fields, FinetuneFields) and isinstance(parent, Checkpoint):
-            start = parent.name if not parent.is_reachable else str(parent.folder)
-        else:
-            values = dataclasses.asdict(upstream).items()
-            start = json.dumps({name: value for name, value in values if name not in _NOT_OF_THE_MODEL}, default=str)
-        key = (task.name, start, inputs, len(source.class_names), part, json.dumps(task.rule(fields)))
-        if key not in self._counted:
-            self._counted[key] = self._count(task, fields, upstream, source, inputs, parent)
-        return self._counted[key]
-
-    def _count(
-        self, task: Task, fields: RunFields, upstream: RunFields, source: Any, inputs: Inputs, parent: Any
-    ) -> CountedModel:
-        if isinstance(fields, FinetuneFields) and isinstance(parent, Checkpoint):
-            if parent.is_reachable:
-                model = copy.deepcopy(self.model(task, parent.folder))
-                if not isinstance(source, GuessedSource):
-                    model = task.adapt(model, fields, source, seed=0)
-            else:
-                model = task.guess_checkpoint(parent.name, fields)[1]
-        else:
-            with torch.device("meta"):
-                model = task.build(upstream.model, upstream, source, seed=0)
-        if model is None:
-            return CountedModel(None, {}, None, 0.0, 0.0)
-        n_params, configuration = models.count_params(model), task.configuration(model)
-        forward = models.flops_of(model, inputs.blank(1, model.device))
-        if isinstance(fields, FinetuneFields):
-            with torch.device(model.device):
-                model = task.limit_training(model, fields, seed=0)
-        return CountedModel(model, configuration, n_params, forward, task.training_flops(model, inputs))

@@ -66,6 +66,8 @@ class _Training:
             self._report(f"already finished in {self.folder.path}")
             return row
         run = self.run
+        # Before there is a Trainer: new TrainingArguments, which this compares with, reset accelerate's state.
+        configuration = describe(run.fields, run.args)
         subset = run.subset
         checkpoint = self._trained(run.teacher, "teacher")
         teacher = None if checkpoint is None else run.cache.teacher(self.task, checkpoint.folder)
@@ -74,8 +76,7 @@ class _Training:
         trainer = self._make_trainer(model, teacher)
         overlap = self._count_overlap(None if isinstance(parent, RunFolder) else parent)
         if is_main():
-            resolved = describe(run.fields, run.args) | {"overlap": overlap}
-            self.folder.write_resolved(self.spec, resolved)
+            self.folder.write_resolved(self.spec, configuration | {"overlap": overlap})
         self._report(f"{self.spec.steps:,} steps, run {self.spec.run_id}")
         flops = self.task.training_flops(trainer.model, run.inputs)
         trainer.train_to_end(parent.trunk if isinstance(parent, RunFolder) else None)

@@ -1,0 +1,158 @@
+"""A run is resolved once: its id and costs are those of its row, and as JSON it trains the same run."""
+
+import json
+import shutil
+
+import pytest
+
+from hf_scaling import models
+from hf_scaling.errors import InputError, RunError
+from hf_scaling.results import ResultsTable, same_values
+from hf_scaling.training import (
+    PretrainFields,
+    ProcessCache,
+    ResolvedRun,
+    build_fields,
+    parse_fields,
+    parse_pretrain,
+    resolve,
+    resolve_runs,
+    train,
+)
+
+PRETRAIN = {
+    "model": "vit-30k",
+    "source": "digits",
+    "n_pretrain": 40,
+    "image_size": 8,
+    "patch_size": 4,
+    "max_steps": 2,
+    "per_device_train_batch_size": 16,
+    "save_strategy": "no",
+    "report_to": "none",
+}
+FINETUNE = {"source": "digits", "n_finetune": 20} | {name: PRETRAIN[name] for name in list(PRETRAIN)[5:]}
+
+
+def fields_of(stage="pretrain", **values):
+    return parse_fields(stage, {**(PRETRAIN if stage == "pretrain" else FINETUNE), **values})
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A resolved run, and its folder and row once it is trained."""
+    run = resolve(*fields_of())
+    return run, *train(run, tmp_path_factory.mktemp("runs") / "plain")
+
+
+def test_the_row_is_the_one_that_was_planned(plain):
+    run, _, row = plain
+    assert (row["run_id"], row["recipe"], row["arm"]) == (run.run_id, run.spec.recipe, run.plan.arm)
+    assert (row["n_params"], row["train_flops"]) == (run.plan.n_params, run.plan.train_flops)
+    assert run.plan.eval_flops == 500 * models.forward_flops(run.model, 8)
+
+
+def test_a_counted_model_has_no_weights(plain):
+    run, folder, _ = plain
+    assert run.model.device.type == "meta"
+    assert run.task.configuration(run.model) == run.task.configuration(models.load_model(folder))
+
+
+def test_a_distilled_run_and_its_teacher_are_resolved_together(tmp_path):
+    run = resolve(*fields_of(model="vit-50k", teacher="vit-30k"))
+    assert run.teacher.run_id == run.spec.teacher == resolve(*fields_of()).run_id
+    folder, row = train(run, tmp_path)
+    assert row["train_flops"] + row["teacher_flops"] == run.plan.train_flops
+    assert ResultsTable.load(folder / "teacher").rows()[0]["run_id"] == run.teacher.run_id
+
+
+def test_a_fine_tuning_of_an_untrained_run_trains_it_first(plain, tmp_path):
+    parent, _, parent_row = plain
+    run = resolve(*fields_of("finetune"), parent=parent)
+    _, row = train(run, tmp_path)
+    assert (row["run_id"], row["parent"]) == (run.run_id, parent.run_id)
+    assert (row["n_params"], row["train_flops"]) == (run.plan.n_params, run.plan.train_flops)
+    trained = ResultsTable.load(tmp_path / "parent").rows()[0]
+    assert same_values(trained, parent_row)
+
+
+def test_a_run_read_from_json_trains_the_same_row(plain, tmp_path):
+    run, folder, row = plain
+    again = ResolvedRun.from_dict(json.loads(json.dumps(run.to_dict())), output_dir=str(tmp_path))
+    assert again.run_id == run.run_id
+    assert same_values(train(again)[1], row)
+    tuning = resolve(*fields_of("finetune"), parent=run)
+    tuned = ResolvedRun.from_dict(json.loads(json.dumps(tuning.to_dict())), {run.run_id: folder}.get)
+    assert tuned.parent.row["run_id"] == run.run_id
+    assert train(tuned, tmp_path / "tuned")[1]["run_id"] == tuning.run_id
+
+
+@pytest.mark.parametrize("name", ["source", "rule", "n_classes"])
+def test_a_run_that_has_changed_since_it_was_planned_is_refused(plain, name):
+    values = plain[0].to_dict()
+    changed = {"source": {**values["spec"]["source"], "fingerprint": "0"}, "rule": {"batch": 1}, "n_classes": 3}
+    with pytest.raises(RunError, match=f"its {name} "):
+        ResolvedRun.from_dict({**values, "spec": {**values["spec"], name: changed[name]}})
+
+
+def test_a_grid_resolves_to_the_ids_of_the_recipes(plain):
+    runs = [
+        {"stage": "pretrain", "fields": PRETRAIN, "teacher": None, "parent": None, "processes": 1},
+        {"stage": "finetune", "fields": FINETUNE, "teacher": None, "parent": 0, "processes": 1},
+        {"stage": "pretrain", "fields": PRETRAIN, "teacher": None, "parent": None, "processes": 1},
+    ]
+    plans = resolve_runs(runs, ProcessCache())
+    assert [plan.run_id for plan in plans] == [
+        plain[0].run_id,
+        resolve(*fields_of("finetune"), parent=plain[0]).run_id,
+    ]
+    for plan in plans:
+        # The fields have their own types and need no parser.
+        fields, args = build_fields(plan.spec.stage, json.loads(json.dumps(dict(plan.fields))))
+        assert (fields, args.learning_rate) == (parse_fields(plan.spec.stage, plan.fields)[0], args.learning_rate)
+
+
+def test_a_source_out_of_reach_is_guessed_only_where_that_is_allowed():
+    fields, args = fields_of(source="org/name")
+    with pytest.raises(InputError, match="org/name"):
+        resolve(fields, args)
+    guessed = resolve(fields, args, cache=ProcessCache(guess=True)).plan
+    assert "org/name" in guessed.provisional
+    assert guessed.train_flops > 0
+
+
+def test_the_name_of_an_architecture_is_never_a_folder(plain, tmp_path, monkeypatch):
+    run, folder, _ = plain
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, "vit-30k")
+    shutil.copytree(folder, "resnet18")
+    # The model and a teacher of that name are built; the folder is read where it is written as one.
+    assert resolve(*fields_of()).run_id == run.run_id
+    distilled = resolve(*fields_of(model="vit-50k", teacher="vit-30k"))
+    assert isinstance(distilled.teacher, ResolvedRun)
+    given = resolve(*fields_of(model="vit-50k", teacher="./vit-30k"))
+    assert (given.teacher.id, given.teacher.folder.is_dir()) == (run.run_id, True)
+    for name in ("vit-30k", "resnet18"):
+        with pytest.raises(InputError, match=f"checkpoint {name}.* ./{name}"):
+            resolve(*fields_of("finetune", checkpoint=name))
+    for path in ("./vit-30k", str(tmp_path / "vit-30k")):
+        assert resolve(*fields_of("finetune", checkpoint=path)).spec.parent == run.run_id
+    assert models.load_model("./vit-30k").num_labels == 10
+    with pytest.raises(InputError, match="vit-30k"):
+        models.load_model("vit-30k")
+    _, row = train(given, tmp_path / "given")
+    assert (row["teacher"], row["teacher_n_pretrain"]) == (run.run_id, 40)
+
+
+def test_a_folder_that_is_no_architecture_is_named_as_one(plain, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(plain[1], "mine")
+    with pytest.raises(InputError, match=r"model mine.* \./mine"):
+        resolve(*fields_of(model="mine"))
+    assert resolve(*fields_of(model="vit-50k", teacher="mine")).spec.teacher == plain[0].run_id
+
+
+def test_fields_alone_are_enough():
+    fields, args = parse_pretrain(["--source=digits", "--model=vit-30k"], None)
+    assert isinstance(fields, PretrainFields)
+    assert resolve(fields).run_id == resolve(fields, args).run_id
