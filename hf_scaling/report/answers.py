@@ -120,21 +120,29 @@ def answers(findings: Findings) -> list[Answer]:
     questions: dict[str, tuple[str, Callable[[PartFindings, Findings], list[Statement]]]] = {
         "boundary": (
             "Where does distillation stop paying?",
-            lambda found, _: [_state_boundary(each, found.part) for each in found.boundaries],
+            lambda found, _: [boundary_statement(each, found.part) for each in found.boundaries],
         ),
-        "performance": ("How good does it get?", _state_performance),
+        "performance": ("How good does it get?", performance_statements),
         "transfer": (
             "What is pre-training worth?",
-            lambda found, _: [_state_gap(each, found.part) for each in found.transfer_gaps],
+            lambda found, _: [gap_statement(each, found.part) for each in found.transfer_gaps],
         ),
-        "plan": ("What should the next unit of budget buy?", lambda found, _: _state_plans(found)),
-        "next": ("Which runs next?", lambda found, _: _state_next_runs(found.next_runs, found.part)),
+        "plan": (
+            "What should the next unit of budget buy?",
+            lambda found, _: [plan_statement(each, found.part) for each in _shown_plans(found.plans)],
+        ),
+        "next": ("Which runs next?", lambda found, _: next_runs_statements(found.next_runs, found.part)),
     }
     found = [
         Answer(code, question, tuple(each for part in findings.parts for each in state(part, findings)))
         for code, (question, state) in questions.items()
     ]
     return [answer for answer in found if answer.statements]
+
+
+def _shown_plans(plans: Sequence[TargetPlan]) -> Sequence[TargetPlan]:
+    """The plans for the user's budget; without a budget, the first that there is."""
+    return plans if plans[0].asked else [each for each in plans if each.plan is not None][:1]
 
 
 def describe(findings: Findings) -> str:
@@ -199,7 +207,8 @@ def _unit(boundary: Boundary, noun: str) -> str:
     return "FLOPs" if boundary.x == "train_flops" else noun
 
 
-def _state_boundary(found: ArmBoundary, part: Part) -> Statement:
+def boundary_statement(found: ArmBoundary, part: Part) -> Statement:
+    """Where one way of distilling stops paying: by size, without laws, and at equal compute."""
     boundary, noun = found.boundary, part.noun
     place = f"{part.title}, {found.arm.label}" if len(part.arms_of("distilled")) > 1 else part.title
     if boundary is None:
@@ -207,7 +216,11 @@ def _state_boundary(found: ArmBoundary, part: Part) -> Statement:
     crossing = boundary.status == "crossing"
     details = [f"At {_amounts(boundary.sizes, noun)}."] if boundary.sizes and crossing else []
     details += [_boundary_by_size(found, noun)] if found.by_size else []
-    details.append(f"From the paired differences alone: {_law_free_crossing(boundary, noun)}.")
+    free, law_free = boundary.law_free, "no crossing inside the measured sizes"
+    if 0 < free["n_pretrain"] < math.inf:
+        ends = f" ({format_span(free['low'], free['high'])})" if free["low"] == free["low"] else ""
+        law_free = f"{format_count(free['n_pretrain'])}{ends} {_unit(boundary, noun)}"
+    details.append(f"From the paired differences alone: {law_free}.")
     if found.compute is not None:
         details.append(f"At equal compute, including the teacher's: {_boundary_clause(found.compute, noun)}.")
     elif found.compute_problem:
@@ -233,15 +246,8 @@ def _boundary_by_size(found: ArmBoundary, noun: str) -> str:
     return f"By size: {'; '.join(sizes)}."
 
 
-def _law_free_crossing(boundary: Boundary, noun: str) -> str:
-    free = boundary.law_free
-    if not 0 < free["n_pretrain"] < math.inf:
-        return "no crossing inside the measured sizes"
-    ends = f" ({format_span(free['low'], free['high'])})" if free["low"] == free["low"] else ""
-    return f"{format_count(free['n_pretrain'])}{ends} {_unit(boundary, noun)}"
-
-
-def _state_performance(found: PartFindings, findings: Findings) -> list[Statement]:
+def performance_statements(found: PartFindings, findings: Findings) -> list[Statement]:
+    """For each target, the best run, the forecast of its arm's law, and every arm's law."""
     statements, part = [], found.part
     for target in findings.request.targets:
         laws = [law for law in found.laws_of(target) if law.best is not None]
@@ -250,7 +256,7 @@ def _state_performance(found: PartFindings, findings: Findings) -> list[Statemen
             value = format_value(target, float(best.best[target]))
             run = _describe_run(best.best, best.arm.label if best.arm.kind else "", part.noun)
             text = f"Lowest {target} measured: {value}{f' ({run})' if run else ''}."
-            details = (*_forecast(best, part), *(sentence(_describe_law(law)) for law in found.laws_of(target)))
+            details = (*_forecast(best, part), *(sentence(describe_law(law)) for law in found.laws_of(target)))
             statements.append(Statement(text, details, part.title, value))
     return statements
 
@@ -284,25 +290,22 @@ def _forecast(law: ArmLaw, part: Part) -> list[str]:
     return [f"With ten times the {grown} ({_amounts(sizes, part.noun)}) the law predicts {value} ({ends}){doubt}."]
 
 
-def _describe_law(law: ArmLaw) -> str:
+def describe_law(law: ArmLaw) -> str:
     """The law of an arm, its status, and its error at the held-out largest scales."""
     subject = f"{law.target}, {law.arm.label}" if law.arm.kind else law.target
     if law.fit is None:
         return f"{subject}: no law: {law.problem}"
     name = f"the mean of {len(law.fit.weights)} laws" if law.fit.members else law.fit.law
-    return f"{subject}: {name}, {VERDICTS['law'][law.fit.status].short}; {_held_out_error(law)}"
-
-
-def _held_out_error(law: ArmLaw) -> str:
-    scores = law.ranking.table.set_index("law")["holdout_log_rmse"]
-    best = scores[law.ranking.best]
+    described = f"{subject}: {name}, {VERDICTS['law'][law.fit.status].short}"
+    errors = law.ranking.table.set_index("law")["holdout_log_rmse"]
+    best = errors[law.ranking.best]
     if math.isnan(best):
-        return "too few sizes to hold out the largest"
+        return f"{described}; too few sizes to hold out the largest"
     factor = max((each.factor for each in law.held_out), default=law.ranking.table["factor_out"].iloc[0])
     who = law.ranking.best if law.fit.members else "it"
     return (
-        f"fitted to the smaller scales, {who} misses those up to {factor:.3g} times larger by {_relative(best)} "
-        f"(the last value carried forward: {_relative(scores['last_value'])})"
+        f"{described}; fitted to the smaller scales, {who} misses those up to {factor:.3g} times larger by "
+        f"{_relative(best)} (the last value carried forward: {_relative(errors['last_value'])})"
     )
 
 
@@ -311,7 +314,8 @@ def _relative(log_rmse: float) -> str:
     return format_percent(math.expm1(log_rmse), 2) if math.isfinite(log_rmse) and log_rmse < 5 else "a large factor"
 
 
-def _state_gap(found: ArmGap, part: Part) -> Statement:
+def gap_statement(found: ArmGap, part: Part) -> Statement:
+    """Whether to pre-train or to label more, and what pre-training was worth in labels."""
     subject = f"By {found.target}, {found.arm.label}" if found.arm.kind else f"By {found.target}"
     if found.gaps is None:
         return Statement(f"{subject}: no answer: {found.problem}.", (), part.title)
@@ -334,13 +338,8 @@ def _state_gap(found: ArmGap, part: Part) -> Statement:
     return Statement(f"{subject}: {key}.", (*details, *_warnings(found.gaps.notes)), part.title, key)
 
 
-def _state_plans(found: PartFindings) -> list[Statement]:
-    """The plans for the user's budget; without a budget, the first target's plan for the most expensive runs."""
-    plans = [each for each in found.plans if each.asked or each.plan is not None]
-    return [_state_plan(each, found.part) for each in (plans if found.plans[0].asked else plans[:1])]
-
-
-def _state_plan(found: TargetPlan, part: Part) -> Statement:
+def plan_statement(found: TargetPlan, part: Part) -> Statement:
+    """The sizes that a budget buys, their predicted target and their costs."""
     plan, target = found.plan, found.target
     if plan is None:
         return Statement(f"For {target}, no plan: {found.problem}.", (), part.title)
@@ -359,7 +358,8 @@ def _state_plan(found: TargetPlan, part: Part) -> Statement:
     return Statement(text, (*details, *_warnings(plan.notes)), part.title, sizes)
 
 
-def _state_next_runs(found: NextRuns | None, part: Part) -> list[Statement]:
+def next_runs_statements(found: NextRuns | None, part: Part) -> list[Statement]:
+    """The suggested runs, what they cost, and how far they narrow the interval."""
     if found is None:
         return []
     aim = f"the {found.quantity} by {found.target}"
@@ -371,8 +371,14 @@ def _state_next_runs(found: NextRuns | None, part: Part) -> list[Statement]:
     key = f"{len(runs)} {one if len(runs) == 1 else many}"
     now, then = _interval(runs.aim.low, runs.aim.high), _interval(*runs.after)
     rows = f" --downstream {part.values['downstream']}" if "downstream" in part.values else ""
+    names = [name for name in ("model", *_SIZES) if name in runs.columns and runs[name].notna().all()]
+    seeds = runs.groupby(names, sort=False).size() if names else pd.Series(dtype=int)
+    sizes = [dict(zip(names, key if isinstance(key, tuple) else (key,))) for key in seeds.index]
     details = [
-        *(f"{line}." for line in _distinct_runs(runs, part.noun)),
+        *(
+            f"{_describe_run(row, '', part.noun)}{f': {count} seeds' if count > 1 else ''}."
+            for row, count in zip(sizes, seeds)
+        ),
         f"Interval now: {now}; expected after these runs: {f'still {then}' if then == now else then}.",
         f"`hf-scaling suggest RESULTS{rows} --target {found.target} --quantity {found.quantity} "
         f"--budget {found.budget:.3g} --out next.yaml` writes them as a grid.",
@@ -385,18 +391,6 @@ def _interval(low: float, high: float) -> str:
     if math.isfinite(high):
         return format_span(low, high)
     return f"{format_count(low)} or more" if low > 0 else "unbounded"
-
-
-def _distinct_runs(runs: pd.DataFrame, noun: str) -> Sequence[str]:
-    """The distinct sizes among suggested runs, each with its number of seeds."""
-    names = [name for name in ("model", *_SIZES) if name in runs.columns and runs[name].notna().all()]
-    if not names:
-        return []
-    return [
-        _describe_run(dict(zip(names, key)), "", noun) + (f": {number} seeds" if number > 1 else "")
-        for key, number in runs.groupby(names, sort=False).size().items()
-        for key in [key if isinstance(key, tuple) else (key,)]
-    ]
 
 
 def _warnings(notes: Sequence[Mapping[str, str]]) -> list[str]:

@@ -156,54 +156,42 @@ class Drawing:
         figure.text(y=1 - 0.45 * size / height, s=self.heading, weight="bold", **place)
         figure.text(y=1 - 1.85 * size / height, s=self.y_label, color=colours["muted"], **place)
         if self.n_series:
-            _add_legend(axes, size)
+            # Between the heading and the axes, where it hides no run.
+            axes.legend(
+                loc="lower left",
+                bbox_to_anchor=(-0.01, 1.0),
+                ncols=2,
+                frameon=False,
+                handlelength=1.1,
+                handletextpad=0.4,
+                columnspacing=0.9,
+                borderpad=0.2,
+                labelspacing=(_LINE / _FONT - 1.0) * 0.7,
+                fontsize=size,
+            )
         return figure
 
 
-def _add_legend(axes: "Axes", size: float) -> None:
-    """Name the series between the heading and the axes, where no run is hidden."""
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(-0.01, 1.0),
-        ncols=2,
-        frameon=False,
-        handlelength=1.1,
-        handletextpad=0.4,
-        columnspacing=0.9,
-        borderpad=0.2,
-        labelspacing=(_LINE / _FONT - 1.0) * 0.7,
-        fontsize=size,
-    )
-
-
 def _rc_settings(scale: float, colours: Colours) -> dict[str, object]:
-    size = _FONT * scale
+    size, muted = _FONT * scale, colours["muted"]
+    sizes = ("font.size", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize")
+    hidden = ("xtick.minor.size", "ytick.major.size", "ytick.minor.size")
+    thin = ("axes.linewidth", "grid.linewidth", "xtick.major.width")
     return {
         "svg.fonttype": "none",
         "svg.hashsalt": "hf_scaling",
         "font.family": "sans-serif",
-        "font.size": size,
-        "axes.labelsize": size,
-        "xtick.labelsize": size,
-        "ytick.labelsize": size,
-        "legend.fontsize": size,
+        "text.parse_math": False,
         "text.color": colours["ink"],
-        "axes.labelcolor": colours["muted"],
-        "xtick.color": colours["muted"],
-        "ytick.color": colours["muted"],
-        "axes.edgecolor": colours["muted"],
-        "axes.facecolor": "none",
-        "axes.linewidth": 0.8 * scale,
         "grid.color": colours["rule"],
-        "grid.linewidth": 0.8 * scale,
+        "axes.facecolor": "none",
+        **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), muted),
+        **dict.fromkeys(sizes, size),
+        **dict.fromkeys(hidden, 0),
+        **dict.fromkeys(thin, 0.8 * scale),
+        "xtick.major.size": 4 * scale,
         "lines.linewidth": 1.8 * scale,
         "lines.markersize": 5.5 * scale,
-        "xtick.major.size": 4 * scale,
-        "xtick.minor.size": 0,
-        "ytick.major.size": 0,
-        "ytick.minor.size": 0,
-        "xtick.major.width": 0.8 * scale,
-        "text.parse_math": False,
     }
 
 

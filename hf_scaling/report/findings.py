@@ -305,8 +305,10 @@ def collect_findings(
     frame = filter_rows(frame, {"arm": arm, "upstream": upstream, "downstream": downstream, "stage": stage})
     request = Request(find_targets(frame.columns, target), x, weights, options, budget, costs)
     parts = split_table(frame)
+    names = [part.values[name] for name in ("upstream", "downstream") for part in parts if name in part.values]
+    names = list(dict.fromkeys(names)) or [part.title for part in parts]
     return Findings(
-        title=title or _default_title(parts),
+        title=title or f"Scaling study: {'; '.join(names[:4])}{' and others' if len(names) > 4 else ''}",
         request=request,
         parts=tuple(_analyse(part, frame, request) for part in parts[:MOST_PARTS]),
         gaps=tuple(find_gaps(parts)),
@@ -316,23 +318,17 @@ def collect_findings(
     )
 
 
-def _default_title(parts: Sequence[Part]) -> str:
-    names = [part.values[name] for name in ("upstream", "downstream") for part in parts if name in part.values]
-    names = list(dict.fromkeys(names)) or [part.title for part in parts]
-    return f"Scaling study: {'; '.join(names[:4])}{' and others' if len(names) > 4 else ''}"
-
-
 def _analyse(part: Part, table: pd.DataFrame, request: Request) -> PartFindings:
     targets = request.targets
     laws = tuple(find_law(arm, target, part.stage, request, table) for target in targets for arm in part.arms)
-    boundaries = tuple(each for target in targets for each in _find_boundaries(part, target, request))
+    boundaries = tuple(each for target in targets for each in find_boundaries(part, target, request))
     return PartFindings(
         part,
         laws,
         boundaries,
-        tuple(gap for target in targets for gap in _find_transfer_gaps(part, target, request)),
-        tuple(_find_plan(part, target, laws, table, request) for target in targets),
-        _find_next_runs(part, targets[0], laws, boundaries, table),
+        tuple(gap for target in targets for gap in find_transfer_gaps(part, target, request)),
+        tuple(find_plan(part, target, laws, table, request) for target in targets),
+        find_next_runs(part, targets[0], laws, boundaries, table),
     )
 
 
@@ -354,21 +350,18 @@ def find_law(arm: Arm, target: str, stage: str | None, request: Request, table: 
     row_filter = RowFilter(target, request.x, stage=stage, weights=request.weights, zeros="leave_out")
     try:
         ranking = rank(arm.rows, row_filter, request.options)
-        fit = _fit_best(arm, ranking, row_filter, request.options)
+        if ranking.backtest.folds:
+            fit = fit_ranked(arm.rows, ranking, row_filter, request.options)
+        else:
+            law = min(ranking.fits, key=lambda name: (len(ranking.fits[name].params), name != ranking.best))
+            rows = select_rows(arm.rows, LAWS[law], _with_ranked_column(row_filter, ranking.fits[law]))
+            fit = fit_rows(rows, LAWS[law], request.options)
         # As `fit_law` stores it: plans and suggestions read it.
         fit = with_compute(fit, table)
     except InputError as error:
         return ArmLaw(arm, target, best, problem=str(error))
     held_out = tuple(_held_out(arm, ranking, row_filter, request.options))
     return ArmLaw(arm, target, best, ranking, fit, held_out, tuple(_forecasts(fit, request.options.level)))
-
-
-def _fit_best(arm: Arm, ranking: Ranking, row_filter: RowFilter, options: FitOptions) -> LawFit:
-    if ranking.backtest.folds:
-        return fit_ranked(arm.rows, ranking, row_filter, options)
-    smallest = min(ranking.fits, key=lambda name: (len(ranking.fits[name].params), name != ranking.best))
-    rows = select_rows(arm.rows, LAWS[smallest], _with_ranked_column(row_filter, ranking.fits[smallest]))
-    return fit_rows(rows, LAWS[smallest], options)
 
 
 def _with_ranked_column(row_filter: RowFilter, fit: LawFit) -> RowFilter:
@@ -405,7 +398,7 @@ def _forecasts(fit: LawFit, level: float) -> list[dict[str, Any]]:
     return forecasts
 
 
-def _find_boundaries(part: Part, target: str, request: Request) -> list[ArmBoundary]:
+def find_boundaries(part: Part, target: str, request: Request) -> list[ArmBoundary]:
     """One for each distilled arm of a part that has runs without distillation too."""
     options = request.options
     settings = {"target": target, "bootstrap": options.bootstrap, "level": options.level, "seed": options.seed}
@@ -440,7 +433,7 @@ def _at_equal_compute(rows: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[
         return None, str(error)
 
 
-def _find_transfer_gaps(part: Part, target: str, request: Request) -> list[ArmGap]:
+def find_transfer_gaps(part: Part, target: str, request: Request) -> list[ArmGap]:
     """One for each arm whose runs vary both n_pretrain and n_finetune."""
     options = request.options
     settings = {name: getattr(options, name) for name in ("objective", "delta", "bootstrap", "level", "seed")}
@@ -458,7 +451,7 @@ def _find_transfer_gaps(part: Part, target: str, request: Request) -> list[ArmGa
     return gaps
 
 
-def _find_plan(part: Part, target: str, laws: Sequence[ArmLaw], table: pd.DataFrame, request: Request) -> TargetPlan:
+def find_plan(part: Part, target: str, laws: Sequence[ArmLaw], table: pd.DataFrame, request: Request) -> TargetPlan:
     """Plan over the arms of a part whose laws could be fitted.
 
     Args:
@@ -472,8 +465,12 @@ def _find_plan(part: Part, target: str, laws: Sequence[ArmLaw], table: pd.DataFr
     asked = request.budget is not None
     if not fits:
         return TargetPlan(target, asked=asked, problem="no law could be fitted")
-    budget, costs = (request.budget, request.costs) if asked else (_most_expensive(table), {"flop": 1.0})
-    if budget is None:
+    budget, costs = request.budget, request.costs
+    if not asked:
+        stages = [table] if "stage" not in table.columns else [rows for _, rows in table.groupby("stage")]
+        most_expensive = [levels(rows, "train_flops")[-1:].sum() for rows in stages]
+        budget, costs = float(sum(most_expensive)), {"flop": 1.0}
+    if budget == 0:
         return TargetPlan(target, problem="the table has no train_flops: give a budget and costs")
     sizes = part.levels("n_params")
     # Where a law does not depend on the model's size, the plan is for the largest measured model.
@@ -488,14 +485,7 @@ def _find_plan(part: Part, target: str, laws: Sequence[ArmLaw], table: pd.DataFr
         return TargetPlan(target, asked=asked, problem=str(error))
 
 
-def _most_expensive(table: pd.DataFrame) -> float | None:
-    """FLOPs of the most expensive run of each stage, summed; None where the table has no FLOPs."""
-    stages = [table] if "stage" not in table.columns else [rows for _, rows in table.groupby("stage")]
-    flops = [levels(rows, "train_flops") for rows in stages]
-    return sum(float(values[-1]) for values in flops if len(values)) or None
-
-
-def _find_next_runs(
+def find_next_runs(
     part: Part, target: str, laws: Sequence[ArmLaw], boundaries: Sequence[ArmBoundary], table: pd.DataFrame
 ) -> NextRuns | None:
     """Suggest runs that narrow the boundary where it is not settled, else the prediction of the best arm's law."""
@@ -521,20 +511,21 @@ def _find_next_runs(
 
 def find_gaps(parts: Sequence[Part]) -> list[Gap]:
     """The gaps of a table, those of the pre-training runs first; a gap of several parts is listed once."""
-    checks: tuple[Callable[[Part], Gap | None], ...] = (_missing_arm, _missing_sizes, _missing_models, _missing_seeds)
+    checks: tuple[Callable[[Part], Gap | None], ...] = (missing_arm, missing_sizes, missing_models, missing_seeds)
     gaps: dict[str, Gap] = {}
     for part in parts:
         peers = [peer for peer in parts if peer.stage == part.stage and peer is not part]
         for gap in filter(None, (check(part) for check in checks)):
             # A question that another part of the stage answers is not open.
-            if gap.code in ("no_distilled", "no_plain") and not all(_missing_arm(peer) for peer in peers):
+            if gap.code in ("no_distilled", "no_plain") and not all(missing_arm(peer) for peer in peers):
                 continue
             gaps.setdefault(gap.code, replace(gap, place=part.title if len(parts) > 1 else ""))
-    missing = _missing_stage(parts)
+    missing = missing_stage(parts)
     return [*gaps.values(), missing] if missing else list(gaps.values())
 
 
-def _missing_arm(part: Part) -> Gap | None:
+def missing_arm(part: Part) -> Gap | None:
+    """no_distilled or no_plain, where a part has runs of one arm alone."""
     question = "Where does distillation stop paying?"
     sizes = _list_sizes(part.levels("n_pretrain")) or "the same amounts of data"
     if part.arms_of("plain") and part.arms_of("distilled"):
@@ -549,7 +540,8 @@ def _missing_arm(part: Part) -> Gap | None:
     return Gap(f"no_{lacks}", question, f"All runs are {has}.", runs)
 
 
-def _missing_sizes(part: Part) -> Gap | None:
+def missing_sizes(part: Part) -> Gap | None:
+    """few_sizes or few_labels, where a part has too few amounts of data for a law."""
     column, code, what, question = (
         ("n_finetune", "few_labels", f"labelled {part.noun}", f"What do more labelled {part.noun} gain?")
         if part.stage == "finetune"
@@ -568,7 +560,8 @@ def _missing_sizes(part: Part) -> Gap | None:
     return Gap(code, question, why, f"`{column}` at {_list_sizes(further)} as well, everything else equal.")
 
 
-def _missing_models(part: Part) -> Gap | None:
+def missing_models(part: Part) -> Gap | None:
+    """one_model_size, where n_params does not vary."""
     sizes, question = part.levels("n_params"), "What does a larger model gain?"
     if len(sizes) > 1:
         return None
@@ -579,7 +572,8 @@ def _missing_models(part: Part) -> Gap | None:
     return Gap("one_model_size", question, why, f"The same amounts of data with two more models, about {others}.")
 
 
-def _missing_seeds(part: Part) -> Gap | None:
+def missing_seeds(part: Part) -> Gap | None:
+    """one_seed, where no configuration was repeated."""
     names = ("arm", "distillation", "model", "n_params", "n_pretrain", "n_finetune", "image_size")
     names = [name for name in names if name in part.rows.columns]
     if len(part.levels("seed")) > 1 or (names and part.rows.duplicated(names).any()):
@@ -590,7 +584,8 @@ def _missing_seeds(part: Part) -> Gap | None:
     return Gap("one_seed", "How much of a difference is chance?", why, f"Two more seeds {where}.")
 
 
-def _missing_stage(parts: Sequence[Part]) -> Gap | None:
+def missing_stage(parts: Sequence[Part]) -> Gap | None:
+    """no_finetunes or few_checkpoints, where no part shows what pre-training is worth."""
     noun = parts[0].noun
     question = f"How many labelled {noun} is pre-training worth?"
     tuned = [part for part in parts if part.stage == "finetune" or len(part.levels("n_finetune"))]

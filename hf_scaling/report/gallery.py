@@ -20,7 +20,7 @@ from hf_scaling.report.figures import (
     residuals_painter,
     shared_limits,
 )
-from hf_scaling.report.findings import ArmBoundary, ArmLaw, PartFindings, TargetPlan, varied_sizes
+from hf_scaling.report.findings import ArmBoundary, ArmLaw, PartFindings, varied_sizes
 from hf_scaling.report.parts import Arm, Part, Request, levels, numbers, texts
 from hf_scaling.text import axis_label, format_amount, format_count, format_percent, format_span, format_tick
 
@@ -55,29 +55,25 @@ def panels_of(found: PartFindings, number: int, request: Request) -> list[Panels
         number: Number of the part, with which the names of its files begin.
         request: The arguments of the report.
     """
-    name = f"{number}-{_slug(found.part)}"
+    sets = "-".join(found.part.values[name] for name in ("upstream", "downstream") if name in found.part.values)
+    letters = "".join(c if c.isascii() and c.isalnum() else "-" for c in sets.lower())
+    name = f"{number}-{'-'.join(filter(None, letters.split('-')))[:40].strip('-') or 'runs'}"
     axes = dict.fromkeys(axis for arm in found.part.arms for axis in varied_sizes(arm, request.x))
     groups = [
-        _difference_panels(found, name, request),
-        *(_curve_panels(found, axis, name, request) for axis in axes),
-        _check_panels(found, name, request),
-        _frontier_panels(found, name),
+        difference_panels(found, name, request),
+        *(curve_panels(found, axis, name, request) for axis in axes),
+        check_panels(found, name, request),
+        frontier_panels(found, name),
     ]
     return [group for group in groups if group.drawings]
-
-
-def _slug(part: Part) -> str:
-    """The data sets of a part, as part of a file name."""
-    text = "-".join(part.values[name] for name in ("upstream", "downstream") if name in part.values)
-    letters = "".join(c if c.isascii() and c.isalnum() else "-" for c in text.lower())
-    return "-".join(piece for piece in letters.split("-") if piece)[:40].strip("-") or "runs"
 
 
 def _labelled(column: str, noun: str) -> str:
     return f"{column}: {axis_label(column, noun)}"
 
 
-def _difference_panels(found: PartFindings, name: str, request: Request) -> Panels:
+def difference_panels(found: PartFindings, name: str, request: Request) -> Panels:
+    """The difference of the arms with its boundary, for each target and distilled arm."""
     usable = [each for each in found.boundaries if each.boundary is not None]
     drawings = [
         drawing for i, each in enumerate(usable, 1) for drawing in _boundary_drawings(each, f"{name}-{i}", found.part)
@@ -153,11 +149,11 @@ class Level:
         return (values >= self.low * (1 - 1e-9)) & (values <= self.high * (1 + 1e-9))
 
 
-def _curve_panels(found: PartFindings, axis: str, name: str, request: Request) -> Panels:
+def curve_panels(found: PartFindings, axis: str, name: str, request: Request) -> Panels:
     """A panel for each target and model size; those of a target share their axes."""
     drawings = []
     for target in request.targets:
-        panels = {level: _series(found, target, axis, level, request) for level in _model_levels(found.part, axis)}
+        panels = {level: _series(found, target, axis, level, request) for level in model_levels(found.part, axis)}
         panels = {level: series for level, series in panels.items() if series}
         if not panels:
             continue
@@ -192,7 +188,7 @@ def _series(found: PartFindings, target: str, axis: str, model: Level, request: 
         x, y = numbers(frame, axis), law.measured
         # A logarithmic axis can show nothing else.
         shown = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0) & model.contains(frame)
-        for other in _other_levels(law.arm, axis):
+        for other in other_levels(law.arm, axis):
             keep = shown & other.contains(frame)
             if keep.any():
                 label = ", ".join(text for text in (law.arm.label, other.label) if text)
@@ -201,7 +197,7 @@ def _series(found: PartFindings, target: str, axis: str, model: Level, request: 
     return series
 
 
-def _model_levels(part: Part, axis: str) -> list[Level]:
+def model_levels(part: Part, axis: str) -> list[Level]:
     """The model sizes that get a panel each, or one level of all rows where sizes do not vary."""
     sizes = part.levels("n_params")
     if axis == "n_params" or len(sizes) < 2:
@@ -219,7 +215,7 @@ def _model_levels(part: Part, axis: str) -> list[Level]:
     return panels
 
 
-def _other_levels(arm: Arm, axis: str) -> list[Level]:
+def other_levels(arm: Arm, axis: str) -> list[Level]:
     """The smallest and the largest amount of the data that is not on the axis; all rows where it does not vary."""
     other = {"n_pretrain": "n_finetune", "n_finetune": "n_pretrain"}.get(axis)
     sizes = levels(arm.rows, other) if other else np.empty(0)
@@ -263,7 +259,8 @@ def _line(law: ArmLaw, axis: str, x: np.ndarray, at: Sequence[Level], level: flo
     return sizes[axis], *(in_axis_unit(law.target, band[name].to_numpy()) for name in ("value", "low", "high"))
 
 
-def _check_panels(found: PartFindings, name: str, request: Request) -> Panels:
+def check_panels(found: PartFindings, name: str, request: Request) -> Panels:
+    """Predicted against measured values, and residuals, for each target."""
     drawings = []
     for target in request.targets:
         laws = [law for law in found.laws_of(target) if law.fit is not None]
@@ -339,27 +336,28 @@ def _points(law: ArmLaw, number: int, x: np.ndarray, y: np.ndarray, target: str 
     return Points(law.arm.label, number, in_axis_unit(target, x[keep]), in_axis_unit(target, y[keep]))
 
 
-def _frontier_panels(found: PartFindings, name: str) -> Panels:
-    usable = [each for each in found.plans if each.plan is not None and len(each.plan.frontier) > 1]
-    drawings = [_frontier_drawing(each, name) for each in usable if (each.plan.frontier["value"] > 0).all()]
+def frontier_panels(found: PartFindings, name: str) -> Panels:
+    """The best prediction for each budget, for each target."""
+    drawings = []
+    for target_plan in found.plans:
+        plan, target = target_plan.plan, target_plan.target
+        if plan is None or len(plan.frontier) < 2 or not (plan.frontier["value"] > 0).all():
+            continue
+        table = plan.frontier.assign(**{c: in_axis_unit(target, plan.frontier[c]) for c in ("value", "low", "high")})
+        outside = int((table["extrapolation"] > 0.01).sum())
+        mark = (plan.budget, in_axis_unit(target, plan.predicted["value"])) if target_plan.asked else None
+        drawings.append(
+            Drawing(
+                f"{name}-frontier-{target}",
+                heading=f"Best {target} for a budget",
+                title=f"Frontier of {target}",
+                caption=f"{outside} of {len(table)} budgets are outside the measured sizes." if outside else "",
+                x_label="budget: unit of the costs" if target_plan.asked else "budget: FLOPs",
+                y_label=f"{target}: {axis_label(target)}",
+                paint=frontier_painter(table, mark),
+            )
+        )
     text = "The best that each budget is predicted to buy, dotted outside the measured sizes."
     if not any(each.asked for each in found.plans):
         text += " No budget was given, so budgets are training FLOPs, teachers included."
     return Panels("What a budget buys", text, tuple(drawings))
-
-
-def _frontier_drawing(found: TargetPlan, name: str) -> Drawing:
-    plan, target, frontier = found.plan, found.target, found.plan.frontier
-    table = frontier.assign(**{c: in_axis_unit(target, frontier[c]) for c in ("value", "low", "high")})
-    outside = int((frontier["extrapolation"] > 0.01).sum())
-    return Drawing(
-        f"{name}-frontier-{target}",
-        heading=f"Best {target} for a budget",
-        title=f"Frontier of {target}",
-        caption=f"{outside} of {len(frontier)} budgets are outside the measured sizes." if outside else "",
-        x_label="budget: unit of the costs" if found.asked else "budget: FLOPs",
-        y_label=f"{target}: {axis_label(target)}",
-        paint=frontier_painter(
-            table, (plan.budget, in_axis_unit(target, plan.predicted["value"])) if found.asked else None
-        ),
-    )

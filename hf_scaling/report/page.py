@@ -5,7 +5,7 @@ print(findings.summary())
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,24 @@ from hf_scaling.boundary import Boundary
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
 from hf_scaling.fitting.card import facts_of, formula_of
+from hf_scaling.fitting.selection import Ranking
 from hf_scaling.hub.cards import escape_markdown, markdown_table, render_template, with_head
-from hf_scaling.report.answers import VERDICTS, Statement, answers, missing_from
+from hf_scaling.planning import Plan, TransferGaps
+from hf_scaling.report.answers import VERDICTS, Answer, Statement, answers, missing_from
 from hf_scaling.report.figures import DARK, LIGHT, PAGE, Drawing
 from hf_scaling.report.findings import (
     ArmBoundary,
     ArmGap,
     ArmLaw,
     Findings,
+    Gap,
     NextRuns,
     PartFindings,
     TargetPlan,
     collect_findings,
 )
 from hf_scaling.report.gallery import Panels, panels_of
+from hf_scaling.report.parts import Arm
 from hf_scaling.text import MISSING, format_percent, no_break_percent
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -96,18 +100,22 @@ def write_findings(findings: Findings, path: Path) -> list[Path]:
     for outdated in set(folder.glob("[0-9]*-*.svg")) - {folder / f"{drawing.name}.svg" for drawing in drawings}:
         outdated.unlink()
     values = _template_values(findings, panels)
-    files.write_text(card, _render_card({**values, "folder": folder.name}))
-    files.write_text(path, _render_page(values))
+    body = render_template(_TEMPLATES / "card.md", {**values, "folder": folder.name}, {"table": as_markdown})
+    files.write_text(card, with_head({"library_name": "hf_scaling", "tags": ["hf_scaling", "scaling-law"]}, body))
+    filters = {"code": as_code, "emphasised": as_emphasised, "formula": as_formula, "figure": as_figure}
+    files.write_text(
+        path, render_template(_TEMPLATES / "page.html", {**values, "light": LIGHT, "dark": DARK}, filters)
+    )
     return [path, card, folder]
 
 
 def _template_values(findings: Findings, panels: Sequence[Sequence[Panels]]) -> dict[str, Any]:
     """What both templates show."""
     parts = [
-        {"title": part.part.title, "panels": groups, "laws": _law_tables(part), "rankings": _ranking_tables(part)}
+        {"title": part.part.title, "panels": groups, "laws": law_tables(part), "rankings": ranking_tables(part)}
         for part, groups in zip(findings.parts, panels)
     ]
-    facts = findings.facts | {f"fit: {name}": text for name, text in _facts_of_fits(findings).items()}
+    facts = findings.facts | {f"fit: {name}": text for name, text in facts_of_fits(findings).items()}
     return {
         "title": findings.title,
         "lead": " · ".join(facts[name] for name in ("runs", "models", "data", "measured") if name in facts),
@@ -116,7 +124,7 @@ def _template_values(findings: Findings, panels: Sequence[Sequence[Panels]]) -> 
         "left_out": findings.left_out,
         "gaps": [{"question": gap.question, "why": missing_from(gap), "runs": gap.runs} for gap in findings.gaps],
         "parts": parts,
-        "notes": _notes(findings),
+        "notes": notes_of(findings),
         "facts": facts,
         "level": format_percent(findings.request.options.level),
         "draws": f"{findings.request.options.bootstrap:,}",
@@ -124,40 +132,27 @@ def _template_values(findings: Findings, panels: Sequence[Sequence[Panels]]) -> 
     }
 
 
-def _render_page(values: Mapping[str, Any]) -> str:
-    filters = {"code": _code, "emphasised": _emphasised, "formula": _formula, "figure": _figure}
-    return render_template(_TEMPLATES / "page.html", {**values, "light": LIGHT, "dark": DARK}, filters)
-
-
-def _code(text: str) -> Markup:
+def as_code(text: str) -> Markup:
     """HTML in which words between backquotes are code, and a number and its per cent sign stay on one line."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(no_break_percent(text)))))
 
 
-def _emphasised(statement: Statement) -> Markup:
+def as_emphasised(statement: Statement) -> Markup:
     """The sentence of a statement with its key words in bold."""
     text, key = (escape(no_break_percent(words)) for words in (statement.text, statement.key))
     return text.replace(key, Markup(f"<b>{key}</b>"), 1) if key else text
 
 
-def _formula(text: str) -> Markup:
+def as_formula(text: str) -> Markup:
     """A formula with raised exponents."""
     raised = re.sub(r"\^(?:\(([^()]*)\)|(\w+))", lambda m: f"<sup>{m[1] or m[2]}</sup>", str(escape(text)))
     return Markup(raised.replace("*", "·").replace("-", "−"))
 
 
-def _figure(drawing: Drawing) -> Markup:
+def as_figure(drawing: Drawing) -> Markup:
     """The <svg> element with a description for readers who do not see it."""
     label = escape(f"{drawing.title}. {drawing.caption}".strip())
     return Markup(drawing.svg(PAGE).replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
-
-
-def _render_card(values: Mapping[str, Any]) -> str:
-    def table(table: Table) -> str:
-        return markdown_table(table.heads, [[escape_markdown(cell) for cell in row] for row in table.rows])
-
-    metadata = {"library_name": "hf_scaling", "tags": ["hf_scaling", "scaling-law"]}
-    return with_head(metadata, render_template(_TEMPLATES / "card.md", values, {"table": table}))
 
 
 @dataclass(frozen=True)
@@ -173,6 +168,11 @@ class Table:
     title: str
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+
+def as_markdown(table: Table) -> str:
+    """The table in Markdown, whatever its cells contain."""
+    return markdown_table(table.heads, [[escape_markdown(cell) for cell in row] for row in table.rows])
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class LawTable:
     verdict: str
 
 
-def _law_tables(found: PartFindings) -> list[LawTable]:
+def law_tables(found: PartFindings) -> list[LawTable]:
     """One for each fitted law; the members of a mixture have one each."""
     tables = []
     for law in found.laws:
@@ -213,7 +213,7 @@ def _law_tables(found: PartFindings) -> list[LawTable]:
     return tables
 
 
-def _ranking_tables(found: PartFindings) -> list[Table]:
+def ranking_tables(found: PartFindings) -> list[Table]:
     """The laws compared for each target and arm; none where nothing could be held out."""
     return [
         Table(
@@ -234,7 +234,7 @@ def _ranking_tables(found: PartFindings) -> list[Table]:
     ]
 
 
-def _notes(findings: Findings) -> list[dict[str, str]]:
+def notes_of(findings: Findings) -> list[dict[str, str]]:
     """Every note once, with all that it is about, errors first: grade, code, text, where."""
     places: dict[tuple[str, str, str], dict[str, None]] = {}
     for part in findings.parts:
@@ -252,7 +252,7 @@ def _notes(findings: Findings) -> list[dict[str, str]]:
     return sorted(notes, key=lambda note: order.index(note["grade"]) if note["grade"] in order else len(order))
 
 
-def _facts_of_fits(findings: Findings) -> dict[str, str]:
+def facts_of_fits(findings: Findings) -> dict[str, str]:
     """How the laws were fitted; where fits differ, each value once."""
     values: dict[str, dict[str, None]] = {}
     for fit in (law.fit for part in findings.parts for law in part.laws if law.fit is not None):
@@ -267,22 +267,24 @@ def content_of(findings: Findings) -> dict[str, Any]:
         {
             "title": findings.title,
             "n_rows": findings.n_rows,
-            "answers": [
-                {"code": answer.code, "question": answer.question, "statements": list(map(vars, answer.statements))}
-                for answer in answers(findings)
-            ],
-            "gaps": list(map(vars, findings.gaps)),
+            "answers": answers(findings),
+            "gaps": findings.gaps,
             "parts": [
                 {
                     "title": found.part.title,
                     "stage": found.part.stage,
                     **found.part.values,
                     "n_rows": len(found.part.rows),
-                    "laws": list(map(_law, found.laws)),
-                    "boundaries": list(map(_arm_boundary, found.boundaries)),
-                    "transfer_gaps": list(map(_gap, found.transfer_gaps)),
-                    "plans": list(map(_plan, found.plans)),
-                    "next_runs": found.next_runs and _next_runs(found.next_runs),
+                    "laws": found.laws,
+                    "boundaries": [
+                        _fields(each)
+                        | {"by_size": [{name: value, **_fields(at)} for name, value, at in each.by_size]}
+                        | {"compute_matched": each.compute}
+                        for each in found.boundaries
+                    ],
+                    "transfer_gaps": [{"notes": []} | _with_result(each, each.gaps) for each in found.transfer_gaps],
+                    "plans": [_with_result(each, each.plan) for each in found.plans],
+                    "next_runs": found.next_runs,
                 }
                 for found in findings.parts
             ],
@@ -292,32 +294,14 @@ def content_of(findings: Findings) -> dict[str, Any]:
     )
 
 
-def _law(law: ArmLaw) -> dict[str, Any]:
-    names = ("law", "status", "params", "intervals", "scores", "notes", "weights", "settings")
-    return {
-        "target": law.target,
-        "arm": law.arm.label,
-        "best": law.best,
-        "fit": None if law.fit is None else _attributes(law.fit, names),
-        "ranking": None if law.ranking is None else law.ranking.table,
-        "forecasts": law.forecasts,
-        "problem": law.problem or None,
-    }
-
-
-def _arm_boundary(found: ArmBoundary) -> dict[str, Any]:
-    return {
-        "target": found.target,
-        "arm": found.arm.label,
-        "boundary": _boundary(found.boundary),
-        "by_size": [{name: value, **(_boundary(boundary) or {})} for name, value, boundary in found.by_size],
-        "compute_matched": _boundary(found.compute),
-        "problem": found.problem or None,
-    }
-
-
-def _boundary(boundary: Boundary | None) -> dict[str, Any] | None:
-    names = (
+# What JSON contains of each kind of object; an arm is its label, a ranking its table, a problem "" is null.
+_FIELDS: dict[type, tuple[str, ...]] = {
+    Answer: ("code", "question", "statements"),
+    Statement: ("text", "details", "place", "key"),
+    Gap: ("code", "question", "why", "runs", "place"),
+    ArmLaw: ("target", "arm", "best", "fit", "ranking", "forecasts", "problem"),
+    LawFit: ("law", "status", "params", "intervals", "scores", "notes", "weights", "settings"),
+    Boundary: (
         "status",
         "n_pretrain",
         "low",
@@ -329,35 +313,33 @@ def _boundary(boundary: Boundary | None) -> dict[str, Any] | None:
         "x",
         "level",
         "difference",
-    )
-    return None if boundary is None else _attributes(boundary, names)
+    ),
+    ArmBoundary: ("target", "arm", "boundary", "problem"),
+    ArmGap: ("target", "arm", "problem"),
+    TransferGaps: ("table", "worth", "notes"),
+    TargetPlan: ("target", "asked", "problem"),
+    Plan: ("allocation", "predicted", "intervals", "verdict", "cost", "budget", "costs", "notes", "frontier"),
+    NextRuns: ("target", "quantity", "budget", "runs", "problem"),
+}
 
 
-def _gap(found: ArmGap) -> dict[str, Any]:
-    tables = {} if found.gaps is None else _attributes(found.gaps, ("table", "worth"))
-    notes = [] if found.gaps is None else found.gaps.notes
-    return {"target": found.target, "arm": found.arm.label, "problem": found.problem or None, **tables, "notes": notes}
+def _fields(value: Any) -> dict[str, Any]:
+    fields = {name: getattr(value, name) for name in _FIELDS[type(value)]}
+    return fields | {"problem": value.problem or None} if "problem" in fields else fields
 
 
-def _plan(found: TargetPlan) -> dict[str, Any]:
-    names = ("allocation", "predicted", "intervals", "verdict", "cost", "budget", "costs", "notes", "frontier")
-    plan = {} if found.plan is None else _attributes(found.plan, names)
-    return {"target": found.target, "asked": found.asked, "problem": found.problem or None, **plan}
-
-
-def _next_runs(found: NextRuns) -> dict[str, Any]:
-    return _attributes(found, ("target", "quantity", "budget")) | {
-        "problem": found.problem or None,
-        "runs": found.runs,
-    }
-
-
-def _attributes(value: LawFit | Any, names: Sequence[str]) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in names}
+def _with_result(found: ArmGap | TargetPlan, result: TransferGaps | Plan | None) -> dict[str, Any]:
+    return _fields(found) | ({} if result is None else _fields(result))
 
 
 def _plain(value: Any) -> Any:
-    """Tables as lists of rows; numbers of numpy, dates and missing values as Python's own."""
+    """Findings and tables as dicts and lists; numbers of numpy, dates and missing values as Python's own."""
+    if type(value) in _FIELDS:
+        return _plain(_fields(value))
+    if isinstance(value, Arm):
+        return value.label
+    if isinstance(value, Ranking):
+        return _plain(value.table)
     if isinstance(value, pd.DataFrame):
         return _plain(value.to_dict("records"))
     if isinstance(value, dict):

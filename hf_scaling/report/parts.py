@@ -227,17 +227,40 @@ def _title(part: Part, parts: Sequence[Part]) -> str:
 
 def describe_table(frame: pd.DataFrame) -> dict[str, str]:
     """Facts that (Mis)Fitting (2025) asks a report to state of runs and data: name -> text, without empty ones."""
+    models: Iterable[str] = texts(frame, "model")
+    if models and len(levels(frame, "n_params")):
+        counted = frame.groupby("model")["n_params"].max().sort_values()
+        models = [f"{name} ({format_count(size)} parameters)" for name, size in counted.items()]
+    sizes = {name: levels(frame, name) for name in ("n_params", "n_pretrain", "n_finetune", "image_size")}
+    n_eval, teachers = levels(frame, "n_eval"), levels(frame, "teacher_n_params")
+    evaluated = f", {format_span(n_eval[0], n_eval[-1])} images or tokens" if len(n_eval) else ""
+    distilled = [_listings(frame, {"distillation": ""})]
+    distilled += [f"{', '.join(map(format_count, teachers))} parameters"] if len(teachers) else []
+    totals = {name: numbers(frame, name) for name in ("train_flops", "teacher_flops", "seconds")}
+    totals = {name: float(np.nansum(values)) for name, values in totals.items() if np.isfinite(values).any()}
+    costs = [
+        f"{format_count(totals[name])} {unit}"
+        for name, unit in (("train_flops", "FLOPs of students"), ("teacher_flops", "of teachers' forward passes"))
+        if name in totals
+    ]
+    costs += [f"{totals['seconds'] / 3600:.3g} hours of training"] if "seconds" in totals else []
     explained = [f"{name}: {COLUMNS[name].meaning}" for name in _EXPLAINED if name in frame.columns]
     facts = {
         "runs": _runs(frame),
-        "models": _models(frame),
+        "models": listing(models),
         "data": _listings(frame, {"task": "", "upstream": "upstream ", "downstream": "downstream "}),
-        "sizes": _sizes(frame),
-        "evaluated on": _evaluation(frame),
-        "teachers": _teachers(frame),
+        "sizes": "; ".join(
+            f"{name} {format_span(at[0], at[-1])} ({f'{len(at)} levels' if len(at) > 1 else 'one level'})"
+            for name, at in sizes.items()
+            if len(at)
+        ),
+        "evaluated on": f"{_listings(frame, {'eval_split': ''})} split{evaluated}, read once"
+        if texts(frame, "eval_split")
+        else "",
+        "teachers": "; ".join(filter(None, distilled)),
         "training rule": _listings(frame, {"recipe": "recipe ", "precision": ""}),
         "seeds": _listings(frame, {"seed": ""}),
-        "cost": _cost(frame),
+        "cost": ", ".join(costs),
         "devices": _listings(frame, {"device": ""}),
         "versions": _versions(frame),
         "measured": _dates(frame),
@@ -263,48 +286,6 @@ def _runs(frame: pd.DataFrame) -> str:
         f"{number:,} {' '.join(stages.get(name, name) for name in reversed(key))}" for key, number in zip(keys, counts)
     ]
     return f"{total}: {', '.join(groups)}"
-
-
-def _models(frame: pd.DataFrame) -> str:
-    names = texts(frame, "model")
-    if not names or not len(levels(frame, "n_params")):
-        return listing(names)
-    sizes = frame.groupby("model")["n_params"].max().sort_values()
-    return listing(f"{name} ({format_count(size)} parameters)" for name, size in sizes.items())
-
-
-def _sizes(frame: pd.DataFrame) -> str:
-    sizes = {name: levels(frame, name) for name in ("n_params", "n_pretrain", "n_finetune", "image_size")}
-    return "; ".join(
-        f"{name} {format_span(values[0], values[-1])} ({f'{len(values)} levels' if len(values) > 1 else 'one level'})"
-        for name, values in sizes.items()
-        if len(values)
-    )
-
-
-def _evaluation(frame: pd.DataFrame) -> str:
-    splits, n_eval = texts(frame, "eval_split"), levels(frame, "n_eval")
-    sizes = f", {format_span(n_eval[0], n_eval[-1])} images or tokens" if len(n_eval) else ""
-    return f"{listing(splits)} split{sizes}, read once" if splits else ""
-
-
-def _teachers(frame: pd.DataFrame) -> str:
-    sizes = levels(frame, "teacher_n_params")
-    described = [listing(texts(frame, "distillation"))] if texts(frame, "distillation") else []
-    described += [f"{', '.join(map(format_count, sizes))} parameters"] if len(sizes) else []
-    return "; ".join(described)
-
-
-def _cost(frame: pd.DataFrame) -> str:
-    costs = []
-    for name, unit in (("train_flops", "FLOPs of students"), ("teacher_flops", "of teachers' forward passes")):
-        values = numbers(frame, name)
-        if np.isfinite(values).any():
-            costs.append(f"{format_count(float(np.nansum(values)))} {unit}")
-    seconds = numbers(frame, "seconds")
-    if np.isfinite(seconds).any():
-        costs.append(f"{np.nansum(seconds) / 3600:.3g} hours of training")
-    return ", ".join(costs)
 
 
 def _versions(frame: pd.DataFrame) -> str:
