@@ -275,8 +275,12 @@ class Formula:
         """The largest set of parameters in which the value is linear when all others are fixed, in the law's order."""
         if self.is_equation:
             return ()
-        depends = {parameter: self.value.diff(parameter).free_symbols for parameter in self.parameters}
-        candidates = [parameter for parameter in self.parameters if parameter not in depends[parameter]]
+        # A parameter inside a function is never linear, so the functions may be symbols here.
+        functions = {part: Symbol(f"function {i}") for i, part in enumerate(self.value.atoms(sympy.Function))}
+        inside = set().union(*(function.free_symbols for function in functions))
+        flat = self.value.xreplace(functions)
+        depends = {parameter: flat.diff(parameter).free_symbols for parameter in self.parameters}
+        candidates = [p for p in self.parameters if p not in inside | depends[p]]
         for size in range(len(candidates), 0, -1):
             for subset in itertools.combinations(candidates, size):
                 if not any(depends[parameter].intersection(subset) for parameter in subset):
