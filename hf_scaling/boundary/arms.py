@@ -206,8 +206,7 @@ class Arms:
         point = [np.log(evaluator.value(self.estimates[arm].theta[None])[0]) for arm in ARMS]
         drawn = [np.log(evaluator.value(self.draws[arm])) for arm in ARMS]
         ratio = point[0] - point[1]
-        estimates = [self.estimates[arm] for arm in ARMS]
-        factor = widening(estimates, [_slopes(fitted, evaluator) for fitted in estimates])
+        factor = widening([self.estimates[arm] for arm in ARMS], evaluator)
         return ratio, ratio + factor * (drawn[0] - drawn[1] - ratio)
 
     def distilled(self, x: np.ndarray, at: dict[str, float]) -> np.ndarray:
@@ -218,14 +217,7 @@ class Arms:
         return self.law.evaluator({**{name: np.full(len(x), at[name]) for name in self.sizes}, self.along: x})
 
 
-def _slopes(fitted: Estimate, evaluator: Evaluator) -> np.ndarray:
-    """(N, F) derivatives of the logarithm of the law by the fit's coordinates; zero for those on a bound."""
-    problem = replace(fitted.problem, evaluator=evaluator, target=np.zeros(1), root_weights=np.ones(1))
-    _, jacobian = problem.residuals(fitted.u[None])
-    return jacobian[0].T * ~fitted.held
-
-
-def widening(estimates: Sequence[Estimate], gradients: Sequence[np.ndarray]) -> np.ndarray:
+def widening(estimates: Sequence[Estimate], evaluator: Evaluator) -> np.ndarray:
     """Factor on the spread of the draws of a difference of two laws, at N sizes.
 
     The draws are already scaled by Student's factor for the runs beyond a law's parameters. But a curve at one size
@@ -234,13 +226,16 @@ def widening(estimates: Sequence[Estimate], gradients: Sequence[np.ndarray]) -> 
 
     Args:
         estimates: The two arms' fits.
-        gradients: For each arm (N, F), the slopes of the logarithm of its law at the N sizes.
+        evaluator: Their law at the N sizes.
 
     Returns:
         (N,) factors, at least 1.
     """
-    mean, variance = np.zeros(len(gradients[0])), np.zeros(len(gradients[0]))
-    for fitted, gradient in zip(estimates, gradients):
+    mean = variance = np.zeros(1)
+    for fitted in estimates:
+        # (N, F) derivatives of the logarithm of the law by the fit's coordinates; zero for those on a bound.
+        problem = replace(fitted.problem, evaluator=evaluator, target=np.zeros(1), root_weights=np.ones(1))
+        gradient = problem.residuals(fitted.u[None])[1][0].T * ~fitted.held
         # The HC3 variance of each value is e' M e for unit errors e: add trace M and trace M squared.
         slopes = fitted.slopes()
         influence = gradient @ np.linalg.pinv(slopes.T @ slopes, rcond=1e-12, hermitian=True) @ slopes.T

@@ -40,7 +40,15 @@ def describe_fit(fit: LawFit) -> str:
     facts = facts_of(fit)
     width = max(map(len, facts)) + 2
     lines = wrap(f"{fit.law}: {formula_of(fit)}", hanging="  ")
-    lines += [f"status: {fit.status} ({VERDICTS[fit.status]})", "", *_parameter_lines(fit), ""]
+    lines += [f"status: {fit.status} ({VERDICTS[fit.status]})", ""]
+    longest = max(map(len, fit.params))
+    for name, value in fit.params.items():
+        line = f"  {name:<{longest}}  {format_number(value, 6):<12}"
+        if name in fit.intervals:
+            low, high = map(format_number, fit.intervals[name])
+            line += f"   {format_percent(fit.settings['level'])} [{low}, {high}]"
+        lines.append(line.rstrip())
+    lines.append("")
     for name, text in facts.items():
         lines += wrap(f"{name:<{width}}{text}", "  ", " " * (width + 2))
     return "\n".join(lines + _note_lines(fit.notes))
@@ -84,18 +92,6 @@ def formula_of(fit: LawFit) -> str:
 def _note_lines(notes: list[dict]) -> list[str]:
     lines = [line for n in notes for line in wrap(f"[{n['grade']}] {n['code']}: {n['text']}", "  ", "    ")]
     return ["", "notes (docs/fitting.md says what to do about each)", *lines] if lines else []
-
-
-def _parameter_lines(fit: LawFit) -> list[str]:
-    width = max(len(name) for name in fit.params)
-    lines = []
-    for name, value in fit.params.items():
-        line = f"  {name:<{width}}  {format_number(value, 6):<12}"
-        if name in fit.intervals:
-            low, high = map(format_number, fit.intervals[name])
-            line += f"   {format_percent(fit.settings['level'])} [{low}, {high}]"
-        lines.append(line.rstrip())
-    return lines
 
 
 def facts_of(fit: LawFit) -> dict[str, str]:

@@ -24,12 +24,12 @@ _STEPS = 3.0 ** np.array([-1.0, -0.75, -0.5, -0.3, -0.15, 0.15, 0.3, 0.5, 0.75, 
 
 def judge(estimate: Estimate) -> tuple[str, list[dict]]:
     """The status of a fit, the first that holds of not_identifiable, at_bound, poor_fit and ok, and all notes."""
-    unidentified = _design_notes(estimate.rows) + _identification_notes(estimate)
-    bounds, misfit = _bound_notes(estimate), _misfit_notes(estimate)
-    notes = [*unidentified, *bounds, *_zero_notes(estimate)]
+    unidentified = design_notes(estimate.rows) + identification_notes(estimate)
+    bounds, misfit = bound_notes(estimate), misfit_notes(estimate)
+    notes = [*unidentified, *bounds, *zero_notes(estimate)]
     if any(n["code"] == "not_identifiable" for n in unidentified):
-        notes += _trade_off_notes(estimate)
-    notes += misfit + _replicate_notes(estimate) + _leave_one_out_notes(estimate) + _objective_notes(estimate)
+        notes += trade_off_notes(estimate)
+    notes += misfit + replicate_notes(estimate) + leave_one_out_notes(estimate) + objective_notes(estimate)
     if not estimate.converged:
         notes.append(note("not_converged", "warn", "the solver did not converge along the flattest direction"))
     if any(n["grade"] == "error" for n in unidentified):
@@ -39,7 +39,7 @@ def judge(estimate: Estimate) -> tuple[str, list[dict]]:
     return "poor_fit" if any(n["grade"] == "error" for n in misfit) else "ok", notes
 
 
-def _design_notes(rows: FitRows) -> list[dict]:
+def design_notes(rows: FitRows) -> list[dict]:
     """What the sizes and targets alone make impossible (error) or hard (warn)."""
     notes = []
     if np.ptp(rows.target) <= 1e-12 * np.abs(rows.target).max():
@@ -63,7 +63,7 @@ def _design_notes(rows: FitRows) -> list[dict]:
     return notes
 
 
-def _identification_notes(estimate: Estimate) -> list[dict]:
+def identification_notes(estimate: Estimate) -> list[dict]:
     """Errors for too few configurations and for each exponent that the rows do not determine."""
     notes, count = [], estimate.rows.n_configurations
     if count <= len(estimate.u):
@@ -144,7 +144,7 @@ def _kinds(estimate: Estimate) -> dict[str, str]:
     return {parameter.name: parameter.kind for parameter in estimate.law.parameters}
 
 
-def _bound_notes(estimate: Estimate) -> list[dict]:
+def bound_notes(estimate: Estimate) -> list[dict]:
     """Notes on parameters that ended on a bound: warn where that makes the status at_bound."""
     coordinates, kinds, notes = estimate.problem.coordinates, _kinds(estimate), []
     for i in np.flatnonzero(estimate.held):
@@ -158,7 +158,7 @@ def _bound_notes(estimate: Estimate) -> list[dict]:
         elif kinds[name] == "floor":
             notes.append(note("floor_zero", "info", f"{name} is 0: these runs show no floor; larger ones may"))
         elif kinds[name] != "coefficient" or upper:
-            # A coefficient of 0 is among `_zero_notes`, which also finds those that are as good as 0.
+            # A coefficient of 0 is among `zero_notes`, which also finds those that are as good as 0.
             value = estimate.theta[estimate.law.names.index(name)]
             end = "upper" if upper else "lower"
             text = f"{name} ended on its {end} bound {value:.4g}: the rows would move it further; read it as a limit"
@@ -166,7 +166,7 @@ def _bound_notes(estimate: Estimate) -> list[dict]:
     return notes
 
 
-def _zero_notes(estimate: Estimate) -> list[dict]:
+def zero_notes(estimate: Estimate) -> list[dict]:
     """Notes on coefficients whose term adds nothing to any fitted value."""
     coordinates, kinds, notes = estimate.problem.coordinates, _kinds(estimate), []
     fitted = estimate.problem.objective.unscale(estimate.fitted)
@@ -182,7 +182,7 @@ def _zero_notes(estimate: Estimate) -> list[dict]:
     return notes
 
 
-def _trade_off_notes(estimate: Estimate) -> list[dict]:
+def trade_off_notes(estimate: Estimate) -> list[dict]:
     """Which parameters can move together with little change of fit, from the flattest direction of the curvature."""
     slopes = estimate.slopes()
     scale = np.sqrt((slopes**2).sum(axis=0))
@@ -199,16 +199,16 @@ def _trade_off_notes(estimate: Estimate) -> list[dict]:
     return [note("trade_off", "info", text)]
 
 
-def _misfit_notes(estimate: Estimate) -> list[dict]:
+def misfit_notes(estimate: Estimate) -> list[dict]:
     """Notes on configurations off the law by more than their replicates scatter, and on residuals with a shape."""
     if estimate.variance < 1e-16:
         return []
-    notes = _lack_of_fit_notes(estimate)
+    notes = lack_of_fit_notes(estimate)
     size = robust_scale(estimate.residuals, len(estimate.u))
     if estimate.problem.objective.is_log and size > 0.25:
         text = f"the law typically misses by {format_percent(size)} of the value: do not plan with it"
         notes.append(note("large_residuals", "error", text))
-    structured = _structured_columns(estimate)
+    structured = structured_columns(estimate)
     if structured:
         text = (
             f"residuals rise and fall along {', '.join(structured)} instead of scattering: another law may fit better"
@@ -217,7 +217,8 @@ def _misfit_notes(estimate: Estimate) -> list[dict]:
     return notes
 
 
-def _lack_of_fit_notes(estimate: Estimate) -> list[dict]:
+def lack_of_fit_notes(estimate: Estimate) -> list[dict]:
+    """An error where configurations are further from the law than replicates explain (F test, 0.1 %)."""
     from scipy.special import fdtrc
 
     rows, residual = estimate.rows, estimate.weighted_residuals
@@ -238,7 +239,7 @@ def _lack_of_fit_notes(estimate: Estimate) -> list[dict]:
     return [note("lack_of_fit", "error", text)]
 
 
-def _structured_columns(estimate: Estimate) -> list[str]:
+def structured_columns(estimate: Estimate) -> list[str]:
     """Columns along which neighbouring configurations' residuals agree in sign far more often than by chance."""
     rows, residual = estimate.rows, estimate.weighted_residuals
     limit = 3 * max(robust_scale(residual, len(estimate.u)), 1e-300)
@@ -256,7 +257,8 @@ def _structured_columns(estimate: Estimate) -> list[str]:
     return structured
 
 
-def _replicate_notes(estimate: Estimate) -> list[dict]:
+def replicate_notes(estimate: Estimate) -> list[dict]:
+    """The seed-to-seed standard deviation, and how many seeds a configuration would halve an interval."""
     repeats = replication(estimate)
     if repeats is None:
         return []
@@ -301,7 +303,7 @@ def _far_sizes(rows: FitRows) -> dict[str, np.ndarray]:
     return {n: np.array([v.max() * (_FAR if v.max() > 1 else 1.0)]) for n, v in rows.variables.items()}
 
 
-def _leave_one_out_notes(estimate: Estimate) -> list[dict]:
+def leave_one_out_notes(estimate: Estimate) -> list[dict]:
     """Outliers, and the configuration without which a prediction moves most."""
     rows, problem = estimate.rows, estimate.problem
     if rows.n_configurations <= len(estimate.u) + 1:
@@ -332,7 +334,7 @@ def _leave_one_out_notes(estimate: Estimate) -> list[dict]:
     return notes
 
 
-def _objective_notes(estimate: Estimate) -> list[dict]:
+def objective_notes(estimate: Estimate) -> list[dict]:
     """How far the prediction at ten times the largest scale moves with the other objectives."""
     problem = estimate.problem
     far = estimate.law.evaluator(_far_sizes(estimate.rows))

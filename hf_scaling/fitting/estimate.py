@@ -147,8 +147,11 @@ def estimate(rows: FitRows, law: Law, coordinates: Coordinates, objective: Objec
     evaluator = law.evaluator(rows.variables)
     problem = Problem(evaluator, coordinates, first, objective.scale(rows.target), np.sqrt(weights))
     starts = search_starts(problem, law, rows.variables, seed)
-    u, solutions = _best_of(problem, starts)
-    other = _second_mode(solutions, u)
+    solved = minimise(problem, starts, iterations=_FIRST_STEPS, tolerance=1e-4)
+    promising = np.argsort(solved.cost, kind="stable")[: max(4, len(starts) // 4)]
+    solved = minimise(problem, solved.u[promising], iterations=_MORE_STEPS, tolerance=1e-4)
+    u = solved.u[int(np.argmin(solved.cost))]
+    other = _second_mode(solved, u)
     n_eval = rows.n_eval if rows.weights is None and rows.target_name == "error" else None
     if n_eval is not None:
         problem = replace(problem, root_weights=np.sqrt(_binomial_weights(problem, n_eval, u)))
@@ -336,18 +339,6 @@ def _solve_active(gram: np.ndarray, moment: np.ndarray, active: list[int]) -> np
         matrix = np.where(bad[:, None, None], np.eye(len(active)), matrix)
     solved = np.linalg.solve(matrix, np.nan_to_num(moment[:, active])[..., None])[..., 0]
     return np.where(bad[:, None], np.nan, solved)
-
-
-def _best_of(problem: Problem, starts: np.ndarray) -> tuple[np.ndarray, Solutions]:
-    """Follow every start for a few steps, then the most promising ones further.
-
-    Returns:
-        The best solution (F,), to be refined, and the solutions that it is the best of.
-    """
-    solved = minimise(problem, starts, iterations=_FIRST_STEPS, tolerance=1e-4)
-    promising = np.argsort(solved.cost, kind="stable")[: max(4, len(starts) // 4)]
-    solved = minimise(problem, solved.u[promising], iterations=_MORE_STEPS, tolerance=1e-4)
-    return solved.u[int(np.argmin(solved.cost))], solved
 
 
 def _second_mode(solutions: Solutions, best: np.ndarray, ratio: float = 2.0) -> np.ndarray | None:

@@ -122,8 +122,15 @@ class LawFit:
         laws disagree as well.
         """
         if self.members:
-            shares = [self.weights[member.law] for member in self.members]
-            drawn = _share_draws([member.draw_values(sizes) for member in self.members], shares)
+            pools = [member.draw_values(sizes) for member in self.members]
+            n_draws = min(len(pool) for pool in pools)
+            weights = [self.weights[member.law] for member in self.members]
+            # The golden ratio's multiples spread each member's turns evenly over the draws.
+            places = (np.arange(n_draws) * 0.6180339887498949) % 1.0
+            turns = np.minimum(
+                np.searchsorted(np.cumsum(weights) / np.sum(weights), places, side="right"), len(pools) - 1
+            )
+            drawn = np.stack([pools[m][b] for b, m in enumerate(turns)]) if n_draws else pools[0][:0]
             scale = Objective(self.settings["objective"])
             return scale.unscale(scale.scale(drawn) + self.settings["carried"])
         count = len(next(iter(sizes.values())))
@@ -238,10 +245,13 @@ class LawFit:
         wanted = [_LAW_FILE, _DRAWS_FILE]
         folder = hub.local_folder(repo_id, revision=revision or named or None, allow_patterns=wanted)
         try:
-            return _read(folder)
+            return _from_dict(_read_json(folder / _LAW_FILE), _read_arrays(folder / _DRAWS_FILE), "")
         except InputError as error:
             # The folder or Hub id that was given is more useful than the path in the cache.
             raise InputError(str(error).replace(str(folder), str(where))) from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            text = f"{where}: {_LAW_FILE} is not a complete law: {type(error).__name__} {error}"
+            raise InputError(text) from None
 
     def push_to_hub(
         self, repo_id: str, private: bool | None = None, dry_run: bool = False, dataset: str | None = None
@@ -328,15 +338,6 @@ def quantiles(
     return np.where(lost, np.nan, low), np.where(lost, np.nan, high)
 
 
-def _share_draws(drawn: list[np.ndarray], weights: list[float]) -> np.ndarray:
-    """Pool the members' draws: draw b is taken from the member whose share of the weights b falls in."""
-    count = min(len(d) for d in drawn)
-    edges = np.cumsum(weights) / np.sum(weights)
-    # The golden ratio's multiples spread each member's turns evenly over the draws.
-    turn = np.searchsorted(edges, (np.arange(count) * 0.6180339887498949) % 1.0, side="right")
-    return np.stack([drawn[min(m, len(drawn) - 1)][b] for b, m in enumerate(turn)]) if count else drawn[0][:0]
-
-
 def _sizes(frame: "pd.DataFrame | Mapping[str, Any]", needed: set[str]) -> tuple[dict[str, np.ndarray], Any]:
     """The needed columns of a frame as equally long float arrays, and the frame's index."""
     for name in sorted(needed):
@@ -403,24 +404,6 @@ def _arrays(fit: LawFit, prefix: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _read(folder: Path) -> LawFit:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    law_file, draws_file = folder / _LAW_FILE, folder / _DRAWS_FILE
-    content = _read_json(law_file)
-    if not draws_file.is_file():
-        raise InputError(f"{folder} holds no draws: there is no {_DRAWS_FILE} in it")
-    try:
-        return _from_dict(content, load_file(draws_file), "")
-    except SafetensorError as error:
-        raise InputError(f"{draws_file} is not a safetensors file: {error}") from None
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{law_file} is not a complete law: {type(error).__name__} {error}") from None
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path.parent} holds no law: there is no {path.name} in it")
@@ -436,6 +419,18 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(version, int) or version > VERSION:
         raise InputError(f"{path} has version {version}; this hf_scaling reads up to {VERSION}: install a newer one")
     return content
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not path.is_file():
+        raise InputError(f"{path.parent} holds no draws: there is no {path.name} in it")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a safetensors file: {error}") from None
 
 
 def _from_dict(content: dict[str, Any], arrays: dict[str, np.ndarray], prefix: str) -> LawFit:

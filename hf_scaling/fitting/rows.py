@@ -295,8 +295,15 @@ def read_columns(table: "Table", law: Law, row_filter: RowFilter) -> Columns:
     """The table's columns with the filters applied and repeated run ids collapsed."""
     columns = Columns.of(table)
     used = [*column_of(law, row_filter.x).values(), row_filter.target]
-    if row_filter.weights is not None:
-        columns.data[_WEIGHTS] = _weights_of(columns, row_filter.weights)
+    weights = row_filter.weights
+    if isinstance(weights, str):
+        columns.require(weights)
+        columns.data[_WEIGHTS] = columns.data[weights]
+    elif weights is not None:
+        given, count = np.asarray(weights), len(columns)
+        if given.shape != (count,):
+            raise InputError(f"weights has {given.size} values for {count} rows: give one a row, or a column name")
+        columns.data[_WEIGHTS] = given
     for name in used:
         columns.require(name)
     if row_filter.stage is not None:
@@ -314,16 +321,6 @@ def read_columns(table: "Table", law: Law, row_filter: RowFilter) -> Columns:
             remedy = f"choose one with {argument}=" if argument else f"filter the table by {name} before fitting"
             raise InputError(f"the rows hold more than one {name}: {', '.join(values)}; {remedy}")
     return _collapse_repeats(columns, used)
-
-
-def _weights_of(columns: Columns, weights: "str | Sequence[float] | np.ndarray") -> np.ndarray:
-    if isinstance(weights, str):
-        columns.require(weights)
-        return columns.data[weights]
-    values = np.asarray(weights)
-    if values.shape != (len(columns),):
-        raise InputError(f"weights has {values.size} values for {len(columns)} rows: give one a row, or a column name")
-    return values
 
 
 def _collapse_repeats(columns: Columns, names: list[str]) -> Columns:
@@ -365,13 +362,19 @@ def take_rows(columns: Columns, law: Law, row_filter: RowFilter) -> FitRows:
                 f"{name} takes {levels} values over these rows and {law.name} ignores it: its effect counts as noise"
             )
             notes.append(note("ignored_variable", "warn", text))
+    weights = None
+    if _WEIGHTS in columns.data:
+        weights = columns.numbers(_WEIGHTS)
+        for row in np.flatnonzero(~(np.isfinite(weights) & (weights > 0))):
+            raise InputError(f"weights, row {columns.labels[row]}: {weights[row]} is not a positive number")
+        weights = weights / weights.mean()
     n_eval = columns.numbers("n_eval") if "n_eval" in columns.data else np.array([np.nan])
     return FitRows(
         columns=mapping,
         variables=variables,
         target_name=row_filter.target,
         target=target,
-        weights=_normalised_weights(columns) if _WEIGHTS in columns.data else None,
+        weights=weights,
         n_eval=n_eval if np.isfinite(n_eval).all() and (n_eval > 0).all() else None,
         configuration=number_configurations(variables.values()),
         labels=[str(label) for label in columns.labels],
@@ -393,14 +396,6 @@ def _usable_sizes(columns: Columns, law: Law, mapping: Mapping[str, str], zeros:
         place = f"{zero[0] if zero else ''}row {columns.labels[row]}"
         raise InputError(f"{place}: {law.name} is not defined there; leave the row out or use zeros='leave_out'")
     return usable
-
-
-def _normalised_weights(columns: Columns) -> np.ndarray:
-    """The given weights, to mean one."""
-    values = columns.numbers(_WEIGHTS)
-    for row in np.flatnonzero(~(np.isfinite(values) & (values > 0))):
-        raise InputError(f"weights, row {columns.labels[row]}: {values[row]} is not a positive number")
-    return values / values.mean()
 
 
 # The column that counts each stage's data.

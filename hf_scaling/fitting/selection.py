@@ -70,11 +70,16 @@ class Backtest:
     folds: list[Fold]
     errors: dict[str, list[np.ndarray | None]]
 
-    def score(self, name: str, folds: Iterable[int] | None = None) -> float:
-        """Root mean square of the held-out errors, each fold counting the same; NaN without a fold."""
-        selected = range(len(self.folds)) if folds is None else folds
-        squares = [np.mean(error**2) for i in selected if (error := self.errors[name][i]) is not None]
-        return float(np.sqrt(np.mean(squares))) if squares else float("nan")
+    def score(self, name: str) -> float:
+        """Root mean square of a law's held-out errors, over the folds in which most laws could be fitted.
+
+        Each fold counts the same; NaN without a fold, or where the law could not be fitted in one of them.
+        """
+        fitted = [[errors[i] is not None for errors in self.errors.values()] for i in range(len(self.folds))]
+        # The baseline, which every fold has, does not count.
+        errors = [self.errors[name][i] for i, laws in enumerate(fitted) if sum(laws) - 1 >= len(laws) // 2]
+        squares = [np.mean(error**2) for error in errors if error is not None]
+        return float(np.sqrt(np.mean(squares))) if squares and len(squares) == len(errors) else float("nan")
 
     def p_better(self, first: str, second: str, seed: int = 0, draws: int = 1000) -> float:
         """The share of paired bootstrap draws, over held-out rows, in which the first law's error is the smaller."""
@@ -185,7 +190,7 @@ def rank(
     # These fits are only ranked: nobody needs their intervals.
     without_draws = replace(options, bootstrap=0)
     fits = {name: fit_rows(rows[name], law, without_draws) for name, law in candidates.items()}
-    errors = {name: _score(backtest, name, candidates) for name in [*candidates, BASELINE]}
+    errors = {name: backtest.score(name) for name in [*candidates, BASELINE]}
     aicc = {name: fit.scores["aicc"] for name, fit in fits.items()}
     order = sorted(errors, key=lambda n: (np.isnan(errors[n]), errors[n], aicc.get(n, np.inf)))
     frame = pd.DataFrame(
@@ -316,7 +321,7 @@ def run_backtest(rows: Mapping[str, FitRows], laws: Mapping[str, Law], objective
     folds = expanding_folds(widest, min(len(law.parameters) for law in laws.values()) + 1)
     target = objective.scale(widest.target)
     errors: dict[str, list[np.ndarray | None]] = {
-        BASELINE: [_last_value(widest, fold, target) - target[fold.test] for fold in folds]
+        BASELINE: [last_value(widest, fold, target) - target[fold.test] for fold in folds]
     }
     for name, law in laws.items():
         errors[name] = [_held_out_errors(rows[name], law, fold, objective, seed) for fold in folds]
@@ -352,7 +357,7 @@ def _held_out_errors(rows: FitRows, law: Law, fold: Fold, objective: Objective, 
     return np.where(np.isfinite(predicted), predicted - target, 1.0)
 
 
-def _last_value(rows: FitRows, fold: Fold, target: np.ndarray) -> np.ndarray:
+def last_value(rows: FitRows, fold: Fold, target: np.ndarray) -> np.ndarray:
     """(T,) for each held-out row the mean target at the largest fitted size among the rows nearest to it otherwise."""
     logs = {name: np.log(np.maximum(values, 1e-12)) for name, values in rows.variables.items()}
     along = next(name for name, column in rows.columns.items() if column == fold.column)
@@ -364,15 +369,6 @@ def _last_value(rows: FitRows, fold: Fold, target: np.ndarray) -> np.ndarray:
         largest = near[logs[along][near] >= logs[along][near].max() - 1e-9]
         last.append(target[largest].mean())
     return np.array(last)
-
-
-def _score(backtest: Backtest, name: str, laws: Mapping[str, Law]) -> float:
-    """A law's held-out error over the folds in which most laws could be fitted; NaN where it lacks one of them."""
-    counts = [sum(backtest.errors[law][i] is not None for law in laws) for i in range(len(backtest.folds))]
-    folds = [i for i, count in enumerate(counts) if count >= (len(laws) + 1) // 2]
-    if not folds or any(backtest.errors[name][i] is None for i in folds):
-        return float("nan")
-    return backtest.score(name, folds)
 
 
 def _small_effects(fit: LawFit) -> list[dict]:

@@ -11,7 +11,7 @@ from numbers import Real
 import numpy as np
 
 from hf_scaling.errors import InputError
-from hf_scaling.laws import Evaluator, Law, Parameter
+from hf_scaling.laws import Evaluator, Law
 
 # Below this a coefficient counts as zero: its logarithm needs a lower end.
 _SMALLEST = 1e-150
@@ -87,16 +87,13 @@ def coordinates_of(
             spread[order.index(name), column] = 1.0
     low = np.array([max(parameters[n].low for n in group) for group in groups])
     high = np.array([min(parameters[n].high for n in group) for group in groups])
-    is_log = np.array([all(_is_log(parameters[n]) for n in group) for group in groups], dtype=bool)
+    logs = {p.name: p.low >= 0 and p.kind in ("coefficient", "scale", "shape") for p in law.parameters}
+    is_log = np.array([all(logs[n] for n in group) for group in groups], dtype=bool)
     constants = np.array([float(fixed.get(name, 0.0)) for name in order])
     with np.errstate(divide="ignore"):
         low = np.where(is_log, np.log(np.clip(low, _SMALLEST, None)), low)
         high = np.where(is_log, np.log(np.clip(high, None, _LARGEST)), high)
     return Coordinates(tuple(group[0] for group in groups), spread, constants, is_log, low, high)
-
-
-def _is_log(parameter: Parameter) -> bool:
-    return parameter.low >= 0 and parameter.kind in ("coefficient", "scale", "shape")
 
 
 def _groups(law: Law, fixed: Mapping[str, float], tied: Iterable[Iterable[str]] | None) -> list[list[str]]:
