@@ -28,7 +28,7 @@ from hf_scaling.planning.verdicts import describe_plan
 from hf_scaling.text import format_count, format_percent, format_whole
 
 if TYPE_CHECKING:
-    from hf_scaling.fitting.rows import TableLike
+    from hf_scaling.fitting.rows import Table, TableLike
 
 # Up to this factor outside the measured sizes a note is a warning, beyond it an error.
 _FAR = 10.0
@@ -289,7 +289,7 @@ _DEFAULT_LAWS = {
 }
 
 
-def default_law(table: "TableLike", stage: str | None = None) -> tuple[str, str | None]:
+def default_law(table: "Table", stage: str | None = None) -> tuple[str, str | None]:
     """The law for the sizes that a table varies, in its fine-tuned rows where it has any.
 
     Args:

@@ -60,7 +60,7 @@ def measured_runs(
     source = None if table is None else Columns.of(table)
     if isinstance(fit, Boundary):
         study: Mapping[str, list[str]] = {} if source is None else {"arm": ["distilled"]}
-        pairs = fit.evidence.pairs  # type: ignore[union-attr]  # a boundary that was found has evidence
+        pairs = fit.evidence.pairs
         runs, names = pd.DataFrame({name: getattr(pairs, name) for name in SIZES}).dropna(axis=1), {}
         if source is not None:
             paired, sizes = set(runs.itertuples(index=False, name=None)), [str(name) for name in runs]

@@ -95,7 +95,7 @@ def run_costs(
         raise InputError(f"costs= prices images and labels, and runs are chosen by {columns[0]}: give a column cost")
     # A run is priced by its law; a pair by the plain and the distilled arm's.
     if isinstance(fit, Boundary):
-        pairs = fit.evidence.pairs  # type: ignore[union-attr]  # a boundary that was found has evidence
+        pairs = fit.evidence.pairs
         arms = [_compute_of_pairs(pairs, {} if table is None else measured_compute(table, {}))] * 2
     else:
         fits = [fit] if isinstance(fit, LawFit) else [fit["plain"], fit["distilled"]]
