@@ -1,4 +1,4 @@
-"""The distillation boundary: planted crossings are found, absent ones are not, unusable tables are named."""
+"""The distillation boundary: planted crossings are located, absent ones are not, unusable tables are named."""
 
 import json
 from pathlib import Path
@@ -27,21 +27,21 @@ def study(plain=PLAIN, distilled=DISTILLED, noise=0.02, number=0, levels=8, seed
     return {**table, **{name: np.resize(value, len(values)) for name, value in columns.items()}}
 
 
-def test_planted_crossing_is_found_inside_its_interval():
+def test_planted_crossing_is_inside_its_interval():
     held = []
     for number in range(12):
-        found = hs.find_boundary(study(number=number), bootstrap=300)
-        assert found.status == "crossing"
-        held.append(found.low <= TRUTH <= found.high)
+        boundary = hs.find_boundary(study(number=number), bootstrap=300)
+        assert boundary.status == "crossing"
+        held.append(boundary.low <= TRUTH <= boundary.high)
     # A 95 % interval misses at least 4 of 12 with probability 0.002.
     assert sum(held) >= 9
 
 
 def test_both_answers_agree_without_noise():
-    found = hs.find_boundary(study(noise=1e-4), bootstrap=200)
-    assert found.n_pretrain == pytest.approx(TRUTH, rel=0.01)
+    boundary = hs.find_boundary(study(noise=1e-4), bootstrap=200)
+    assert boundary.n_pretrain == pytest.approx(TRUTH, rel=0.01)
     # Linear interpolation between sizes a factor of two apart bends a little.
-    assert found.law_free["n_pretrain"] == pytest.approx(TRUTH, rel=0.1)
+    assert boundary.law_free["n_pretrain"] == pytest.approx(TRUTH, rel=0.1)
 
 
 def test_identical_arms_are_not_resolved():
@@ -52,23 +52,23 @@ def test_identical_arms_are_not_resolved():
 @pytest.mark.parametrize("factor, status", [(0.85, "distillation_always"), (1.15, "distillation_never")])
 def test_a_constant_factor_is_always_or_never(factor, status):
     distilled = (PLAIN[0] * factor, PLAIN[1] * factor, PLAIN[2])
-    found = hs.find_boundary(study(distilled=distilled), bootstrap=200)
-    assert found.status == status
-    assert found.n_pretrain is None and found.low is None and found.high is None
+    boundary = hs.find_boundary(study(distilled=distilled), bootstrap=200)
+    assert boundary.status == status
+    assert boundary.n_pretrain is None and boundary.low is None and boundary.high is None
 
 
 def test_a_zero_outside_the_sizes_is_not_a_crossing():
     table = study(noise=0.005)
     keep = table["n_pretrain"] < 600
     sizes = {name: values[keep] for name, values in table.items()}
-    found = hs.find_boundary({**sizes}, bootstrap=200)
-    assert found.status != "crossing"
-    assert any(n["code"] in ("extrapolated", "evidence") for n in found.notes)
+    boundary = hs.find_boundary({**sizes}, bootstrap=200)
+    assert boundary.status != "crossing"
+    assert any(n["code"] in ("extrapolated", "evidence") for n in boundary.notes)
 
 
 def test_difference_is_plain_minus_distilled_at_every_size():
-    found = hs.find_boundary(study(noise=0.002), bootstrap=200)
-    table = found.difference
+    boundary = hs.find_boundary(study(noise=0.002), bootstrap=200)
+    table = boundary.difference
     assert list(table["n_pretrain"]) == sorted(set(study()["n_pretrain"]))
     assert table["difference"].iloc[0] > 0 > table["difference"].iloc[-1]
     assert (table["low"] <= table["difference"]).all() and (table["difference"] <= table["high"]).all()
@@ -86,11 +86,11 @@ def test_boundary_moves_with_model_size():
     sizes = {"n_params": n_params, "n_pretrain": table["n_pretrain"][:72]}
     table["loss"] = np.concatenate([chinchilla.predict(theta, sizes) for theta in arms.values()])
     table["loss"] *= np.exp(0.003 * np.random.default_rng(0).standard_normal(144))
-    found = hs.find_boundary(table, bootstrap=200)
-    assert set(found.sizes) == {"n_params"}
-    assert found.at(n_params=1e5).n_pretrain > 1.1 * found.at(n_params=1.6e6).n_pretrain
+    boundary = hs.find_boundary(table, bootstrap=200)
+    assert set(boundary.sizes) == {"n_params"}
+    assert boundary.at(n_params=1e5).n_pretrain > 1.1 * boundary.at(n_params=1.6e6).n_pretrain
     with pytest.raises(hs.InputError, match="n_finetune"):
-        found.at(n_finetune=10)
+        boundary.at(n_finetune=10)
 
 
 def test_model_sizes_that_no_joint_law_fits_get_their_own_laws():
@@ -100,32 +100,36 @@ def test_model_sizes_that_no_joint_law_fits_get_their_own_laws():
         taught = (0.42 + 0.06 * number, 7.2, 0.30)
         parts.append(study(distilled=taught, noise=0.003, number=number, n_params=[size]))
     table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    found = hs.find_boundary(table, bootstrap=200)
-    assert isinstance(found.evidence.arms, ArmsBySize)
-    assert found.evidence.arms.n_params.tolist() == list(sizes)
+    boundary = hs.find_boundary(table, bootstrap=200)
+    assert isinstance(boundary.evidence.arms, ArmsBySize)
+    assert boundary.evidence.arms.n_params.tolist() == list(sizes)
     for number, size in enumerate(sizes):
         alone = hs.find_boundary({name: v for name, v in parts[number].items() if name != "n_params"}, bootstrap=200)
-        assert found.at(n_params=size).n_pretrain == pytest.approx(alone.n_pretrain, rel=1e-6)
-    assert found.at(n_params=4e5).n_pretrain < found.at(n_params=3e5).n_pretrain < found.at(n_params=2e5).n_pretrain
+        assert boundary.at(n_params=size).n_pretrain == pytest.approx(alone.n_pretrain, rel=1e-6)
+    assert (
+        boundary.at(n_params=4e5).n_pretrain
+        < boundary.at(n_params=3e5).n_pretrain
+        < boundary.at(n_params=2e5).n_pretrain
+    )
     with pytest.raises(hs.InputError, match="n_params 800,000"):
-        found.at(n_params=8e5)
+        boundary.at(n_params=8e5)
 
 
 def test_compute_matched_view_counts_the_teacher():
     table = study(noise=0.005)
     table["train_flops"] = table["n_pretrain"] * 1e6
     table["teacher_flops"] = np.where(table["arm"] == "distilled", table["n_pretrain"] * 5e5, np.nan)
-    found = hs.find_boundary(table, x="train_flops", bootstrap=200)
-    assert found.teacher_not_counted.n_pretrain == pytest.approx(TRUTH * 1e6, rel=0.05)
+    boundary = hs.find_boundary(table, x="train_flops", bootstrap=200)
+    assert boundary.teacher_not_counted.n_pretrain == pytest.approx(TRUTH * 1e6, rel=0.05)
     # Half as dear again, the distilled arm is overtaken earlier.
-    assert found.n_pretrain < found.teacher_not_counted.n_pretrain
+    assert boundary.n_pretrain < boundary.teacher_not_counted.n_pretrain
 
 
 def test_sizes_trained_with_the_same_flops_are_noted():
     table = study(noise=0.005)
     table["train_flops"] = np.maximum(table["n_pretrain"], 1_500) * 1e6
-    found = hs.find_boundary(table, x="train_flops", bootstrap=200)
-    (text,) = [n["text"] for n in found.notes if n["code"] == "equal_flops"]
+    boundary = hs.find_boundary(table, x="train_flops", bootstrap=200)
+    (text,) = [n["text"] for n in boundary.notes if n["code"] == "equal_flops"]
     assert str((np.unique(table["n_pretrain"]) < 1_500).sum()) in text
 
 
@@ -171,16 +175,16 @@ MEASURED = Path(__file__).parent / "data" / "fashion_mnist"
 
 
 def test_measured_loss_boundary_lies_between_the_sizes_for_every_model():
-    found = hs.find_boundary(MEASURED, target="loss", bootstrap=300)
-    assert found.status == "crossing"
-    assert 500 < found.low < found.n_pretrain < found.high < 4_000
+    boundary = hs.find_boundary(MEASURED, target="loss", bootstrap=300)
+    assert boundary.status == "crossing"
+    assert 500 < boundary.low < boundary.n_pretrain < boundary.high < 4_000
     for n_params in (121_642, 211_338, 464_458):
-        there = found.at(n_params=n_params)
+        there = boundary.at(n_params=n_params)
         assert there.status == "crossing"
         # The paired differences alone agree: the two intervals overlap.
         assert there.low < there.law_free["high"] and there.law_free["low"] < there.high
 
 
 def test_measured_error_has_no_boundary_inside():
-    found = hs.find_boundary(MEASURED, target="error", bootstrap=300)
-    assert found.status in ("distillation_never", "not_resolved")
+    boundary = hs.find_boundary(MEASURED, target="error", bootstrap=300)
+    assert boundary.status in ("distillation_never", "not_resolved")

@@ -1,18 +1,13 @@
-"""Intervals mean what they say: coverage on planted studies, both bootstraps, predictions, functions, inverses."""
-
-import sys
-from pathlib import Path
+"""Intervals cover what they claim: coverage on planted studies, both bootstraps, predictions, functions, inverses."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from designs import far, fit, study, truth
+from law_truths import TRUTHS
 
 import hf_scaling as hs
 from hf_scaling import InputError
-
-sys.path.insert(0, str(Path(__file__).parent / "support"))
-from designs import far, fit, study, truth
-from law_truths import TRUTHS
 
 
 @pytest.fixture(scope="module")
@@ -21,32 +16,32 @@ def noisy():
 
 
 @pytest.mark.parametrize(("name", "points"), [("power_law", 64), ("chinchilla", 8), ("transfer_gap", 8)])
-def test_intervals_hold_the_truth_as_often_as_they_say(name, points):
+def test_intervals_cover_the_planted_values(name, points):
     held, studies = [], 30
     for seed in range(studies):
-        found = fit(name, study(name, 0.01, seed, points=points), bootstrap=200, seed=seed)
-        held += [low <= TRUTHS[name][p] <= high for p, (low, high) in found.intervals.items()]
-        band = found.predict(far(name)).iloc[0]
+        result = fit(name, study(name, 0.01, seed, points=points), bootstrap=200, seed=seed)
+        held += [low <= TRUTHS[name][p] <= high for p, (low, high) in result.intervals.items()]
+        band = result.predict(far(name)).iloc[0]
         held.append(band.low <= truth(name, far(name))[0] <= band.high)
     # 30 studies, quantities of one study all correlated: the standard error of the share is at most
     # sqrt(.95 * .05 / 30) = 4 %, so 85 % is two and a half of them below. Naive residual resampling reaches 74 %.
     assert np.mean(held) >= 0.85
 
 
-def test_intervals_are_not_wide_out_of_caution():
+def test_intervals_are_not_too_wide():
     estimates = np.array([list(fit("chinchilla", study("chinchilla", 0.02, s)).params.values()) for s in range(40)])
-    found = fit("chinchilla", study("chinchilla", 0.02), bootstrap=400)
-    widths = np.array([(high - low) / 2 / 1.96 for low, high in found.intervals.values()])
+    result = fit("chinchilla", study("chinchilla", 0.02), bootstrap=400)
+    widths = np.array([(high - low) / 2 / 1.96 for low, high in result.intervals.values()])
     # A spread over 40 studies is known to 11 %, a bootstrap's of one study varies by about as much again.
     assert widths[0] / estimates[:, 0].std() == pytest.approx(1, abs=0.5)
     assert widths[2] / estimates[:, 2].std() == pytest.approx(1, abs=0.5)
 
 
-def test_pairs_agree_with_wild_where_noise_is_plain():
+def test_pairs_agree_with_wild_where_noise_is_homogeneous():
     table = study("power_law", 0.02)
     wild, pairs = (fit("power_law", table, bootstrap=400, method=method) for method in ("wild", "pairs"))
     for name in TRUTHS["power_law"]:
-        widths = [found.intervals[name][1] - found.intervals[name][0] for found in (wild, pairs)]
+        widths = [result.intervals[name][1] - result.intervals[name][0] for result in (wild, pairs)]
         # Two consistent estimates of one spread from 64 points: each is known to about 15 %.
         assert widths[1] / widths[0] == pytest.approx(1, abs=0.4)
     assert pairs.settings["method"] == "pairs"
@@ -54,14 +49,14 @@ def test_pairs_agree_with_wild_where_noise_is_plain():
 
 def test_a_row_drawn_twice_counts_twice():
     table = study("power_law", 0.02)
-    found = fit("power_law", table, bootstrap=1000, method="pairs", delta=1e-3)
+    result = fit("power_law", table, bootstrap=1000, method="pairs", delta=1e-3)
     again = []
     for seed in range(150):
         rows = np.random.default_rng(seed).integers(64, size=64)
         again.append(list(fit("power_law", {k: v[rows] for k, v in table.items()}, delta=1e-3).params.values()))
     # 150 draws know a spread to 6 %. Were a row drawn twice to scale its residual in place of its share of the loss,
     # fits near the median, as this delta's, would spread .82 times as much.
-    assert np.mean(found.draws.std(axis=0) / np.std(again, axis=0)) == pytest.approx(1, abs=0.1)
+    assert np.mean(result.draws.std(axis=0) / np.std(again, axis=0)) == pytest.approx(1, abs=0.1)
 
 
 def test_replicates_move_together():
@@ -97,11 +92,11 @@ def test_a_level_narrows_the_band(noisy):
 
 def test_predictions_have_the_frames_index(noisy):
     frame = pd.DataFrame({"n_params": [1e6, 1e8], "n_pretrain": 1e9, "other": "x"}, index=["small", "large"])
-    found = noisy.predict(frame)
-    assert list(found.index) == ["small", "large"]
-    assert list(found.columns) == ["value", "low", "high", "extrapolation"]
+    result = noisy.predict(frame)
+    assert list(result.index) == ["small", "large"]
+    assert list(result.columns) == ["value", "low", "high", "extrapolation"]
     # Fitted from 3e6 to 4e9 parameters and from 1e6 to 2e10 images.
-    assert found.extrapolation.tolist() == pytest.approx([np.log(3), 0.0])
+    assert result.extrapolation.tolist() == pytest.approx([np.log(3), 0.0])
 
 
 def test_a_prediction_needs_its_columns(noisy):
@@ -118,8 +113,8 @@ def test_a_prediction_needs_its_columns(noisy):
 
 
 def test_where_the_law_is_undefined_the_prediction_is_nan(noisy):
-    found = noisy.predict({"n_params": 1e6, "n_pretrain": [0, 1e6]})
-    assert found[["value", "low", "high"]].isna().all(axis=1).tolist() == [True, False]
+    result = noisy.predict({"n_params": 1e6, "n_pretrain": [0, 1e6]})
+    assert result[["value", "low", "high"]].isna().all(axis=1).tolist() == [True, False]
 
 
 def test_the_interval_of_a_function_follows_parameters_and_predictions(noisy):
@@ -148,9 +143,9 @@ def test_the_inverse_comes_with_an_interval(noisy):
 
 
 def test_without_a_bootstrap_there_is_no_interval():
-    found = fit("power_law", study("power_law", 0.02))
-    assert found.intervals == {}
-    row = found.predict({"n_pretrain": 1e7}).iloc[0]
+    result = fit("power_law", study("power_law", 0.02))
+    assert result.intervals == {}
+    row = result.predict({"n_pretrain": 1e7}).iloc[0]
     assert np.isnan(row.low)
     assert np.isnan(row.high)
     assert row.value > 0
@@ -158,10 +153,10 @@ def test_without_a_bootstrap_there_is_no_interval():
 
 def test_as_many_sizes_as_parameters_leave_no_interval():
     table = study("power_law", 0.05, points=3)
-    found = fit("power_law", table, bootstrap=50)
-    assert found.status == "not_identifiable"
-    assert "too_few_configurations" in found.note_codes
-    assert np.isnan(list(found.intervals.values())).all()
+    result = fit("power_law", table, bootstrap=50)
+    assert result.status == "not_identifiable"
+    assert "too_few_configurations" in result.note_codes
+    assert np.isnan(list(result.intervals.values())).all()
 
 
 @pytest.mark.parametrize(

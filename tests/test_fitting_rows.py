@@ -1,11 +1,9 @@
 """Which rows a fit takes, how repeats and weights count, and what an error about an unusable row names."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
+from designs import fit, study
 
 import hf_scaling as hs
 from hf_scaling import InputError
@@ -15,9 +13,6 @@ from hf_scaling.fitting.estimate import estimate
 from hf_scaling.fitting.rows import select_rows
 from hf_scaling.fitting.solver import coordinates_of
 from hf_scaling.results import new_row
-
-sys.path.insert(0, str(Path(__file__).parent / "support"))
-from designs import fit, study
 
 X = np.geomspace(100, 1e6, 13)
 
@@ -108,9 +103,9 @@ def test_a_mixture_of_what_must_be_one_thing_is_refused(column, argument):
 
 def test_a_zero_is_left_out_of_a_results_table_with_a_note():
     rows = [*curve(), {"n_pretrain": 0, "loss": 2.3, "stage": "pretrain"}]
-    found = fit_power_law(results(rows))
-    assert found.scores["n_rows"] == 13
-    assert [n["grade"] for n in found.notes if n["code"] == "rows_left_out"] == ["info"]
+    result = fit_power_law(results(rows))
+    assert result.scores["n_rows"] == 13
+    assert [n["grade"] for n in result.notes if n["code"] == "rows_left_out"] == ["info"]
 
 
 def test_zeros_says_what_happens_to_a_size_at_which_the_law_is_undefined():
@@ -129,9 +124,9 @@ def test_a_law_that_takes_zero_keeps_it():
     columns["loss"] = hs.LAWS["effective_data"].predict(
         {"k": 3.0, "a": 0.3, "b": 0.4, "B": 8.0, "beta": 0.3, "E": 0.2}, columns
     )
-    found = fit("effective_data", columns)
-    assert found.scores["n_rows"] == 64
-    assert found.params["k"] == pytest.approx(3, rel=1e-4)
+    result = fit("effective_data", columns)
+    assert result.scores["n_rows"] == 64
+    assert result.params["k"] == pytest.approx(3, rel=1e-4)
 
 
 def test_the_stage_follows_from_the_law():
@@ -145,9 +140,9 @@ def test_the_stage_follows_from_the_law():
 
 
 def test_x_may_be_any_column_of_a_one_variable_law_alone():
-    found = fit_power_law({"flops": X * 1e12, "loss": 0.1 + 2 * X**-0.35}, x="flops")
-    assert found.columns == {"x": "flops"}
-    assert list(found.predict({"flops": [1e18]}).value) == pytest.approx([0.1 + 2 * 1e6**-0.35], rel=1e-6)
+    result = fit_power_law({"flops": X * 1e12, "loss": 0.1 + 2 * X**-0.35}, x="flops")
+    assert result.columns == {"x": "flops"}
+    assert list(result.predict({"flops": [1e18]}).value) == pytest.approx([0.1 + 2 * 1e6**-0.35], rel=1e-6)
     with pytest.raises(InputError, match="chinchilla"):
         hs.fit_law(study("chinchilla"), "chinchilla", x="n_pretrain")
 
@@ -163,9 +158,9 @@ def test_one_run_counts_once_and_may_not_contradict_itself():
 
 def test_repeats_of_one_size_are_replicates():
     noisy = study("power_law", 0.03, seeds=4, points=16)
-    found = fit("power_law", noisy)
-    assert (found.scores["n_rows"], found.scores["n_configurations"]) == (64, 16)
-    assert "replicates" in found.note_codes
+    result = fit("power_law", noisy)
+    assert (result.scores["n_rows"], result.scores["n_configurations"]) == (64, 16)
+    assert "replicates" in result.note_codes
     law = hs.LAWS["power_law"]
     rows = select_rows(noisy, law, RowFilter())
     deviation, seeds, needed = replication(estimate(rows, law, coordinates_of(law), FitOptions().make_objective()))
@@ -197,8 +192,8 @@ def error_rates(seed):
 
 def test_error_rates_are_weighted_by_how_many_images_they_count():
     def missed(columns):
-        found = hs.fit_law(columns, "power_law", target="error", bootstrap=0)
-        return abs(found.params["E"] / 0.05 - 1), found.settings["weights"]
+        result = hs.fit_law(columns, "power_law", target="error", bootstrap=0)
+        return abs(result.params["E"] / 0.05 - 1), result.settings["weights"]
 
     weighted = [missed(error_rates(seed)) for seed in range(8)]
     equal = [missed({k: v for k, v in error_rates(seed).items() if k != "n_eval"}) for seed in range(8)]
@@ -210,8 +205,8 @@ def test_error_rates_are_weighted_by_how_many_images_they_count():
 
 
 def test_a_size_that_the_law_ignores_is_noted():
-    found = fit_power_law({**study("chinchilla", 0.01)})
-    assert "n_params" in next(n["text"] for n in found.notes if n["code"] == "ignored_variable")
+    result = fit_power_law({**study("chinchilla", 0.01)})
+    assert "n_params" in next(n["text"] for n in result.notes if n["code"] == "ignored_variable")
 
 
 def test_a_table_may_be_a_path(tmp_path):

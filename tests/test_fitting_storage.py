@@ -1,17 +1,14 @@
 """A stored fit: equal to the last bit, readable by later versions, and nothing in it is trusted."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from designs import fit, grid, study
 
 import hf_scaling as hs
 from hf_scaling import InputError
-
-sys.path.insert(0, str(Path(__file__).parent / "support"))
-from designs import fit, grid, study
 
 KEPT = Path(__file__).parent / "data" / "law_v1"
 AT = {"n_params": [1e7, 1e9, 3e12], "n_pretrain": [1e8, 1e10, 1e6]}
@@ -45,7 +42,7 @@ def same(first, second, at):
     assert first.summary() == second.summary()
 
 
-def test_a_fit_comes_back_to_the_last_bit(noisy, folder):
+def test_a_loaded_fit_equals_the_saved_one(noisy, folder):
     same(noisy, hs.LawFit.from_pretrained(folder), AT)
 
 
@@ -64,7 +61,7 @@ def test_law_json_is_strict_and_plain(folder):
     assert content["law"] == "chinchilla"
 
 
-def test_a_mixture_and_odd_numbers_come_back(tmp_path):
+def test_a_mixture_and_infinite_numbers_are_restored(tmp_path):
     x = np.geomspace(100, 1e6, 12)
     mixture = hs.fit_law(
         {"n_pretrain": x, "loss": 0.3 + 20 * (x + 2000) ** -0.5 + 0.001 * np.sin(x)}, "auto", bootstrap=20
@@ -72,20 +69,20 @@ def test_a_mixture_and_odd_numbers_come_back(tmp_path):
     assert mixture.law == "mixture"
     exact = fit("power_law", study("power_law", 0.05, points=3), bootstrap=10)
     assert np.isnan(exact.intervals["E"][0])
-    for name, found in (("mixture", mixture), ("exact", exact)):
-        found.save_pretrained(tmp_path / name)
+    for name, result in (("mixture", mixture), ("exact", exact)):
+        result.save_pretrained(tmp_path / name)
         again = hs.LawFit.from_pretrained(tmp_path / name)
         at = {"n_pretrain": [1e3, 1e9]}
-        np.testing.assert_array_equal(found.predict(at).to_numpy(), again.predict(at).to_numpy())
-        assert repr(again.intervals) == repr(found.intervals)
-        assert repr(again.scores) == repr(found.scores)
+        np.testing.assert_array_equal(result.predict(at).to_numpy(), again.predict(at).to_numpy())
+        assert repr(again.intervals) == repr(result.intervals)
+        assert repr(again.scores) == repr(result.scores)
 
 
-def test_a_distillation_fit_needs_no_second_file(tmp_path):
-    found = fit("distillation", study("distillation"))
-    found.save_pretrained(tmp_path)
+def test_a_distillation_fit_is_stored_with_its_supervised_part(tmp_path):
+    result = fit("distillation", study("distillation"))
+    result.save_pretrained(tmp_path)
     at = {name: values[:5] for name, values in grid("distillation").items()}
-    np.testing.assert_array_equal(hs.LawFit.from_pretrained(tmp_path).values(at), found.values(at))
+    np.testing.assert_array_equal(hs.LawFit.from_pretrained(tmp_path).values(at), result.values(at))
 
 
 def test_the_card_states_status_range_and_use(folder):
@@ -102,12 +99,12 @@ def test_the_card_states_status_range_and_use(folder):
 
 
 def test_a_file_of_the_first_version_stays_readable():
-    found = hs.LawFit.from_pretrained(KEPT)
+    result = hs.LawFit.from_pretrained(KEPT)
     expected = json.loads((KEPT / "expected.json").read_text())
-    assert found.law == expected["law"]
-    assert found.status == expected["status"]
-    assert found.params == expected["params"]
-    table = found.predict(expected["at"])
+    assert result.law == expected["law"]
+    assert result.status == expected["status"]
+    assert result.params == expected["params"]
+    table = result.predict(expected["at"])
     # Another machine's exp and log may differ in the last place.
     for column in ("value", "low", "high"):
         assert table[column].tolist() == pytest.approx(expected[column], rel=1e-12)
@@ -130,7 +127,7 @@ def test_a_file_of_the_first_version_stays_readable():
         (lambda c: c["definition"].update(code="1"), "code"),
     ],
 )
-def test_a_file_that_is_not_what_it_says_is_refused(folder, change, words):
+def test_a_file_that_is_not_a_law_is_refused(folder, change, words):
     with pytest.raises(InputError, match=words):
         hs.LawFit.from_pretrained(rewritten(folder, change))
 

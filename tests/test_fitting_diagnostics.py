@@ -1,17 +1,14 @@
 """The statuses and coded notes of a fit, each caused by a small planted study."""
 
 import ast
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from designs import grid, study
 
 import hf_scaling as hs
 from hf_scaling.fitting.law_fit import VERDICTS
-
-sys.path.insert(0, str(Path(__file__).parent / "support"))
-from designs import grid, study
 
 ROOT = Path(__file__).parents[1]
 X = np.geomspace(100, 1e6, 13)
@@ -109,19 +106,19 @@ PLANTED = [
 
 @pytest.mark.parametrize(("code", "grade", "law", "table", "named", "status"), PLANTED)
 def test_a_planted_fault_is_noted(code, grade, law, table, named, status):
-    found = fit(table, law)
-    notes = [n for n in found.notes if n["code"] == code]
-    assert notes, found.note_codes
+    result = fit(table, law)
+    notes = [n for n in result.notes if n["code"] == code]
+    assert notes, result.note_codes
     assert {n["grade"] for n in notes} == {grade}
     assert any(named in n["text"] for n in notes), notes
-    assert found.status in VERDICTS
-    assert status in (None, found.status)
+    assert result.status in VERDICTS
+    assert status in (None, result.status)
 
 
-def test_a_plain_study_raises_no_doubt():
-    found = fit(study("chinchilla", 0.01), "chinchilla")
-    assert found.status == "ok"
-    assert not [n for n in found.notes if n["grade"] != "info"]
+def test_a_clean_study_has_no_warning():
+    result = fit(study("chinchilla", 0.01), "chinchilla")
+    assert result.status == "ok"
+    assert not [n for n in result.notes if n["grade"] != "info"]
 
 
 @pytest.mark.parametrize(
@@ -129,11 +126,11 @@ def test_a_plain_study_raises_no_doubt():
 )
 def test_seven_doublings_do_not_fix_an_exponent_and_seven_tens_do(step, size, status):
     draws = 30 if size else 1
-    found = [fit(_doublings(step, size, seed), seed=seed) for seed in range(draws)]
+    result = [fit(_doublings(step, size, seed), seed=seed) for seed in range(draws)]
     # benchmarks/verdicts.py has 100 draws: 95 and 100 of them. 24 of 30 is three standard errors below 95 %.
-    assert sum(f.status == status for f in found) >= 0.8 * draws
+    assert sum(f.status == status for f in result) >= 0.8 * draws
     if status == "not_identifiable":
-        assert all("not_identifiable" in f.note_codes for f in found if f.status == status)
+        assert all("not_identifiable" in f.note_codes for f in result if f.status == status)
 
 
 def test_the_bad_run_is_named_as_the_table_names_it():
@@ -145,19 +142,19 @@ def test_the_bad_run_is_named_as_the_table_names_it():
 
 def test_an_ok_fit_has_no_error():
     for _, _, law, table, _, _ in PLANTED:
-        found = fit(table, law)
-        if found.status == "ok":
-            assert not [n for n in found.notes if n["grade"] == "error"]
+        result = fit(table, law)
+        if result.status == "ok":
+            assert not [n for n in result.notes if n["grade"] == "error"]
 
 
 def codes_in_the_source():
-    found = set()
-    for path in (ROOT / "hf_scaling" / "fitting").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "note":
-                first = node.args[0]
-                found |= {v.value for v in ast.walk(first) if isinstance(v, ast.Constant) and isinstance(v.value, str)}
-    return found
+    calls = [
+        node
+        for path in (ROOT / "hf_scaling" / "fitting").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "note"
+    ]
+    return {call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)}
 
 
 def test_every_note_is_documented():

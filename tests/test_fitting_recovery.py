@@ -1,41 +1,36 @@
-"""Planted truths come back: parameters, predictions, outliers, fixed and tied parameters, one result for one seed."""
-
-import sys
-from pathlib import Path
+"""Planted parameters are recovered: predictions, outliers, fixed and tied parameters, one result for one seed."""
 
 import numpy as np
 import pytest
-
-import hf_scaling as hs
-
-sys.path.insert(0, str(Path(__file__).parent / "support"))
 from designs import far, fit, grid, study, truth
 from law_truths import TRUTHS
+
+import hf_scaling as hs
 
 # A break, a minimum or many parameters leave directions that data hardly fix: there predictions are checked.
 BY_PREDICTION = ("m4", "bnsl", "distillation", "data_constrained", "sparse")
 
 
 @pytest.mark.parametrize("name", [name for name in hs.LAWS if name not in BY_PREDICTION])
-def test_a_planted_law_is_found_again(name):
-    found = fit(name, study(name))
+def test_planted_parameters_are_recovered(name):
+    result = fit(name, study(name))
     # Without noise the loss falls to rounding error, near 1e-30; parameters follow to about its root times the
     # condition number of the design (1e9 at worst here), so 1e-6 leaves a solver that stops early no room.
-    assert found.params == pytest.approx(TRUTHS[name], rel=1e-6)
-    assert list(found.params) == list(hs.LAWS[name].names)
-    assert found.status == "ok"
+    assert result.params == pytest.approx(TRUTHS[name], rel=1e-6)
+    assert list(result.params) == list(hs.LAWS[name].names)
+    assert result.status == "ok"
 
 
 @pytest.mark.parametrize("name", BY_PREDICTION)
 def test_a_planted_law_predicts_as_its_truth(name):
-    found = fit(name, study(name))
-    np.testing.assert_allclose(found.values(grid(name)), truth(name, grid(name)), rtol=1e-6)
-    np.testing.assert_allclose(found.values(far(name)), truth(name, far(name)), rtol=1e-4)
+    result = fit(name, study(name))
+    np.testing.assert_allclose(result.values(grid(name)), truth(name, grid(name)), rtol=1e-6)
+    np.testing.assert_allclose(result.values(far(name)), truth(name, far(name)), rtol=1e-4)
 
 
 @pytest.mark.parametrize("objective", ["log_huber", "log_mse", "mse"])
 @pytest.mark.parametrize("name", ["power_law", "transfer_gap"])
-def test_every_objective_finds_the_truth(name, objective):
+def test_every_objective_recovers_the_planted_parameters(name, objective):
     # As above; squared errors on the linear scale weigh small losses less, hence one digit fewer.
     assert fit(name, study(name), objective=objective).params == pytest.approx(TRUTHS[name], rel=1e-5)
 
@@ -50,10 +45,10 @@ def test_noise_of_one_per_cent_leaves_ten_times_the_scale_within_three(name):
 def test_one_bad_run_among_64_hardly_moves_the_fit():
     table = study("chinchilla", noise=0.01)
     table["loss"][17] *= 5
-    found = fit("chinchilla", table)
-    assert found.params["E"] >= 0
-    assert found.values(far("chinchilla"))[0] == pytest.approx(truth("chinchilla", far("chinchilla"))[0], rel=0.05)
-    worst = next(n["text"] for n in found.notes if n["code"] == "outlier")
+    result = fit("chinchilla", table)
+    assert result.params["E"] >= 0
+    assert result.values(far("chinchilla"))[0] == pytest.approx(truth("chinchilla", far("chinchilla"))[0], rel=0.05)
+    worst = next(n["text"] for n in result.notes if n["code"] == "outlier")
     assert "row 17 " in worst
 
 
@@ -71,10 +66,10 @@ def test_a_fixed_parameter_stays_and_the_others_follow():
 def test_tied_parameters_share_one_value():
     table = grid("chinchilla")
     table["loss"] = 1.5 + 300 * table["n_params"] ** -0.3 + 500 * table["n_pretrain"] ** -0.3
-    found = fit("chinchilla", table, tied=[("alpha", "beta")], bootstrap=20)
-    assert found.params == pytest.approx({"E": 1.5, "A": 300, "alpha": 0.3, "B": 500, "beta": 0.3}, rel=1e-6)
-    assert found.params["alpha"] == found.params["beta"]
-    assert (found.draws[:, 2] == found.draws[:, 4]).all()
+    result = fit("chinchilla", table, tied=[("alpha", "beta")], bootstrap=20)
+    assert result.params == pytest.approx({"E": 1.5, "A": 300, "alpha": 0.3, "B": 500, "beta": 0.3}, rel=1e-6)
+    assert result.params["alpha"] == result.params["beta"]
+    assert (result.draws[:, 2] == result.draws[:, 4]).all()
 
 
 def test_equal_seeds_give_equal_fits():
@@ -86,13 +81,13 @@ def test_equal_seeds_give_equal_fits():
     assert not (first.draws == other.draws).all()
 
 
-def test_a_law_of_ones_own_is_fitted_like_any_other():
+def test_a_user_defined_law_is_fitted_like_any_other():
     law = hs.Law("mine", "E + A*n_pretrain**-alpha*exp(-n_finetune/scale)", bounds={"alpha": (0, 2)})
     table = grid("transfer_gap")
     table["loss"] = 0.3 + 40 * table["n_pretrain"] ** -0.2 * np.exp(-table["n_finetune"] / 3e4)
-    found = hs.fit_law(table, law, bootstrap=0)
-    assert found.params == pytest.approx({"E": 0.3, "A": 40, "alpha": 0.2, "scale": 3e4}, rel=1e-6)
-    assert found.law == "mine"
+    result = hs.fit_law(table, law, bootstrap=0)
+    assert result.params == pytest.approx({"E": 0.3, "A": 40, "alpha": 0.2, "scale": 3e4}, rel=1e-6)
+    assert result.law == "mine"
 
 
 def test_the_unit_of_a_size_changes_nothing_but_its_own_parameters():

@@ -1,17 +1,14 @@
 """Laws compared on the largest scales, and the law or the mixture that auto selects."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from designs import grid, study, truth
 
 import hf_scaling as hs
 from hf_scaling import InputError
-
-sys.path.insert(0, str(Path(__file__).parent / "support"))
-from designs import grid, study, truth
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 X = np.geomspace(100, 1e6, 16)
@@ -51,25 +48,25 @@ def test_the_table_ranks_laws_and_the_baseline(ranking):
 
 def test_the_planted_shape_beats_one_that_lacks_it():
     # Shifted data cannot be had from a plain power law; at 1 % noise over four decades that shows.
-    found = hs.compare_laws(curve(), laws=["power_law", "shifted_power_law"])
-    assert found.best == "shifted_power_law"
-    assert found.p_better > 0.95
-    errors = found.table.set_index("law")["holdout_log_rmse"]
+    result = hs.compare_laws(curve(), laws=["power_law", "shifted_power_law"])
+    assert result.best == "shifted_power_law"
+    assert result.p_better > 0.95
+    errors = result.table.set_index("law")["holdout_log_rmse"]
     assert errors["power_law"] > 1.5 * errors["shifted_power_law"]
-    assert "power_law" in found.summary()
+    assert "power_law" in result.summary()
 
 
 def test_neither_of_two_equal_laws_is_clearly_better():
     twin = hs.Law("twin", "E + A*n_pretrain**-a")
-    found = hs.compare_laws(curve(), laws=["power_law", twin])
-    assert "not_clearly_better" in codes(found.notes)
+    result = hs.compare_laws(curve(), laws=["power_law", twin])
+    assert "not_clearly_better" in codes(result.notes)
     # The two paths to one minimum end within rounding of each other, so a draw may fall either way by the last bits.
-    assert found.table["holdout_log_rmse"][0] == pytest.approx(found.table["holdout_log_rmse"][1], rel=1e-6)
+    assert result.table["holdout_log_rmse"][0] == pytest.approx(result.table["holdout_log_rmse"][1], rel=1e-6)
 
 
 def test_the_baseline_carries_the_last_value_forward():
     table = {"n_pretrain": X, "loss": np.exp(-0.1 * np.log(X))}
-    found = hs.compare_laws(table, laws=["power_law"])
+    result = hs.compare_laws(table, laws=["power_law"])
     span = np.log(X[-1] / X[0])
     # Windows end where 10, 20 and 30 % of the log range are left; the sizes beyond keep the last fitted value.
     step = span / 15
@@ -77,7 +74,7 @@ def test_the_baseline_carries_the_last_value_forward():
     for share in (0.1, 0.2, 0.3):
         beyond = int(np.ceil(share * 15 - 1e-9))
         windows.append(np.mean([(0.1 * step * k) ** 2 for k in range(1, beyond + 1)]))
-    scores = found.table.set_index("law")["holdout_log_rmse"]
+    scores = result.table.set_index("law")["holdout_log_rmse"]
     assert scores["last_value"] == pytest.approx(np.sqrt(np.mean(windows)), rel=1e-6)
     assert scores["power_law"] < 1e-6
 
@@ -94,8 +91,8 @@ def test_a_variable_that_hardly_matters_is_named():
     table = grid("transfer_gap")
     law = {"A": 0.02, "alpha": 0.3, "G": 1.5, "beta": 0.25, "E": 0.2}
     table["loss"] = hs.LAWS["transfer_gap"].predict(law, table)
-    found = hs.compare_laws(table, laws=["transfer_gap", "joint_multiplicative_data"])
-    texts = [n["text"] for n in found.notes if n["code"] == "hardly_matters"]
+    result = hs.compare_laws(table, laws=["transfer_gap", "joint_multiplicative_data"])
+    texts = [n["text"] for n in result.notes if n["code"] == "hardly_matters"]
     assert [("n_pretrain" in text, "n_finetune" in text) for text in texts] == [(True, False)]
 
 
@@ -111,9 +108,9 @@ def test_the_default_laws_are_those_whose_variables_vary():
 def test_rows_that_one_law_cannot_take_are_left_out_for_all():
     frame = pd.DataFrame(study("effective_data"))
     frame.loc[frame["n_pretrain"] == frame["n_pretrain"].min(), "n_pretrain"] = 0
-    found = hs.compare_laws(frame, laws=["effective_data", "transfer_gap"])
-    assert "rows_left_out" in codes(found.notes)
-    assert {fit.scores["n_rows"] for fit in found.fits.values()} == {56}
+    result = hs.compare_laws(frame, laws=["effective_data", "transfer_gap"])
+    assert "rows_left_out" in codes(result.notes)
+    assert {fit.scores["n_rows"] for fit in result.fits.values()} == {56}
     best = hs.fit_law(frame, "auto", bootstrap=0, combine=False)
     # The winner takes zeros, and is fitted on all that it can take.
     assert best.scores["n_rows"] == 64
@@ -121,15 +118,15 @@ def test_rows_that_one_law_cannot_take_are_left_out_for_all():
 
 def test_laws_too_large_for_the_table_are_left_out():
     few = {name: values[::3] for name, values in curve().items()}
-    found = hs.compare_laws(few)
-    assert "bnsl" in next(n["text"] for n in found.notes if n["code"] == "laws_left_out")
-    assert "bnsl" not in set(found.table["law"])
+    result = hs.compare_laws(few)
+    assert "bnsl" in next(n["text"] for n in result.notes if n["code"] == "laws_left_out")
+    assert "bnsl" not in set(result.table["law"])
 
 
 def test_too_few_sizes_to_hold_any_out_is_noted():
-    found = hs.compare_laws({name: values[:4] for name, values in curve().items()})
-    assert "no_holdout" in codes(found.notes)
-    assert np.isnan(found.p_better)
+    result = hs.compare_laws({name: values[:4] for name, values in curve().items()})
+    assert "no_holdout" in codes(result.notes)
+    assert np.isnan(result.p_better)
 
 
 @pytest.mark.parametrize(
@@ -157,8 +154,8 @@ def test_a_comparison_takes_one_stage():
         "loss": np.r_[curve(1)["loss"], curve(2)["loss"]],
     }
     for settings, stage, column in (({}, "finetune", "n_finetune"), ({"stage": "pretrain"}, "pretrain", "n_pretrain")):
-        found = hs.compare_laws(table, laws=["power_law", "shifted_power_law"], **settings)
-        for fit in found.fits.values():
+        result = hs.compare_laws(table, laws=["power_law", "shifted_power_law"], **settings)
+        for fit in result.fits.values():
             assert fit.data["study"]["stage"] == [stage]
             assert fit.columns == {"x": column}
 
@@ -205,11 +202,11 @@ def test_auto_combines_laws_that_know_the_model_size_with_laws_that_do_not():
 
 
 def test_auto_without_combining_gives_the_best_single_law(ranking):
-    found = hs.fit_law(curve(), "auto", bootstrap=0, combine=False)
-    assert found.law == ranking.best
-    assert "chosen" in found.note_codes
-    assert found.weights == {}
-    assert found.definition.name == found.law
+    result = hs.fit_law(curve(), "auto", bootstrap=0, combine=False)
+    assert result.law == ranking.best
+    assert "chosen" in result.note_codes
+    assert result.weights == {}
+    assert result.definition.name == result.law
 
 
 def test_auto_takes_no_parameters_of_one_law():
@@ -219,10 +216,10 @@ def test_auto_takes_no_parameters_of_one_law():
 
 def test_auto_predicts_a_planted_transfer_law():
     table = study("transfer_gap", 0.01, points=6)
-    found = hs.fit_law(table, "auto", bootstrap=0)
+    result = hs.fit_law(table, "auto", bootstrap=0)
     # Ten times beyond the largest sizes at 1 % noise; textbook joint forms miss by 10 % and more there.
     at = {name: np.array([values.max() * 10]) for name, values in grid("transfer_gap", 6).items()}
-    assert found.values(at)[0] == pytest.approx(truth("transfer_gap", at)[0], rel=0.05)
+    assert result.values(at)[0] == pytest.approx(truth("transfer_gap", at)[0], rel=0.05)
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"the published measurements are not at {DATA}")
@@ -249,6 +246,6 @@ class TestPublished:
     def test_transfer_from_synthetic_images_wants_a_shift(self):
         table = pd.read_csv(DATA / "syn2real_transfer.csv")
         table = table[(table.model == "r50") & (table.n_pretrain > 0)]
-        found = hs.compare_laws(table, target="error")
-        assert found.best in ("transfer_gap_shifted", "effective_data", "effective_data_shifted", "rectified_joint")
-        assert any(n["code"] == "hardly_matters" and "n_pretrain" in n["text"] for n in found.notes)
+        result = hs.compare_laws(table, target="error")
+        assert result.best in ("transfer_gap_shifted", "effective_data", "effective_data_shifted", "rectified_joint")
+        assert any(n["code"] == "hardly_matters" and "n_pretrain" in n["text"] for n in result.notes)
