@@ -246,19 +246,21 @@ def list_laws(names: Iterable[str] = (), width: int = 100) -> str:
 
 def markdown() -> str:
     """Every law as a section of docs/laws.md."""
-    return "\n".join(_section(law) for law in LAWS.values())
-
-
-def _section(law: Law) -> str:
-    parts = [f"### `{law.name}`", "", law.summary, "", f"$$ {law.latex} $$", "", f"    {law.formula}", ""]
-    variables = [f"`{name}` (${COLUMNS[name].symbol}$), {COLUMNS[name].unit}" for name in law.variables]
-    parts += [f"- Variables: {'; '.join(variables)}."]
-    if law.unbound:
-        parts += [f"- Needs `{law.unbound[0]}`, from `supervised=`: a fit of `chinchilla_coupled` or its parameters."]
-    parts += [f"- Linear once the others are fixed: {', '.join(f'`{n}`' for n in law.linear) or 'none'}."]
-    parts += [f"- Paper: {law.paper}.", "", "| parameter | kind | bounds |", "|---|---|---|"]
-    for p in law.parameters:
-        unit = f", in the units of `{p.variable}`" if p.variable else ""
-        high = f"to {p.high:g}" if math.isfinite(p.high) else "or more"
-        parts.append(f"| `{p.name}` | {p.kind}{unit} | {p.low:g} {high} |")
-    return "\n".join([*parts, ""])
+    parts: list[str] = []
+    for law in LAWS.values():
+        variables = [f"`{name}` (${COLUMNS[name].symbol}$), {COLUMNS[name].unit}" for name in law.variables]
+        linear = ", ".join(f"`{name}`" for name in law.linear) or "none"
+        parts += [f"### `{law.name}`", "", law.summary, "", f"$$ {law.latex} $$", "", f"    {law.formula}", ""]
+        parts += [f"- Variables: {'; '.join(variables)}."]
+        if law.unbound:
+            parts += [
+                f"- Needs `{law.unbound[0]}`, from `supervised=`: a fit of `chinchilla_coupled` or its parameters."
+            ]
+        parts += [f"- Linear once the others are fixed: {linear}.", f"- Paper: {law.paper}.", ""]
+        parts += ["| parameter | kind | bounds |", "|---|---|---|"]
+        for p in law.parameters:
+            unit = f", in the units of `{p.variable}`" if p.variable else ""
+            high = f"to {p.high:g}" if math.isfinite(p.high) else "or more"
+            parts.append(f"| `{p.name}` | {p.kind}{unit} | {p.low:g} {high} |")
+        parts.append("")
+    return "\n".join(parts)

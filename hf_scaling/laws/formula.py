@@ -509,7 +509,15 @@ class _Writer:
         if expression.is_Number:
             return self._number(expression)
         if expression.is_Add:
-            return self._write_sum(expression)
+            terms = sorted(expression.args, key=self._order_of)
+            # A sum starts with a term that is added, so that -a + b takes one operation.
+            first = next((term for term in terms if not _is_negative(term)), terms[0])
+            total = self.slot(first)
+            for term in terms:
+                if term is not first:
+                    function = "Subtract" if _is_negative(term) else "Add"
+                    total = self.program.operation(function, total, self.slot(-term if _is_negative(term) else term))
+            return total
         if expression.is_Mul:
             coefficient, factors = expression.as_coeff_mul()
             return self._times(reduce(self.product, map(self.slot, sorted(factors, key=self._order_of))), coefficient)
@@ -517,17 +525,6 @@ class _Writer:
         if expression.is_Pow and expression.exp <= _MAX_PRODUCT:
             return reduce(self.product, arguments[:1] * int(expression.exp))
         return self.program.operation(type(expression).__name__.lstrip("_"), *arguments)
-
-    def _write_sum(self, expression: Expr) -> int:
-        terms = sorted(expression.args, key=self._order_of)
-        # A sum starts with a term that is added, so that -a + b takes one operation.
-        first = next((term for term in terms if not _is_negative(term)), terms[0])
-        total = self.slot(first)
-        for term in terms:
-            if term is not first:
-                function = "Subtract" if _is_negative(term) else "Add"
-                total = self.program.operation(function, total, self.slot(-term if _is_negative(term) else term))
-        return total
 
     def _number(self, number: Expr) -> int:
         try:

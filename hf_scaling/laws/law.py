@@ -82,21 +82,19 @@ class Parameter:
             variables: Column name to sizes (N,), over whose range a scale is placed.
             target: The measured values (N,), in units of which a floor or a scale of the target is placed.
         """
-        values = np.asarray(self.grid or self._default_starts(variables, target), dtype=float)
-        return np.unique(np.clip(values, self.low, self.high))
-
-    def _default_starts(
-        self, variables: Mapping[str, np.ndarray], target: np.ndarray | None
-    ) -> np.ndarray | tuple[float, ...]:
-        if self.kind == "scale" and self.variable is not None:
+        if self.grid:
+            values = np.asarray(self.grid)
+        elif self.kind == "scale" and self.variable is not None:
             sizes = variables[self.variable]
             sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
-            return np.geomspace(sizes.min() / 10, sizes.max(), 7) if sizes.size else np.ones(1)
-        if self.kind == "scale":
-            return np.array([1.02, 1.3, 2.0, 5.0]) * (1.0 if target is None else np.max(target))
-        if self.kind == "floor":
-            return np.array([0.0, 0.4, 0.8, 0.97]) * (1.0 if target is None else np.min(target))
-        return _DEFAULT_STARTS[self.kind]
+            values = np.geomspace(sizes.min() / 10, sizes.max(), 7) if sizes.size else np.ones(1)
+        elif self.kind == "scale":
+            values = np.array([1.02, 1.3, 2.0, 5.0]) * (1.0 if target is None else np.max(target))
+        elif self.kind == "floor":
+            values = np.array([0.0, 0.4, 0.8, 0.97]) * (1.0 if target is None else np.min(target))
+        else:
+            values = np.asarray(_DEFAULT_STARTS[self.kind])
+        return np.unique(np.clip(values, self.low, self.high))
 
 
 class Law:
@@ -477,7 +475,13 @@ class _Roles:
                 self.read(right, inside_power, True)
             case ast.BinOp(left=left, op=operator, right=right):
                 if isinstance(operator, ast.Add | ast.Sub):
-                    self._read_terms(_bare_terms(node), inside_power)
+                    terms = _bare_terms(node)
+                    sizes = [term for term in terms if term in self.variables]
+                    for term in terms:
+                        if inside_power and sizes:
+                            self._note(term, _Role("scale", sizes[0]))
+                        elif term == "E":
+                            self._note(term, _Role("floor"))
                 elif isinstance(operator, ast.Div) and inside_power:
                     self._read_ratio(left, right)
                 self.read(left, inside_power, in_exponent)
@@ -487,14 +491,6 @@ class _Roles:
             case ast.Call(func=ast.Name(id=function), args=args):
                 for arg in args:
                     self.read(arg, inside_power or function in ("log", "sqrt", "exp"), in_exponent)
-
-    def _read_terms(self, terms: list[str], inside_power: bool) -> None:
-        sizes = [term for term in terms if term in self.variables]
-        for term in terms:
-            if inside_power and sizes:
-                self._note(term, _Role("scale", sizes[0]))
-            elif term == "E":
-                self._note(term, _Role("floor"))
 
     def _read_ratio(self, left: ast.expr, right: ast.expr) -> None:
         sides = [side.operand if isinstance(side, ast.UnaryOp) else side for side in (left, right)]

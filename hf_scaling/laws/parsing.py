@@ -211,7 +211,12 @@ def _check(tree: ast.expr, text: str, owner: str) -> None:
             raise fault(owner, text, node.col_offset, f"the formula is nested more than {_MAX_DEPTH} deep")
         problem = _problem(node)
         if problem:
-            raise fault(owner, text, _position(node, text), problem)
+            column = node.col_offset
+            if isinstance(node, ast.BinOp) and node.left.end_col_offset is not None:
+                # The operator, after the parentheses that close the left operand.
+                gap = text[node.left.end_col_offset : node.right.col_offset]
+                column = node.left.end_col_offset + len(gap) - len(gap.lstrip(" )"))
+            raise fault(owner, text, column, problem)
         waiting += [(child, depth + 1) for child in _operands(node)]
 
 
@@ -224,14 +229,6 @@ def _operands(node: ast.expr) -> list[ast.expr]:
         case ast.Call(args=args):
             return list(args)
     return []
-
-
-def _position(node: ast.expr, text: str) -> int:
-    """The column of the operator between two operands, else where the node starts."""
-    if not isinstance(node, ast.BinOp) or node.left.end_col_offset is None:
-        return node.col_offset
-    gap = text[node.left.end_col_offset : node.right.col_offset]
-    return node.left.end_col_offset + len(gap) - len(gap.lstrip(" )"))
 
 
 def _problem(node: ast.expr) -> str | None:
@@ -286,17 +283,14 @@ class _Folder:
             case ast.Call(func=ast.Name(id=name) as function):
                 return self._evaluated(ast.Call(function, operands, []), node, operands, FUNCTIONS[name][1])
             case ast.BinOp(op=op):
-                self._check_operands(op, operands[1])
+                value, column = _constant(operands[1]), operands[1].col_offset
+                if isinstance(op, ast.Div) and value == 0:
+                    raise fault(self.owner, self.text, column, "division by zero")
+                if isinstance(op, ast.Pow) and value is not None and abs(value) > _MAX_EXPONENT:
+                    message = f"an exponent beyond {_MAX_EXPONENT:g} is not allowed"
+                    raise fault(self.owner, self.text, column, message)
                 return self._evaluated(ast.BinOp(operands[0], op, operands[1]), node, operands, OPERATORS[type(op)])
         return node
-
-    def _check_operands(self, op: ast.operator, right: ast.expr) -> None:
-        value = _constant(right)
-        if value is not None and isinstance(op, ast.Div) and value == 0:
-            raise fault(self.owner, self.text, right.col_offset, "division by zero")
-        if value is not None and isinstance(op, ast.Pow) and abs(value) > _MAX_EXPONENT:
-            message = f"an exponent beyond {_MAX_EXPONENT:g} is not allowed"
-            raise fault(self.owner, self.text, right.col_offset, message)
 
     def _evaluated(
         self, new: ast.expr, old: ast.expr, operands: Sequence[ast.expr], function: Callable[..., float]
