@@ -1,4 +1,4 @@
-"""The recipes as commands: exit status, what they print, and the configurations that they ship."""
+"""The recipes as commands: exit status, output, and the shipped configurations."""
 
 import os
 import shlex
@@ -63,7 +63,7 @@ def test_two_processes_train_the_run_of_one(tmp_path):
     assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-3)
 
 
-def test_a_mistake_is_one_line_and_status_2(tmp_path):
+def test_wrong_input_is_one_line_and_status_2(tmp_path):
     argv = ["--n_pretrain=99999", "--source=digits", f"--output_dir={tmp_path / 'out'}"]
     result = command(sys.executable, str(RECIPES / "pretrain.py"), *argv)
     lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
@@ -74,7 +74,7 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_more_processes_than_the_machine_has_are_refused(monkeypatch):
+def test_more_processes_than_the_machine_supports_are_refused(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4096")
     with pytest.raises(InputError, match="--num_processes 4096"):
         check_processes()
@@ -85,7 +85,7 @@ def test_more_processes_than_the_machine_has_are_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_configuration_parses_and_says_what_to_expect(path):
+def test_a_configuration_parses_and_states_what_to_expect(path):
     parse = parse_finetune if path.stem.startswith("finetune") else parse_pretrain
     text = path.read_text()
     # Mixed precision is asked of accelerate, and needs no GPU to be parsed.
@@ -110,7 +110,7 @@ def test_the_demo_is_what_the_first_command_runs():
 
 
 @pytest.mark.parametrize("name", ["cpu", "single_gpu", "ddp_bf16"])
-def test_an_accelerate_configuration_is_one(name):
+def test_an_accelerate_configuration_loads(name):
     from accelerate.commands.config.config_args import load_config_from_file
 
     config = load_config_from_file(str(RECIPES / "accelerate" / f"{name}.yaml"))

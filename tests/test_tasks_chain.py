@@ -38,16 +38,16 @@ def study(tmp_path_factory):
         return hs.run_grid(folder / "grid.yaml", out=folder / "study", progress=False)
 
 
-def test_a_task_of_ones_own_is_found_by_its_name(study):
+def test_a_task_of_your_own_is_found_by_its_name(study):
     rows = study.rows()
     assert {row["task"] for row in rows} == {"simulated_task:Simulated"}
     assert len(rows) == len(N_PRETRAIN) * (1 + len(N_FINETUNE))
     tuned = [row for row in rows if row["stage"] == "finetune"]
-    apart = [np.log(row["loss"] / simulated_task.law(row["n_pretrain"], row["n_finetune"])) for row in tuned]
-    assert np.std(apart) == pytest.approx(simulated_task.NOISE, rel=0.5)
+    residuals = [np.log(row["loss"] / simulated_task.law(row["n_pretrain"], row["n_finetune"])) for row in tuned]
+    assert np.std(residuals) == pytest.approx(simulated_task.NOISE, rel=0.5)
 
 
-def test_the_planted_gap_lies_inside_its_interval(study):
+def test_the_planted_gap_is_inside_its_interval(study):
     fit = hs.fit_law(study, law="transfer_gap", target="loss", bootstrap=300)
     assert fit.status == "ok", fit.notes
     for name in ("G", "E", "beta"):
@@ -55,7 +55,7 @@ def test_the_planted_gap_lies_inside_its_interval(study):
         assert low <= simulated_task.TRUTH[name] <= high
 
 
-def test_the_planted_optimum_lies_inside_the_plans_interval(study):
+def test_the_planted_optimum_is_inside_the_plans_interval(study):
     fit = hs.fit_law(study, law="transfer_gap", target="loss", bootstrap=300)
     plan = hs.plan(fit, budget=BUDGET, costs=COSTS)
     shares = np.linspace(0.001, 0.999, 9_999)

@@ -1,4 +1,4 @@
-"""Ladders: one pre-training run whose rungs branch off and end as finished models, for text and for images."""
+"""Ladders: one pretraining run whose rungs branch off and end as finished models, for text and for images."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ def run(folder, *argv):
     return train(resolve(*parse_pretrain([*argv, f"--output_dir={folder}", "--save_strategy=no"], None)))
 
 
-def test_a_rung_goes_on_from_where_the_one_before_began_to_fall():
+def test_a_rung_continues_from_where_the_rate_of_the_previous_one_began_to_fall():
     fields, args = parse_pretrain(["--decay=0.25", "--warmup_steps=0.1", "--per_device_train_batch_size=10"], None)
     first, second = (rung_of(fields, args, examples) for examples in ([400], [400, 1_000]))
     assert (first.warmup, first.start, first.branch, first.steps) == (4, 0, 30, 40)
@@ -39,10 +39,10 @@ def test_a_rung_goes_on_from_where_the_one_before_began_to_fall():
         rung_of(fields, args, [400, 400])
 
 
-@pytest.mark.parametrize("told", _FIXED)
-def test_what_a_ladder_fixes_cannot_be_told(told):
-    with pytest.raises(InputError, match=told[2:].partition("=")[0]):
-        rung_of(*parse_pretrain(["--decay=0.2", told], None), [800])
+@pytest.mark.parametrize("argument", _FIXED)
+def test_what_a_ladder_sets_cannot_be_given(argument):
+    with pytest.raises(InputError, match=argument[2:].partition("=")[0]):
+        rung_of(*parse_pretrain(["--decay=0.2", argument], None), [800])
 
 
 def test_the_examples_of_a_smaller_rung_come_first():
@@ -52,7 +52,7 @@ def test_the_examples_of_a_smaller_rung_come_first():
     assert np.array_equal(Epochs(40, 3, (10, 40)).find(np.arange(40))[1], epoch[:40])
 
 
-def test_one_command_makes_the_rungs_below(texts, tmp_path):
+def test_one_command_trains_the_previous_rungs(texts, tmp_path):
     argv = [*TEXT, f"--source={texts}", "--decay=0.25", "--warmup_steps=2"]
     folder, row = run(tmp_path / "top", *argv, "--n_pretrain=4000", "--rungs", "1000", "2000")
     (middle,), (bottom,) = (ResultsTable.load(folder / each).rows() for each in ("below", "below/below"))
@@ -67,7 +67,7 @@ def test_one_command_makes_the_rungs_below(texts, tmp_path):
     assert (alone["run_id"], alone["loss"]) == (bottom["run_id"], bottom["loss"])
 
 
-def test_to_stop_at_a_rung_changes_nothing_above_it(texts, tmp_path):
+def test_stopping_at_a_rung_does_not_change_the_next(texts, tmp_path):
     argv = [*TEXT, f"--source={texts}", "--decay=0.25", "--warmup_steps=2", "--n_pretrain=2000", "--rungs", "1000"]
     folder, row = run(tmp_path / "ladder", *argv)
     (tmp_path / "ladder" / "below" / "trunk" / "optimizer.pt").unlink()
@@ -80,7 +80,7 @@ def test_to_stop_at_a_rung_changes_nothing_above_it(texts, tmp_path):
     assert same_values(row, same)
 
 
-def test_another_trunk_is_refused(texts, tmp_path):
+def test_a_trunk_of_another_run_is_refused(texts, tmp_path):
     argv = [*TEXT, f"--source={texts}", "--decay=0.25"]
     folder, _ = run(tmp_path / "first", *argv, "--n_pretrain=1000")
     above = [*argv, "--n_pretrain=2000", f"--trunk={folder}"]
@@ -121,7 +121,7 @@ def write_grid(path, texts, **changes):
     return path
 
 
-def test_a_grid_runs_a_ladder_and_goes_on_after_a_kill(texts, tmp_path):
+def test_a_grid_trains_a_ladder_and_resumes_it_after_a_kill(texts, tmp_path):
     path = write_grid(tmp_path / "ladder.yaml", texts)
     process = command("run", path, "--out", tmp_path / "study")
     while not list((tmp_path / "study").glob("results/*.parquet")):
@@ -141,7 +141,7 @@ def test_a_grid_runs_a_ladder_and_goes_on_after_a_kill(texts, tmp_path):
     assert losses[4_000] < losses[2_000] < losses[1_000]
 
 
-def test_grids_refuse_ladders_that_cannot_be(texts, tmp_path):
+def test_grids_refuse_impossible_ladders(texts, tmp_path):
     cases = [
         ({"n_pretrain": ["all", 1_000]}, "the rungs of a ladder are numbers"),
         ({"arms": [{"teacher": "lm-100k"}]}, "share a trained teacher"),
@@ -157,8 +157,8 @@ def test_grids_refuse_ladders_that_cannot_be(texts, tmp_path):
 def test_steps_along_one_pretraining_run_are_checkpoints():
     along = {"checkpoint": "EleutherAI/pythia-70m@step{step}", "steps": [1, 512], "tokens_per_step": 2_097_152}
     grid = Grid.from_dict({"task": "causal_lm", "checkpoints": [along], "downstream": "licences", "n_finetune": 1_000})
-    told = [(run.fields["checkpoint"], run.fields["n_pretrain"]) for run in grid.runs]
-    assert told == [("EleutherAI/pythia-70m@step1", 2_097_152), ("EleutherAI/pythia-70m@step512", 1_073_741_824)]
+    given = [(run.fields["checkpoint"], run.fields["n_pretrain"]) for run in grid.runs]
+    assert given == [("EleutherAI/pythia-70m@step1", 2_097_152), ("EleutherAI/pythia-70m@step512", 1_073_741_824)]
     with pytest.raises(InputError, match="tokens_per_step"):
         Grid.from_dict({"checkpoints": [{**along, "tokens_per_step": 0}], "downstream": "licences"})
     with pytest.raises(InputError, match="steps go with"):

@@ -1,4 +1,4 @@
-"""A killed run, started again, ends where an undisturbed one ends, bit by bit."""
+"""A killed run, started again, ends as an undisturbed one, bit by bit."""
 
 import random
 import subprocess
@@ -20,9 +20,9 @@ PRETRAIN = ["--model=vit-50k", "--teacher=vit-30k", "--n_pretrain=300", *SMALL]
 
 def survive(kind, folder, moments, argv):
     command = [sys.executable, str(SUPPORT / "kills.py"), kind, str(folder), ",".join(moments), *argv]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert said.returncode == 0, said.stderr
-    return said.stdout.count("True")
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    return process.stdout.count("True")
 
 
 def assert_same(folder):
@@ -41,18 +41,18 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path):
     assert_same(tmp_path / "tuned")
 
 
-def test_a_checkpoint_that_was_cut_short_is_not_taken_for_whole(tmp_path):
+def test_an_incomplete_checkpoint_is_not_resumed(tmp_path):
     for step in (9, 10, 100):
         checkpoint = tmp_path / f"checkpoint-{step}"
         checkpoint.mkdir()
         (checkpoint / "model.safetensors").write_bytes(b"x" * step)
-        folders.mark_whole(checkpoint, {"seconds": step})
-    assert folders.newest_whole(tmp_path).name == "checkpoint-100"
+        folders.mark_complete(checkpoint, {"seconds": step})
+    assert folders.newest_complete(tmp_path).name == "checkpoint-100"
     (tmp_path / "checkpoint-100" / "model.safetensors").write_bytes(b"x")
     (tmp_path / "checkpoint-200").mkdir()
-    assert folders.newest_whole(tmp_path).name == "checkpoint-10"
+    assert folders.newest_complete(tmp_path).name == "checkpoint-10"
     assert folders.read_notes(tmp_path / "checkpoint-10") == {"seconds": 10}
-    folders.remove_torn(tmp_path)
+    folders.remove_incomplete(tmp_path)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
 
 

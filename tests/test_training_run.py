@@ -29,19 +29,19 @@ def run_finetune(folder, *argv):
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory):
+def distilled(tmp_path_factory):
     """A distilled run on 300 digits, with its teacher."""
-    return run_pretrain(tmp_path_factory.mktemp("runs") / "taught", "--n_pretrain=300", "--teacher=vit-30k")
+    return run_pretrain(tmp_path_factory.mktemp("runs") / "distilled", "--n_pretrain=300", "--teacher=vit-30k")
 
 
 @pytest.fixture(scope="module")
-def tuned(taught, tmp_path_factory):
+def tuned(distilled, tmp_path_factory):
     """The distilled run fine-tuned on 100 digits."""
-    return run_finetune(tmp_path_factory.mktemp("runs") / "tuned", f"--checkpoint={taught[0]}", "--n_finetune=100")
+    return run_finetune(tmp_path_factory.mktemp("runs") / "tuned", f"--checkpoint={distilled[0]}", "--n_finetune=100")
 
 
-def test_the_row_says_what_was_run(taught):
-    _, row = taught
+def test_the_row_describes_the_run(distilled):
+    _, row = distilled
     assert list(row) == list(SCHEMA)
     expected = {
         "task": "image_classification",
@@ -72,15 +72,15 @@ def test_the_row_says_what_was_run(taught):
     assert torch.__version__.startswith(json.loads(row["versions"])["torch"])
 
 
-def test_flops_are_the_students_steps_and_the_teachers_answers(taught):
-    folder, row = taught
+def test_flops_are_the_students_steps_and_the_teachers_predictions(distilled):
+    folder, row = distilled
     student, teacher = (models.load_model(each) for each in (folder, folder / "teacher"))
     assert row["train_flops"] == 3 * 384 * models.forward_flops(student, 28)
     assert row["teacher_flops"] == 384 * models.forward_flops(teacher, 28)
 
 
-def test_the_teacher_is_a_plain_run_of_the_same_recipe_on_the_same_images(taught):
-    folder, row = taught
+def test_the_teacher_is_a_plain_run_of_the_same_recipe_on_the_same_images(distilled):
+    folder, row = distilled
     teacher = ResultsTable.load(folder / "teacher").rows()[0]
     assert (teacher["run_id"], teacher["recipe"]) == (row["teacher"], row["recipe"])
     assert (teacher["arm"], teacher["model"], teacher["teacher"]) == ("plain", "vit-30k", None)
@@ -89,8 +89,8 @@ def test_the_teacher_is_a_plain_run_of_the_same_recipe_on_the_same_images(taught
     assert torch.equal(*seen)
 
 
-def test_the_folder_is_whole(taught):
-    folder, row = taught
+def test_the_folder_has_every_file(distilled):
+    folder, row = distilled
     names = {each.name for each in folder.iterdir()}
     assert names == {
         "config.json",
@@ -108,8 +108,8 @@ def test_the_folder_is_whole(taught):
     assert resolved["overlap"] == {"training": 0}
 
 
-def test_the_card_says_how_good_it_is_and_how_to_use_it(taught):
-    folder, row = taught
+def test_the_card_has_the_scores_and_the_head_of_the_hub(distilled):
+    folder, row = distilled
     text = (folder / "README.md").read_text()
     _, head, body = text.split("---\n", 2)
     head = yaml.safe_load(head)
@@ -121,7 +121,7 @@ def test_the_card_says_how_good_it_is_and_how_to_use_it(taught):
     assert str(folder.parent) not in text
 
 
-@pytest.mark.parametrize("name", ["taught", "tuned"])
+@pytest.mark.parametrize("name", ["distilled", "tuned"])
 def test_pipeline_on_png_files_gives_exactly_the_error_of_the_row(name, request, tmp_path):
     from PIL import Image
     from transformers import pipeline
@@ -138,37 +138,37 @@ def test_pipeline_on_png_files_gives_exactly_the_error_of_the_row(name, request,
     assert wrong / 500 == row["error"]
 
 
-def test_a_fine_tuned_row_carries_its_parent(taught, tuned):
-    parent, (_, row) = taught[1], tuned
+def test_a_fine_tuned_row_carries_its_parent(distilled, tuned):
+    parent, (_, row) = distilled[1], tuned
     inherited = ("arm", "distillation", "model", "teacher", "teacher_n_params", "upstream", "n_pretrain")
     assert {name: row[name] for name in inherited} == {name: parent[name] for name in inherited}
     assert (row["stage"], row["parent"], row["downstream"]) == ("finetune", parent["run_id"], "digits")
     assert (row["n_finetune"], row["agreement"], row["teacher_flops"]) == (100, None, None)
 
 
-def test_overlap_with_the_upstream_images_is_found(taught, tmp_path):
+def test_overlap_with_the_upstream_images_is_counted(distilled, tmp_path):
     # As if the parent had been trained on the test images that fine-tuning will be evaluated on.
     from hf_scaling.training.run_folder import RunFolder
 
     leaky = tmp_path / "leaky"
-    shutil.copytree(taught[0], leaky)
+    shutil.copytree(distilled[0], leaky)
     RunFolder(leaky).write_seen(data.open_source("digits", image_size=28).test.pixel_hashes()[:40])
     folder, _ = run_finetune(tmp_path / "tuned", f"--checkpoint={leaky}", "--n_finetune=50", "--max_steps=1")
     assert yaml.safe_load((folder / "run.yaml").read_text())["overlap"] == {"training": 0, "upstream": 40}
     assert " 40 " in (folder / "README.md").read_text()
 
 
-def test_training_the_head_alone_leaves_the_rest(taught, tmp_path):
-    argv = [f"--checkpoint={taught[0]}", "--n_finetune=50", "--train_part=head"]
+def test_training_the_head_alone_leaves_the_rest(distilled, tmp_path):
+    argv = [f"--checkpoint={distilled[0]}", "--n_finetune=50", "--train_part=head"]
     folder, row = run_finetune(tmp_path / "head", *argv)
-    before, after = (load_file(each / "model.safetensors") for each in (taught[0], folder))
+    before, after = (load_file(each / "model.safetensors") for each in (distilled[0], folder))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"timm_model.head.weight", "timm_model.head.bias"}
     assert row["train_flops"] < 384 * 1.1 * models.forward_flops(models.load_model(folder), 28)
 
 
-def test_a_finished_run_is_not_run_again(taught, capsys):
-    folder, row = taught
+def test_a_finished_run_is_not_trained_again(distilled, capsys):
+    folder, row = distilled
     before = (folder / "model.safetensors").stat().st_mtime_ns
     again = run_pretrain(folder, "--n_pretrain=300", "--teacher=vit-30k", "--logging_steps=3")
     assert again == (folder, row)
@@ -180,15 +180,15 @@ def test_a_finished_run_is_not_run_again(taught, capsys):
         assert word in said.out
 
 
-def test_a_folder_of_another_run_is_refused_with_both_ids(taught):
-    folder, row = taught
+def test_a_folder_of_another_run_is_refused_with_both_ids(distilled):
+    folder, row = distilled
     with pytest.raises(InputError) as caught:
         run_pretrain(folder, "--n_pretrain=301", "--teacher=vit-30k")
     assert row["run_id"] in str(caught.value)
     assert len([word for word in str(caught.value).replace(",", "").replace(":", "").split() if len(word) == 16]) == 2
 
 
-def test_a_folder_of_somebody_else_is_refused(tmp_path):
+def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(InputError, match=r"README\.md"):
         run_pretrain(tmp_path, "--n_pretrain=100")
@@ -202,18 +202,24 @@ def test_without_output_dir_the_folder_is_named_by_the_run(tmp_path, monkeypatch
     assert folder == Path("runs") / row["run_id"]
 
 
-def test_a_trained_checkpoint_teaches_a_smaller_or_larger_student(taught, tmp_path):
-    argv = ["--n_pretrain=100", f"--teacher={taught[0]}", "--max_steps=2", "--model=vit-30k"]
+def test_a_trained_checkpoint_is_a_teacher_of_a_smaller_student(distilled, tmp_path):
+    argv = ["--n_pretrain=100", f"--teacher={distilled[0]}", "--max_steps=2", "--model=vit-30k"]
     _, row = run_pretrain(tmp_path / "out", *argv)
-    assert (row["teacher"], row["teacher_n_params"]) == (taught[1]["run_id"], 56_522)
-    assert row["teacher_loss"] == pytest.approx(taught[1]["loss"], rel=1e-6)
+    assert (row["teacher"], row["teacher_n_params"]) == (distilled[1]["run_id"], 56_522)
+    assert row["teacher_loss"] == pytest.approx(distilled[1]["loss"], rel=1e-6)
 
 
-def test_distillation_that_ends_is_counted(taught, tmp_path):
+def test_distillation_that_ends_is_counted(distilled, tmp_path):
     until = ["--alpha_schedule=until_passed", "--eval_strategy=steps", "--eval_steps=2"]
-    argv = ["--n_pretrain=100", f"--teacher={taught[0] / 'teacher'}", "--learning_rate=3e-3", "--max_steps=40", *until]
+    argv = [
+        "--n_pretrain=100",
+        f"--teacher={distilled[0] / 'teacher'}",
+        "--learning_rate=3e-3",
+        "--max_steps=40",
+        *until,
+    ]
     _, row = run_pretrain(tmp_path / "out", *argv)
-    teacher = models.load_model(taught[0] / "teacher")
+    teacher = models.load_model(distilled[0] / "teacher")
     asked = row["teacher_flops"] / models.forward_flops(teacher, 28)
     assert asked % 32 == 0
     assert 0 < asked < row["samples_seen"]
@@ -227,7 +233,7 @@ def test_a_validation_part_is_held_out_of_the_largest_subset(tmp_path):
         run_pretrain(tmp_path / "more", *watched, "--n_pretrain=1297")
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(RunError, match=r"step \d+.*checkpoint-1"):
         run_pretrain(tmp_path, "--n_pretrain=100", "--learning_rate=1e30", "--max_grad_norm=0", "--save_steps=1")
     assert not (tmp_path / "results").exists()
@@ -236,7 +242,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     assert all(torch.isfinite(each).all() for each in kept.values())
 
 
-def test_a_full_disk_is_said_to_be_full(tmp_path, monkeypatch):
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
     def no_room(*args, **kwargs):
         raise RuntimeError("unexpected pos 1217216 vs 1217104")
 
@@ -250,7 +256,7 @@ def test_a_full_disk_is_said_to_be_full(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("argv", "words"),
+    ("argv", "named"),
     [
         (["--model=vit-200"], ["vit-200", "vit-200k"]),
         (["--source=/no/such/folder"], ["/no/such/folder"]),
@@ -267,34 +273,36 @@ def test_a_full_disk_is_said_to_be_full(tmp_path, monkeypatch):
         (["--teacher=vit-30k", "--alpha_schedule=until_passed"], ["until_passed", "eval_strategy"]),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, argv, words):
+def test_wrong_input_is_one_line_and_nothing_is_written(tmp_path, argv, named):
     with pytest.raises(InputError) as caught:
         run_pretrain(tmp_path / "out", *argv)
-    for word in words:
+    for word in named:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_teacher_of_other_classes_is_refused(taught, tmp_path):
+def test_a_teacher_of_other_classes_is_refused(distilled, tmp_path):
     (tmp_path / "five").write_text("0\n1\n2\n3\n4\n")
     with pytest.raises(InputError, match=r"10.* 5"):
-        run_pretrain(tmp_path / "out", f"--teacher={taught[0]}", f"--classes={tmp_path / 'five'}", "--n_pretrain=100")
+        run_pretrain(
+            tmp_path / "out", f"--teacher={distilled[0]}", f"--classes={tmp_path / 'five'}", "--n_pretrain=100"
+        )
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("argv", "words"),
+    ("argv", "named"),
     [
         ([], ["checkpoint"]),
         (["--checkpoint=/no/such"], ["/no/such"]),
         (["--checkpoint=someone/something"], ["someone/something"]),
-        (["--checkpoint={taught}", "--n_finetune=9999"], ["n_finetune", "1,297"]),
+        (["--checkpoint={distilled}", "--n_finetune=9999"], ["n_finetune", "1,297"]),
     ],
 )
-def test_bad_input_of_finetuning_is_one_line(taught, tmp_path, argv, words):
+def test_wrong_input_of_finetuning_is_one_line(distilled, tmp_path, argv, named):
     with pytest.raises(InputError) as caught:
-        run_finetune(tmp_path / "out", *(each.format(taught=taught[0]) for each in argv))
-    for word in words:
+        run_finetune(tmp_path / "out", *(each.format(distilled=distilled[0]) for each in argv))
+    for word in named:
         assert word in str(caught.value)
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Recipes' configuration: file, command line, types and what is refused."""
+"""The configuration of a run: file, command line, types and refusals."""
 
 import dataclasses
 
@@ -42,7 +42,7 @@ def test_a_rate_is_a_float_however_it_is_written(write, text, value):
     assert args.learning_rate == value
 
 
-def test_nothing_lists_and_dicts_can_be_said(write):
+def test_null_lists_and_dicts_are_values(write):
     text = "teacher: null\naugmentation: [flip, shift]\nlr_scheduler_kwargs: {num_cycles: 0.5}\nskip_corrupt: true"
     fields, args = parse_pretrain([], write(text))
     assert (fields.teacher, fields.augmentation, fields.skip_corrupt) == (None, ["flip", "shift"], True)
@@ -52,7 +52,7 @@ def test_nothing_lists_and_dicts_can_be_said(write):
 
 
 @pytest.mark.parametrize(
-    ("text", "argv", "words"),
+    ("text", "argv", "named"),
     [
         ("learning_rat: 1e-3", [], ["recipe.yaml", "learning_rat", "learning_rate"]),
         ("n_pretrain: many", [], ["recipe.yaml", "n_pretrain", "many"]),
@@ -67,14 +67,14 @@ def test_nothing_lists_and_dicts_can_be_said(write):
         ("model: vit-50k", ["--config", "absent.yaml"], ["absent.yaml"]),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_what_may_be(write, text, argv, words):
+def test_unknown_names_and_wrong_values_are_refused(write, text, argv, named):
     with pytest.raises(InputError) as caught:
         parse_pretrain(argv, write(text))
-    for word in words:
+    for word in named:
         assert word in str(caught.value)
 
 
-def test_finetuning_knows_no_teacher():
+def test_finetuning_has_no_distillation_fields():
     for flag in ("--alpha", "--teacher", "--patch_size"):
         with pytest.raises(InputError, match=flag):
             parse_finetune([flag, "1"], None)
@@ -88,7 +88,7 @@ def test_help_shows_an_example(capsys):
         assert f"example: accelerate launch recipes/{name}" in " ".join(capsys.readouterr().out.split())
 
 
-def test_steps_follow_the_images_but_never_fall_below_the_least():
+def test_steps_follow_the_images_but_are_at_least_min_steps():
     _, args = parse_pretrain(["--num_train_epochs", "8", "--per_device_train_batch_size", "128"], None)
     assert [count_steps(args, n, 400) for n in (250, 4000, 8000, 64_000)] == [400, 400, 500, 4000]
     _, args = parse_pretrain(["--max_steps", "7"], None)
@@ -98,7 +98,7 @@ def test_steps_follow_the_images_but_never_fall_below_the_least():
         count_steps(args, 1000, 0)
 
 
-def test_the_rule_holds_what_changes_the_weights_and_only_that():
+def test_the_rule_has_what_changes_the_weights_and_only_that():
     fields, args = parse_pretrain(["--gradient_accumulation_steps", "2"], None)
     rule = rule_of(args, fields)
     assert rule["batch"] == global_batch(args) == 16
@@ -112,12 +112,12 @@ def test_the_rule_holds_what_changes_the_weights_and_only_that():
     assert rule_of(args, dataclasses.replace(fields, model="vit-30k", n_pretrain=3, teacher="vit-30k")) == rule
 
 
-def test_a_run_that_looks_at_a_validation_part_holds_one_out():
+def test_a_run_that_is_evaluated_during_training_holds_out_a_validation_part():
     assert not holds_out(parse_pretrain([], None)[1])
     assert holds_out(parse_pretrain(["--eval_strategy", "steps", "--eval_steps", "10"], None)[1])
 
 
-def test_precision_is_what_the_run_computes_in(monkeypatch):
+def test_precision_is_the_type_of_the_computation(monkeypatch):
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     assert precision(parse_pretrain([], None)[1]) == "fp32"
     assert precision(parse_pretrain(["--bf16"], None)[1]) == "bf16"
@@ -125,7 +125,7 @@ def test_precision_is_what_the_run_computes_in(monkeypatch):
     assert precision(parse_pretrain([], None)[1]) == "bf16"
 
 
-def test_what_run_yaml_records_leads_to_the_same_configuration(write):
+def test_the_recorded_configuration_reads_back_as_the_same(write):
     import yaml
 
     fields, args = parse_pretrain(["--learning_rate=2e-3", "--lr_scheduler_type=cosine", "--model=vit-50k"], None)
