@@ -3,7 +3,7 @@
 #
 #   benchmarks/fashion_mnist.sh OUT
 #
-# Needs Debian's package dataset-fashion-mnist. Finished runs are not run again; an interrupted one goes on.
+# Needs Debian's package dataset-fashion-mnist. Finished runs are not trained again; an interrupted one is resumed.
 # The curve takes about an hour of one CPU core, the boundary study about an hour and a half, with half the steps half
 # an hour more, the fine-tuning half an hour.
 set -euo pipefail
@@ -12,7 +12,7 @@ here=$(realpath "$(dirname "$0")/..")
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} HF_HUB_OFFLINE=1
 [ -d "$out/fashion_mnist" ] || python "$here/tests/support/fashion_mnist.py" "$out/fashion_mnist"
 
-# curve IMAGES SEED: the plain student of the shipped recipe
+# curve IMAGES SEED: the student of the shipped recipe, without distillation
 curve() {
     python "$here/recipes/pretrain.py" --config "$here/recipes/configs/fashion_mnist.yaml" \
         --source "$out/fashion_mnist" --n_pretrain "$1" --seed "$2" --teacher none --output_dir "$out/curve/$1-$2"
@@ -21,7 +21,7 @@ for n in 250 500 1000 2000 4000; do for seed in 0 1 2; do curve "$n" "$seed"; do
 for n in 8000 16000 32000 60000; do curve "$n" 0; done
 hf-scaling merge "$out"/curve/* --out "$out/curve-results"
 
-# The boundary study, and its pre-training of vit-200k by half the steps.
+# The boundary study, and its pretraining of vit-200k with half the steps.
 python - "$here/recipes/grids/fashion_mnist.yaml" "$out" <<'PYTHON'
 import sys
 from pathlib import Path

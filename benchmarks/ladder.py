@@ -1,10 +1,10 @@
-"""A ladder against separate runs: what each rung scores, and what they cost.
+"""A ladder against separate runs: the loss of every rung, and what the runs cost.
 
     python benchmarks/ladder.py [--seeds 2] [--out FOLDER]
 
 Language models of 116,544 weights on 60,000 to 600,000 tokens of Python's own code, three ways: the rungs of one run;
 runs of their own by the same rule (one pass, constant rate, decay); runs of their own that pass over small subsets
-often, as separate runs usually do. All see the same subsets and are scored on the same documents.
+often, as separate runs usually do. All use the same subsets and are evaluated on the same documents.
 """
 
 import argparse
@@ -36,16 +36,16 @@ WAYS = {
 
 
 def main() -> None:
-    """Print one line a way and size: means over the seeds."""
+    """Print one line per way and size: means over the seeds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=None)
-    told = parser.parse_args()
-    out = told.out or Path(tempfile.mkdtemp())
+    options = parser.parse_args()
+    out = options.out or Path(tempfile.mkdtemp())
     print(f"{'way':20} {'n_pretrain':>10} {'loss':>8} {'error':>8}   loss of each seed")
     for way, rule in WAYS.items():
         rows = {n: [] for n in SIZES}
-        for seed in range(told.seeds):
+        for seed in range(options.seeds):
             trunk = None
             for at, n in enumerate(SIZES):
                 argv = {**RULE, **rule, "n_pretrain": n, "seed": seed}
@@ -55,11 +55,11 @@ def main() -> None:
                     line += [f"--trunk={trunk}", "--rungs", *map(str, SIZES[:at])]
                 trunk, row = train(resolve(*parse_pretrain(line, None)))
                 rows[n].append(row)
-        for n, found in rows.items():
-            losses, errors = ([row[name] for row in found] for name in ("loss", "error"))
-            each = " ".join(f"{loss:.4f}" for loss in losses)
+        for n, of_seeds in rows.items():
+            losses, errors = ([row[name] for row in of_seeds] for name in ("loss", "error"))
+            by_seed = " ".join(f"{loss:.4f}" for loss in losses)
             print(
-                f"{way:20} {n:10,} {sum(losses) / len(losses):8.4f} {sum(errors) / len(errors):8.4f}   {each}",
+                f"{way:20} {n:10,} {sum(losses) / len(losses):8.4f} {sum(errors) / len(errors):8.4f}   {by_seed}",
                 flush=True,
             )
 

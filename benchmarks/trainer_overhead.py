@@ -1,10 +1,10 @@
-"""What the Trainer costs on top of a plain PyTorch loop: milliseconds a step, on a model that does next to nothing.
+"""What the Trainer adds to a plain PyTorch loop: milliseconds per step, on a model that does almost nothing.
 
     python benchmarks/trainer_overhead.py [--rounds 15] [--steps 400]
 
 Both loops read the same data set (whole batches from memory), and do the same work: forward, cross-entropy, backward,
-clipping, AdamW, a learning-rate schedule. They take turns and medians are printed. The clock is the process's own,
-which other programs on the machine do not advance: run it with OMP_NUM_THREADS=1.
+clipping, AdamW, a learning-rate schedule. They alternate, and medians are printed. The clock counts the time of this
+process alone: run it with OMP_NUM_THREADS=1.
 """
 
 import argparse
@@ -23,7 +23,7 @@ BATCH, CLASSES = 128, 10
 
 
 class Batches(Dataset):
-    """A data set that is asked for whole batches, as ours are."""
+    """A data set that returns whole batches, as those of hf_scaling do."""
 
     def __init__(self, n: int):
         self.pixels, self.labels = torch.randn(n, 3, 8, 8), torch.randint(CLASSES, (n,))
@@ -48,7 +48,7 @@ class NearZero(nn.Module):
 
 
 class Clock(TrainerCallback):
-    """Times the steps alone, without what surrounds them."""
+    """Times the steps alone, without the start and the end of training."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Start."""
@@ -116,7 +116,7 @@ def main() -> None:
         trained.append(trainer_loop(dataset, options.steps))
     plain, trained = plain[1:], trained[1:]  # the first round warms up
     extra = [b - a for a, b in zip(plain, trained)]
-    print(f"            median  quietest of {options.rounds} rounds, ms a step")
+    print(f"            median  quietest of {options.rounds} rounds, ms per step")
     for name, median, least in (
         ("plain loop", statistics.median(plain), min(plain)),
         ("Trainer", statistics.median(trained), min(trained)),

@@ -111,7 +111,7 @@ def test_training_takes_every_token_at_other_cuts_in_each_pass():
     assert sorted(batch["input_ids"].flatten().tolist()) == list(range(1_000))
     assert torch.equal(batch["labels"][:, :-1], batch["input_ids"][:, 1:])
     starts = [sorted(stream.starts(np.arange(at, at + 10)) % 100) for at in (0, 10, 20)]
-    assert len({tuple(each) for each in starts}) == 3
+    assert len({tuple(cut) for cut in starts}) == 3
     assert len(Windows(tokens, 100)) == 9
 
 
@@ -132,7 +132,7 @@ def test_low_rank_training_gives_a_plain_checkpoint(plain, others, tmp_path):
     tuned, low_rank = run_finetune(tmp_path / "lora", others, folder, *argv)
     assert low_rank["n_params"] == row["n_params"]
     assert low_rank["train_flops"] < 0.8 * row["train_flops"]
-    before, after = (models.load_language_model(each).state_dict() for each in (folder, tuned))
+    before, after = (models.load_language_model(path).state_dict() for path in (folder, tuned))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
     assert not any("norm" in name or "embed" in name for name in changed)
@@ -151,11 +151,17 @@ def test_patience_stops_where_the_held_out_text_gets_no_better(plain, others, tm
 
 def test_a_teacher_of_the_same_vocabulary_distils(plain, texts, tmp_path):
     folder, row = plain
-    _, taught = run_pretrain(tmp_path / "taught", texts, "--n_pretrain=1000", f"--teacher={folder}", "--alpha=0.9")
-    assert (taught["arm"], taught["teacher"], taught["teacher_n_pretrain"]) == ("distilled", row["run_id"], 4_000)
-    assert taught["teacher_loss"] == pytest.approx(row["loss"], rel=1e-6)
-    assert 0 < taught["agreement"] <= 1
-    assert taught["teacher_flops"] == pytest.approx(taught["train_flops"] / 3)
+    _, distilled = run_pretrain(
+        tmp_path / "distilled", texts, "--n_pretrain=1000", f"--teacher={folder}", "--alpha=0.9"
+    )
+    assert (distilled["arm"], distilled["teacher"], distilled["teacher_n_pretrain"]) == (
+        "distilled",
+        row["run_id"],
+        4_000,
+    )
+    assert distilled["teacher_loss"] == pytest.approx(row["loss"], rel=1e-6)
+    assert 0 < distilled["agreement"] <= 1
+    assert distilled["teacher_flops"] == pytest.approx(distilled["train_flops"] / 3)
 
 
 def test_a_teacher_of_another_vocabulary_is_refused(plain):
@@ -221,7 +227,7 @@ def test_two_processes_train_the_run_of_one(texts, tmp_path):
     assert done.returncode == 0, done.stderr
     fields, args = parse_pretrain([*argv, f"--output_dir={tmp_path / 'one'}"], RECIPES / "configs" / "demo.yaml")
     one, two = train(resolve(fields, args))[1], ResultsTable.load(tmp_path / "two").rows()[0]
-    # The recipe's configuration of this task, found beside that of images.
+    # The configuration of this task, in the file beside that of images.
     assert (fields.model, args.lr_scheduler_type) == ("lm-100k", "cosine")
     assert (one["run_id"], one["n_eval"], two["device"]) == (two["run_id"], two["n_eval"], "2 x cpu")
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
@@ -231,11 +237,11 @@ def test_two_processes_train_the_run_of_one(texts, tmp_path):
 def test_a_killed_run_ends_as_an_undisturbed_one(texts, tmp_path):
     argv = [*RULE, *QUIET, f"--source={texts}", "--context=32", "--n_pretrain=4000", "--save_steps=3"]
     command = [sys.executable, SUPPORT / "kills.py", "pretrain", tmp_path, "save", *argv]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert (said.returncode, said.stdout.count("True")) == (0, 1), said.stderr
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (process.returncode, process.stdout.count("True")) == (0, 1), process.stderr
     one, other = tmp_path / "undisturbed", tmp_path / "killed"
     assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
-    assert same_values(*(ResultsTable.load(each).rows()[0] for each in (one, other)))
+    assert same_values(*(ResultsTable.load(path).rows()[0] for path in (one, other)))
 
 
 def test_the_rule_has_what_changes_the_weights(plain, texts):
@@ -268,7 +274,7 @@ def test_a_step_of_a_ladder_on_the_hub_is_fine_tuned_by_its_revision(hub, others
         model = models.build_language_model("lm-100k", 257, 32, seed=step)
         model.save_pretrained(tmp_path / f"step{step}")
         find("causal_lm").processor(model, TextInputs("bytes", 32)).save_pretrained(tmp_path / f"step{step}")
-        files = {each.name: each.read_bytes() for each in (tmp_path / f"step{step}").iterdir()}
+        files = {path.name: path.read_bytes() for path in (tmp_path / f"step{step}").iterdir()}
         repo = hub.add("models", "someone/pythia-tiny", files)
         repo.tags[f"step{step}"] = repo.head
     for step in (1, 2):

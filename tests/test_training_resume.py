@@ -29,7 +29,7 @@ def assert_same(folder):
     one, other = folder / "undisturbed", folder / "killed"
     assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
     assert same_values(ResultsTable.load(one).rows()[0], ResultsTable.load(other).rows()[0])
-    assert {each.name for each in one.iterdir()} == {each.name for each in other.iterdir()}
+    assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
 
 
 def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path):
@@ -53,7 +53,7 @@ def test_an_incomplete_checkpoint_is_not_resumed(tmp_path):
     assert folders.newest_complete(tmp_path).name == "checkpoint-10"
     assert folders.read_notes(tmp_path / "checkpoint-10") == {"seconds": 10}
     folders.remove_incomplete(tmp_path)
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def test_the_row_describes_the_run(distilled):
 
 def test_flops_are_the_students_steps_and_the_teachers_predictions(distilled):
     folder, row = distilled
-    student, teacher = (models.load_model(each) for each in (folder, folder / "teacher"))
+    student, teacher = (models.load_model(path) for path in (folder, folder / "teacher"))
     assert row["train_flops"] == 3 * 384 * models.forward_flops(student, 28)
     assert row["teacher_flops"] == 384 * models.forward_flops(teacher, 28)
 
@@ -85,13 +85,13 @@ def test_the_teacher_is_a_plain_run_of_the_same_recipe_on_the_same_images(distil
     assert (teacher["run_id"], teacher["recipe"]) == (row["teacher"], row["recipe"])
     assert (teacher["arm"], teacher["model"], teacher["teacher"]) == ("plain", "vit-30k", None)
     assert (teacher["error"], teacher["loss"]) == (row["teacher_error"], row["teacher_loss"])
-    seen = [load_file(each / "seen.safetensors")["pixel_hashes"] for each in (folder, folder / "teacher")]
+    seen = [load_file(path / "seen.safetensors")["pixel_hashes"] for path in (folder, folder / "teacher")]
     assert torch.equal(*seen)
 
 
 def test_the_folder_has_every_file(distilled):
     folder, row = distilled
-    names = {each.name for each in folder.iterdir()}
+    names = {path.name for path in folder.iterdir()}
     assert names == {
         "config.json",
         "model.safetensors",
@@ -114,7 +114,7 @@ def test_the_card_has_the_scores_and_the_head_of_the_hub(distilled):
     _, head, body = text.split("---\n", 2)
     head = yaml.safe_load(head)
     assert head["pipeline_tag"] == "image-classification"
-    metrics = {each["type"]: each["value"] for each in head["model-index"][0]["results"][0]["metrics"]}
+    metrics = {metric["type"]: metric["value"] for metric in head["model-index"][0]["results"][0]["metrics"]}
     assert metrics == {"accuracy": round(1 - row["error"], 6), "loss": round(row["loss"], 6)}
     assert f"**{row['error']:.4f}**" in body
     assert "$" not in body
@@ -161,7 +161,7 @@ def test_overlap_with_the_upstream_images_is_counted(distilled, tmp_path):
 def test_training_the_head_alone_leaves_the_rest(distilled, tmp_path):
     argv = [f"--checkpoint={distilled[0]}", "--n_finetune=50", "--train_part=head"]
     folder, row = run_finetune(tmp_path / "head", *argv)
-    before, after = (load_file(each / "model.safetensors") for each in (distilled[0], folder))
+    before, after = (load_file(path / "model.safetensors") for path in (distilled[0], folder))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"timm_model.head.weight", "timm_model.head.bias"}
     assert row["train_flops"] < 384 * 1.1 * models.forward_flops(models.load_model(folder), 28)
@@ -174,10 +174,10 @@ def test_a_finished_run_is_not_trained_again(distilled, capsys):
     assert again == (folder, row)
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
     print_result(folder, row, "next step")
-    said = capsys.readouterr()
-    assert str(folder) in said.err
+    printed = capsys.readouterr()
+    assert str(folder) in printed.err
     for word in (f"{row['error']:.4f}", f"{row['loss']:.4f}", str(folder), row["run_id"], "next step"):
-        assert word in said.out
+        assert word in printed.out
 
 
 def test_a_folder_of_another_run_is_refused_with_both_ids(distilled):
@@ -192,7 +192,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(InputError, match=r"README\.md"):
         run_pretrain(tmp_path, "--n_pretrain=100")
-    assert [each.name for each in tmp_path.iterdir()] == ["README.md"]
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
 def test_without_output_dir_the_folder_is_named_by_the_run(tmp_path, monkeypatch):
@@ -218,7 +218,7 @@ def test_distillation_that_ends_is_counted(distilled, tmp_path):
         "--max_steps=40",
         *until,
     ]
-    _, row = run_pretrain(tmp_path / "out", *argv)
+    _, row = run_pretrain(tmp_path / "out", *argv, *until)
     teacher = models.load_model(distilled[0] / "teacher")
     asked = row["teacher_flops"] / models.forward_flops(teacher, 28)
     assert asked % 32 == 0
@@ -239,7 +239,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert not (tmp_path / "results").exists()
     assert not (tmp_path / "model.safetensors").exists()
     kept = load_file(tmp_path / "checkpoints" / "checkpoint-1" / "model.safetensors")
-    assert all(torch.isfinite(each).all() for each in kept.values())
+    assert all(torch.isfinite(weight).all() for weight in kept.values())
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
@@ -302,7 +302,7 @@ def test_a_teacher_of_other_classes_is_refused(distilled, tmp_path):
 )
 def test_wrong_input_of_finetuning_is_one_line(distilled, tmp_path, argv, named):
     with pytest.raises(InputError) as caught:
-        run_finetune(tmp_path / "out", *(each.format(distilled=distilled[0]) for each in argv))
+        run_finetune(tmp_path / "out", *(argument.format(distilled=distilled[0]) for argument in argv))
     for word in named:
         assert word in str(caught.value)
     assert not (tmp_path / "out").exists()
