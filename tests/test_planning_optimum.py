@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import hf_scaling as hs
+from hf_scaling.text import format_count
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 from plans import MODELS, SMALL, brute_force, planted, price
@@ -168,7 +169,7 @@ def test_the_note_on_extrapolation_has_its_factor():
     for name, largest in (("n_pretrain", 32_000), ("n_finetune", 5000)):
         factor = planned.allocation[name] / largest
         note = next(n for n in notes if name in n["text"])
-        assert f"{factor:.3g}" in note["text"] and f"{largest:,}" in note["text"]
+        assert format_count(factor) in note["text"] and f"{largest:,}" in note["text"]
         assert note["grade"] == ("error" if factor > 10 else "warn")
     inside = hs.plan(planted("transfer_gap", draws=0), 100, COSTS, n_params=1e5, at_most={"n_pretrain": 32_000})
     assert "out_of_range" not in [n["code"] for n in inside.notes]

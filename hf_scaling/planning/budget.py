@@ -205,7 +205,7 @@ def _size_notes(chosen: Allocation, searched: bool) -> list[dict]:
         factor = sizes[name] / high if above else low / sizes[name] if below else 1.0
         if factor > _INSIDE:
             side, end = ("the largest", high) if above else ("smaller than the smallest", low)
-            text = f"{name} {format_whole(sizes[name])} is {factor:.3g} times {side} measured "
+            text = f"{name} {format_whole(sizes[name])} is {format_count(factor)} times {side} measured "
             text += f"({format_whole(end)}): measure nearer to it before spending"
             notes.append(note("out_of_range", "error" if factor > _FAR else "warn", text))
     searched = searched and "n_params" in problem.fit.columns.values()
@@ -222,15 +222,12 @@ def _size_notes(chosen: Allocation, searched: bool) -> list[dict]:
         measured, planned = (
             float(curve(at)[0] / at[0]) for curve in (LogCurve(samples, below="first"), training.samples)
         )
+        own = f"{format_count(measured)} of the law's own runs"
         if abs(np.log(planned / measured)) > np.log(_SAME_PASSES):
-            text = (
-                f"{planned:.3g} passes over {format_whole(at[0])} images, where the law's own runs have {measured:.3g}"
-            )
+            text = f"{format_count(planned)} passes over {format_whole(at[0])} images differ from the {own}"
             notes.append(note("passes_not_measured", "warn", text))
         elif at[0] > largest:
-            text = (
-                f"beyond {format_whole(largest)} images the passes stay as there, {measured:.3g}; epochs= sets others"
-            )
+            text = f"beyond {format_whole(largest)} images the passes stay the {own}; epochs= sets others"
             notes.append(note("passes_carried_on", "info", text))
     return notes
 
@@ -305,7 +302,7 @@ def default_law(table: "Table", stage: str | None = None) -> tuple[str, str | No
     columns = Columns.of(table)
     wanted = stage or ("finetune" if "finetune" in columns.distinct("stage") else None)
     if wanted and "stage" in columns.data:
-        columns = columns.where(columns.data["stage"].astype(str) == wanted, f"stage {wanted!r}")
+        columns = columns.where_equal("stage", wanted)
     varied = []
     for name in SIZES:
         values = columns.numbers(name) if name in columns.data else np.empty(0)

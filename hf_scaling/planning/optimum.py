@@ -9,7 +9,7 @@ import pandas as pd
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
 from hf_scaling.fitting.law_fit import quantiles
-from hf_scaling.fitting.rows import SIZES, note
+from hf_scaling.fitting.rows import SIZES, note, thinned
 from hf_scaling.planning.costs import CostModel
 from hf_scaling.text import format_whole
 
@@ -435,7 +435,7 @@ def judge_sizes(allocation: Allocation, budget: float, level: float) -> Uncertai
         models = sizes["n_params"] * np.exp(_spread(_N_MODELS, np.log(_MODEL_FACTOR)))
         models = models[(models >= problem.n_params[0]) & (models <= problem.n_params[1])]
     else:
-        models = thin(problem.n_params, _N_MODELS)
+        models = problem.n_params[thinned(len(problem.n_params), _N_MODELS)]
     if len(problem.bought) > 1:
         parts = problem.costs.parts(allocation.arrays)
         upstream = sum(parts[name][0] for name in parts if name not in ("label", "finetune_compute"))
@@ -468,11 +468,6 @@ def _spread(count: int, reach: float) -> np.ndarray:
     """Offsets from -reach to reach, whose distances grow from the middle outwards."""
     steps = np.linspace(-1, 1, count)
     return reach * steps * np.abs(steps)
-
-
-def thin(values: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of some values, evenly spaced by position, both ends among them."""
-    return values[np.unique(np.linspace(0, len(values) - 1, min(len(values), count)).round().astype(int))]
 
 
 def thin_draws(fit: LawFit, count: int) -> LawFit:

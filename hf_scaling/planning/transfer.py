@@ -11,8 +11,8 @@ from hf_scaling.errors import InputError
 from hf_scaling.fitting import FitOptions, LawFit, RowFilter
 from hf_scaling.fitting.fit import fit_table
 from hf_scaling.fitting.law_fit import quantiles
-from hf_scaling.fitting.rows import Columns, as_table, note
-from hf_scaling.planning.optimum import thin, thin_draws
+from hf_scaling.fitting.rows import Columns, as_table, note, thinned
+from hf_scaling.planning.optimum import thin_draws
 from hf_scaling.planning.verdicts import describe_gaps
 
 if TYPE_CHECKING:
@@ -208,7 +208,8 @@ def images_worth(fit: LawFit, scratch: LawFit | None, level: float) -> list[dict
     ranges = fit.data["ranges"]
     # A law stored by an older version has the ends of n_finetune alone.
     measured = [n for n in fit.data.get("compute", {}).get("sizes", {}).get("n_finetune", ()) if n > 0]
-    labelled = thin(np.array(measured or list(ranges["n_finetune"])), _MOST_ROWS)
+    measured = measured or list(ranges["n_finetune"])
+    labelled = np.array(measured)[thinned(len(measured), _MOST_ROWS)]
     most = {name: np.full(len(labelled), ranges[name][1]) for name in ranges if name != "n_finetune"}
     theta = _with_draws(fit)
     targets = fit.definition.predict(theta, {**most, "n_finetune": labelled})  # type: ignore[union-attr]  # no mixture

@@ -69,7 +69,7 @@ def describe_plan(plan: "Plan") -> str:
     middle = int(np.argmin(np.abs(np.log(plan.frontier["budget"] / plan.budget))))
     frontier = plan.frontier.iloc[middle % _EVERY :: _EVERY]
     names = [*(name for name in SIZES if (frontier[name] > 0).any()), *(["arm"] if with_arms else [])]
-    beyond = [f"{np.exp(distance):.3g}x" if distance > 0 else "" for distance in frontier["extrapolation"]]
+    beyond = [f"{format_count(np.exp(distance))}x" if distance > 0 else "" for distance in frontier["extrapolation"]]
     heads = ["budget", *names, plan.target, level, "beyond"]
     columns = [map(format_count, frontier["budget"]), *_allocations(frontier, names, plan.target), beyond]
     lines += ["", "other budgets (beyond: factor outside the measured sizes)"]

@@ -12,9 +12,9 @@ import pandas as pd
 from hf_scaling.boundary import Boundary
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
-from hf_scaling.fitting.rows import SIZES, Columns
+from hf_scaling.fitting.rows import SIZES, Columns, thinned
 from hf_scaling.grid import Grid
-from hf_scaling.planning.optimum import thin
+from hf_scaling.text import format_whole
 
 # Of measured sizes at most this many are used: all products of them are candidates.
 _MOST_LEVELS = 8
@@ -74,7 +74,7 @@ def measured_runs(
         if source is not None:
             runs = _rows(source, study, columns)
         else:
-            axes: dict[str, Iterable] = {name: thin(_levels(law, name), _MOST_LEVELS) for name in columns}
+            axes: dict[str, Iterable] = {name: _levels(law, name) for name in columns}
             if study.get("seed"):
                 axes["seed"] = [int(float(seed)) for seed in study["seed"]]
             runs = pd.DataFrame(itertools.product(*axes.values()), columns=list(axes))
@@ -103,13 +103,14 @@ def _rows(table: Columns, study: Mapping[str, list[str]], columns: Sequence[str]
 
 
 def _levels(fit: LawFit, column: str) -> np.ndarray:
-    """The measured values of a size, or as many as there were, evenly from the smallest to the largest."""
+    """At most eight measured values of a size, or as many as there were evenly from the smallest to the largest."""
     stored = fit.data.get("compute", {}).get("sizes", {}).get(column)
     if stored:
-        values = np.array(stored)
-        return values[values > 0] if len(values) > 1 else values
-    (low, high), count = fit.data["ranges"][column], fit.data["levels"][column]
-    return np.geomspace(low, high, count) if low > 0 else np.linspace(low, high, count)
+        values = np.array([size for size in stored if size > 0 or len(stored) == 1])
+    else:
+        (low, high), count = fit.data["ranges"][column], fit.data["levels"][column]
+        values = np.geomspace(low, high, count) if low > 0 else np.linspace(low, high, count)
+    return values[thinned(len(values), _MOST_LEVELS)]
 
 
 def default_candidates(
@@ -121,7 +122,8 @@ def default_candidates(
     """
     axes = {}
     for name in columns:
-        levels = thin(np.unique(measured.runs[name].to_numpy(dtype=float)), _MOST_LEVELS)
+        levels = np.unique(measured.runs[name].to_numpy(dtype=float))
+        levels = levels[thinned(len(levels), _MOST_LEVELS)]
         named = name == "n_params" and "model" in measured.runs
         # Shares end at one.
         if not named and len(levels) >= 2 and levels.max() > 1:
@@ -135,7 +137,7 @@ def default_candidates(
             raise InputError(f"at_most: unknown name {name!r}; runs are chosen by {', '.join(columns)}")
         axes[name] = axes[name][axes[name] <= most]
         if not len(axes[name]):
-            raise InputError(f"at_most {name} {most:g} is smaller than every measured size")
+            raise InputError(f"at_most {name} {format_whole(most)} is smaller than every measured size")
     sizes = pd.DataFrame(itertools.product(*axes.values()), columns=list(axes))
     return sizes.loc[sizes.index.repeat(_REPEATS)].reset_index(drop=True)
 

@@ -22,7 +22,6 @@ from hf_scaling.fitting import LawFit
 from hf_scaling.fitting.law_fit import quantiles
 from hf_scaling.fitting.solver import Objective
 from hf_scaling.planning.next_runs.candidates import MeasuredRuns
-from hf_scaling.text import format_whole
 
 # A prediction is at this many times the largest sizes unless `at` sets its place.
 _FAR = 10.0
@@ -157,7 +156,8 @@ def _one_place(at: Mapping[str, float], columns: Sequence[str]) -> dict[str, flo
 
 
 def _describe_sizes(sizes: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {format_whole(value)}" for name, value in sizes.items())
+    # Six digits, not the text layer's: the text is a value of --json, which stays as it was.
+    return ", ".join(f"{name} {value:,.6g}" for name, value in sizes.items())
 
 
 def _of_boundary(boundary: Boundary, at: Mapping[str, float] | None) -> Estimate:
@@ -167,9 +167,7 @@ def _of_boundary(boundary: Boundary, at: Mapping[str, float] | None) -> Estimate
         if name not in ("n_params", "n_finetune"):
             raise InputError(f"at=: {name} is not a size of a boundary; give n_params or n_finetune")
     boundary = boundary if at is None else boundary.at(**at)
-    evidence = boundary.evidence
-    assert evidence is not None, "find_boundary always stores its evidence"
-    pairs, arms, others = evidence.pairs, evidence.arms, tuple(boundary.sizes)
+    pairs, arms, others = boundary.evidence.pairs, boundary.evidence.arms, tuple(boundary.sizes)
 
     def log_ratios(sizes: Sizes, of_draws: bool) -> np.ndarray:
         """(B, N) log(plain / distilled) of the draws, or (1, N) of the estimate, at sizes by column."""

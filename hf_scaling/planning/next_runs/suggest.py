@@ -28,7 +28,7 @@ from hf_scaling.planning.next_runs.candidates import (
 from hf_scaling.planning.next_runs.costs import RunCosts, run_costs
 from hf_scaling.planning.next_runs.gain import ExpectedGain, Source, estimate_quantity, expected_gain, narrowed
 from hf_scaling.planning.verdicts import describe_runs
-from hf_scaling.text import format_count, format_percent
+from hf_scaling.text import format_count, format_percent, format_whole
 
 if TYPE_CHECKING:
     from hf_scaling.fitting.rows import TableLike
@@ -104,7 +104,7 @@ class SuggestedRuns(pd.DataFrame):
             models = {run.n_params: run.model for run in grid.plan() if run.spec.stage == stage}
             unknown = sorted(set(runs["n_params"]) - set(models))
             if unknown:
-                size = f"{unknown[0]:,.0f}"
+                size = format_whole(unknown[0])
                 raise InputError(f"grid {grid.name} has no model of {size} parameters: give candidates a column model")
             runs = runs.assign(model=runs["n_params"].map(models))
         rows: list[dict[str, Any]] = []
