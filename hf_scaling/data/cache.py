@@ -146,14 +146,21 @@ def open_store(
         InputError: The disk is full or too small, or the reader refuses the source.
     """
     folder = _layout(folder, image_format)
-    with _full_disk_errors(folder):
+    index = folder / "index.json"
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_damaged(folder)
-        index = folder / "index.json"
         n_shards = json.loads(index.read_text())["n_shards"] if index.exists() else None
         if n_shards is None or len(find_shards(folder)) < n_shards:
             n_shards = _Filler(folder, make_reader(), image_format, source, progress).run()
             write_text(index, json.dumps({"n_shards": n_shards}))
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        raise InputError(
+            f"the disk of the cache {folder} is full ({os.strerror(error.errno)}): free some space, or set "
+            "HF_SCALING_CACHE to a larger disk, and run the same command again; what is cached already is kept"
+        ) from error
     shards = find_shards(folder)
     return Store([shards[number] for number in range(n_shards)], image_format)
 
@@ -193,19 +200,6 @@ def _is_intact(path: Path) -> bool:
 def is_full_disk(error: Exception) -> bool:
     """Whether an error is the system's for a full disk, a full quota or too large a file."""
     return isinstance(error, OSError) and error.errno in _FULL
-
-
-@contextmanager
-def _full_disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if not is_full_disk(error):
-            raise
-        raise InputError(
-            f"the disk of the cache {folder} is full ({os.strerror(error.errno)}): free some space, or set "
-            "HF_SCALING_CACHE to a larger disk, and run the same command again; what is cached already is kept"
-        ) from error
 
 
 # Filling: several processes may run this at once.
@@ -276,7 +270,11 @@ class _Filler:
 
     def _check_space(self) -> None:
         """Show how much space the cache needs, and refuse what the disk cannot hold."""
-        n_images, image_bytes = self.reader.n_images, self._image_bytes()
+        n_images, image_bytes = self.reader.n_images, 3.0 * self.image_format.image_size**2
+        if not self.image_format.is_raw:
+            sizes = [len(payload) for payload in self.reader.read(0, _SAMPLE_ROWS, None).payloads]
+            # Where the first rows are all of other classes, a photograph's usual size is assumed.
+            image_bytes = sum(sizes) / len(sizes) if sizes else _USUAL_JPEG * self.image_format.image_size**2
         cached = sum(path.stat().st_size for path in find_shards(self.folder).values())
         missing = max(0, (n_images or 0) * image_bytes - cached)
         free = shutil.disk_usage(self.folder).free
@@ -292,14 +290,6 @@ class _Filler:
                 images, size = f"{n_images:,} images", f"about {format_bytes(n_images * image_bytes)}"
             form = f"{self.image_format.image_size} px, {self.image_format.name}"
             print(f"Caching {images} of {self.source} at {form}: {size} in {self.folder}", file=sys.stderr)
-
-    def _image_bytes(self) -> float:
-        """Size of an image in the cache: known when raw, else measured on the first rows."""
-        if self.image_format.is_raw:
-            return 3 * self.image_format.image_size**2
-        sizes = [len(payload) for payload in self.reader.read(0, _SAMPLE_ROWS, None).payloads]
-        # Where the first rows are all of other classes, a photograph's usual size is assumed.
-        return sum(sizes) / len(sizes) if sizes else _USUAL_JPEG * self.image_format.image_size**2
 
 
 @contextmanager

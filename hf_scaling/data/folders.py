@@ -2,7 +2,7 @@
 
 The rule:
 
-- A class is the first folder below the root, or below the part; whatever lies deeper belongs to it.
+- A class is the first folder below the root, or below the part; deeper folders belong to it.
 - Top folders are parts (train, validation, test) when all top folders that hold images have such names, in any case.
   One such name beside other folders is a class; two or more beside other folders are refused.
 - A single folder that wraps everything is entered.
@@ -134,7 +134,8 @@ def read_image_folder(path: Path, label_column: str | None = None) -> ImageFolde
             f"{walk.root}: the folders {listing(parts)} look like parts and {listing(others)} like classes: "
             "move the classes into the parts, or the parts out"
         )
-    by_class = _parts_by_class(walk, parts) if parts and not others else {"train": _classes_at_the_top(walk)}
+    top_classes = {top: [file for files in seconds.values() for file in files] for top, seconds in walk.images.items()}
+    by_class = _parts_by_class(walk, parts) if parts and not others else {"train": top_classes}
     labels = _metadata_labels(walk, by_class, label_column)
     if labels is not None:
         by_class = {part: _grouped(walk, classes, labels) for part, classes in by_class.items()}
@@ -232,11 +233,6 @@ class _Walk:
         return above
 
 
-def _classes_at_the_top(walk: _Walk) -> dict[str, list[_File]]:
-    """Class name to files, where the top folders are the classes."""
-    return {top: [file for files in seconds.values() for file in files] for top, seconds in walk.images.items()}
-
-
 def _parts_by_class(walk: _Walk, parts: Mapping[str, str]) -> dict[str, dict[str, list[_File]]]:
     """Part to class name to files, where the top folders are parts."""
     tops: dict[str, str] = {}
@@ -293,12 +289,12 @@ def _read_metadata(where: Path) -> "pd.DataFrame":
     return frame
 
 
-def _label_column(columns: Sequence[str], wanted: str | None, where: Path) -> str | None:
-    if wanted is None:
+def _label_column(columns: Sequence[str], requested: str | None, where: Path) -> str | None:
+    if requested is None:
         return next((name for name in LABEL_COLUMNS if name in columns), None)
-    if wanted not in columns:
-        raise InputError(f"label_column: {where} has no column {wanted}{did_you_mean(wanted, columns)}")
-    return wanted
+    if requested not in columns:
+        raise InputError(f"label_column: {where} has no column {requested}{did_you_mean(requested, columns)}")
+    return requested
 
 
 def _grouped(walk: _Walk, classes: Mapping[str, Sequence[_File]], labels: Mapping[str, str]) -> dict[str, list[_File]]:

@@ -185,8 +185,14 @@ def _grain(keys: np.ndarray, size: int) -> np.ndarray:
 @functools.cache
 def _distance_maps() -> np.ndarray:
     """Every character of every font: float32 array, flat, of maps (font, character) in shares of the side."""
-    maps = [_distance_map(font, character) for font in map(_load_font, FONTS) for character in CHARACTERS]
-    return np.concatenate([distances.ravel() for distances in maps])
+    maps = []
+    for name in FONTS:
+        path, layout = str(_font_path(name)), ImageFont.Layout.BASIC
+        _, top, _, bottom = ImageFont.truetype(path, 200, layout_engine=layout).getbbox("H")
+        size = round(200 * _CAP_HEIGHT * _SIDE * _OVERSAMPLING / (bottom - top))
+        font = ImageFont.truetype(path, size, layout_engine=layout)
+        maps += [_distance_map(font, character).ravel() for character in CHARACTERS]
+    return np.concatenate(maps)
 
 
 def _distance_map(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray:
@@ -199,14 +205,6 @@ def _distance_map(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray:
     inside = np.asarray(canvas) > 127
     distance = distance_transform_edt(inside) - distance_transform_edt(~inside)
     return distance.reshape(_SIDE, _OVERSAMPLING, _SIDE, _OVERSAMPLING).mean((1, 3)).astype(np.float32) / side
-
-
-def _load_font(name: str) -> ImageFont.FreeTypeFont:
-    """A font at the size that gives its capital H the wanted height."""
-    path, layout = str(_font_path(name)), ImageFont.Layout.BASIC
-    _, top, _, bottom = ImageFont.truetype(path, 200, layout_engine=layout).getbbox("H")
-    height = _CAP_HEIGHT * _SIDE * _OVERSAMPLING
-    return ImageFont.truetype(path, round(200 * height / (bottom - top)), layout_engine=layout)
 
 
 def _font_path(name: str) -> Path:

@@ -213,33 +213,42 @@ def dataset_errors(name: str) -> Iterator[None]:
 # Columns and classes.
 
 
-def find_image_column(features: Mapping, wanted: str | None, source: str) -> str:
-    """The image column of a data set: `wanted`, else the only one that holds images.
+def find_image_column(features: Mapping, requested: str | None, source: str) -> str:
+    """The image column of a data set: `requested`, else the only one that holds images.
 
     Raises:
-        InputError: `wanted` is unknown or holds no images, or none or several columns do.
+        InputError: `requested` is unknown or holds no images, or none or several columns do.
     """
-    candidates = [name for name, feature in features.items() if _holds_images(feature)]
-    column = _select_column(candidates, wanted, "image_column", "images", features, source)
+    from datasets import Image as ImageFeature
+    from datasets import Value
+
+    candidates = []
+    for name, feature in features.items():
+        is_struct = isinstance(feature, dict) and {"bytes", "path"} <= set(feature)
+        is_binary = isinstance(feature, Value) and feature.dtype in ("binary", "large_binary")
+        if is_struct or is_binary or isinstance(feature, ImageFeature):
+            candidates.append(name)
+    column = _select_column(candidates, requested, "image_column", "images", features, source)
     if column not in candidates:
         raise InputError(f"image_column: {column} of {source} does not hold images")
     return column
 
 
-def find_label_column(features: Mapping, wanted: str | None, source: str) -> str:
-    """The label column: `wanted`, else the only ClassLabel, else a column with a usual name.
+def find_label_column(features: Mapping, requested: str | None, source: str) -> str:
+    """The label column: `requested`, else the only ClassLabel, else a column with a usual name.
 
     Raises:
-        InputError: `wanted` is unknown, none or several columns are candidates, or the values cannot be classes.
+        InputError: `requested` is unknown, none or several columns are candidates, or the values cannot be classes.
     """
-    from datasets import ClassLabel
+    from datasets import ClassLabel, Value
 
     typed = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
     named = [name for name in _LABEL_NAMES if name in features]
     candidates = [name for name in typed if name == "label"] or typed or named[:1]
-    column = _select_column(candidates, wanted, "label_column", "class labels", features, source)
+    column = _select_column(candidates, requested, "label_column", "class labels", features, source)
     feature = features[column]
-    if not _holds_classes(feature):
+    kinds = ("int", "uint", "string", "large_string", "bool")
+    if not (isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype.startswith(kinds))):
         dtype = getattr(feature, "dtype", None)
         kind = f"{dtype} values" if isinstance(dtype, str) else type(feature).__name__
         raise InputError(
@@ -249,34 +258,17 @@ def find_label_column(features: Mapping, wanted: str | None, source: str) -> str
 
 
 def _select_column(
-    candidates: list[str], wanted: str | None, field: str, kind: str, features: Mapping, source: str
+    candidates: list[str], requested: str | None, field: str, kind: str, features: Mapping, source: str
 ) -> str:
-    if wanted is not None:
-        if wanted not in features:
-            hint = did_you_mean(wanted, features, cutoff=0.6) or f"; the columns are {', '.join(features)}"
-            raise InputError(f"{field}: {source} has no column {wanted}{hint}")
-        return wanted
+    if requested is not None:
+        if requested not in features:
+            hint = did_you_mean(requested, features, cutoff=0.6) or f"; the columns are {', '.join(features)}"
+            raise InputError(f"{field}: {source} has no column {requested}{hint}")
+        return requested
     if len(candidates) != 1:
         problem = f"any of {', '.join(candidates)} could hold" if candidates else "no column seems to hold"
         raise InputError(f"{source}: {problem} {kind}: give {field}, one of {', '.join(features)}")
     return candidates[0]
-
-
-def _holds_images(feature) -> bool:
-    from datasets import Image as ImageFeature
-    from datasets import Value
-
-    if isinstance(feature, dict):
-        return {"bytes", "path"} <= set(feature)
-    is_binary = isinstance(feature, Value) and feature.dtype in ("binary", "large_binary")
-    return isinstance(feature, ImageFeature) or is_binary
-
-
-def _holds_classes(feature) -> bool:
-    from datasets import ClassLabel, Value
-
-    kinds = ("int", "uint", "string", "large_string", "bool")
-    return isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype.startswith(kinds))
 
 
 def name_classes(labels: list, column: str) -> list[str]:
@@ -421,8 +413,10 @@ class RowPacker:
         selected = [index for index, label in enumerate(labels) if label is not None]
         images = [(start + index, rows[index][self.image_column]) for index in selected]
         groups = [images[begin : begin + _GROUP] for begin in range(0, len(images), _GROUP)]
-        with ThreadPoolExecutor(_n_threads()) as pool:
-            packed = [result for group in pool.map(self._pack_group, groups) for result in group]
+        n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        with ThreadPoolExecutor(max(1, n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))) as pool:
+            results = pool.map(lambda group: [self._pack_one(row, image) for row, image in group], groups)
+            packed = [result for group in results for result in group]
         block = Block(n_rows=len(rows), skipped=[result for result in packed if isinstance(result, str)])
         for index, result in zip(selected, packed):
             if not isinstance(result, str):
@@ -430,9 +424,6 @@ class RowPacker:
                 block.hashes.append(result[1])
                 block.labels.append(labels[index])
         return block
-
-    def _pack_group(self, images: list[tuple[int, dict | None]]) -> list[tuple[bytes, int] | str]:
-        return [self._pack_one(row, image) for row, image in images]
 
     def _pack_one(self, row: int, image: dict | None) -> tuple[bytes, int] | str:
         """An image's bytes and hash, or what is wrong with it."""
@@ -462,8 +453,3 @@ def _read_bytes(image: dict | None) -> bytes:
         return image["bytes"]
     with xopen(image["path"], "rb") as file:  # also a file within an archive, local or on the Hub
         return file.read()
-
-
-def _n_threads() -> int:
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

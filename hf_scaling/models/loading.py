@@ -98,18 +98,17 @@ def checkpoint_folder(name: str, revision: str | None) -> Path:
                 f"{name} would run code of its own (auto_map in {path.name}): "
                 "only architectures of transformers and timm are loaded"
             )
-        if path.name == "config.json":
-            _check_config(content, name)
+        if path.name != "config.json":
+            continue
+        architecture, arguments = content.get("architecture"), content.get("model_args")
+        if isinstance(architecture, str) and (":" in architecture or "/" in architecture):
+            raise InputError(f"{name}: the architecture {architecture!r} in config.json is outside the checkpoint")
+        outside = [key for key in _OUTSIDE if isinstance(arguments, dict) and arguments.get(key)]
+        if outside:
+            raise InputError(
+                f"{name}: {outside[0]} in config.json loads files from elsewhere: remove it from model_args"
+            )
     return folder
-
-
-def _check_config(config: Mapping, name: str) -> None:
-    architecture, arguments = config.get("architecture"), config.get("model_args")
-    if isinstance(architecture, str) and (":" in architecture or "/" in architecture):
-        raise InputError(f"{name}: the architecture {architecture!r} in config.json is outside the checkpoint")
-    outside = [key for key in _OUTSIDE if isinstance(arguments, dict) and arguments.get(key)]
-    if outside:
-        raise InputError(f"{name}: {outside[0]} in config.json loads files from elsewhere: remove it from model_args")
 
 
 @contextmanager
@@ -117,7 +116,7 @@ def loading_errors(name: str, kind: str) -> Iterator[None]:
     """Turn what transformers raises for an unusable checkpoint into one line.
 
     Raises:
-        InputError: In place of such an error; `kind` is the kind of model that is wanted.
+        InputError: In place of such an error; `kind` is the requested kind of model.
     """
     try:
         yield

@@ -119,7 +119,7 @@ def _resolve(name: str, image_size: int, patch_size: int | None) -> tuple[str, d
         raise InputError(f"unknown model {name}{hint}")
     if "." in name:
         raise InputError(
-            f"model {name} names trained weights: give timm/{name} where a checkpoint is wanted, "
+            f"model {name} names trained weights: give timm/{name} for a checkpoint, "
             f"or {name.split('.')[0]} for random weights"
         )
     # `img_size` where the architecture is built for one size: transformers are, most convolutional networks are not.

@@ -192,8 +192,8 @@ class WindowStream(Windows):
     def starts(self, positions: np.ndarray) -> np.ndarray:
         """Index of the first token of the window at each position."""
         epochs, windows = self._epochs.find(positions)
-        offsets = {epoch: self._offset(epoch) for epoch in np.unique(epochs).tolist()}
+        offsets = {
+            epoch: np.random.default_rng([self.seed, epoch, 1]).integers(len(self.tokens)) if epoch else 0
+            for epoch in np.unique(epochs).tolist()
+        }
         return windows * self.context + np.array([offsets[epoch] for epoch in epochs.tolist()])
-
-    def _offset(self, epoch: int) -> int:
-        return int(np.random.default_rng([self.seed, epoch, 1]).integers(len(self.tokens))) if epoch else 0

@@ -53,72 +53,38 @@ class FileTexts:
             yield from self.extract(path)
 
 
+#: Names of the embedded sources.
+EMBEDDED = ("python_code", "python_docs", "python_manual", "library_code", "licences", "readmes", "cpp_headers")
+
+
 def embedded_texts(name: str) -> FileTexts | None:
     """The embedded source of that name; None where there is none."""
-    if name not in EMBEDDED:
-        return None
-    base, paths, extract = EMBEDDED[name]()
+    match name:
+        case "python_code" | "python_docs" | "python_manual":
+            base = Path(sysconfig.get_paths()["stdlib"]).resolve()
+            relative = (path.relative_to(base) for path in base.rglob("*.py"))
+            paths = [base / path for path in relative if not _EXCLUDED_FOLDERS & set(path.parts)]
+            extract = _code if name == "python_code" else _docstrings
+            if name == "python_manual":
+                paths, extract = [base / "pydoc_data" / "topics.py"], _manual_topics
+        case "library_code":
+            base, extract = _site_packages("sklearn"), _code
+            paths = [path for path in (base / "sklearn").rglob("*.py") if "tests" not in path.parts]
+        case "licences":
+            base, extract = _site_packages("torch"), _whole_file
+            files = (path for path in base.glob("*.dist-info/**/*") if path.is_file())
+            paths = [path for path in files if any(word in path.name.lower() for word in _LICENCE_WORDS)]
+        case "readmes":
+            base, extract = _site_packages("torch"), _description
+            paths = list(base.glob("*.dist-info/METADATA"))
+        case "cpp_headers":
+            base, extract = _site_packages("torch") / "torch" / "include", _whole_file
+            paths = [path for part in ("c10", "ATen/core") for path in (base / part).rglob("*.h")]
+        case _:
+            return None
     # What ast writes back depends on the version of Python.
     version = f"{sys.version_info[:2]}" if extract is _code else "1"
     return FileTexts(name, tuple(paths), base, extract, version)
-
-
-Files = tuple[Path, Iterable[Path], Callable[[Path], Iterable[str]]]
-
-
-def _python_code() -> Files:
-    return _stdlib_folder(), _stdlib_files(), _code
-
-
-def _python_docs() -> Files:
-    return _stdlib_folder(), _stdlib_files(), _docstrings
-
-
-def _python_manual() -> Files:
-    return _stdlib_folder(), [_stdlib_folder() / "pydoc_data" / "topics.py"], _manual_topics
-
-
-def _library_code() -> Files:
-    base = _site_packages("sklearn")
-    return base, (path for path in (base / "sklearn").rglob("*.py") if "tests" not in path.parts), _code
-
-
-def _licences() -> Files:
-    base = _site_packages("torch")
-    paths = (path for path in base.glob("*.dist-info/**/*") if path.is_file())
-    return base, (path for path in paths if any(word in path.name.lower() for word in _LICENCE_WORDS)), _whole_file
-
-
-def _readmes() -> Files:
-    base = _site_packages("torch")
-    return base, base.glob("*.dist-info/METADATA"), _description
-
-
-def _cpp_headers() -> Files:
-    base = _site_packages("torch") / "torch" / "include"
-    return base, (path for part in ("c10", "ATen/core") for path in (base / part).rglob("*.h")), _whole_file
-
-
-#: Name -> function that gives its base folder, its files and what extracts documents from a file.
-EMBEDDED: dict[str, Callable[[], Files]] = {
-    "python_code": _python_code,
-    "python_docs": _python_docs,
-    "python_manual": _python_manual,
-    "library_code": _library_code,
-    "licences": _licences,
-    "readmes": _readmes,
-    "cpp_headers": _cpp_headers,
-}
-
-
-def _stdlib_folder() -> Path:
-    return Path(sysconfig.get_paths()["stdlib"]).resolve()
-
-
-def _stdlib_files() -> Iterator[Path]:
-    base = _stdlib_folder()
-    paths = (path.relative_to(base) for path in base.rglob("*.py"))
-    return (base / path for path in paths if not _EXCLUDED_FOLDERS & set(path.parts))
 
 
 def _site_packages(package: str) -> Path:

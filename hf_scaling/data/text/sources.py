@@ -189,7 +189,10 @@ class TextSource:
             while batch := list(itertools.islice(documents, _BATCH)):
                 unique = {}
                 for text in batch:
-                    unique.setdefault(_hash_document(text), text)
+                    # Documents are equal regardless of case, spacing and Unicode's ways to write one character.
+                    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+                    digest = hashlib.blake2b(plain.encode(errors="replace"), digest_size=8).digest()
+                    unique.setdefault(int.from_bytes(digest, "little"), text)
                 unique = {text_hash: text for text_hash, text in unique.items() if text_hash not in hashes}
                 n_duplicates += len(batch) - len(unique)
                 hashes |= dict.fromkeys(unique)
@@ -299,7 +302,7 @@ class DatasetTexts:
     def __init__(self, name: str, column: str | None, streaming: bool, skip_empty: bool, root: Path, progress: bool):
         self._streaming, self._skip_empty = streaming, skip_empty
         with dataset_errors(name):
-            self.name, self._builder, self._content = locate(name, root, progress, tuple(EMBEDDED))
+            self.name, self._builder, self._content = locate(name, root, progress, EMBEDDED)
             self._streams = self._builder.as_streaming_dataset()
             train = find_train_part(self._streams, name)
             test = next((part for part in TEST_PARTS if part in self._streams and part != train), None)
@@ -332,17 +335,17 @@ class DatasetTexts:
                     raise _empty(f"row {number} of part {part} of {self.name}")
 
 
-def find_text_column(features: Mapping, wanted: str | None, source: str) -> str:
-    """The text column of a data set: `wanted`, else "text", else the only column of strings.
+def find_text_column(features: Mapping, requested: str | None, source: str) -> str:
+    """The text column of a data set: `requested`, else "text", else the only column of strings.
 
     Raises:
-        InputError: `wanted` is unknown, or none or several columns could be it.
+        InputError: `requested` is unknown, or none or several columns could be it.
     """
     strings = ("string", "large_string")
     texts = [name for name, feature in features.items() if str(getattr(feature, "dtype", "")) in strings]
-    column = wanted or ("text" if "text" in texts or len(texts) != 1 else texts[0])
-    if column not in (features if wanted else texts):
-        problem = f"it has no column {wanted}" if wanted else "it is not clear which column holds the text"
+    column = requested or ("text" if "text" in texts or len(texts) != 1 else texts[0])
+    if column not in (features if requested else texts):
+        problem = f"it has no column {requested}" if requested else "it is not clear which column holds the text"
         raise InputError(f"text_column: {source}: {problem}: give one of {', '.join(features)}")
     return column
 
@@ -359,9 +362,3 @@ def _read_document(path: Path, skip_empty: bool) -> list[str]:
 
 def _empty(document: str) -> InputError:
     return InputError(f"{document} holds no text: fill or remove it, or leave out such documents with skip_empty")
-
-
-def _hash_document(text: str) -> int:
-    """64-bit hash of a text, regardless of case, spacing and Unicode's ways to write one character."""
-    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return int.from_bytes(hashlib.blake2b(plain.encode(errors="replace"), digest_size=8).digest(), "little")
