@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and settings of all tests."""
 
 import os
 
@@ -11,7 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory):
-    """A cache of the tests' own, so that they neither find nor leave anything in the user's."""
+    """A cache for the tests, so that they neither read nor change the user's."""
     before = os.environ.get("HF_SCALING_CACHE")
     if before is None:
         os.environ["HF_SCALING_CACHE"] = str(tmp_path_factory.mktemp("cache"))
@@ -30,9 +30,9 @@ def _hub():
 
 @pytest.fixture
 def hub(_hub):
-    """The Hub of the whole test run, without the faults and the requests of the test before; it keeps repositories.
+    """The Hub of the whole test run, without the faults and requests of the previous test; repositories are kept.
 
-    Its address is read when a library of Hugging Face is imported: speak to it from processes that are started with
+    Its address is read when a library of Hugging Face is imported: use it from processes that are started with
     `hub.environment(folder)`.
     """
     _hub.calm()

@@ -167,33 +167,37 @@ def read_fits(
     Raises:
         InputError: Neither a law nor a table, or flags for a table where there is a law.
     """
-    where = arguments.results
-    law, table = _load_law_or_table(arguments)
-    if law is None:
+    from hf_scaling.fitting import LawFit
+
+    law_or_table = _load_law_or_table(arguments)
+    if not isinstance(law_or_table, LawFit):
+        table = law_or_table
         arms = _arms(table, arguments.stage) if arguments.arm is None else []
         if len(arms) < 2:
             return _fit(table, arguments, arguments.arm), table
         return {arm: _fit(table, arguments, arm) for arm in arms}, table
     for name in ("arm", "upstream", "downstream", "stage", "x", "weights", "law"):
         if getattr(arguments, name) is not None:
-            raise InputError(f"--{name} selects rows of a table, but {where} is a fitted law: leave it out")
-    return law, None
+            raise InputError(
+                f"--{name} selects rows of a table, but {arguments.results} is a fitted law: leave it out"
+            )
+    return law_or_table, None
 
 
-def _load_law_or_table(arguments: argparse.Namespace) -> "tuple[LawFit | None, pd.DataFrame | None]":
+def _load_law_or_table(arguments: argparse.Namespace) -> "LawFit | pd.DataFrame":
     from hf_scaling.fitting import LawFit
 
     where = arguments.results
     if (Path(where) / "law.json").is_file():
-        return LawFit.from_pretrained(where), None
+        return LawFit.from_pretrained(where)
     try:
-        return None, read_table(arguments)
+        return read_table(arguments)
     except InputError as no_table:
         if Path(where).exists() or Path(where).is_absolute():
             raise
         # A Hub id may name either.
         try:
-            return LawFit.from_pretrained(where), None
+            return LawFit.from_pretrained(where)
         except InputError as no_law:
             raise InputError(f"{where} is neither a table ({no_table}) nor a law ({no_law})") from None
 

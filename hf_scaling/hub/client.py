@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from hf_scaling import __version__
 from hf_scaling.errors import InputError
 from hf_scaling.hub.errors import hub_errors, may_pass, push_errors, retried, was_overtaken
+from hf_scaling.text import format_bytes
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperation, CommitOperationAdd
@@ -83,9 +84,9 @@ def download(
     """
     from huggingface_hub import snapshot_download
 
-    options = {"revision": revision, "allow_patterns": allow_patterns, "ignore_patterns": ignore_patterns}
+    patterns = {"allow_patterns": allow_patterns, "ignore_patterns": ignore_patterns}
     with hub_errors(f"the {repo_type} {repo_id}"):
-        return Path(retried(lambda: snapshot_download(repo_id, repo_type=repo_type, **options)))
+        return Path(retried(lambda: snapshot_download(repo_id, repo_type=repo_type, revision=revision, **patterns)))
 
 
 def local_folder(name: str, *, repo_type: str = "model", revision: str | None = None, **patterns) -> Path:
@@ -216,7 +217,7 @@ class Planned:
         visibility = {True: ", private", False: ", public", None: ""}[self.private]
         lines = [f"would be written to the {_TYPE_NAMES[self.repo_type]} {self.repo_id} ({state}{visibility}):"]
         for change in self.changes:
-            size = "" if change.kind == "delete" else f"  {change.n_bytes:,} bytes"
+            size = "" if change.kind == "delete" else f"  {format_bytes(change.n_bytes)}"
             lines.append(f"  {change.kind:<6} {change.path}{size}")
         return "\n".join(lines if self.changes else [*lines, "  nothing"])
 
@@ -289,8 +290,10 @@ class _Push:
                 return self._made(oid, self.sent)
         base, operations = self._prepared()
         if base.commit is None:
-            sdk = {"space_sdk": "static"} if self.repo_type == "space" else {}
-            HfApi().create_repo(self.repo_id, repo_type=self.repo_type, private=self.private, exist_ok=True, **sdk)
+            sdk = "static" if self.repo_type == "space" else None
+            HfApi().create_repo(
+                self.repo_id, repo_type=self.repo_type, private=self.private, exist_ok=True, space_sdk=sdk
+            )
             base, operations = self._prepared()
         pairs = [(_change(base, operation), operation) for operation in operations]
         pairs = [(change, operation) for change, operation in pairs if change.kind != "same"]

@@ -158,7 +158,8 @@ def _wait(state: "RetryCallState") -> float:
     """Seconds until the next attempt: what the Hub asks for, and a random time that grows with the attempts."""
     from tenacity import wait_random_exponential
 
-    error = state.outcome.exception()
+    error = state.outcome.exception() if state.outcome else None
+    assert error is not None, "a wait follows an error"
     response = response_of(error)
     requested = (0.0 if response is None else requested_wait(response)) or 0.0
     longest = _LONGEST_IF_OVERTAKEN if was_overtaken(error) else _LONGEST

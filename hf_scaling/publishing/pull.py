@@ -16,6 +16,7 @@ from hf_scaling.errors import InputError
 from hf_scaling.grid import Grid
 from hf_scaling.publishing.push import check_files
 from hf_scaling.results import ResultsTable, same_values
+from hf_scaling.text import format_whole
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +162,7 @@ def pull_study(
     merged = ResultsTable.open(out / "results").merge(table)
     _copy_grid(snapshot / _GRID, out / _GRID)
     merged.save(out / "results")
-    logger.info("%s rows of %s; %s now holds %s", f"{len(table):,}", repo_id, out, f"{len(merged):,}")
+    logger.info("%s rows of %s; %s now holds %s", format_whole(len(table)), repo_id, out, format_whole(len(merged)))
     rows = {row["run_id"]: row for row in table.rows()}
     wanted = _runs_to_pull(rows, models)
     for run_id, model in manifest.models.items():

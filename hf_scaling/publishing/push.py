@@ -17,6 +17,7 @@ from hf_scaling import hub
 from hf_scaling.errors import InputError, PushError
 from hf_scaling.hub import cards
 from hf_scaling.results import ResultsTable
+from hf_scaling.text import format_whole
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperation
@@ -167,7 +168,7 @@ def _evaluation(row: Mapping[str, Any]) -> bytes | None:
     source = row["downstream"] or row["upstream"]
     if not hub.is_repo_id(source):
         return None
-    notes = f"top-1 accuracy on {row['n_eval']:,} of split {row['eval_split']}"
+    notes = f"top-1 accuracy on {format_whole(row['n_eval'])} of split {row['eval_split']}"
     date = row["created_at"].date().isoformat()
     entry = EvalResultEntry(source, "default", round(1 - row["error"], 6), date=date, notes=notes)
     return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False).encode()

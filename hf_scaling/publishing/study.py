@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from hf_scaling.hub import cards
 from hf_scaling.publishing.pull import Manifest, push_manifest
 from hf_scaling.publishing.push import push_checkpoint
 from hf_scaling.results import ResultsTable
+from hf_scaling.text import format_value, format_whole
 
 if TYPE_CHECKING:
     from huggingface_hub import Collection
@@ -147,7 +149,7 @@ class _Study:
     ):
         self.folder, self.models = folder, models
         self.repo_id = f"{_checked(namespace, 'namespace')}/{_checked(name or folder.resolve().name, 'name')}"
-        self.options = {"private": private, "dry_run": dry_run}
+        self.private, self.dry_run = private, dry_run
         self.table = ResultsTable.load(folder)
         self.no_report = ""
 
@@ -155,7 +157,7 @@ class _Study:
         """Write report and laws where they are missing or older than the results; in a dry run only note that."""
         if not _is_outdated(self.folder):
             return
-        if self.options["dry_run"]:
+        if self.dry_run:
             self.no_report = "would be written from the results first, with its laws"
             return
         logger.info("%s: writing the report and its laws first", self.folder)
@@ -170,9 +172,9 @@ class _Study:
         beside = {"grid.yaml": grid.read_bytes()} if grid.is_file() else {}
 
         def push() -> Written:
-            return self.table.push_to_hub(self.repo_id, beside=beside, **self.options)
+            return self.table.push_to_hub(self.repo_id, self.private, dry_run=self.dry_run, beside=beside)
 
-        return Part("results", "", self.repo_id, push, f"{len(self.table):,} runs, one row each")
+        return Part("results", "", self.repo_id, push, f"{format_whole(len(self.table))} runs, one row each")
 
     def parts(self) -> Iterator[Part]:
         """The other parts, in the order in which they are pushed."""
@@ -191,7 +193,7 @@ class _Study:
 
     def show(self, parts: Sequence[Part]) -> Written:
         """List the parts that arrived in study.json, and show them in a collection."""
-        if self.options["dry_run"]:
+        if self.dry_run:
             return f"would show {len(parts)} repositories in a collection, and list them in study.json"
         manifest = Manifest(
             {part.name: part.repo_id for part in parts if part.kind == "model"},
@@ -199,7 +201,7 @@ class _Study:
             next((part.repo_id for part in parts if part.kind == "report"), None),
         )
         slug = push_manifest(manifest, self.repo_id).collection
-        slug = show_in_collection(slug, self.repo_id, parts, self.options["private"])
+        slug = show_in_collection(slug, self.repo_id, parts, self.private)
         push_manifest(Manifest(collection=slug), self.repo_id)
         return f"{len(parts)} repositories in the collection {slug}"
 
@@ -222,21 +224,24 @@ class _Study:
 
     def _model_push(self, run_id: str, places: Mapping[str, str]) -> Callable[[], Written]:
         folder = self.folder / "runs" / run_id
-        return lambda: push_checkpoint(folder, places[run_id], places=places, **self.options)
+        return lambda: push_checkpoint(folder, places[run_id], self.private, self.dry_run, places)
 
     def _law_push(self, folder: Path, repo_id: str) -> Callable[[], Written]:
         from hf_scaling.fitting import LawFit
 
-        options = {**self.options, "dataset": self.repo_id}
-        return lambda: LawFit.from_pretrained(folder).push_to_hub(repo_id, **options)
+        def push() -> Written:
+            law = LawFit.from_pretrained(folder)
+            return law.push_to_hub(repo_id, private=self.private, dry_run=self.dry_run, dataset=self.repo_id)
+
+        return push
 
     def _push_report(self, repo_id: str) -> Written:
-        if self.no_report and self.options["dry_run"]:
+        if self.no_report and self.dry_run:
             return self.no_report
         if self.no_report:
             raise InputError(f"no report: {self.no_report}")
         page = (self.folder / REPORT).read_bytes()
-        return push_report(page, len(self.table), self.repo_id, repo_id, **self.options)
+        return push_report(page, len(self.table), self.repo_id, repo_id, self.private, self.dry_run)
 
 
 def push_report(
@@ -268,7 +273,7 @@ def push_report(
         "datasets": [dataset],
         "tags": ["hf_scaling", "scaling-laws"],
     }
-    values = {"title": title, "repo_id": dataset, "n_rows": f"{n_rows:,}"}
+    values = {"title": title, "repo_id": dataset, "n_rows": format_whole(n_rows)}
     content = {"index.html": page, "README.md": cards.render_card("report_space", values, head).encode()}
 
     def prepare(base: hub.RemoteFolder) -> list:
@@ -276,7 +281,7 @@ def push_report(
 
         return [CommitOperationAdd(name, file) for name, file in content.items()]
 
-    return hub.commit(repo_id, "space", prepare, f"Report of {n_rows:,} runs", private, dry_run)
+    return hub.commit(repo_id, "space", prepare, f"Report of {format_whole(n_rows)} runs", private, dry_run)
 
 
 def show_in_collection(slug: str | None, repo_id: str, parts: Sequence[Part], private: bool | None) -> str:
@@ -301,14 +306,12 @@ def show_in_collection(slug: str | None, repo_id: str, parts: Sequence[Part], pr
         collection = hub.retried(lambda: _collection(slug, repo_id, private))
         shown = {(item.item_type, item.item_id) for item in collection.items}
         for part in parts:
-            item = (part.repo_id, _ITEM_TYPES[part.kind])
+            item_type = _ITEM_TYPES[part.kind]
+            if (item_type, part.repo_id) in shown:
+                continue
             note = part.note[:_LONGEST_NOTE] or None
-            if item[::-1] not in shown:
-                hub.retried(
-                    lambda item=item, note=note: HfApi().add_collection_item(
-                        collection.slug, *item, note=note, exists_ok=True
-                    )
-                )
+            add = partial(HfApi().add_collection_item, collection.slug, part.repo_id, item_type, note=note)
+            hub.retried(partial(add, exists_ok=True))
         return collection.slug
 
 
@@ -380,9 +383,10 @@ def _score(row: Mapping[str, Any]) -> tuple[float, ...]:
 def describe_run(row: Mapping[str, Any]) -> str:
     """A run in one line."""
     origin = f"from {row['parent']}" if row["parent"] else "from scratch"
-    pretrained = f"pretrained on {row['n_pretrain']:,} of {row['upstream']}" if row["n_pretrain"] else origin
-    tuned = f", fine-tuned on {row['n_finetune']:,} of {row['downstream']}" if row["n_finetune"] else ""
-    error = "" if row["error"] is None else f": error {row['error']:.4f}"
+    n_pretrain, n_finetune = (format_whole(row[name]) for name in ("n_pretrain", "n_finetune"))
+    pretrained = f"pretrained on {n_pretrain} of {row['upstream']}" if row["n_pretrain"] else origin
+    tuned = f", fine-tuned on {n_finetune} of {row['downstream']}" if row["n_finetune"] else ""
+    error = "" if row["error"] is None else f": error {format_value('error', row['error'])}"
     return f"{row['model']} {row['arm']}, {pretrained}{tuned}{error}"
 
 

@@ -1,6 +1,6 @@
-"""A process that speaks to the test Hub and stays: snippets of Python go in, what they print or raise comes back.
+"""A process that uses the test Hub: it runs snippets of Python and returns what they print or raise.
 
-The address of the Hub is read when huggingface_hub is imported, so it takes a process of its own; one for many
+The address of the Hub is read when huggingface_hub is imported, so a process of its own is needed; one for many
 snippets, because importing takes longer than they do.
 """
 
@@ -34,7 +34,7 @@ class Answer:
 
 
 class Client:
-    """The process; its names stay from snippet to snippet."""
+    """The process; variables are kept from snippet to snippet."""
 
     def __init__(self, hub, home: Path, **variables: str):
         """Start it with `variables` on top of `hub.environment(home)`."""
@@ -60,10 +60,10 @@ class Client:
         return self.finish()
 
     def start(self, snippet: str) -> None:
-        """Let a snippet begin; `finish` waits for it."""
+        """Start a snippet; `finish` waits for it."""
         self._process.stdin.write(json.dumps(snippet) + "\n")
         self._process.stdin.flush()
 
     def finish(self) -> Answer:
-        """What the snippet that `start` began came to."""
+        """The result of the snippet that `start` started."""
         return Answer(*json.loads(self._process.stdout.readline()))

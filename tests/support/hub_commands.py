@@ -1,4 +1,4 @@
-"""Programs and commands that speak to the tests' Hub, each in a process of its own, as a user starts them."""
+"""Programs and commands that use the test Hub, each in a process of its own, as a user starts them."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import textwrap
 
 
 def start(hub, folder, code, *argv, **environment):
-    """A Python program in `folder`, its caches in `folder`/hf."""
+    """Start a Python program in `folder`, with its caches in `folder`/hf."""
     settings = hub.environment(folder / "hf") | environment
     program = [sys.executable, "-c", textwrap.dedent(code), *map(str, argv)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -14,7 +14,7 @@ def start(hub, folder, code, *argv, **environment):
 
 
 def run(hub, folder, code, *argv, **environment):
-    """What a program printed; it must end well."""
+    """Run a program that must succeed, and return what it prints."""
     process = start(hub, folder, code, *argv, **environment)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
@@ -22,7 +22,7 @@ def run(hub, folder, code, *argv, **environment):
 
 
 def command(hub, folder, *argv, **environment):
-    """`hf-scaling`: its status, what it printed, what it said."""
+    """Run `hf-scaling`, and return its exit status, stdout and stderr."""
     code = "import sys; from hf_scaling.cli import main; main(sys.argv[1:])"
     process = start(hub, folder, code, *argv, **environment)
     out, err = process.communicate(timeout=300)
@@ -30,7 +30,7 @@ def command(hub, folder, *argv, **environment):
 
 
 def last_line(err):
-    """What a command said at its end: one line, after the library's progress bars."""
+    """The error line of a command, which follows the progress bars of libraries."""
     line = err.splitlines()[-1]
     assert line.startswith("error: ")
     return line

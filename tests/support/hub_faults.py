@@ -1,4 +1,4 @@
-"""What goes wrong on the way to the test Hub (errors, waits, dropped connections), planned or at random; its log."""
+"""Faults between a client and the test Hub (errors, waits, dropped connections), planned or random; a request log."""
 
 import asyncio
 import json
@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-#: The faults at random: what a busy Hub does on a bad day.
+#: The kinds of random faults.
 ANY = ("429", "500", "502", "drop_before", "drop_after")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One request as it was answered, and when it came; status 0 where the connection was dropped."""
+    """One request, its answer, and when it came; status 0 where the connection was dropped."""
 
     method: str
     path: str
@@ -30,14 +30,14 @@ class Asked:
 
 @dataclass
 class Fault:
-    """What to do with a request that matches.
+    """A fault for requests that match.
 
     Attributes:
         kind: A status ("429", "502"); "drop_before" or "drop_after" the request is handled; "slow" before the answer.
         method, path: Which requests: a method or None for any, and a pattern searched for in the path.
         times: How often; None for always.
         seconds: Retry-After of a 429, or how long "slow" takes.
-        message: What the Hub says where it refuses.
+        message: Text of the refusal.
     """
 
     kind: str
@@ -48,7 +48,7 @@ class Fault:
     message: str = "planned by the test"
 
     def takes(self, method: str, path: str) -> bool:
-        """Whether this request is the next victim."""
+        """Whether this request gets the fault."""
         if self.times == 0 or self.method not in (None, method) or not re.search(self.path, path):
             return False
         self.times = None if self.times is None else self.times - 1
@@ -56,7 +56,7 @@ class Fault:
 
 
 class Faults:
-    """An ASGI application around another one: keeps the log and makes things go wrong."""
+    """An ASGI application around another one: logs the requests and injects faults."""
 
     def __init__(self, application, name_user):
         self._application, self._name_user = application, name_user
@@ -70,12 +70,12 @@ class Faults:
         self._random = (random.Random(seed), rate, kinds)
 
     def calm(self) -> None:
-        """Let nothing go wrong any more."""
+        """Remove all faults."""
         with self._lock:
             self.planned, self._random = [], None
 
     async def __call__(self, scope, receive, send):
-        """Answer one request, or not."""
+        """Answer one request, or inject a fault."""
         if scope["type"] != "http":
             return
         # Names with a slash in them arrive quoted and must stay so until they are taken apart.
@@ -138,7 +138,7 @@ def _replay(body: bytes):
 
 
 async def _ignore(message) -> None:
-    """Take an answer that nobody will read."""
+    """Drop an answer."""
 
 
 async def _drop(receive, send) -> int:

@@ -1,4 +1,4 @@
-"""The routes of the test Hub, as huggingface_hub calls them; what they keep is in `hub_storage`."""
+"""The routes of the test Hub, as huggingface_hub calls them; `hub_storage` holds the data."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ _REPO = "/api/{kind:str}/{owner:str}/{name:str}"
 
 @dataclass(frozen=True)
 class User:
-    """Whom a token stands for."""
+    """The account of a token."""
 
     name: str
     may_write: bool = True
@@ -27,10 +27,10 @@ class Routes:
     """Answers requests from a storage.
 
     Attributes:
-        storage: What there is.
-        users: Token -> who it stands for; others are strangers.
-        url: Where the Hub is.
-        page_size: Entries of a folder that are listed at once.
+        storage: Repositories, files and collections.
+        users: Token -> account; requests with no token are anonymous.
+        url: Address of the Hub.
+        page_size: Entries of a folder per page.
     """
 
     def __init__(self, storage: Storage, users: dict[str, User], url: str, page_size: int):
@@ -41,7 +41,7 @@ class Routes:
         return Starlette(routes=self._routes(), exception_handlers={Refused: _refuse, 404: _absent})
 
     def user(self, authorization: str) -> User | None:
-        """Whom an Authorization header stands for."""
+        """The account of an Authorization header."""
         return self.users.get(authorization.removeprefix("Bearer "))
 
     def _routes(self) -> list[Route]:
@@ -78,7 +78,7 @@ class Routes:
             table[f"GET {prefix}/{{owner}}/{{name}}/resolve/{{revision}}/{{path:path}}"] = self._resolve
         return [Route(line.split()[1], handler, methods=[line.split()[0]]) for line, handler in table.items()]
 
-    # Who asks, and for what.
+    # Authorization.
 
     def _asker(self, request: Request, writes: bool = False) -> User | None:
         header = request.headers.get("authorization", "")
@@ -92,7 +92,7 @@ class Routes:
         return user
 
     def _repo(self, request: Request, writes: bool = False) -> Repo:
-        """The repository that the address names, if the asker may see it."""
+        """The repository in the address, if the account may see it."""
         user = self._asker(request)
         path = request.url.path.removeprefix("/api")
         kind = next((kind for kind in KINDS if path.startswith(f"/{kind}/")), "models")
@@ -235,7 +235,7 @@ class Routes:
         return self._page(request, sorted(wanted, key=lambda each: each["path"]))
 
     def _page(self, request: Request, entries: list[dict]) -> Response:
-        """The entries from the cursor on, and in Link where the next ones are."""
+        """The entries from the cursor on, with the address of the next page in Link."""
         first = int(request.query_params.get("cursor", 0))
         last, headers = first + self.page_size, {}
         if last < len(entries):

@@ -1,7 +1,7 @@
-"""A Hub on this machine for the tests: as much of its protocol as the real client libraries speak.
+"""A Hub on this machine for the tests: the part of its protocol that the client libraries use.
 
-It answers as the Hub does (`hub_routes`). Nothing leaves the machine, everything is kept in memory (`hub_storage`),
-requests are logged and can be made to fail (`hub_faults`):
+It answers as the Hub does (`hub_routes`), keeps everything in memory (`hub_storage`), and logs requests, which can be
+made to fail (`hub_faults`):
 
     with HubServer() as hub:
         hub.add("datasets", "someone/numbers", {"train.csv": b"..."})
@@ -22,15 +22,15 @@ from hub_faults import Asked, Fault, Faults
 from hub_routes import Routes, User
 from hub_storage import Repo, Storage
 
-#: The token of the commands that the tests start, unless they say otherwise.
+#: The default token of the commands that the tests start.
 TOKEN = "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"
 
 
 class HubServer:
-    """A Hub on a free port of this machine, from `with HubServer() as hub` to the end of the block."""
+    """A Hub on a free local port, which runs in a `with` block."""
 
     def __init__(self, page_size: int = 1000):
-        """An empty Hub; `page_size` entries of a folder are listed at once."""
+        """Create an empty Hub that lists `page_size` entries of a folder per page."""
         self.storage = Storage()
         self.users: dict[str, User] = {TOKEN: User("someone")}
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -52,33 +52,33 @@ class HubServer:
         self._socket.close()
 
     def add(self, kind: str, id: str, files: Mapping[str, bytes], private: bool = False) -> Repo:
-        """Put files into a repository, made if it is not there; nothing is checked, so it may be hostile."""
+        """Add files to a repository, which is created if needed; nothing is checked, so they may be hostile."""
         return self.storage.add(kind, id, dict(files), private)
 
     def repo(self, kind: str, id: str) -> Repo:
-        """A repository, to look into."""
+        """A repository, for assertions."""
         return self.storage.get(kind, id)
 
     def environment(self, home: Path, token: str | None = TOKEN) -> dict[str, str]:
-        """The variables of a process that speaks to this Hub as `token`; its caches lie in `home`."""
+        """Environment variables of a process that uses this Hub with `token` and has its caches in `home`."""
         ours = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
         ours |= {"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
         ours |= {"HF_TOKEN": token} if token else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
         return {name: value for name, value in os.environ.items() if name != "HF_TOKEN"} | ours
 
     def asked(self, method: str | None = None, path: str = "") -> list[Asked]:
-        """The requests so far, by method and by a pattern searched for in their paths."""
-        return [each for each in self._faults.log if method in (None, each.method) and re.search(path, each.path)]
+        """The requests so far with this method and a path that contains this pattern."""
+        return [entry for entry in self._faults.log if method in (None, entry.method) and re.search(path, entry.path)]
 
     def fail(self, kind: str, **which) -> None:
-        """Plan a fault; see `hub_faults.Fault`."""
+        """Plan a fault, with the attributes of `hub_faults.Fault`."""
         self._faults.planned.append(Fault(kind, **which))
 
     def fail_at_random(self, rate: float, seed: int, **which) -> None:
-        """Let each request fail with probability `rate`; see `hub_faults.Faults.at_random`."""
+        """Let each request fail with probability `rate`."""
         self._faults.at_random(rate, seed, **which)
 
     def calm(self) -> None:
-        """Let nothing go wrong any more, and forget what was asked."""
+        """Remove all faults and clear the request log."""
         self._faults.calm()
         self._faults.log.clear()

@@ -1,4 +1,4 @@
-"""What the test Hub keeps, in memory: repositories with commits, branches and tags; large files; collections."""
+"""The data of the test Hub, in memory: repositories with commits, branches and tags; large files; collections."""
 
 import base64
 import datetime
@@ -41,7 +41,7 @@ class Blob:
 
     @cached_property
     def oid(self) -> str:
-        """The id that git gives the file, or the pointer that stands for it."""
+        """The id that git gives the file, or the pointer to a large one."""
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.content)}\n"
         kept = pointer.encode() if self.lfs else self.content
         return hashlib.sha1(b"blob %d\0" % len(kept) + kept, usedforsecurity=False).hexdigest()
@@ -79,7 +79,7 @@ class Commit:
 
 @dataclass
 class Repo:
-    """A repository: its commits, and the names that point at some of them."""
+    """A repository: its commits, and the branches, tags and pull requests that point at them."""
 
     kind: str
     id: str
@@ -96,7 +96,7 @@ class Repo:
 
     @property
     def files(self) -> dict[str, bytes]:
-        """The files of `main`, as a test looks at them."""
+        """Path -> content of the files of `main`."""
         return {path: blob.content for path, blob in self.head.tree.items()}
 
     def at(self, revision: str) -> Commit:
@@ -115,7 +115,7 @@ class Repo:
         return found[0]
 
     def add(self, tree: dict[str, Blob], title: str, message: str = "", author: str = "", parent=None) -> Commit:
-        """A new commit; no name points at it yet."""
+        """Add a commit that no name points at yet."""
         content = json.dumps([title, message, len(self.commits), {path: blob.oid for path, blob in tree.items()}])
         id = hashlib.sha1(f"{self.kind}/{self.id}{content}".encode(), usedforsecurity=False).hexdigest()
         commit = Commit(id, parent, tree, title, message, author, _now())
@@ -123,7 +123,7 @@ class Repo:
         return commit
 
     def takes_as_lfs(self, path: str, size: int, sample: bytes) -> bool:
-        """Whether a file goes to the large file storage: by .gitattributes, by its size, or because it is binary."""
+        """Whether a file is stored as a large file: by .gitattributes, by its size, or because it is binary."""
         attributes = self.head.tree.get(".gitattributes", Blob(b"")).content.decode()
         patterns = [line.split()[0] for line in attributes.splitlines() if "filter=lfs" in line]
         named = any(fnmatch.fnmatch(path.rpartition("/")[2], pattern) for pattern in patterns)
@@ -148,7 +148,7 @@ class Storage:
         """A new repository with its first commit.
 
         Raises:
-            Refused: It is there already.
+            Refused: It exists.
         """
         if (kind, id) in self.repos:
             raise Refused(409, "You already created this repo", url=f"/{id}")
@@ -157,7 +157,7 @@ class Storage:
         return repo
 
     def add(self, kind: str, id: str, files: dict[str, bytes], private: bool = False) -> Repo:
-        """Put files into a repository, made if it is not there; nothing is checked, so they may be hostile."""
+        """Add files to a repository, which is created if needed; nothing is checked, so they may be hostile."""
         repo = self.repos.get((kind, id)) or self.create(kind, id, private, "static" if kind == "spaces" else None)
         blobs = {path: Blob(content, repo.takes_as_lfs(path, len(content), b"")) for path, content in files.items()}
         repo.branches["main"] = repo.add(repo.head.tree | blobs, "Add files", parent=repo.head)
@@ -167,7 +167,7 @@ class Storage:
         """The repository.
 
         Raises:
-            Refused: It is not there.
+            Refused: It does not exist.
         """
         if (kind, id) not in self.repos:
             raise Refused(404, "Repository not found", "RepoNotFound")
@@ -182,7 +182,7 @@ class Storage:
             The commit and the name that points at it: the branch, or refs/pr/N of a new pull request.
 
         Raises:
-            Refused: The branch has moved on (412), or a line cannot be applied.
+            Refused: The branch has another head (412), or a line cannot be applied.
         """
         header = next(line["value"] for line in lines if line["key"] == "header")
         name, head = revision.removeprefix("refs/heads/"), repo.at(revision)
@@ -227,10 +227,10 @@ class Storage:
             if (known["owner"]["name"], known["title"]) == (owner, title):
                 raise Refused(409, "There is a collection with this title", slug=slug)
         slug = f"{owner}/{'-'.join(title.lower().split())}-{next(self._numbers):024x}"
-        made = {"slug": slug, "title": title, "description": description, "owner": {"name": owner}, "items": []}
-        made |= {"lastUpdated": _now(), "position": 0, "private": private, "theme": "indigo", "upvotes": 0}
-        self.collections[slug] = made
-        return made
+        collection = {"slug": slug, "title": title, "description": description, "owner": {"name": owner}, "items": []}
+        collection |= {"lastUpdated": _now(), "position": 0, "private": private, "theme": "indigo", "upvotes": 0}
+        self.collections[slug] = collection
+        return collection
 
     def add_to_collection(self, slug: str, item: dict, note: str | None) -> dict:
         """A collection with one more item.
@@ -251,7 +251,7 @@ class Storage:
         """The collection, by its slug.
 
         Raises:
-            Refused: It is not there.
+            Refused: It does not exist.
         """
         if slug not in self.collections:
             raise Refused(404, "Collection not found")
@@ -262,7 +262,7 @@ def read_head(text: str) -> dict:
     """The YAML head of a card.
 
     Raises:
-        Refused: It is no YAML, or no mapping.
+        Refused: Not YAML, or not a mapping.
     """
     if not text.startswith("---"):
         return {}
@@ -276,13 +276,13 @@ def read_head(text: str) -> dict:
 
 
 def evaluations(commit: Commit) -> list[dict]:
-    """The entries of .eval_results, as the Hub puts them beside a model."""
+    """The entries of .eval_results, as the Hub lists them with a model."""
     texts = [blob.content for path, blob in commit.tree.items() if re.fullmatch(r"\.eval_results/[^/]+\.yaml", path)]
     return [entry for text in texts for entry in yaml.safe_load(text)]
 
 
 def folders_of(paths) -> list[str]:
-    """Every folder that one of the paths lies in."""
+    """Every folder that contains one of the paths."""
     return sorted({path.rpartition("/")[0] for each in paths for path in _and_above(each)} - {""})
 
 
