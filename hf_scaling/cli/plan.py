@@ -1,13 +1,10 @@
 """`hf-scaling plan`: how to spend a budget."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hf_scaling.cli._arguments import add_pairs, add_planning_arguments, numbers, read_fits, to_json
 from hf_scaling.errors import InputError
-
-if TYPE_CHECKING:
-    from hf_scaling.planning import Plan
 
 HELP = "Find the model size, n_pretrain, n_finetune and arm with the best prediction for a budget."
 EXAMPLE = "hf-scaling plan studies/demo --budget 500 --cost label=0.5 --cost hour=2"
@@ -43,7 +40,14 @@ def run(arguments: argparse.Namespace) -> None:
         flops_per_second=arguments.flops_per_second,
         table=arguments.runs,
     )
-    print(to_json(_content(result)) if arguments.json else result.summary())
+    if not arguments.json:
+        print(result.summary())
+        return
+    names = ("allocation", "predicted", "intervals", "regret", "verdict", "cost", "gap", "notes")
+    content: dict[str, Any] = {name: getattr(result, name) for name in (*names, "budget", "costs", "target", "level")}
+    for name in ("frontier", "marginal", "arms"):
+        content[name] = getattr(result, name).to_dict("records")
+    print(to_json(content))
 
 
 def _model_sizes(given: str | None) -> list[float] | str | None:
@@ -53,9 +57,3 @@ def _model_sizes(given: str | None) -> list[float] | str | None:
         return [float(text) for text in given.split(",") if text.strip()]
     except ValueError:
         raise InputError(f"--n-params {given}: give numbers with commas between them, or any") from None
-
-
-def _content(result: "Plan") -> dict[str, Any]:
-    names = ("allocation", "predicted", "intervals", "regret", "verdict", "cost", "gap", "notes")
-    content = {name: getattr(result, name) for name in (*names, "budget", "costs", "target", "level")}
-    return content | {name: getattr(result, name).to_dict("records") for name in ("frontier", "marginal", "arms")}

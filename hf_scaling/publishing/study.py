@@ -121,24 +121,19 @@ def push_study(
     if on_outcome:
         on_outcome(outcomes[0], 1, len(parts) + 1)
     for part in parts:
-        if failures >= _MOST_FAILURES:
-            outcome = Outcome(part.kind, part.repo_id, error="not tried, since the parts before it did not arrive")
-        else:
-            outcome = _push(part)
-        failures = failures + 1 if outcome.error else 0
-        if not outcome.error:
+        try:
+            if failures >= _MOST_FAILURES:
+                raise PushError("not tried, since the parts before it did not arrive")
+            outcome = Outcome(part.kind, part.repo_id, part.push())
             arrived.append(part)
+            failures = 0
+        except (InputError, PushError) as error:
+            outcome = Outcome(part.kind, part.repo_id, error=str(error))
+            failures += 1
         outcomes.append(outcome)
         if on_outcome:
             on_outcome(outcome, len(outcomes), len(parts) + 1)
     return outcomes
-
-
-def _push(part: Part) -> Outcome:
-    try:
-        return Outcome(part.kind, part.repo_id, part.push())
-    except (InputError, PushError) as error:
-        return Outcome(part.kind, part.repo_id, error=str(error))
 
 
 class _Study:
@@ -155,7 +150,10 @@ class _Study:
 
     def update_report(self) -> None:
         """Write report and laws where they are missing or older than the results; in a dry run only note that."""
-        if not _is_outdated(self.folder):
+        report = self.folder / REPORT
+        newest = max((file.stat().st_mtime for file in (self.folder / "results").glob("*.parquet")), default=0.0)
+        has_laws = any(self.folder.glob("laws/*/law.json"))
+        if has_laws and report.is_file() and report.stat().st_mtime >= newest:
             return
         if self.dry_run:
             self.no_report = "would be written from the results first, with its laws"
@@ -171,9 +169,8 @@ class _Study:
         grid = self.folder / "grid.yaml"
         beside = {"grid.yaml": grid.read_bytes()} if grid.is_file() else {}
 
-        def push() -> Written:
-            return self.table.push_to_hub(self.repo_id, self.private, dry_run=self.dry_run, beside=beside)
-
+        options = {"private": self.private, "dry_run": self.dry_run, "beside": beside}
+        push = partial(self.table.push_to_hub, self.repo_id, **options)
         return Part("results", "", self.repo_id, push, f"{format_whole(len(self.table))} runs, one row each")
 
     def parts(self) -> Iterator[Part]:
@@ -182,14 +179,18 @@ class _Study:
         places = {row["run_id"]: f"{self.repo_id}-{row['run_id']}" for row in rows}
         for row in rows:
             run_id = row["run_id"]
-            yield Part("model", run_id, places[run_id], self._model_push(run_id, places), describe_run(row))
+            folder, repo_id = self.folder / "runs" / run_id, places[run_id]
+            push = partial(push_checkpoint, folder, repo_id, self.private, self.dry_run, places)
+            yield Part("model", run_id, repo_id, push, describe_run(row))
         for path in sorted(self.folder.glob("laws/*/law.json")):
             law = _checked(path.parent.name, "name of a law's folder")
             repo_id = f"{self.repo_id}-{law}"
-            yield Part("law", law, repo_id, self._law_push(path.parent, repo_id), "a law fitted to the results")
+            yield Part(
+                "law", law, repo_id, partial(self._push_law, path.parent, repo_id), "a law fitted to the results"
+            )
         repo_id = f"{self.repo_id}-report"
         note = "figures, laws and answers on one page"
-        yield Part("report", "", repo_id, lambda: self._push_report(repo_id), note)
+        yield Part("report", "", repo_id, partial(self._push_report, repo_id), note)
 
     def show(self, parts: Sequence[Part]) -> Written:
         """List the parts that arrived in study.json, and show them in a collection."""
@@ -222,18 +223,11 @@ class _Study:
             rows, key=lambda row: (row["stage"] == "finetune", row["arm"] == "distilled", row["n_params"] or 0)
         )
 
-    def _model_push(self, run_id: str, places: Mapping[str, str]) -> Callable[[], Written]:
-        folder = self.folder / "runs" / run_id
-        return lambda: push_checkpoint(folder, places[run_id], self.private, self.dry_run, places)
-
-    def _law_push(self, folder: Path, repo_id: str) -> Callable[[], Written]:
+    def _push_law(self, folder: Path, repo_id: str) -> Written:
         from hf_scaling.fitting import LawFit
 
-        def push() -> Written:
-            law = LawFit.from_pretrained(folder)
-            return law.push_to_hub(repo_id, private=self.private, dry_run=self.dry_run, dataset=self.repo_id)
-
-        return push
+        law = LawFit.from_pretrained(folder)
+        return law.push_to_hub(repo_id, private=self.private, dry_run=self.dry_run, dataset=self.repo_id)
 
     def _push_report(self, repo_id: str) -> Written:
         if self.no_report and self.dry_run:
@@ -335,13 +329,6 @@ def _collection(slug: str | None, repo_id: str, private: bool | None) -> "Collec
         private=bool(private),
         exists_ok=True,
     )
-
-
-def _is_outdated(folder: Path) -> bool:
-    """Whether a study has no report, no law, or rows that are newer than its report."""
-    report = folder / REPORT
-    newest = max((file.stat().st_mtime for file in (folder / "results").glob("*.parquet")), default=0.0)
-    return not report.is_file() or report.stat().st_mtime < newest or not any(folder.glob("laws/*/law.json"))
 
 
 def _write_report(folder: Path) -> None:

@@ -98,22 +98,19 @@ class _Merge:
         card = base.read(_CARD).decode("utf-8", "replace") if _CARD in base.files else ""
         places = _places(card, base.files, self.repo_id)
         old_names = places.get(self.config_name, [])
-        tables = [self._read_there(base, name) for name in old_names]
+        tables = [read_bytes(base.read(name), name) for name in old_names]
+        for name, table in zip(old_names, tables):
+            if not has_results_columns(table.column_names):
+                raise InputError(
+                    f"{self.repo_id}: {name} is not a results table, its columns are {', '.join(table.column_names)}: "
+                    f"push to another repository, or under another config_name"
+                )
         merged = drop_repeats(concatenate([*tables, self.table]), f"{self.repo_id} and the rows pushed")
         content = self._content(base, places, merged, card)
         return [
             *(CommitOperationAdd(name, file) for name, file in content.items()),
             *(CommitOperationDelete(name) for name in old_names if name not in content),
         ]
-
-    def _read_there(self, base: "hub.RemoteFolder", name: str) -> "pyarrow.Table":
-        table = read_bytes(base.read(name), name)
-        if not has_results_columns(table.column_names):
-            raise InputError(
-                f"{self.repo_id}: {name} is not a results table, its columns are {', '.join(table.column_names)}: "
-                f"push to another repository, or under another config_name"
-            )
-        return table
 
     def _content(
         self, base: "hub.RemoteFolder", places: Mapping[str, list[str]], merged: "pyarrow.Table", card: str
