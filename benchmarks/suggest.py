@@ -46,7 +46,7 @@ NOISE, REPEATS, DRAWS = 0.02, 3, 400
 
 def grid(axes) -> pd.DataFrame:
     grids = np.meshgrid(*axes.values(), indexing="ij")
-    return pd.DataFrame({name: each.ravel() for name, each in zip(axes, grids)})
+    return pd.DataFrame({name: levels.ravel() for name, levels in zip(axes, grids)})
 
 
 def steps(levels: np.ndarray) -> np.ndarray:

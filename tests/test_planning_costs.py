@@ -50,8 +50,8 @@ def test_epochs_override_the_table(plain):
     planned = hs.plan(plain, 1000, COSTS, epochs=1)
     assert planned.cost["pretrain_compute"] == pytest.approx(1e-10 * 6e5 * planned.allocation["n_pretrain"], rel=1e-9)
     assert "passes_not_measured" in [n["code"] for n in planned.notes]
-    asked = hs.plan(plain, 1000, COSTS, epochs=10)
-    assert "passes_not_measured" not in [n["code"] for n in asked.notes]
+    same = hs.plan(plain, 1000, COSTS, epochs=10)
+    assert "passes_not_measured" not in [n["code"] for n in same.notes]
 
 
 def test_an_hour_is_converted_by_the_pace_of_the_table_or_the_one_given(plain):

@@ -78,8 +78,8 @@ def test_the_runs_of_the_grid_that_the_table_lacks_are_the_suggested_ones(study,
     table = ResultsTable.load(study)
     rows = of(table, model="vit-50k")
     fit = hs.fit_law(rows, "transfer_gap", arm="plain", downstream="digits", bootstrap=200)
-    asked = {"budget": 2e9, "quantity": "G", "at_most": {"n_pretrain": 640}}
-    runs = hs.suggest_runs(fit, table=rows, grid=study / "grid.yaml", **asked)
+    arguments = {"budget": 2e9, "quantity": "G", "at_most": {"n_pretrain": 640}}
+    runs = hs.suggest_runs(fit, table=rows, grid=study / "grid.yaml", **arguments)
     runs.to_grid(tmp_path / "next.yaml")
     following = Grid.load(tmp_path / "next.yaml")
     fine, first = suggested_places(runs), {place[:4] for place in suggested_places(runs)}
@@ -184,8 +184,8 @@ def run(*argv):
 
 def test_the_command_prints_and_writes_by_the_grid_of_the_study(study, tmp_path, capsys):
     out = tmp_path / "next.yaml"
-    asked = ["suggest", study, "--budget", "1e13", "--quantity", "boundary", "--bootstrap", "200"]
-    assert run(*asked, "--at", "n_params=56522", "--out", out, "--json") == 0
+    arguments = ["suggest", study, "--budget", "1e13", "--quantity", "boundary", "--bootstrap", "200"]
+    assert run(*arguments, "--at", "n_params=56522", "--out", out, "--json") == 0
     captured = capsys.readouterr()
     content = json.loads(captured.out)
     assert {"quantity", "before", "after", "runs", "cost", "budget", "notes"} <= set(content)
@@ -193,7 +193,7 @@ def test_the_command_prints_and_writes_by_the_grid_of_the_study(study, tmp_path,
     assert {"n_pretrain", "model", "seed", "arm", "cost", "gain", "low", "high"} <= set(content["runs"][0])
     assert str(out) in captured.err
     assert len(Grid.load(out)) >= len(content["runs"])
-    assert run(*asked) == 0
+    assert run(*arguments) == 0
     assert "boundary" in capsys.readouterr().out
 
 
