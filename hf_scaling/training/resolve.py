@@ -184,14 +184,7 @@ def resolve(
     if teacher is not None:
         fields = dataclasses.replace(fields, teacher=teacher.fields.model)
     _check_selection(fields, args)
-    if isinstance(fields, PretrainFields):
-        _check_architecture(task, fields.model)
-        inputs = task.inputs(fields)
-    elif parent is not None:
-        inputs = task.inputs(fields, parent.inputs)
-    else:
-        parent = _find_checkpoint(task, fields, cache)
-        inputs = cache.checkpoint_inputs(task, parent, fields)
+    inputs, parent = _find_inputs(task, fields, parent, cache)
     sized = _size_data(task, fields, args, inputs, cache)
     counted = cache.count(task, fields, sized.source, inputs, _start_of(fields, parent))
     if isinstance(fields, PretrainFields):
@@ -265,16 +258,22 @@ def _check_selection(fields: RunFields, args: DistillationArguments) -> None:
         )
 
 
-def _check_architecture(task: Task, name: str) -> None:
-    """Say how a folder is written; other unknown names are refused where the model is built."""
-    if not task.is_architecture(name) and Path(name).exists():
-        raise InputError(f"model {name}: this is a folder, not an architecture; as a trained teacher write ./{name}")
-
-
-def _find_checkpoint(task: Task, fields: FinetuneFields, cache: ProcessCache) -> Checkpoint:
+def _find_inputs(
+    task: Task, fields: RunFields, parent: ResolvedRun | None, cache: ProcessCache
+) -> tuple[Inputs, ResolvedRun | Checkpoint | None]:
+    """The inputs of the model, and the checkpoint that it starts from where that is given by its fields."""
+    if isinstance(fields, PretrainFields):
+        if not task.is_architecture(fields.model) and Path(fields.model).exists():
+            raise InputError(
+                f"model {fields.model}: a folder is not an architecture; for a trained teacher write ./{fields.model}"
+            )
+        return task.inputs(fields), parent
+    if parent is not None:
+        return task.inputs(fields, parent.inputs), parent
     if fields.checkpoint is None:
         raise InputError("checkpoint: give --checkpoint, the run folder or Hub id of the model to fine-tune")
-    return cache.checkpoint(fields.checkpoint, task)
+    checkpoint = cache.checkpoint(fields.checkpoint, task)
+    return cache.checkpoint_inputs(task, checkpoint, fields), checkpoint
 
 
 def _find_teacher(
