@@ -2,10 +2,10 @@
 
     python benchmarks/runner_kills.py --kills 20
 
-A grid of 24 tiny runs is made once undisturbed. Then it is made again while the runner, or one of its workers, is
-killed at random moments, and at the end by two runners at once; a study that ends before the last kill is followed by
-another. Printed: what was killed, and whether each table equals the undisturbed one row by row (in all columns but
-seconds, device, versions, created_at), none missing, none twice. Exit status 1 where they do not.
+A grid of 24 tiny runs is trained once undisturbed. Then it is trained again while the runner, or one of its workers,
+is killed at random moments, and at the end by two runners at once; a study that ends before the last kill is followed
+by another. Printed: what was killed, and whether each table equals the undisturbed one row by row (in all columns but
+seconds, device, versions, created_at), none missing, none duplicated. Exit status 1 where they differ.
 """
 
 import argparse
@@ -63,13 +63,12 @@ def main() -> int:
 
 def start(grid: Path, out: Path) -> subprocess.Popen:
     """A runner with two workers."""
-    code = "from hf_scaling.cli import main; main()"
-    command = [sys.executable, "-c", code, "run", str(grid), "--out", str(out), "--workers", "2"]
+    command = [sys.executable, "-m", "hf_scaling", "run", str(grid), "--out", str(out), "--workers", "2"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def disturb(grid: Path, out: Path, left: int, draw: random.Random, duration: float) -> int:
-    """Make the study under up to `left` kills, then finish it with two runners at once; give the kills still left."""
+    """Train the study under up to `left` kills, then finish it with two runners; returns the kills still left."""
     runner = start(grid, out)
     while left:
         rows = len(list(out.glob("results/*.parquet")))
@@ -84,20 +83,20 @@ def disturb(grid: Path, out: Path, left: int, draw: random.Random, duration: flo
         try:
             victim = kill(runner, draw)
         except psutil.NoSuchProcess:
-            continue  # it ended by itself just now
+            continue  # it has just ended by itself
         left -= 1
         print(f"{left} kills left: {victim}, {len(list(out.glob('results/*.parquet')))} rows", flush=True)
         # Without the child that resolves the grid the runner ends too.
         time.sleep(0.5)
         if runner.poll() is not None:
             runner = start(grid, out)
-    others = [runner, start(grid, out)]
-    assert [each.wait() for each in others] == [0, 0]
+    runners = [runner, start(grid, out)]
+    assert [process.wait() for process in runners] == [0, 0]
     return left
 
 
 def kill(runner: subprocess.Popen, draw: random.Random) -> str:
-    """Kill the runner or one of its children; say which."""
+    """Kill the runner or one of its children; returns which."""
     process = psutil.Process(runner.pid)
     children = process.children() if draw.random() < 0.5 else []
     victim = draw.choice(children) if children else process
@@ -107,19 +106,21 @@ def kill(runner: subprocess.Popen, draw: random.Random) -> str:
 
 
 def wait_for_row(out: Path, rows: int, runner: subprocess.Popen) -> None:
-    """Until the study has one row more, or its runner has ended."""
+    """Wait until the study has one row more, or its runner has ended."""
     while runner.poll() is None and len(list(out.glob("results/*.parquet"))) <= rows:
         time.sleep(0.01)
 
 
 def compare(undisturbed: Path, killed: Path) -> int:
     """Print whether the two studies are the same; 0 if so."""
-    one, other = ({row["run_id"]: row for row in ResultsTable.load(each).rows()} for each in (undisturbed, killed))
+    one, other = ({row["run_id"]: row for row in ResultsTable.load(path).rows()} for path in (undisturbed, killed))
     different = [run_id for run_id in one if run_id not in other or not same_values(one[run_id], other[run_id])]
     extra = sorted(set(other) - set(one))
-    left = sorted(str(each.relative_to(killed)) for each in killed.glob("runs/*/checkpoints"))
+    left = sorted(str(path.relative_to(killed)) for path in killed.glob("runs/*/checkpoints"))
     files = len(list(killed.glob("results/*.parquet")))
-    print(f"{len(one)} rows, {files} files; different or missing: {different}; too many: {extra}; left over: {left}")
+    print(
+        f"{len(one)} rows, {files} files; different or missing: {different}; unexpected: {extra}; left behind: {left}"
+    )
     return int(bool(different or extra or left or files != len(one)))
 
 

@@ -1,6 +1,6 @@
-"""A grid to a full results table, on this machine or on Ray.
+"""From a grid to a complete results table, on this machine or on Ray.
 
-The runner itself loads no torch: runs are resolved and made in processes of their own.
+The runner itself loads no torch: runs are planned and trained in other processes.
 """
 
 from hf_scaling.runner.loop import run_grid

@@ -19,13 +19,12 @@ CONTENT = {
 
 
 def write_grid(path, **changes):
-    """Write the grid with some of its keys changed; gives the path."""
+    """Write the grid with some of its keys changed; returns the path."""
     path.write_text(yaml.safe_dump({**CONTENT, **changes}, sort_keys=False))
     return path
 
 
 def command(*argv, **options):
     """`hf-scaling` as a process."""
-    code = f"from hf_scaling.cli import main; main({list(map(str, argv))!r})"
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": os.environ} | options
-    return subprocess.Popen([sys.executable, "-c", code], **options)
+    return subprocess.Popen([sys.executable, "-m", "hf_scaling", *map(str, argv)], **options)

@@ -1,9 +1,9 @@
-"""Run a recipe once undisturbed and once killed (SIGKILL) at given moments, each time started again.
+"""Run a recipe once undisturbed, and once killed (SIGKILL) at given moments and started again after each.
 
 python tests/support/kills.py pretrain|finetune FOLDER MOMENTS ARGUMENT...
 
-MOMENTS are shares of the undisturbed run's time, separated by commas, or `save` for the moment a checkpoint's folder
-appears. The libraries are imported once and each run is forked off, which is what makes this quick.
+MOMENTS are shares of the undisturbed run's time, separated by commas, or `save`: when the folder of a checkpoint
+appears. To save time the libraries are imported once, and each run is forked.
 """
 
 import os
@@ -28,7 +28,7 @@ def main() -> None:
         child = _start(kind, killed)
         _wait_for_checkpoint(folder / "killed") if moment == "save" else time.sleep(float(moment) * duration)
         os.kill(child, signal.SIGKILL)
-        # A run that was faster than the moment has ended well: then there was nothing to kill.
+        # A run that was faster than the moment has ended by itself.
         print(f"killed at {moment}: {_wait(child) == -signal.SIGKILL}", flush=True)
     assert _wait(_start(kind, killed)) == 0
 

@@ -1,6 +1,6 @@
-"""A task of the tests' own, found as `simulated_task:Simulated`: its loss follows a transfer_gap law, noise and all.
+"""A task for tests, `simulated_task:Simulated`: its loss follows a transfer_gap law with noise.
 
-Everything but the evaluation is real: sources, subsets, a language model of a few hundred weights, the Trainer.
+Everything but the evaluation is real: sources, subsets, a language model of a few hundred parameters, the Trainer.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ def law(n_pretrain, n_finetune):
 
 
 class Simulated(CausalLM):
-    """A causal language model that scores what the law says, whatever it has learned."""
+    """A causal language model whose loss is the law's, whatever it has learned."""
 
     name = "simulated_task:Simulated"
 
@@ -55,7 +55,7 @@ def _model(n_tokens, context):
             intermediate_size=4,
             max_position_embeddings=context,
             use_cache=False,
-            # One head of four has one pair of places to turn.
+            # A head of four dimensions has one pair to rotate.
             rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0},
         )
     )
