@@ -69,7 +69,7 @@ class Grid:
             InputError: Unknown keys (the nearest known key is named), empty lists, values of the wrong kind, or
                 overrides that match no run. Fields of the recipes and sizes beyond the source are checked by `plan`.
         """
-        return cls(name, dict(content), _expand(check(content)))
+        return cls(name, dict(content), _Expansion(check(content)).expand())
 
     def plan(self, fill: bool = False, guess: bool = False) -> tuple[PlannedRun, ...]:
         """Resolve the ids and costs of its runs, each once and after the runs it depends on.
@@ -117,22 +117,6 @@ def _replace(content: dict[str, Any], setting: str) -> None:
     place[last] = value
 
 
-def _expand(content: Mapping[str, Any]) -> tuple[WrittenRun, ...]:
-    """Every run of a checked content once, each after the runs it depends on.
-
-    Raises:
-        InputError: An override that matches no run, or no run at all.
-    """
-    expansion = _Expansion(content)
-    runs = {run.key: run for run in _after_needs(expansion.runs())}
-    for position, (override, used) in enumerate(zip(content["overrides"], expansion.used), start=1):
-        if not used:
-            raise InputError(f"overrides: number {position} matches no run: where {override['where']}")
-    if not runs:
-        raise InputError("overrides: skip leaves no run")
-    return tuple(runs.values())
-
-
 def _after_needs(runs: Iterable[WrittenRun]) -> Iterator[WrittenRun]:
     for run in runs:
         yield from _after_needs(run.needs)
@@ -148,18 +132,32 @@ class _Expansion:
         self._task = {"task": content["task"]} if "task" in content else {}
         self.used = [False] * len(content["overrides"])
 
+    def expand(self) -> tuple[WrittenRun, ...]:
+        """Every run once, each after the runs it depends on.
+
+        Raises:
+            InputError: An override that matches no run, or no run at all.
+        """
+        runs = {run.key: run for run in _after_needs(self.runs())}
+        for position, (override, used) in enumerate(zip(self.content["overrides"], self.used), start=1):
+            if not used:
+                raise InputError(f"overrides: number {position} matches no run: where {override['where']}")
+        if not runs:
+            raise InputError("overrides: skip leaves no run")
+        return tuple(runs.values())
+
     def runs(self) -> Iterator[WrittenRun]:
         """The runs, fine-tuning after the pretraining that it starts from."""
-        for parent, point, checkpoint in self._upstream():
+        for parent, point, checkpoint in self.upstream():
             if parent is not None:
                 yield parent
             for downstream in self.content["downstream"]:
                 for n_finetune in downstream["n_finetune"]:
-                    run = self._finetune(parent, point, checkpoint, downstream, n_finetune)
+                    run = self.finetune(parent, point, checkpoint, downstream, n_finetune)
                     if run is not None:
                         yield run
 
-    def _upstream(self) -> Iterator[tuple[WrittenRun | None, dict[str, Any], dict[str, Any]]]:
+    def upstream(self) -> Iterator[tuple[WrittenRun | None, dict[str, Any], dict[str, Any]]]:
         """The run to fine-tune (None: a checkpoint is given), its point on the axes, the fields of the checkpoint."""
         for given in self.content.get("checkpoints", ()):
             for seed in self.content["seeds"]:
@@ -168,12 +166,13 @@ class _Expansion:
             for arm in self.content["arms"]:
                 for n_pretrain in self.content["n_pretrain"]:
                     for seed in self.content["seeds"]:
-                        run = self._pretrain(model, arm, n_pretrain, seed)
+                        run = self.pretrain(model, arm, n_pretrain, seed)
                         if run is not None:
                             yield run, _point(model, arm, n_pretrain, seed), {}
 
-    def _pretrain(self, model: str, arm: Mapping[str, Any], n_pretrain: int | None, seed: int) -> WrittenRun | None:
-        changes = self._changes(_point(model, arm, n_pretrain, seed), "pretrain")
+    def pretrain(self, model: str, arm: Mapping[str, Any], n_pretrain: int | None, seed: int) -> WrittenRun | None:
+        """A pretraining run; None where an override skips it."""
+        changes = self.changes(_point(model, arm, n_pretrain, seed), "pretrain")
         if changes.get("skip"):
             return None
         own = {"model": model, "n_pretrain": n_pretrain, "seed": seed}
@@ -183,7 +182,7 @@ class _Expansion:
         if self.content.get("schedule") == LADDER:
             rungs = sorted(size for size in self.content["n_pretrain"] if size < n_pretrain)
             fields = {"decay": _DECAY, **fields, "rungs": rungs}
-            previous = self._pretrain(model, arm, rungs[-1], seed) if rungs else None
+            previous = self.pretrain(model, arm, rungs[-1], seed) if rungs else None
             if rungs and previous is None:
                 raise InputError(f"overrides: skip removes n_pretrain {rungs[-1]}, which a larger rung resumes from")
         teacher = None
@@ -191,17 +190,17 @@ class _Expansion:
         if arm and "/" in arm["teacher"]:
             fields["teacher"] = arm["teacher"]
         elif arm:
-            teacher = self._teacher(arm["teacher"], n_pretrain, seed)
+            teacher = self.teacher(arm["teacher"], n_pretrain, seed)
         return WrittenRun("pretrain", fields | changes["fields"], teacher, previous, changes.get("processes", 1))
 
-    def _teacher(self, model: str, n_pretrain: int | None, seed: int) -> WrittenRun:
+    def teacher(self, model: str, n_pretrain: int | None, seed: int) -> WrittenRun:
         """The plain run of the teacher's family on the same images; `skip` does not remove it."""
         own = {"model": model, "n_pretrain": n_pretrain, "seed": seed}
-        changes = self._changes(_point(model, {}, n_pretrain, seed), "pretrain")
+        changes = self.changes(_point(model, {}, n_pretrain, seed), "pretrain")
         fields = {**self._task, **self.content["pretrain"], **own, **changes["fields"]}
         return WrittenRun("pretrain", fields, processes=changes.get("processes", 1))
 
-    def _finetune(
+    def finetune(
         self,
         parent: WrittenRun | None,
         point: Mapping[str, Any],
@@ -209,14 +208,15 @@ class _Expansion:
         downstream: Mapping[str, Any],
         n_finetune: int | None,
     ) -> WrittenRun | None:
-        changes = self._changes({**point, "downstream": downstream["source"], "n_finetune": n_finetune}, "finetune")
+        """A fine-tuning run; None where an override skips it."""
+        changes = self.changes({**point, "downstream": downstream["source"], "n_finetune": n_finetune}, "finetune")
         if changes.get("skip"):
             return None
         own = {**checkpoint, "n_finetune": n_finetune, "seed": point["seed"]}
         fields = {**self._task, **self.content["finetune"], **downstream, **own, **changes["fields"]}
         return WrittenRun("finetune", fields, parent=parent, processes=changes.get("processes", 1))
 
-    def _changes(self, point: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    def changes(self, point: Mapping[str, Any], stage: str) -> dict[str, Any]:
         """What the overrides that match `point` set, the later ones winning; `fields` are those of the stage."""
         changes: dict[str, Any] = {"fields": {}}
         for position, override in enumerate(self.content["overrides"]):

@@ -1,4 +1,8 @@
-"""The keys of a grid's YAML: each is read and checked before anything heavy is imported."""
+"""The keys of a grid's YAML, read and checked before anything heavy is imported.
+
+Each key has a reader: a function of the key's name and its value that returns the value in the form in which the grid
+holds it, or raises an InputError that begins with the name.
+"""
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
@@ -75,7 +79,11 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
         if name not in content:
             raise InputError(f"{name}: missing")
     if content.get("schedule") == LADDER:
-        _check_ladder(content)
+        if None in content["n_pretrain"]:
+            raise InputError("n_pretrain: the rungs of a ladder are numbers: write a number instead of all")
+        for teacher in (arm["teacher"] for arm in content.get("arms", ()) if arm):
+            if "/" not in teacher:
+                raise InputError(f"arms: a ladder needs a trained teacher, a folder or Hub id, which {teacher} is not")
     content = copy.deepcopy(_DEFAULTS) | content
     if not content["downstream"] and ("n_finetune" in content or content["finetune"]):
         raise InputError("downstream: missing: name the sets to fine-tune on")
@@ -86,23 +94,13 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-def _check_ladder(content: Mapping[str, Any]) -> None:
-    if None in content.get("n_pretrain", ()):
-        raise InputError("n_pretrain: the rungs of a ladder are numbers: write a number instead of all")
-    for arm in content.get("arms", ()):
-        if arm and "/" not in arm["teacher"]:
-            raise InputError(
-                f"arms: the rungs of a ladder share a trained teacher: {arm['teacher']} is not a folder or Hub id"
-            )
-
-
 def _check_keys(values: Mapping[str, Any], known: Iterable[str], what: str) -> None:
     for name in values:
         if name not in known:
             raise InputError(f"unknown key {name!r} in {what}{did_you_mean(name, known) or f': use {listing(known)}'}")
 
 
-def _list_of(read: Callable[[str, Any], Any]) -> Callable[[str, Any], list[Any]]:
+def list_of(read: Callable[[str, Any], Any]) -> Callable[[str, Any], list[Any]]:
     """A reader of a list without duplicates, not empty; a single value is a list of one."""
 
     def read_list(name: str, value: Any) -> list[Any]:
@@ -117,31 +115,31 @@ def _list_of(read: Callable[[str, Any], Any]) -> Callable[[str, Any], list[Any]]
     return read_list
 
 
-def _text(name: str, value: Any) -> str:
+def read_text(name: str, value: Any) -> str:
+    """A text that is not empty."""
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{name}: {value!r} is not a name")
     return value.strip()
 
 
-def _size(name: str, value: Any) -> int | None:
+def read_size(name: str, value: Any) -> int | None:
     """A number of images or tokens, 1 or more; None for `all`."""
     if value == _ALL:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        hint = (
-            "; the checkpoint before fine-tuning has a row of its own" if value == 0 and name == "n_finetune" else ""
-        )
+        hint = "; the checkpoint itself has a row of its own" if value == 0 and name == "n_finetune" else ""
         raise InputError(f"{name}: {value!r} is not a number of images or tokens (1 or more, or all){hint}")
     return value
 
 
-def _integer(name: str, value: Any, least: int) -> int:
+def read_integer(name: str, value: Any, least: int) -> int:
+    """An integer, `least` or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name}: {value!r} must be an integer, {least} or more")
     return value
 
 
-def _fields(name: str, value: Any) -> dict[str, Any]:
+def read_fields(name: str, value: Any) -> dict[str, Any]:
     """Fields of the recipe `name`; unknown ones are refused where torch is loaded, when the grid is resolved."""
     if not isinstance(value, Mapping):
         raise InputError(f"{name}: must hold fields of recipes/{name}.py, one `field: value` per line")
@@ -153,41 +151,43 @@ def _fields(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _arm(name: str, value: Any) -> dict[str, Any]:
+def read_arm(name: str, value: Any) -> dict[str, Any]:
     """{} for plain, else the teacher and the distillation fields of its students."""
     if value == PLAIN:
         return {}
     if not isinstance(value, Mapping) or "teacher" not in value:
         raise InputError(f"{name}: {value!r}: write plain, or a teacher: {{teacher: vit-30k, alpha: 0.5}}")
     options = {field: item for field, item in value.items() if field != "teacher"}
-    return {"teacher": _text("teacher", value["teacher"]), **_fields("pretrain", options)}
+    return {"teacher": read_text("teacher", value["teacher"]), **read_fields("pretrain", options)}
 
 
-def _checkpoint(name: str, value: Any) -> list[dict[str, Any]]:
+def read_checkpoint(name: str, value: Any) -> list[dict[str, Any]]:
     """One checkpoint, or one for each of its `steps`."""
     if not isinstance(value, Mapping) or "checkpoint" not in value:
         raise InputError(f"{name}: {value!r}: write {{checkpoint: FOLDER_OR_HUB_ID[@REVISION], n_pretrain: N}}")
     _check_keys(value, ("checkpoint", "n_pretrain", "steps", "tokens_per_step"), name)
-    where = _text("checkpoint", value["checkpoint"])
+    where = read_text("checkpoint", value["checkpoint"])
     if "steps" not in value:
-        sizes = {"n_pretrain": _integer("n_pretrain", value["n_pretrain"], 1)} if "n_pretrain" in value else {}
+        sizes = {"n_pretrain": read_integer("n_pretrain", value["n_pretrain"], 1)} if "n_pretrain" in value else {}
         return [{"checkpoint": where, **sizes}]
     if "{step}" not in where or "tokens_per_step" not in value or "n_pretrain" in value:
         raise InputError(
             f"{name}: {where}: steps need {{step}} in the checkpoint's name (@step{{step}}) and tokens_per_step, "
             f"and no n_pretrain"
         )
-    steps = _list_of(lambda key, item: _integer(key, item, 1))("steps", value["steps"])
-    per_step = _integer("tokens_per_step", value["tokens_per_step"], 1)
+    steps = list_of(lambda key, item: read_integer(key, item, 1))("steps", value["steps"])
+    per_step = read_integer("tokens_per_step", value["tokens_per_step"], 1)
     return [{"checkpoint": where.replace("{step}", str(step)), "n_pretrain": step * per_step} for step in steps]
 
 
-def _checkpoints(name: str, value: Any) -> list[dict[str, Any]]:
-    checkpoints = [checkpoint for given in _list_of(_checkpoint)(name, value) for checkpoint in given]
-    return _list_of(lambda _, checkpoint: checkpoint)(name, checkpoints)
+def read_checkpoints(name: str, value: Any) -> list[dict[str, Any]]:
+    """The checkpoints of a list, without duplicates."""
+    checkpoints = [checkpoint for given in list_of(read_checkpoint)(name, value) for checkpoint in given]
+    return list_of(lambda _, checkpoint: checkpoint)(name, checkpoints)
 
 
-def _schedule(name: str, value: Any) -> str:
+def read_schedule(name: str, value: Any) -> str:
+    """`separate` or `ladder`."""
     if value not in (SEPARATE, LADDER):
         raise InputError(
             f"{name}: {value!r}: write {SEPARATE} (a run per n_pretrain) or {LADDER} (branches of one run)"
@@ -195,17 +195,19 @@ def _schedule(name: str, value: Any) -> str:
     return str(value)
 
 
-def _downstream(name: str, value: Any) -> dict[str, Any]:
+def read_downstream(name: str, value: Any) -> dict[str, Any]:
+    """A source to fine-tune on, with its own sizes and fields where they are given."""
     if isinstance(value, str):
-        return {"source": _text(name, value)}
+        return {"source": read_text(name, value)}
     if not isinstance(value, Mapping) or "source" not in value:
         raise InputError(f"{name}: {value!r}: write a source, or {{source: NAME, n_finetune: [...], FIELD: VALUE}}")
     options = {field: item for field, item in value.items() if field not in ("source", "n_finetune")}
-    sizes = {"n_finetune": _list_of(_size)("n_finetune", value["n_finetune"])} if "n_finetune" in value else {}
-    return {"source": _text("source", value["source"]), **sizes, **_fields("finetune", options)}
+    sizes = {"n_finetune": list_of(read_size)("n_finetune", value["n_finetune"])} if "n_finetune" in value else {}
+    return {"source": read_text("source", value["source"]), **sizes, **read_fields("finetune", options)}
 
 
-def _override(name: str, value: Any) -> dict[str, Any]:
+def read_override(name: str, value: Any) -> dict[str, Any]:
+    """An override, with a list for every axis of its `where`."""
     if not isinstance(value, Mapping) or not isinstance(value.get("where"), Mapping) or len(value) < 2:
         raise InputError(f"{name}: {value!r}: write {{where: {{model: vit-30k}}, pretrain: {{learning_rate: 1e-3}}}}")
     _check_keys(value, ("where", "pretrain", "finetune", "processes", "skip"), name)
@@ -216,23 +218,23 @@ def _override(name: str, value: Any) -> dict[str, Any]:
         raise InputError(f"skip: {value['skip']!r}: write `skip: true` to leave the runs out, or remove the key")
     where = {axis: item if isinstance(item, list) else [item] for axis, item in value["where"].items()}
     override: dict[str, Any] = {"where": where}
-    override |= {stage: _fields(stage, value[stage]) for stage in ("pretrain", "finetune") if stage in value}
+    override |= {stage: read_fields(stage, value[stage]) for stage in ("pretrain", "finetune") if stage in value}
     if "processes" in value:
-        override["processes"] = _integer("processes", value["processes"], 1)
+        override["processes"] = read_integer("processes", value["processes"], 1)
     return override | ({"skip": True} if "skip" in value else {})
 
 
 _READERS: dict[str, Callable[[str, Any], Any]] = {
-    "task": _text,
-    "models": _list_of(_text),
-    "n_pretrain": _list_of(_size),
-    "schedule": _schedule,
-    "arms": _list_of(_arm),
-    "checkpoints": _checkpoints,
-    "downstream": _list_of(_downstream),
-    "n_finetune": _list_of(_size),
-    "seeds": _list_of(lambda name, value: _integer(name, value, 0)),
-    "pretrain": _fields,
-    "finetune": _fields,
-    "overrides": _list_of(_override),
+    "task": read_text,
+    "models": list_of(read_text),
+    "n_pretrain": list_of(read_size),
+    "schedule": read_schedule,
+    "arms": list_of(read_arm),
+    "checkpoints": read_checkpoints,
+    "downstream": list_of(read_downstream),
+    "n_finetune": list_of(read_size),
+    "seeds": list_of(lambda name, value: read_integer(name, value, 0)),
+    "pretrain": read_fields,
+    "finetune": read_fields,
+    "overrides": list_of(read_override),
 }

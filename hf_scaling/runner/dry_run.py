@@ -40,7 +40,13 @@ def describe(grid: Grid, folder: str | Path, workers: int) -> str:
     """
     study, plan = Study(folder), grid.plan(guess=True)
     left = runs_to_train(study, study.table(), plan)
-    seconds = _estimate_seconds(plan, left)
+    speeds = Speeds()
+    _time_models(plan, left, speeds)
+    seconds = {}
+    for run in left:
+        speed = speeds.nearest(run, _EXTRAPOLATED)
+        # NaN where no similar speed is known or can be measured.
+        seconds[run.run_id] = math.nan if speed is None else _OVERHEAD + run.flops * speed.seconds / speed.flops
     groups = list(dict.fromkeys((run.spec.stage, run.arm) for run in plan))
     lines = []
     for stage, arm in groups:
@@ -78,15 +84,6 @@ def _totals(
     if guessed:
         lines += ["uncertain, since the finished runs and the classes are guessed:", *(f"  {why}" for why in guessed)]
     return lines
-
-
-def _estimate_seconds(plan: Sequence[PlannedRun], left: Sequence[PlannedRun]) -> dict[str, float]:
-    """run_id -> seconds on one worker, of the runs left; NaN where no similar speed is known or can be measured."""
-    speeds = Speeds()
-    _time_models(plan, left, speeds)
-    nearest = {run.run_id: speeds.nearest(run, _EXTRAPOLATED) for run in left}
-    paces = {run_id: math.nan if speed is None else speed.seconds / speed.flops for run_id, speed in nearest.items()}
-    return {run.run_id: _OVERHEAD + run.flops * paces[run.run_id] for run in left}
 
 
 def _time_models(plan: Sequence[PlannedRun], left: Sequence[PlannedRun], speeds: Speeds) -> None:

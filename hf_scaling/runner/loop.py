@@ -61,7 +61,12 @@ def run_grid(
     plan = grid.plan()
     study.prepare(grid)
     table = study.table()
-    _adopt_rows(study, table, plan)
+    known = table.run_ids()
+    for run in plan:
+        # A runner may have been killed after a run's folder was finished and before its row was added.
+        row = None if run.run_id in known else study.finished_row(run.run_id)
+        if row is not None:
+            table.append(row)
     if runs_to_train(study, table, plan):
         # Planned again with the cache of every source filled, which checks every size before the first run.
         plan = grid.plan(fill=True)
@@ -92,15 +97,6 @@ def describe_run(run: PlannedRun) -> str:
     size = "" if spec.n_pretrain is None else f" n_pretrain {spec.n_pretrain:,}"
     tuned = f", fine-tuned on {spec.source['name']} n_finetune {spec.n_finetune:,}" if spec.stage == "finetune" else ""
     return f"{run.run_id} ({run.model} {run.arm}{size}{tuned}, seed {spec.seed})"
-
-
-def _adopt_rows(study: Study, table: ResultsTable, plan: Sequence[PlannedRun]) -> None:
-    """Add the rows of finished run folders that the table lacks: their runner was killed before it could."""
-    known = table.run_ids()
-    for run in plan:
-        row = None if run.run_id in known else study.finished_row(run.run_id)
-        if row is not None:
-            table.append(row)
 
 
 def _train_missing(
@@ -166,12 +162,13 @@ class _Runner:
     def run(self) -> None:
         """Work until every run is finished, failed, or waits for one that failed."""
         while self.schedule.open:
-            self._hand_out()
+            self.hand_out()
             for slot, outcome in self.engine.wait(_POLL):
-                self._record(self._running.pop(slot), outcome)
-            self._check_other_runners()
+                self.record(self._running.pop(slot), outcome)
+            self.check_other_runners()
 
-    def _hand_out(self) -> None:
+    def hand_out(self) -> None:
+        """Give the free workers the runs that can start."""
         for slot in self.engine.free():
             run = self.schedule.next(self._last_parents.get(slot))
             if run is None:
@@ -180,7 +177,8 @@ class _Runner:
             self._running[slot], self._last_parents[slot] = run, run.parent
             self.engine.submit(slot, run.to_dict())
 
-    def _record(self, run: PlannedRun, outcome: Mapping[str, str]) -> None:
+    def record(self, run: PlannedRun, outcome: Mapping[str, str]) -> None:
+        """Note how a run ended (`Engine.wait`)."""
         status = outcome["status"]
         if status == "done":
             row = self.study.finished_row(run.run_id)
@@ -195,11 +193,12 @@ class _Runner:
         elif status == "disk":
             raise RunError(outcome["error"])
         elif status == "lost":
-            self._record_failure(run, self.schedule.lose(run.run_id), "its worker died")
+            self.record_failure(run, self.schedule.lose(run.run_id), "its worker died")
         else:
-            self._record_failure(run, self.schedule.fail(run.run_id, outcome["error"]), outcome["error"])
+            self.record_failure(run, self.schedule.fail(run.run_id, outcome["error"]), outcome["error"])
 
-    def _record_failure(self, run: PlannedRun, is_last: bool, error: str) -> None:
+    def record_failure(self, run: PlannedRun, is_last: bool, error: str) -> None:
+        """Report a failed attempt, and record the last one."""
         if not is_last:
             self.progress.write(f"retrying: {describe_run(run)}: {error}")
             return
@@ -209,7 +208,7 @@ class _Runner:
         record = {"run_id": run.run_id, "run": describe_run(run), "error": error, "log": log}
         self.study.record_failures([{**record, "fields": dict(run.fields)}])
 
-    def _check_other_runners(self) -> None:
+    def check_other_runners(self) -> None:
         """Take over what other runners have finished, failed or left."""
         for run_id in list(self.schedule.elsewhere):
             # In this order: a claim ends only after the row is written.
@@ -250,7 +249,11 @@ class Schedule:
         self.elsewhere: set[str] = set()
         self._errors: dict[str, int] = {}
         self._deaths: dict[str, int] = {}
-        self._n_dependants = _count_dependants(plan)
+        dependants: dict[str, set[str]] = {run.run_id: set() for run in plan}
+        for run in reversed(plan):
+            for need in run.needs:
+                dependants[need] |= dependants[run.run_id] | {run.run_id}
+        self._n_dependants = {run_id: len(ids) for run_id, ids in dependants.items()}
 
     @property
     def open(self) -> list[PlannedRun]:
@@ -330,15 +333,6 @@ class Schedule:
         if is_last:
             self.failed[run_id] = error
         return is_last
-
-
-def _count_dependants(plan: Sequence[PlannedRun]) -> dict[str, int]:
-    """run_id -> number of runs that wait for it, directly or not."""
-    dependants: dict[str, set[str]] = {run.run_id: set() for run in plan}
-    for run in reversed(plan):
-        for need in run.needs:
-            dependants[need] |= dependants[run.run_id] | {run.run_id}
-    return {run_id: len(ids) for run_id, ids in dependants.items()}
 
 
 class Progress:

@@ -38,7 +38,16 @@ def plan_runs(runs: Sequence[Mapping[str, Any]], fill: bool, guess: bool) -> lis
     Raises:
         InputError: See `Grid.plan`.
     """
-    path = cache_root(None) / "plans" / f"{content_hash(_basis(runs))}.json"
+    package = Path(hf_scaling.__file__).parent
+    modules = sorted(path for room in _ROOMS for path in (package / room).rglob("*.py"))
+    # What a plan depends on, apart from the sources and checkpoints.
+    basis = {
+        "runs": runs,
+        "code": [[str(path.relative_to(package)), *_size_and_time(path)] for path in modules],
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "precision": os.environ.get("ACCELERATE_MIXED_PRECISION"),
+    }
+    path = cache_root(None) / "plans" / f"{content_hash(basis)}.json"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -56,18 +65,6 @@ def plan_runs(runs: Sequence[Mapping[str, Any]], fill: bool, guess: bool) -> lis
         with contextlib.suppress(OSError):
             files.write_text(path, json.dumps(content))
     return planned
-
-
-def _basis(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Everything a plan depends on but the sources and checkpoints."""
-    package = Path(hf_scaling.__file__).parent
-    modules = sorted(path for room in _ROOMS for path in (package / room).rglob("*.py"))
-    return {
-        "runs": runs,
-        "code": [[str(path.relative_to(package)), *_size_and_time(path)] for path in modules],
-        "libraries": {name: version(name) for name in _LIBRARIES},
-        "precision": os.environ.get("ACCELERATE_MIXED_PRECISION"),
-    }
 
 
 def _is_current(kept: Mapping[str, Any], fill: bool, guess: bool) -> bool:

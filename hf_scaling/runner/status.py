@@ -64,7 +64,15 @@ def describe_state(folder: str | Path) -> str:
         raise InputError(f"{folder} is not a study: it holds no grid.yaml")
     plan = Grid.load(study.path / "grid.yaml").plan(guess=True)
     finished, failures = study.table().run_ids(), study.failures()
-    states = {run.run_id: _state(study, run.run_id, finished, failures) for run in plan}
+
+    def state_of(run_id: str) -> str:
+        if run_id in finished:
+            return "finished"
+        if study.claims.is_held(run_id):
+            return "running"
+        return "failed" if "error" in failures.get(run_id, {}) else "missing"
+
+    states = {run.run_id: state_of(run.run_id) for run in plan}
     counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for run in plan:
         counts[run.spec.stage, run.arm][states[run.run_id]] += 1
@@ -83,14 +91,6 @@ def describe_state(folder: str | Path) -> str:
             *sorted({f"uncertain: {run.provisional}" for run in plan if run.provisional}),
         ]
     )
-
-
-def _state(study: Study, run_id: str, finished: set[str], failures: Mapping[str, Mapping[str, Any]]) -> str:
-    if run_id in finished:
-        return "finished"
-    if study.claims.is_held(run_id):
-        return "running"
-    return "failed" if "error" in failures.get(run_id, {}) else "missing"
 
 
 def _blocks(rows: Sequence[Mapping[str, Any]], place: str, x: str, largest: str | None = None) -> list[str]:

@@ -122,7 +122,13 @@ class Claims:
             yield False
             return
         stop = threading.Event()
-        heartbeat = threading.Thread(target=self._beat, args=(run_id, stop), daemon=True)
+
+        def beat() -> None:
+            while not stop.wait(_HEARTBEAT):
+                with contextlib.suppress(OSError):
+                    os.utime(self._path(run_id))
+
+        heartbeat = threading.Thread(target=beat, daemon=True)
         heartbeat.start()
         try:
             yield True
@@ -133,10 +139,12 @@ class Claims:
 
     def is_held(self, run_id: str) -> bool:
         """Whether a living process holds the claim on a run."""
-        path = self._path(run_id)
+        path, clock = self._path(run_id), self.folder / ".clock"
         try:
             owner = json.loads(path.read_text(encoding="utf-8"))
-            silence = self._now() - path.stat().st_mtime
+            # The time by the clock of the disk, which is the same for all machines that share it.
+            clock.touch()
+            silence = clock.stat().st_mtime - path.stat().st_mtime
         except (OSError, ValueError):
             return False
         if owner["host"] == socket.gethostname():
@@ -153,19 +161,14 @@ class Claims:
             files.write_text(self._path(run_id), json.dumps(owner))
             return True
 
-    def _beat(self, run_id: str, stop: threading.Event) -> None:
-        while not stop.wait(_HEARTBEAT):
-            with contextlib.suppress(OSError):
-                os.utime(self._path(run_id))
-
-    def _now(self) -> float:
-        """The time by the clock of the disk, which all machines that share it see."""
-        clock = self.folder / ".clock"
-        clock.touch()
-        return clock.stat().st_mtime
-
     def _path(self, run_id: str) -> Path:
         return self.folder / f"{run_id}.json"
+
+
+def last_line(log: Path) -> str | None:
+    """The last line of a log that is not empty; None where there is none."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), None)
 
 
 def _start_time(pid: int) -> float | None:

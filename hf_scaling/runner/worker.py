@@ -22,7 +22,7 @@ from hf_scaling.errors import InputError, RunError
 from hf_scaling.grid import PlannedRun
 from hf_scaling.processes import Process, ProcessEnded, serve
 from hf_scaling.runner.engines import WORKER
-from hf_scaling.runner.study_folder import Study
+from hf_scaling.runner.study_folder import Study, last_line
 from hf_scaling.text import one_line
 
 _LONGEST = 8.0  # seconds of a first step after which no second one is timed
@@ -138,8 +138,7 @@ def _launch(study: Study, planned: PlannedRun, gpus: Sequence[str]) -> None:
             process.receive()
             status = process.wait()
         except ProcessEnded as error:
-            lines = study.log(planned.run_id).read_text(encoding="utf-8", errors="replace").split("\n")
-            raise RunError(next((line for line in reversed(lines) if line.strip()), str(error))) from None
+            raise RunError(last_line(study.log(planned.run_id)) or str(error)) from None
         if status:
             raise RunError(f"accelerate launch ended with status {status}")
 

@@ -14,6 +14,7 @@ from hf_scaling.errors import RunError
 from hf_scaling.processes import Process, ProcessEnded
 from hf_scaling.runner import machine
 from hf_scaling.runner.engines import WORKER
+from hf_scaling.runner.study_folder import last_line
 
 _START_FAILURES = 3  # workers in a row that die before they are ready
 
@@ -92,7 +93,8 @@ class LocalEngine:
         if not worker.ready:
             self._start_failures += 1
         if self._start_failures >= _START_FAILURES:
-            raise RunError(f"workers die before they are ready (status {status}): {_last_line(worker.log)}")
+            line = last_line(worker.log) or "no output"
+            raise RunError(f"workers die before they are ready (status {status}): {line}")
         self._workers[worker.slot] = self._start(worker.slot)
 
     def _start(self, slot: int) -> _Worker:
@@ -114,8 +116,3 @@ class LocalEngine:
                 self._answers.put((worker, worker.process.receive()))
         except ProcessEnded:
             self._answers.put((worker, {"status": "lost"}))
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")

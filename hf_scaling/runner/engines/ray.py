@@ -16,7 +16,8 @@ _PASSED_ON = ("HF_", "ACCELERATE_", "PYTHONPATH")  # beginnings of the environme
 class RayEngine:
     """Persistent actors, each with one core and its share of the cluster's GPUs; several may share one.
 
-    An actor that dies, or whose node does, is replaced wherever the cluster has room.
+    It joins the cluster of RAY_ADDRESS or of this machine, else starts one. An actor that dies, or whose node does, is
+    replaced wherever the cluster has room.
 
     Args:
         study: The study's folder.
@@ -31,7 +32,12 @@ class RayEngine:
         self._ray, self._study, self._workers = ray, study.resolve(), workers
         self._joined = ray.is_initialized()
         if not self._joined:
-            _connect(ray, workers)
+            quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+            try:
+                ray.init(address="auto", **quiet)
+            except ConnectionError:
+                cores = max(workers, os.cpu_count() or 1)
+                ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
         gpus = ray.cluster_resources().get("GPU", 0)
         # Ray counts in ten-thousandths: rounded down, so that the last worker finds its share too.
         self._share = min(1.0, int(10_000 * gpus / workers) / 10_000)
@@ -57,27 +63,28 @@ class RayEngine:
     def wait(self, seconds: float) -> list[tuple[int, dict[str, str]]]:
         """Slot and outcome of the runs that have ended."""
         ready, _ = self._ray.wait(list(self._pending), num_returns=1, timeout=seconds)
-        return [outcome for reference in ready if (outcome := self._receive(reference)) is not None]
+        outcomes = []
+        for reference in ready:
+            slot, is_run = self._pending.pop(reference)
+            try:
+                outcome = self._ray.get(reference)
+                self._free.add(slot)
+            except self._ray.exceptions.RayActorError:
+                outcome = {"status": "lost"}
+                self._start(slot, self._share)
+            if len(self._actors) < self._workers:
+                # A run that had the cluster for itself has ended.
+                self._stop_all()
+                self._start_all()
+            if is_run:
+                outcomes.append((slot, outcome))
+        return outcomes
 
     def close(self) -> None:
         """End all actors and leave the cluster; a cluster that was started here ends too."""
         self._stop_all()
         if not self._joined:
             self._ray.shutdown()
-
-    def _receive(self, reference: Any) -> tuple[int, dict[str, str]] | None:
-        slot, is_run = self._pending.pop(reference)
-        try:
-            outcome = self._ray.get(reference)
-            self._free.add(slot)
-        except self._ray.exceptions.RayActorError:
-            outcome = {"status": "lost"}
-            self._start(slot, self._share)
-        if len(self._actors) < self._workers:
-            # A run that had the cluster for itself has ended.
-            self._stop_all()
-            self._start_all()
-        return (slot, outcome) if is_run else None
 
     def _start_all(self) -> None:
         for slot in range(self._workers):
@@ -116,12 +123,3 @@ class _Actor:
     def train(self, study: str, run: dict[str, Any]) -> dict[str, str]:
         """Train one run, as `Worker.train` does."""
         return self._worker.train(study, run)
-
-
-def _connect(ray: Any, workers: int) -> None:
-    """Join the running cluster (of RAY_ADDRESS, or of this machine), or start one with a core per worker."""
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        ray.init(address="auto", **quiet)
-    except ConnectionError:
-        ray.init(address="local", num_cpus=max(workers, os.cpu_count() or 1), include_dashboard=False, **quiet)
