@@ -205,27 +205,27 @@ class Task(Protocol):
     sample: str
     guess: Mapping[str, int]
 
-    def rule(self, fields: Any) -> dict[str, Any]:
+    def rule(self, fields: RunFields) -> dict[str, Any]:
         """The task's own hyperparameters, as they are written."""
 
-    def inputs(self, fields: Any, parent: Any = None) -> Any:
+    def inputs(self, fields: RunFields, parent: Inputs | None = None) -> Inputs:
         """The inputs of a run: of a new model by the fields of pretraining, or `parent`'s, fine-tuned by `fields`.
 
         Raises:
             InputError: The parent does not support what `fields` ask for.
         """
 
-    def checkpoint_inputs(self, folder: Path, model: PreTrainedModel) -> Any:
+    def checkpoint_inputs(self, folder: Path, model: PreTrainedModel) -> Inputs:
         """The inputs that a trained checkpoint expects.
 
         Raises:
             InputError: The checkpoint does not say.
         """
 
-    def guess_checkpoint(self, name: str, fields: Any) -> tuple[Any, PreTrainedModel | None]:
+    def guess_checkpoint(self, name: str, fields: RunFields) -> tuple[Inputs, PreTrainedModel | None]:
         """Inputs and model, on the meta device, of a checkpoint that cannot be reached; None: not known."""
 
-    def source_arguments(self, fields: Any, inputs: Any, n: int | None) -> dict[str, Any]:
+    def source_arguments(self, fields: RunFields, inputs: Inputs, n: int | None) -> dict[str, Any]:
         """The arguments with which the source is opened to use `n` units of it; equal arguments are one source."""
 
     def choose(
@@ -243,7 +243,7 @@ class Task(Protocol):
     def is_architecture(self, name: str) -> bool:
         """Whether a model of that name can be built with random weights."""
 
-    def build(self, name: str, fields: Any, source: Any, seed: int) -> PreTrainedModel:
+    def build(self, name: str, fields: RunFields, source: Any, seed: int) -> PreTrainedModel:
         """A student with random weights whose outputs are those of the source."""
 
     def configuration(self, model: PreTrainedModel) -> dict[str, Any]:
@@ -255,21 +255,21 @@ class Task(Protocol):
     def teacher_terms(self, folder: Path) -> dict[str, Any]:
         """What `Teacher` needs beside the model of a checkpoint: its image statistics, or its vocabulary."""
 
-    def adapt(self, model: PreTrainedModel, fields: Any, source: Any, seed: int) -> PreTrainedModel:
+    def adapt(self, model: PreTrainedModel, fields: RunFields, source: Any, seed: int) -> PreTrainedModel:
         """Give a trained model the outputs that fine-tuning on `source` needs.
 
         Raises:
             InputError: The model and the source do not fit together.
         """
 
-    def limit_training(self, model: PreTrainedModel, fields: Any, seed: int) -> torch.nn.Module:
+    def limit_training(self, model: PreTrainedModel, fields: RunFields, seed: int) -> torch.nn.Module:
         """Leave trainable, or add, only the weights that `train_part` of the fine-tuning names."""
 
-    def processor(self, model: PreTrainedModel, inputs: Any) -> Any:
+    def processor(self, model: PreTrainedModel, inputs: Inputs) -> Any:
         """The processor or tokenizer that is saved with the weights, so that `pipeline` takes raw inputs."""
 
     def training_sets(
-        self, source: Any, subset: Subset, inputs: Any, length: int, seed: int, fields: Any
+        self, source: Any, subset: Subset, inputs: Inputs, length: int, seed: int, fields: RunFields
     ) -> tuple[Dataset, Dataset | None]:
         """The training stream of `length` positions, and the validation set (None where nothing is held out).
 
@@ -281,7 +281,7 @@ class Task(Protocol):
     ) -> Measurement:
         """Read a split once, in float32, and score the model, and its teacher on the same examples."""
 
-    def training_flops(self, model: torch.nn.Module, inputs: Any) -> float:
+    def training_flops(self, model: torch.nn.Module, inputs: Inputs) -> float:
         """Floating-point operations of training on one example, forward and backward through trained weights."""
 
 

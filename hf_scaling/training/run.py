@@ -123,7 +123,10 @@ class _Training:
         if parent.row:
             origin = {name: parent.row[name] for name in _INHERITED}
         else:
-            origin = {"arm": "plain", "model": _architecture(parent, model)}
+            # A checkpoint that hf_scaling did not train: its Hub id, else the architecture that its config names.
+            hub_id = parent.name.partition("@")[0] if parent.name != parent.id else None
+            architecture = getattr(model.config, "architecture", None) or model.config.model_type
+            origin = {"arm": "plain", "model": hub_id or architecture}
         self.label = f"fine-tuning {origin['model']} on {run.source.name}"
         model = self.task.limit_training(self.task.adapt(model, run.fields, run.source, seed), run.fields, seed)
         return model, origin | {"downstream": run.source.name, "parent": parent.name}
@@ -223,13 +226,6 @@ class _Training:
         """A line of progress on stderr, from one process."""
         if is_main():
             print(f"{self.label}: {line}", file=sys.stderr, flush=True)
-
-
-def _architecture(parent: Checkpoint, model: PreTrainedModel) -> str:
-    """The row's `model` of a checkpoint that hf_scaling did not train: its Hub id, else its config's architecture."""
-    if parent.name != parent.id:
-        return parent.name.partition("@")[0]
-    return getattr(model.config, "architecture", None) or model.config.model_type
 
 
 _OVERLAP = {

@@ -239,13 +239,9 @@ def identify(where: str | Path, task: Task) -> Checkpoint:
         return Checkpoint(folder, row["run_id"], row["run_id"], row, run_folder.seen())
     if not Path(where).exists():
         return Checkpoint(folder, f"{repository}@{folder.name}", str(where), row, None)
-    digest = _digest(weights)
-    return Checkpoint(folder, digest, digest, row, None)
-
-
-def _digest(paths: list[Path]) -> str:
     digest = hashlib.sha256()
-    for path in paths:
+    for path in weights:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
+    weights_hash = digest.hexdigest()[:16]
+    return Checkpoint(folder, weights_hash, weights_hash, row, None)
