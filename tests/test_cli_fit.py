@@ -22,9 +22,9 @@ X = np.geomspace(100, 1e6, 13)
 def run(capsys):
     def command(*argv):
         with pytest.raises(SystemExit) as ended:
-            main([str(each) for each in argv])
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
+            main([str(item) for item in argv])
+        output = capsys.readouterr()
+        return ended.value.code, output.out, output.err
 
     return command
 

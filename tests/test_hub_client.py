@@ -81,8 +81,8 @@ def test_a_revision_is_downloaded_by_branch_tag_commit_or_pull_request(hub, clie
     first = repo.tags["v1"] = repo.requests["refs/pr/1"] = repo.branches["dev"] = repo.head
     hub.add("models", "org/old", {"b.json": b"2"})
     for revision in ("v1", "dev", "refs/pr/1", first.id):
-        assert download(client, "org/old", revision=revision).said == "['.gitattributes', 'a.json']\n"
-    assert download(client, "org/old", allow_patterns=["*.json"]).said == "['a.json', 'b.json']\n"
+        assert download(client, "org/old", revision=revision).output == "['.gitattributes', 'a.json']\n"
+    assert download(client, "org/old", allow_patterns=["*.json"]).output == "['a.json', 'b.json']\n"
     error = download(client, "org/old", revision="v2").error
     assert error.startswith("InputError: ") and "org/old" in error
 
@@ -94,7 +94,7 @@ def test_a_download_is_retried(kind, hub, client):
     hub.add("models", id, {"a.json": b"1", "w.safetensors": b"2"})
     for path in ("/api/models/org/again", "/resolve/"):
         hub.fail(kind, path=path)
-    assert download(client, id, allow_patterns=["*.json", "*.safetensors"]).said == "['a.json', 'w.safetensors']\n"
+    assert download(client, id, allow_patterns=["*.json", "*.safetensors"]).output == "['a.json', 'w.safetensors']\n"
 
 
 @pytest.mark.hub
@@ -127,6 +127,6 @@ def test_without_a_connection_the_cache_is_used(hub, tmp_path):
             assert download(client, "org/kept").error is None
     with Client(gone, tmp_path) as client:
         client.run("from hf_scaling import hub")
-        assert download(client, "org/kept").said.endswith("['.gitattributes', 'a.json']\n")
+        assert download(client, "org/kept").output.endswith("['.gitattributes', 'a.json']\n")
         error = download(client, "org/other").error
         assert error.startswith("InputError: offline") and "org/other" in error

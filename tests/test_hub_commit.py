@@ -41,11 +41,11 @@ def history(hub, id: str, kind: str = "datasets") -> list[str]:
 
 
 def test_a_commit_creates_the_repository_and_equal_content_is_not_committed_again(hub, client):
-    said = client.run("made = add('org/new', b'a\\n'); print(made.oid, made.url, made.changes[0])").said
+    output = client.run("made = add('org/new', b'a\\n'); print(made.oid, made.url, made.changes[0])").output
     repo = hub.repo("datasets", "org/new")
-    assert said.split()[:2] == [repo.head.id, f"{hub.url}/datasets/org/new/commit/{repo.head.id}"]
+    assert output.split()[:2] == [repo.head.id, f"{hub.url}/datasets/org/new/commit/{repo.head.id}"]
     assert (repo.files["lines.txt"], repo.private) == (b"a\n", False)
-    assert client.run("print(add('org/new', b'a\\n').changes)").said == "()\n"
+    assert client.run("print(add('org/new', b'a\\n').changes)").output == "()\n"
     assert history(hub, "org/new") == ["add", "initial commit"]
     gone = "lambda _: [CommitOperationDelete('b'), CommitOperationDelete('c/')]"
     assert client.run(f"hub.commit('org/new', 'dataset', {gone}, 'x')").error is None
@@ -58,18 +58,18 @@ def test_a_local_folder_of_the_repositorys_name_does_not_matter(hub, client):
 
 
 def test_a_dry_run_lists_the_changes_and_writes_nothing(hub, client):
-    said = client.run("print(add('org/dry', b'a\\n', private=True, dry_run=True))").said
-    head, line = said.splitlines()
+    output = client.run("print(add('org/dry', b'a\\n', private=True, dry_run=True))").output
+    head, line = output.splitlines()
     assert "org/dry" in head and "private" in head
     assert line.split() == ["add", "lines.txt", "2", "bytes"]
     hub.add("datasets", "org/dry", {"lines.txt": b"a\n", "old.txt": b"x", "w.bin": bytes(9)})
     snippet = """
 def prepare(base):
     files = {"lines.txt": b"b\\n", "w.bin": bytes(9)}
-    return [*(CommitOperationAdd(*each) for each in files.items()), CommitOperationDelete("old.txt")]
+    return [*(CommitOperationAdd(*item) for item in files.items()), CommitOperationDelete("old.txt")]
 print(hub.commit("org/dry", "dataset", prepare, "x", dry_run=True))
 """
-    lines = client.run(snippet).said.splitlines()
+    lines = client.run(snippet).output.splitlines()
     assert [line.split()[:2] for line in lines[1:]] == [
         ["change", "lines.txt"],
         ["same", "w.bin"],
@@ -92,7 +92,7 @@ def test_a_failure_that_may_pass_is_retried_and_written_once(kind, hub, client):
     id = f"org/passing-{kind}"
     hub.add("datasets", id, {"lines.txt": b"first\n"})
     hub.fail(kind, method="POST", path="/commit/", times=2)
-    assert client.run(f"made = add('{id}', b'a\\n'); print(made.oid, len(made.changes))").said.splitlines()[-1] == (
+    assert client.run(f"made = add('{id}', b'a\\n'); print(made.oid, len(made.changes))").output.splitlines()[-1] == (
         f"{hub.repo('datasets', id).head.id} 1"
     )
     assert hub.repo("datasets", id).files["lines.txt"] == b"first\na\n"
@@ -117,7 +117,7 @@ def test_a_commit_that_was_overtaken_starts_from_the_new_head(hub, client):
     client.start("add('org/moving', b'ours\\n'); print(len(set(calls)))")
     wait_for(lambda: hub.asked(path="^/api/datasets/org/moving/tree"))
     hub.add("datasets", "org/moving", {"lines.txt": b"first\ntheirs\n"})
-    assert client.finish().said == "2\n"
+    assert client.finish().output == "2\n"
     assert hub.repo("datasets", "org/moving").files["lines.txt"] == b"first\ntheirs\nours\n"
 
 
@@ -195,7 +195,7 @@ def test_an_invalid_id_and_an_absent_repository_are_refused(hub, client):
 
 def test_a_bare_name_belongs_to_the_logged_in_account(hub, client, tmp_path):
     hub.fail("500", path="/whoami")
-    assert client.run("print(hub.full_id('mine'), hub.full_id('org/mine'))").said == "someone/mine org/mine\n"
+    assert client.run("print(hub.full_id('mine'), hub.full_id('org/mine'))").output == "someone/mine org/mine\n"
     with Client(hub, tmp_path, HF_TOKEN="") as stranger:
         stranger.run(SETUP)
         error = stranger.run("hub.full_id('mine')").error
@@ -227,7 +227,7 @@ def test_the_token_is_never_shown(hub, client):
     for kind in ("400", "401", "403", "404", "429", "500", "412"):
         hub.fail(kind, path="/commit/", seconds=9999 if kind == "429" else None, message=f"no, {TOKEN} may not")
         answer = client.run(f"add('org/secret', b'{kind}\\n')")
-        shown += [answer.said, answer.error or "", answer.trace]
+        shown += [answer.output, answer.error or "", answer.trace]
     assert sum(bool(text) for text in shown) > 6
     repo = hub.repo("datasets", "org/secret")
     shown += [commit.title + commit.message for commit in repo.head.history()]

@@ -118,10 +118,10 @@ def test_merge_writes_the_union_of_tables(tmp_path):
     from hf_scaling.results import ResultsTable, new_row
 
     for name, ids in (("a", "12"), ("b", "23")):
-        ResultsTable([new_row({"run_id": each, "error": 0.5}) for each in ids]).save(tmp_path / name)
+        ResultsTable([new_row({"run_id": item, "error": 0.5}) for item in ids]).save(tmp_path / name)
     result = cli("merge", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c"))
     assert result.returncode == 0, result.stderr
-    assert [each["run_id"] for each in ResultsTable.load(tmp_path / "c").rows()] == ["1", "2", "3"]
+    assert [item["run_id"] for item in ResultsTable.load(tmp_path / "c").rows()] == ["1", "2", "3"]
     absent = cli("merge", str(tmp_path / "nothing"), "--out", str(tmp_path / "d"))
     assert (absent.returncode, absent.stderr.count("\n")) == (2, 1)
     assert "Traceback" not in absent.stderr
@@ -149,7 +149,7 @@ def test_an_error_is_one_line_with_its_exit_status(capsys):
     ]
     for error, status, words in cases:
         assert exit_status(lambda error=error: fail(error)) == status
-        said = capsys.readouterr().err
-        assert said.startswith("error: ") and words in said
-        assert said.count("\n") == 1
+        output = capsys.readouterr().err
+        assert output.startswith("error: ") and words in output
+        assert output.count("\n") == 1
     assert exit_status(lambda: None) == 0

@@ -149,12 +149,12 @@ def command(hub, home: Path, *argv: str, **variables: str) -> subprocess.Complet
 @pytest.mark.hub
 def test_a_dry_run_lists_the_files_that_the_push_writes(hub, trained, home):
     argv = [*PUSH, str(trained), "--repo", "org/dry", "--private"]
-    said = command(hub, home, *argv, "--dry-run").stdout
-    assert "org/dry" in said.splitlines()[0] and "private" in said.splitlines()[0]
+    output = command(hub, home, *argv, "--dry-run").stdout
+    assert "org/dry" in output.splitlines()[0] and "private" in output.splitlines()[0]
     assert ("models", "org/dry") not in hub.storage.repos
     assert command(hub, home, *argv).returncode == 0
     repo = hub.repo("models", "org/dry")
-    assert set(repo.files) - {".gitattributes"} == {line.split()[1] for line in said.splitlines()[1:]}
+    assert set(repo.files) - {".gitattributes"} == {line.split()[1] for line in output.splitlines()[1:]}
     assert repo.private and len(list(repo.head.history())) == 2
     assert command(hub, home, *argv).returncode == 0
     assert len(list(repo.head.history())) == 2
@@ -173,13 +173,13 @@ def test_the_files_of_the_run_are_pushed_and_nothing_else(pushed, trained):
 def test_the_hub_reads_the_card(hub, pushed, client):
     card = ModelCard(pushed.files["README.md"].decode())
     assert (card.data.license, card.data.library_name) == ("apache-2.0", "transformers")
-    assert [each.metric_type for each in card.data.eval_results] == ["accuracy", "loss"]
+    assert [item.metric_type for item in card.data.eval_results] == ["accuracy", "loss"]
     assert "PATH_OR_HUB_ID" not in card.text and 'model="org/student"' in card.text
-    said = client.run(
+    output = client.run(
         "from huggingface_hub import model_info; info = model_info('org/student')\n"
         "print(info.pipeline_tag, info.library_name, info.card_data.metrics, info.model_index[0]['name'])"
-    ).said
-    assert said == "image-classification transformers ['accuracy'] vit-30k, plain, on digits\n"
+    ).output
+    assert output == "image-classification transformers ['accuracy'] vit-30k, plain, on digits\n"
 
 
 @pytest.mark.hub
@@ -203,11 +203,11 @@ found = [
     models.load_model("org/student", "v1"),
     Teacher.from_pretrained("org/student", "v1").model,
 ]
-print({hashlib.sha256(each(pixel_values=pixels).logits.detach().numpy().tobytes()).hexdigest() for each in found})
+print({hashlib.sha256(item(pixel_values=pixels).logits.detach().numpy().tobytes()).hexdigest() for item in found})
 """
     answer = client.run(snippet)
     assert answer.error is None, answer.trace
-    assert answer.said.splitlines()[-1] == str({expected})
+    assert answer.output.splitlines()[-1] == str({expected})
 
 
 @pytest.mark.hub
@@ -216,11 +216,11 @@ def test_scores_on_data_of_the_hub_are_listed_beside_it(hub, folder, client):
     results.ResultsTable([results.new_row(VALUES | tuned)]).save(folder / "results")
     push = f"publishing.push_checkpoint({str(folder)!r}, 'org/scored', places={{'{'a' * 16}': 'org/parent'}})"
     assert client.run(push).error is None
-    said = client.run(
+    output = client.run(
         "from huggingface_hub import model_info; info = model_info('org/scored')\n"
         "print(info.card_data.base_model, [(each.dataset_id, each.value, each.notes) for each in info.eval_results])"
-    ).said
-    assert said.startswith("org/parent [('org/images', 0.75, ")
+    ).output
+    assert output.startswith("org/parent [('org/images', 0.75, ")
 
 
 @pytest.mark.hub
@@ -245,7 +245,7 @@ def test_a_checkpoint_that_was_pulled_and_pushed_again_is_unchanged(hub, folder,
     edited = repo.files["README.md"].decode().replace("<!--", "Our own words.\n\n<!--", 1)
     hub.add("models", "org/first", {"README.md": edited.encode()})
     (folder / "README.md").write_bytes(repo.files["README.md"])
-    assert client.run(f"print({push(str(folder), 'org/first')}.changes)").said == "()\n"
+    assert client.run(f"print({push(str(folder), 'org/first')}.changes)").output == "()\n"
     assert client.run(push(str(folder), "org/second")).error is None
     assert hub.repo("models", "org/second").files["README.md"] == edited.encode()
 
@@ -287,8 +287,8 @@ def test_a_push_that_would_fail_is_refused_before_training(flags, field, hub, cl
 def test_the_trainer_gets_no_hub_arguments(client):
     argv = ["--push_to_hub", "--hub_model_id=org/x", "--hub_private_repo=true"]
     snippet = f"args, end = publishing.take_push(training.parse_pretrain({argv}, None)[1])\n"
-    said = client.run(snippet + "print(args.push_to_hub, args.hub_model_id, end)").said
-    assert said == "False None PushAtEnd(asked=True, name='org/x', private=True)\n"
+    output = client.run(snippet + "print(args.push_to_hub, args.hub_model_id, end)").output
+    assert output == "False None PushAtEnd(asked=True, name='org/x', private=True)\n"
 
 
 @pytest.mark.hub
@@ -349,15 +349,15 @@ def test_hostile_checkpoints_are_refused_and_nothing_of_them_runs(hub, trained, 
             {k: v for k, v in good.items() if k != "model.safetensors"} | {"pytorch_model.bin": pickled},
             "hostile/pickle",
         ),
-        "disguised": (good | {"model.safetensors": pickled}, "model.safetensors"),
+        "disguised": (good | {"model.safetensors": pickled}, "hostile/disguised"),
         "known": (configured(auto_map=code), "auto_map"),
         "unknown": (configured(auto_map=code, model_type="mischief"), "auto_map"),
         "processor": (
             good | {"preprocessor_config.json": b'{"auto_map": {"AutoImageProcessor": "code.P"}}'},
             "auto_map",
         ),
-        "architecture": (configured(architecture="hf-hub:else/where"), "else/where"),
-        "weights": (configured(model_args=config["model_args"] | {"checkpoint_path": "x.pth"}), "checkpoint_path"),
+        "architecture": (configured(architecture="hf-hub:else/where"), "hostile/architecture"),
+        "weights": (configured(model_args=config["model_args"] | {"checkpoint_path": "x.pth"}), "hostile/weights"),
         "path": (good | {"../../../../mischief.json": b"{}"}, "mischief.json"),
         "deep": (good | {"config.json": b"[" * 100_000}, "config.json"),
     }

@@ -69,7 +69,7 @@ def test_a_study_becomes_a_data_set_models_a_law_a_space_and_a_collection(hub, s
         ("datasets", "whole/demo"),
         ("spaces", "whole/demo-report"),
     }
-    assert all(hub.repo(*each).private for each in there)
+    assert all(hub.repo(*item).private for item in there)
     space = hub.repo("spaces", "whole/demo-report")
     assert (space.sdk, space.files["index.html"]) == ("static", (study / "report.html").read_bytes())
     assert space.card(space.head)["sdk"] == "static"
@@ -255,7 +255,7 @@ def test_a_study_resumes_on_another_machine_and_trains_only_what_is_missing(hub,
     pretrained = {row["run_id"] for row in ResultsTable.load(here / "tiny").rows() if row["stage"] == "pretrain"}
     status, _, err = command(hub, there, "pull", "moved/tiny", "--out", "tiny", HF_SCALING_CACHE=str(there / "cache"))
     assert status == 0, err
-    assert {each.name for each in (there / "tiny/runs").iterdir()} == pretrained
+    assert {item.name for item in (there / "tiny/runs").iterdir()} == pretrained
     larger = write_grid(there / "larger.yaml", models=["vit-30k"], n_finetune=[20, 30])
     before = {path: path.stat().st_mtime_ns for path in there.glob("tiny/runs/*/model.safetensors")}
     status, _out, err = command(
@@ -279,5 +279,5 @@ def test_a_study_resumes_on_another_machine_and_trains_only_what_is_missing(hub,
         print(model(pixel_values=pixels).logits.detach().numpy().tobytes().hex())
     """
     one = sorted(pretrained)[0]
-    said = run(hub, tmp_path, logits, here / "tiny/runs" / one, there / "tiny/runs" / one, f"moved/tiny-{one}")
-    assert len(set(said.split())) == 1
+    output = run(hub, tmp_path, logits, here / "tiny/runs" / one, there / "tiny/runs" / one, f"moved/tiny-{one}")
+    assert len(set(output.split())) == 1

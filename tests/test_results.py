@@ -62,8 +62,8 @@ def test_append_writes_to_the_folder_or_the_file(tmp_path):
         table = ResultsTable.load(where)
         table.append(row("b" * 16, error=0.5))
         assert len(table) == 2
-        by_id = {each["run_id"]: each for each in ResultsTable.load(where).rows()}
-        assert by_id == {each["run_id"]: each for each in table.rows()}
+        by_id = {item["run_id"]: item for item in ResultsTable.load(where).rows()}
+        assert by_id == {item["run_id"]: item for item in table.rows()}
 
 
 def test_appending_an_equal_row_changes_nothing(tmp_path):
@@ -71,14 +71,14 @@ def test_appending_an_equal_row_changes_nothing(tmp_path):
     table = ResultsTable.load(tmp_path)
     table.append(row(seconds=9.0, device="cuda"))
     assert len(table) == 1
-    assert [each.name for each in tmp_path.iterdir()] == ["results.parquet"]
+    assert [item.name for item in tmp_path.iterdir()] == ["results.parquet"]
 
 
 def test_merge_is_the_union_by_run_id():
     left = ResultsTable([row("a"), row("b", seconds=1.0)])
     right = ResultsTable([row("b", seconds=2.0, device="cuda", versions="{}"), row("c")])
     merged = left.merge(right)
-    assert [each["run_id"] for each in merged.rows()] == ["a", "b", "c"]
+    assert [item["run_id"] for item in merged.rows()] == ["a", "b", "c"]
     assert merged.rows()[1]["seconds"] == 1.0
     assert (len(left), len(right)) == (2, 2)
 
@@ -116,17 +116,17 @@ def test_a_table_of_the_first_version_stays_readable():
     """tests/data/results_v1 was written when schema_version was 1; expected.json holds its rows."""
     rows = ResultsTable.load(STORED).rows()
     expected = json.loads((STORED / "expected.json").read_text())
-    assert [json.loads(json.dumps(each, default=lambda value: value.isoformat())) for each in rows] == expected
+    assert [json.loads(json.dumps(item, default=lambda value: value.isoformat())) for item in rows] == expected
 
 
 def test_a_table_of_an_older_version_is_upgraded(monkeypatch, tmp_path):
     monkeypatch.setitem(SCHEMA, "energy", "float64")
     monkeypatch.setattr(files, "SCHEMA_VERSION", 2)
     old = ResultsTable.load(STORED)
-    assert {(each["energy"], each["schema_version"]) for each in old.rows()} == {(None, 2)}
+    assert {(item["energy"], item["schema_version"]) for item in old.rows()} == {(None, 2)}
     merged = old.merge(ResultsTable([row(energy=1.5, schema_version=2)]))
     merged.save(tmp_path)
-    assert [each["energy"] for each in ResultsTable.load(tmp_path).rows()] == [None] * len(old) + [1.5]
+    assert [item["energy"] for item in ResultsTable.load(tmp_path).rows()] == [None] * len(old) + [1.5]
 
 
 def test_a_table_without_some_columns_gets_them_as_null(tmp_path):
@@ -161,7 +161,7 @@ def test_a_table_of_a_newer_version_is_refused_with_the_version_to_install(tmp_p
     with pytest.raises(InputError, match=r"unnamed.*schema 2"):
         ResultsTable.load(tmp_path / "unnamed")
     written_by = [{"hf_scaling": "0.9.12"}, {"hf_scaling": "0.10.2"}, "?"]
-    rows = [row(str(i), schema_version=2, versions=json.dumps(each)) for i, each in enumerate(written_by)]
+    rows = [row(str(i), schema_version=2, versions=json.dumps(item)) for i, item in enumerate(written_by)]
     ResultsTable(rows).save(tmp_path / "named")
     with pytest.raises(InputError, match=r"named.*schema 2.*0\.10\.2"):
         ResultsTable.load(tmp_path / "named")

@@ -50,7 +50,7 @@ print([change.path for change in written.changes])
 def test_a_pushed_table_loads_again_typed_and_streamed(hub, tmp_path):
     rows = planted_rows()
     home = saved(tmp_path / "table", rows)
-    said = run(
+    output = run(
         hub,
         tmp_path,
         """
@@ -70,7 +70,7 @@ def test_a_pushed_table_loads_again_typed_and_streamed(hub, tmp_path):
         """,
         home,
     )
-    assert int(said) == len(rows)
+    assert int(output) == len(rows)
 
 
 def test_the_card_is_valid_and_its_lines_work(hub, tmp_path):
@@ -110,7 +110,7 @@ def test_two_tables_become_one_and_other_tables_stay(hub, tmp_path):
     hub.add("datasets", "someone/merged", {"README.md": f"{readme}\nOur own words.\n".encode()})
     run(hub, tmp_path, PUSH, saved(tmp_path / "b", rows[10:]), "someone/merged")
     assert set(table_there(hub, "someone/merged")) == {row["run_id"] for row in rows}
-    said = run(
+    output = run(
         hub,
         tmp_path,
         """
@@ -131,7 +131,7 @@ def test_two_tables_become_one_and_other_tables_stay(hub, tmp_path):
         """,
         tmp_path / "a",
     )
-    assert all(name in said for name in ("'fewer'", "default", "few", "theirs"))
+    assert all(name in output for name in ("'fewer'", "default", "few", "theirs"))
     card = hub.repo("datasets", "someone/merged").files["README.md"].decode()
     assert "Our own words." in card
     assert "license: cc0-1.0" in card
@@ -241,7 +241,7 @@ def test_a_revision_holds_the_rows_of_its_time(hub, tmp_path):
     first = hub.repo("datasets", "someone/versions").head.id
     hub.repo("datasets", "someone/versions").tags["v1"] = hub.repo("datasets", "someone/versions").head
     run(hub, tmp_path, PUSH, saved(tmp_path / "b", rows), "someone/versions")
-    said = run(
+    output = run(
         hub,
         tmp_path,
         """
@@ -257,7 +257,7 @@ def test_a_revision_holds_the_rows_of_its_time(hub, tmp_path):
         """,
         first,
     )
-    counts, error = said.strip().split("\n")
+    counts, error = output.strip().split("\n")
     assert counts == "32 10 10 10"
     assert "someone/versions" in error
 

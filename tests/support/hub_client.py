@@ -14,13 +14,13 @@ _LOOP = """
 import contextlib, io, json, sys, traceback
 answers, names = sys.stdout, {}
 for line in sys.stdin:
-    said, error, trace = io.StringIO(), None, ""
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    output, error, trace = io.StringIO(), None, ""
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
             exec(json.loads(line), names)
         except BaseException as caught:
             error, trace = f"{type(caught).__name__}: {caught}", traceback.format_exc()
-    print(json.dumps([said.getvalue(), error, trace]), file=answers, flush=True)
+    print(json.dumps([output.getvalue(), error, trace]), file=answers, flush=True)
 """
 
 
@@ -28,7 +28,7 @@ for line in sys.stdin:
 class Answer:
     """What a snippet printed (both streams), and what it raised, in a line and with its traceback."""
 
-    said: str
+    output: str
     error: str | None
     trace: str
 

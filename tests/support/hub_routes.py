@@ -179,13 +179,13 @@ class Routes:
             request,
             [
                 {
-                    "id": each.id,
-                    "title": each.title,
-                    "message": each.message,
-                    "date": each.date,
-                    "authors": [{"user": each.author}],
+                    "id": item.id,
+                    "title": item.title,
+                    "message": item.message,
+                    "date": item.date,
+                    "authors": [{"user": item.author}],
                 }
-                for each in history
+                for item in history
             ],
         )
 
@@ -230,9 +230,9 @@ class Routes:
             raise Refused(404, f"{folder} does not exist", "EntryNotFound")
         everything = [_folder(path) for path in folders_of(below)] + [blob.entry(path) for path, blob in below.items()]
         if request.query_params.get("recursive", "").lower() != "true":
-            everything = [each for each in everything if "/" not in each["path"].removeprefix(start)]
-        wanted = [each for each in everything if each["path"].startswith(start)]
-        return self._page(request, sorted(wanted, key=lambda each: each["path"]))
+            everything = [item for item in everything if "/" not in item["path"].removeprefix(start)]
+        wanted = [item for item in everything if item["path"].startswith(start)]
+        return self._page(request, sorted(wanted, key=lambda item: item["path"]))
 
     def _page(self, request: Request, entries: list[dict]) -> Response:
         """The entries from the cursor on, with the address of the next page in Link."""
@@ -324,9 +324,9 @@ class Routes:
 
     async def _list_collections(self, request: Request) -> Response:
         owner = request.query_params.get("owner")
-        found = [each for each in self.storage.collections.values() if owner in (None, each["owner"]["name"])]
+        found = [item for item in self.storage.collections.values() if owner in (None, item["owner"]["name"])]
         # The client numbers what it lists itself.
-        return self._page(request, [{name: each[name] for name in each if name != "position"} for each in found])
+        return self._page(request, [{name: item[name] for name in item if name != "position"} for item in found])
 
     async def _create_collection(self, request: Request) -> Response:
         self._asker(request, writes=True)
@@ -350,7 +350,7 @@ class Routes:
     async def _delete_item(self, request: Request) -> Response:
         self._asker(request, writes=True)
         found = self.storage.collection(_slug(request))
-        found["items"] = [each for each in found["items"] if each["_id"] != request.path_params["item"]]
+        found["items"] = [item for item in found["items"] if item["_id"] != request.path_params["item"]]
         return Response()
 
 

@@ -241,7 +241,7 @@ class Storage:
         found = self.collection(slug)
         if f"{item['type']}s" in KINDS:
             self.get(f"{item['type']}s", item["id"])
-        if any((each["type"], each["id"]) == (item["type"], item["id"]) for each in found["items"]):
+        if any((other["type"], other["id"]) == (item["type"], item["id"]) for other in found["items"]):
             raise Refused(409, "Item already in collection")
         numbered = {"_id": f"{next(self._numbers):024x}", "position": len(found["items"]), **item}
         found["items"].append(numbered | ({"note": {"text": note}} if note else {}))
@@ -283,7 +283,7 @@ def evaluations(commit: Commit) -> list[dict]:
 
 def folders_of(paths) -> list[str]:
     """Every folder that contains one of the paths."""
-    return sorted({path.rpartition("/")[0] for each in paths for path in _and_above(each)} - {""})
+    return sorted({path.rpartition("/")[0] for item in paths for path in _and_above(item)} - {""})
 
 
 def _and_above(path: str):
