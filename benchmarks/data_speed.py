@@ -17,7 +17,7 @@ from sklearn.datasets import load_sample_image
 
 from hf_scaling import data
 from hf_scaling.data import glyphs
-from hf_scaling.data.images import ImageFormat, unpack
+from hf_scaling.data.images import ImageFormat, ImagePacker, PixelDecision, PixelRules, unpack
 
 REPEATS = 5
 
@@ -69,8 +69,9 @@ def cached(cache: str) -> dict[str, float]:
 def main() -> None:
     """Print the table."""
     large, small = photograph((500, 375)), png()
-    large_jpeg, small_raw = ImageFormat(224, is_raw=False), ImageFormat(28, is_raw=True)
-    stored, _ = large_jpeg.pack(large)
+    rules = PixelRules(PixelDecision)
+    large_jpeg, small_raw = (ImagePacker(ImageFormat(side, side == 28), rules) for side in (224, 28))
+    stored = large_jpeg.pack(large).payload
     rates = {"glyphs, 28 px: draw 64 at a time": rate(lambda: glyphs.draw(np.arange(64), 28, 0), 64)}
     rates["PNG 28 px: decode and pack raw"] = rate(lambda: [small_raw.pack(small) for _ in range(500)], 500)
     rates["JPEG 500x375: decode, fit to 224 px, encode as JPEG"] = rate(

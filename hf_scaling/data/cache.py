@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,19 +24,24 @@ import xxhash
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from hf_scaling.data.images import ImageFormat, unpack
+from hf_scaling.data.images import ImageFormat, ImagePacker, Packed, PixelDecision, PixelFacts, PixelScan, unpack
 from hf_scaling.errors import InputError
 from hf_scaling.files import replacing, write_text
-from hf_scaling.text import format_bytes
+from hf_scaling.text import format_bytes, format_percent
 
 _log = logging.getLogger(__name__)
 
+# Increase whenever a change alters what a cache holds but no fingerprint: caches are rebuilt, no run id changes.
+CACHE_VERSION = 1
 _RAW_BYTES = 1 << 25
 _ENCODED_ROWS = 1_024
 _SHARD_NAME = re.compile(r"(\d{6})-([0-9a-f]{16})\.arrow")
 _SAMPLE_ROWS = 64
+_SCAN_ROWS = 512
 _USUAL_JPEG = 0.35  # bytes per pixel
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Exact duplicates with different labels are reported above this share of the images.
+_DUPLICATES = 0.01
 
 
 def cache_root(cache_dir: str | os.PathLike | None) -> Path:
@@ -46,11 +51,18 @@ def cache_root(cache_dir: str | os.PathLike | None) -> Path:
 
 
 class Store:
-    """The images of a filled cache folder, in the source's order. Pickling sends the paths of the shards alone."""
+    """The images of a filled cache folder, in the source's order. Pickling sends the paths of the shards alone.
 
-    def __init__(self, paths: list[Path], image_format: ImageFormat):
-        self.image_size = image_format.image_size
-        self._paths, self._format = paths, image_format
+    Attributes:
+        labels: Class ids, int64 array (n,).
+        hashes: Hashes of the pixels, uint64 array (n,).
+        skipped: Names of the rows that were left out because they cannot be decoded.
+        remarks: What a user should know of the images, a line each.
+    """
+
+    def __init__(self, paths: list[Path], image_format: ImageFormat, remarks: Sequence[str] = ()):
+        self.image_size, self.shape = image_format.image_size, image_format.shape
+        self._paths, self._format, self.remarks = paths, image_format, list(remarks)
         self._shards = [Shard(path, image_format) for path in paths]
         counts = np.array([len(shard.labels) for shard in self._shards], np.int64)
         self._ends = np.cumsum(counts)
@@ -58,6 +70,7 @@ class Store:
         self.labels = np.concatenate([np.empty(0, np.int64), *(shard.labels for shard in self._shards)])
         self.hashes = np.concatenate([np.empty(0, np.uint64), *(shard.hashes for shard in self._shards)])
         self.skipped = [name for shard in self._shards for name in shard.skipped]
+        self.n_with_frames = sum(shard.n_with_frames for shard in self._shards)
 
     def images(self, indices: np.ndarray) -> np.ndarray:
         """Read images: uint8 array (len(indices), image_size, image_size, 3), in the order of `indices`."""
@@ -72,7 +85,7 @@ class Store:
         return images
 
     def __reduce__(self) -> tuple:
-        return Store, (self._paths, self._format)
+        return Store, (self._paths, self._format, self.remarks)
 
 
 class Reader(Protocol):
@@ -102,6 +115,7 @@ class Block:
         hashes: Hashes of their pixels.
         n_rows: Rows that were read, with those left out; fewer than requested means that the source ended.
         skipped: Names of the rows whose images could not be decoded.
+        n_with_frames: Number of images with further frames or pages, which are not used.
         state: Where a stream resumes after these rows, as JSON; None for a source with random access.
     """
 
@@ -110,15 +124,20 @@ class Block:
     hashes: list[int] = field(default_factory=list)
     n_rows: int = 0
     skipped: list[str] = field(default_factory=list)
+    n_with_frames: int = 0
     state: dict | None = None
 
-    def append_pixels(self, images: Iterable[np.ndarray], labels: np.ndarray, image_format: ImageFormat) -> None:
-        """Pack images that are already decoded and fitted, and append them."""
+    def append(self, packed: Packed, label: int) -> None:
+        """Append a packed image."""
+        self.payloads.append(packed.payload)
+        self.hashes.append(packed.pixel_hash)
+        self.labels.append(label)
+        self.n_with_frames += packed.has_frames
+
+    def append_pixels(self, images: Iterable[np.ndarray], labels: np.ndarray, packer: ImagePacker) -> None:
+        """Pack images that are already decoded and fitted, and append them as rows."""
         for pixels, label in zip(images, labels.tolist()):
-            payload, pixel_hash = image_format.pack_pixels(pixels)
-            self.payloads.append(payload)
-            self.hashes.append(pixel_hash)
-            self.labels.append(label)
+            self.append(packer.pack_pixels(pixels), label)
             self.n_rows += 1
 
 
@@ -146,28 +165,82 @@ def open_store(
         InputError: The disk is full or too small, or the reader refuses the source.
     """
     folder = _layout(folder, image_format)
-    index = folder / "index.json"
-    try:
+    with _full_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _remove_damaged(folder)
-        n_shards = json.loads(index.read_text())["n_shards"] if index.exists() else None
-        if n_shards is None or len(find_shards(folder)) < n_shards:
+        path = folder / "index.json"
+        index = json.loads(path.read_text()) if path.exists() else None
+        if index is None or len(find_shards(folder)) < index["n_shards"]:
             n_shards = _Filler(folder, make_reader(), image_format, source, progress).run()
-            write_text(index, json.dumps({"n_shards": n_shards}))
-    except OSError as error:
-        if not is_full_disk(error):
-            raise
-        raise InputError(
-            f"the disk of the cache {folder} is full ({os.strerror(error.errno)}): free some space, or set "
-            "HF_SCALING_CACHE to a larger disk, and run the same command again; what is cached already is kept"
-        ) from error
+            index = {"n_shards": n_shards, "remarks": _inspect(_read_shards(folder, n_shards, image_format))}
+            write_text(path, json.dumps(index))
+    return _read_shards(folder, index["n_shards"], image_format, index["remarks"])
+
+
+def _read_shards(folder: Path, n_shards: int, image_format: ImageFormat, remarks: Sequence[str] = ()) -> Store:
     shards = find_shards(folder)
-    return Store([shards[number] for number in range(n_shards)], image_format)
+    return Store([shards[number] for number in range(n_shards)], image_format, remarks)
+
+
+def _inspect(store: Store) -> list[str]:
+    """What is suspicious in the pixels of a filled cache, a line each."""
+    lines, n = [], len(store.labels)
+    if n < 2:
+        return lines
+    if store.n_with_frames:
+        lines.append(
+            f"{store.n_with_frames:,} of {n:,} images have several frames or pages: the first of each is used"
+        )
+    distinct, groups, counts = np.unique(store.hashes, return_inverse=True, return_counts=True)
+    for name, level in (("black", 0), ("white", 255)):
+        pixels = np.full(store.shape, level, np.uint8).tobytes()
+        n_plain = int((store.hashes == np.uint64(xxhash.xxh3_64_intdigest(pixels))).sum())
+        if 2 * n_plain > n:
+            lines.append(f"{'all' if n_plain == n else f'{n_plain:,} of'} {n:,} images are entirely {name}")
+    if len(distinct) == 1:
+        return lines if lines and "entirely" in lines[-1] else [*lines, f"all {n:,} images are equal"]
+    # A group of equal images has several labels where its smallest label is not its largest.
+    lowest, highest = np.full(len(distinct), np.iinfo(np.int64).max), np.full(len(distinct), -1)
+    np.minimum.at(lowest, groups, store.labels)
+    np.maximum.at(highest, groups, store.labels)
+    n_contradicting = int(counts[lowest != highest].sum())
+    if n_contradicting > _DUPLICATES * n:
+        share = format_percent(n_contradicting / n, 2)
+        lines.append(f"{n_contradicting:,} of {n:,} images ({share}) equal an image of another class, pixel by pixel")
+    return lines
+
+
+def decide_once(path: Path, make_reader: Callable[[], Reader]) -> PixelDecision:
+    """How the pixels of a source become 8-bit RGB: read from `path`, or decided by one scan and written there.
+
+    Any number of processes may call this at once: one of them scans, the others wait for it.
+
+    Args:
+        path: File of the cache.
+        make_reader: Opens the training images with `PixelScan` as the packer.
+
+    Raises:
+        InputError: The disk is full, or the reader refuses the source.
+    """
+    with _full_disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(path.with_suffix(".lock"), waits=True):
+            if not path.exists():
+                write_text(path, PixelDecision.from_facts(_scan(make_reader())).to_json())
+            return PixelDecision.from_json(path.read_text())
+
+
+def _scan(reader: Reader) -> Iterator[PixelFacts]:
+    start, state, ended = 0, None, False
+    while not ended:
+        block = reader.read(start, start + _SCAN_ROWS, state)
+        yield from PixelScan.unpack(block.payloads)
+        start, state, ended = start + block.n_rows, block.state, block.n_rows < _SCAN_ROWS
 
 
 def _layout(folder: Path, image_format: ImageFormat) -> Path:
-    """The folder of shards of one length, so that shards of different lengths are never mixed."""
-    return folder / f"{image_format.name}-{rows_per_shard(image_format)}"
+    """The folder of shards of one version and one length, so that different ones are never mixed."""
+    return folder / f"v{CACHE_VERSION}-{image_format.name}-{rows_per_shard(image_format)}"
 
 
 def rows_per_shard(image_format: ImageFormat) -> int:
@@ -195,6 +268,19 @@ def _is_intact(path: Path) -> bool:
     except OSError:
         return False
     return hasher.hexdigest() == _SHARD_NAME.fullmatch(path.name)[2]
+
+
+@contextmanager
+def _full_disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        raise InputError(
+            f"the disk of the cache {folder} is full ({os.strerror(error.errno)}): free some space, or set "
+            "HF_SCALING_CACHE to a larger disk, and run the same command again; what is cached already is kept"
+        ) from error
 
 
 def is_full_disk(error: Exception) -> bool:
@@ -319,6 +405,7 @@ class Shard:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all().combine_chunks()
         metadata = {key.decode(): json.loads(value) for key, value in table.schema.metadata.items()}
         self.n_rows, self.skipped, self.state = metadata["n_rows"], metadata["skipped"], metadata["state"]
+        self.n_with_frames = metadata["n_with_frames"]
         self.labels = table["label"].to_numpy()
         self.hashes = table["hash"].to_numpy()
         self._pixels = self._offsets = None
@@ -356,7 +443,7 @@ def write_shard(folder: Path, number: int, block: Block, image_format: ImageForm
         images = pa.array(block.payloads, pa.large_binary())
     table = pa.table(
         {"image": images, "label": pa.array(block.labels, pa.int64()), "hash": pa.array(block.hashes, pa.uint64())},
-        metadata={name: json.dumps(getattr(block, name)) for name in ("n_rows", "skipped", "state")},
+        metadata={name: json.dumps(getattr(block, name)) for name in ("n_rows", "skipped", "n_with_frames", "state")},
     )
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from hf_scaling.data.cache import Block
-from hf_scaling.data.images import ImageFormat, fit_image
+from hf_scaling.data.images import ImagePacker, fit_image
 from hf_scaling.data.sampling import nested_subset
 
 N_TEST = 500
@@ -36,9 +36,9 @@ class DigitOrigin:
         scans, labels = _scans()
         return {"scans": hashlib.sha256(scans.tobytes() + labels.tobytes()).hexdigest(), "n_test": N_TEST}
 
-    def reader(self, part: str, class_ids: np.ndarray, image_format: ImageFormat, skip_corrupt: bool) -> "DigitReader":
+    def reader(self, part: str, class_ids: np.ndarray, packer: ImagePacker, skip_corrupt: bool) -> "DigitReader":
         """Open a part; no scan is corrupt."""
-        return DigitReader(part, class_ids, image_format)
+        return DigitReader(part, class_ids, packer)
 
 
 class DigitReader:
@@ -46,17 +46,17 @@ class DigitReader:
 
     sequential = False
 
-    def __init__(self, part: str, class_ids: np.ndarray, image_format: ImageFormat):
+    def __init__(self, part: str, class_ids: np.ndarray, packer: ImagePacker):
         scans, labels = _scans()
         in_test = np.isin(np.arange(len(labels)), nested_subset(labels, N_TEST, seed=0))
         selection = np.isin(labels, class_ids) & (in_test if part == "test" else ~in_test)
         self._scans, self._labels = scans[selection], np.searchsorted(class_ids, labels[selection])
         self.n_rows = self.n_images = len(self._labels)
-        self._format = image_format
+        self._packer = packer
 
     def read(self, start: int, stop: int, state: dict | None) -> Block:
         """Enlarge the scans `start` to `stop`."""
-        images = [fit_image(Image.fromarray(scan), self._format.image_size) for scan in self._scans[start:stop]]
+        images = [fit_image(Image.fromarray(scan), self._packer.image_size) for scan in self._scans[start:stop]]
         block = Block()
-        block.append_pixels(map(np.asarray, images), self._labels[start:stop], self._format)
+        block.append_pixels(map(np.asarray, images), self._labels[start:stop], self._packer)
         return block

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from hf_scaling.data.cache import Block
-from hf_scaling.data.images import ImageFormat
+from hf_scaling.data.images import ImagePacker
 from hf_scaling.data.sampling import random_words, seeded_keys, uniforms
 from hf_scaling.errors import InputError
 
@@ -60,12 +60,12 @@ class GlyphOrigin:
         generator = {"generator": GENERATOR_VERSION, "fonts": digest.hexdigest()}
         return {"glyphs": generator, "n_images": self._n_images, "seed": self._seed}
 
-    def reader(self, part: str, class_ids: np.ndarray, image_format: ImageFormat, skip_corrupt: bool) -> "GlyphReader":
+    def reader(self, part: str, class_ids: np.ndarray, packer: ImagePacker, skip_corrupt: bool) -> "GlyphReader":
         """Prepare to draw a part; nothing drawn is corrupt."""
         n_images = self._n_images if part == "train" else N_TEST
         # The test images do not depend on the seed, so that runs of several seeds are compared on one set.
         seed = self._seed if part == "train" else 0
-        return GlyphReader(n_images, class_ids, image_format, seed, part)
+        return GlyphReader(n_images, class_ids, packer, seed, part)
 
 
 class GlyphReader:
@@ -73,9 +73,9 @@ class GlyphReader:
 
     sequential = False
 
-    def __init__(self, n_images: int, class_ids: np.ndarray, image_format: ImageFormat, seed: int, part: str):
+    def __init__(self, n_images: int, class_ids: np.ndarray, packer: ImagePacker, seed: int, part: str):
         self.n_rows = self.n_images = n_images
-        self._class_ids, self._format, self._seed, self._part = class_ids, image_format, seed, part
+        self._class_ids, self._packer, self._seed, self._part = class_ids, packer, seed, part
 
     def read(self, start: int, stop: int, state: dict | None) -> Block:
         """Draw the images `start` to `stop`."""
@@ -83,8 +83,8 @@ class GlyphReader:
         for begin in range(start, stop, _CHUNK):
             rounds, labels = np.divmod(np.arange(begin, min(begin + _CHUNK, stop)), len(self._class_ids))
             indices = rounds * len(CHARACTERS) + self._class_ids[labels]
-            grey = draw(indices, self._format.image_size, self._seed, self._part)
-            block.append_pixels(np.repeat(grey[..., None], 3, axis=-1), labels, self._format)
+            grey = draw(indices, self._packer.image_size, self._seed, self._part)
+            block.append_pixels(np.repeat(grey[..., None], 3, axis=-1), labels, self._packer)
         return block
 
 

@@ -1,5 +1,6 @@
 """Sources that the `datasets` library loads: a Hub id, a folder (of images or Parquet), a Parquet file."""
 
+import copy
 import functools
 import hashlib
 import json
@@ -17,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from hf_scaling import hub
 from hf_scaling.data.cache import Block, Reader, is_full_disk
 from hf_scaling.data.folders import hash_files
-from hf_scaling.data.images import ImageFormat
+from hf_scaling.data.images import Packed, Packer
 from hf_scaling.errors import InputError
 from hf_scaling.files import write_text
 from hf_scaling.text import did_you_mean
@@ -79,18 +80,20 @@ class DatasetOrigin:
         parts = {"train": self._train_part, "test": self._test_part}
         return {**self._content, **parts, "image": self._image, "label": self._label}
 
-    def reader(self, part: str, class_ids: np.ndarray, image_format: ImageFormat, skip_corrupt: bool) -> Reader:
+    def reader(self, part: str, class_ids: np.ndarray, packer: Packer, skip_corrupt: bool) -> Reader:
         """Open "train" or "test": streamed in order, or downloaded and prepared for random access."""
         part = self._train_part if part == "train" else self._test_part
         where = f"part {part} of {self.name}"
         labels = LabelIds(self._label_feature, self.class_names, class_ids, where)
-        packer = RowPacker(self._image, self._label, labels, image_format, skip_corrupt, where)
+        rows = RowPacker(self._image, self._label, labels, packer, skip_corrupt, where)
         errors = functools.partial(dataset_errors, self.name)
         if self._streaming:
-            return StreamReader(self._undecoded(self._streams[part]), self._count_rows(part), packer, errors)
+            return StreamReader(
+                self._undecoded(copy.deepcopy(self._streams[part])), self._count_rows(part), rows, errors
+            )
         with errors():
             self._builder.download_and_prepare()
-            return MapReader(self._undecoded(self._builder.as_dataset(part)), packer, errors)
+            return MapReader(self._undecoded(self._builder.as_dataset(part)), rows, errors)
 
     def _undecoded(self, dataset):
         from datasets import Image as ImageFeature
@@ -398,7 +401,7 @@ class RowPacker:
     image_column: str
     label_column: str
     labels: LabelIds
-    image_format: ImageFormat
+    packer: Packer
     skip_corrupt: bool
     where: str
 
@@ -420,17 +423,15 @@ class RowPacker:
         block = Block(n_rows=len(rows), skipped=[result for result in packed if isinstance(result, str)])
         for index, result in zip(selected, packed):
             if not isinstance(result, str):
-                block.payloads.append(result[0])
-                block.hashes.append(result[1])
-                block.labels.append(labels[index])
+                block.append(result, labels[index])
         return block
 
-    def _pack_one(self, row: int, image: dict | None) -> tuple[bytes, int] | str:
-        """An image's bytes and hash, or what is wrong with it."""
+    def _pack_one(self, row: int, image: dict | None) -> Packed | str:
+        """A packed image, or what is wrong with it."""
         encoded = _read_bytes(image)  # outside the try: an error of the disk or the network is not a corrupt image
         try:
-            return self.image_format.pack(encoded)
-        except MemoryError:
+            return self.packer.pack(encoded)
+        except (MemoryError, InputError):
             raise
         except Exception as error:  # PIL raises nearly anything on broken bytes
             is_file = image is not None and image["bytes"] is None and image["path"]

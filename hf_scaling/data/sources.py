@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,25 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hf_scaling.data.cache import Reader, Store, cache_root, is_filled, open_store
+from hf_scaling.data.cache import CACHE_VERSION, Reader, Store, cache_root, decide_once, is_filled, open_store
 from hf_scaling.data.digits import DigitOrigin
 from hf_scaling.data.glyphs import GlyphOrigin
-from hf_scaling.data.images import DECODING_VERSION, ImageFormat
+from hf_scaling.data.images import (
+    DECODING_VERSION,
+    RGB,
+    ImageFormat,
+    ImagePacker,
+    Packer,
+    PixelDecision,
+    PixelRules,
+    PixelScan,
+    parse_background,
+)
 from hf_scaling.data.sampling import select_classes, split_by_key, validation_size
 from hf_scaling.data.text import TextSource, open_text
 from hf_scaling.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 _LARGEST_TEST = 10_000
 
@@ -33,6 +46,7 @@ def open_source(
     seed: int = 0,
     streaming: bool = False,
     skip_corrupt: bool = False,
+    background: str | None = None,
     cache_dir: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> "Source":
@@ -50,6 +64,8 @@ def open_source(
         streaming: Read a Hub id or a folder once, in order, rather than download and convert it completely first.
         skip_corrupt: Leave out images that cannot be decoded (counted in `Split.n_skipped`) rather than refuse the
             source.
+        background: Colour behind transparent parts, a name or #rrggbb; None for white, or for black where white would
+            leave over half of the images of one colour.
         cache_dir: Folder of the cache; None for $HF_SCALING_CACHE or ~/.cache/hf_scaling.
         progress: Whether to show progress on stderr.
 
@@ -78,7 +94,23 @@ def open_source(
 
         origin = DatasetOrigin(name, image_column, label_column, streaming, root, progress)
     class_ids = select_classes(origin.class_names, classes, origin.name)
-    return Source(origin, class_ids, image_size, skip_corrupt, root, progress)
+    options = ReadingOptions(skip_corrupt, None if background is None else parse_background(background), progress)
+    return Source(origin, class_ids, image_size, options, root)
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How the images of a source are read.
+
+    Attributes:
+        skip_corrupt: Leave out images that cannot be decoded.
+        background: Colour behind transparent parts; None decides between white and black.
+        progress: Whether to show progress on stderr.
+    """
+
+    skip_corrupt: bool = False
+    background: RGB | None = None
+    progress: bool = True
 
 
 class Origin(Protocol):
@@ -99,7 +131,7 @@ class Origin(Protocol):
     def identity(self) -> dict:
         """What determines the images, as JSON; part of the fingerprint."""
 
-    def reader(self, part: str, class_ids: np.ndarray, image_format: ImageFormat, skip_corrupt: bool) -> Reader:
+    def reader(self, part: str, class_ids: np.ndarray, packer: Packer, skip_corrupt: bool) -> Reader:
         """Open "train" or "test" with the images of `class_ids`; labels are positions within `class_ids`."""
 
 
@@ -145,21 +177,23 @@ class Source:
         image_size: Side in pixels; images are RGB.
     """
 
-    def __init__(
-        self, origin: Origin, class_ids: np.ndarray, image_size: int, skip_corrupt: bool, root: Path, progress: bool
-    ):
+    def __init__(self, origin: Origin, class_ids: np.ndarray, image_size: int, options: ReadingOptions, root: Path):
         self.name, self.image_size = origin.name, image_size
         self.class_names = [origin.class_names[class_id] for class_id in class_ids]
         basis = {
             "identity": origin.identity(),
             "image_size": image_size,
-            "decoding": DECODING_VERSION,
+            "decoding": 1 if origin.is_generated else DECODING_VERSION,
             "classes": None if len(class_ids) == len(origin.class_names) else self.class_names,
         }
+        if options.background is not None and not origin.is_generated:
+            basis["background"] = options.background
         self.fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:16]
-        self._folder = root / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', self.name)}-{image_size}px-{self.fingerprint}"
-        self._origin, self._class_ids = origin, class_ids
-        self._skip_corrupt, self._progress = skip_corrupt, progress
+        self._root, self._prefix = root, f"{re.sub(r'[^A-Za-z0-9._-]+', '_', self.name)}-{image_size}px-"
+        self._folder = root / f"{self._prefix}{self.fingerprint}"
+        self._origin, self._class_ids, self._options = origin, class_ids, options
+        self._pixel_file = self._folder / f"pixels-v{CACHE_VERSION}.json"
+        self._rules = PixelRules(functools.cache(self._decide), options.background)
 
     @property
     def is_available(self) -> bool:
@@ -205,18 +239,47 @@ class Source:
 
     def _read_part(self, part: str) -> Split:
         image_format = ImageFormat.for_part(self.image_size, part)
+        packer, skip_corrupt = ImagePacker(image_format, self._rules), self._options.skip_corrupt
+        if not self.is_available and any(self._root.glob(f"{self._prefix}*/train/[jr]*-[0-9]*")):
+            self._warn(
+                "cached by an earlier version, which decoded and ordered images differently: the fingerprint has "
+                "changed, so runs on this source are trained again"
+            )
         store = open_store(
             self._folder / part,
-            lambda: self._origin.reader(part, self._class_ids, image_format, self._skip_corrupt),
+            lambda: self._origin.reader(part, self._class_ids, packer, skip_corrupt),
             image_format,
             f"{self.name} ({part})",
-            self._progress,
+            self._options.progress,
         )
-        if store.skipped and not self._skip_corrupt:
+        if not self._origin.is_generated:
+            if self._pixel_file.exists():
+                for line in self._rules.decision().remarks(self._options.background is not None):
+                    self._warn(line)
+            for line in store.remarks:
+                self._warn(f"{part}: {line}")
+        if store.skipped and not skip_corrupt:
             raise InputError(f"{store.skipped[0]}: repair or remove it, or leave out such images with skip_corrupt")
         if part == "train" and len(np.unique(store.labels)) < 2:
             raise InputError(f"{self.name}: all its training images are of one class, but at least two are needed")
         return Split(store, np.arange(len(store.labels)))
+
+    def _decide(self) -> PixelDecision:
+        """One scan of the training images, whose result is stored in the cache; of several processes one scans."""
+        skip_corrupt = self._options.skip_corrupt
+        return decide_once(
+            self._pixel_file, lambda: self._origin.reader("train", self._class_ids, PixelScan(), skip_corrupt)
+        )
+
+    def _warn(self, line: str) -> None:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            _warn_once(self.fingerprint, f"{self.name}: {line}")
+
+
+@functools.cache
+def _warn_once(fingerprint: str, line: str) -> None:
+    """Log a line once per source and process."""
+    _log.warning("%s", line)
 
 
 def count_overlap(a: Split, b: Split) -> int:

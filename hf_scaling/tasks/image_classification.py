@@ -40,6 +40,10 @@ class _ImageFields:
         default=None, metadata={"help": "use this many of the classes, or those listed in a file"}
     )
     skip_corrupt: bool = field(default=False, metadata={"help": "leave corrupt images out, and count them"})
+    background: str | None = field(
+        default=None,
+        metadata={"help": "colour behind transparent parts; by default white, or black where that shows more"},
+    )
     augmentation: list[str] = field(
         default_factory=list,
         metadata={"help": "some of flip, shift, resized_crop, erase, applied in that order; or none"},
@@ -160,6 +164,7 @@ class ImageClassification:
             "n_images": n if fields.source == "glyphs" and (n or 0) > _DEFAULT_GLYPHS else None,
             "streaming": fields.streaming,
             "skip_corrupt": fields.skip_corrupt,
+            "background": fields.background,
         }
 
     def choose(
