@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import socket
 import subprocess
 from dataclasses import dataclass
 
@@ -61,7 +62,9 @@ class Speeds:
     """
 
     def __init__(self) -> None:
-        self._path = cache_root(None) / "speeds" / ("gpu.jsonl" if visible_gpus() else "cpu.jsonl")
+        device = "gpu" if visible_gpus() else "cpu"
+        # Several machines may share a cache.
+        self._path = cache_root(None) / "speeds" / f"{socket.gethostname()}-{device}.jsonl"
         self._speeds: dict[tuple[float, int], Speed] = {}
         # A missing or damaged file is a cache without content.
         with contextlib.suppress(OSError, ValueError, TypeError):
