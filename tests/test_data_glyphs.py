@@ -1,5 +1,8 @@
 """The embedded sources: glyphs depend on the seed and their number alone; digits are the scans themselves."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
@@ -7,6 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from hf_scaling import data
 from hf_scaling.data import glyphs
 from hf_scaling.errors import InputError
+from hf_scaling.grid import Grid
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +117,10 @@ def test_digits_can_be_enlarged_and_learned(cache):
 def test_bad_options_are_refused(name, options, named, cache):
     with pytest.raises(InputError, match=named):
         open_quietly(name, cache, **options)
+
+
+def test_the_run_ids_of_the_demo_do_not_change():
+    fingerprints = {name: data.open_source(name).fingerprint for name in ("glyphs", "digits")}
+    assert fingerprints == {"glyphs": "deb1ede92e7ddb02", "digits": "0d4528d319aa647b"}
+    stored = json.loads((Path(__file__).parent / "data" / "demo_run_ids.json").read_text())
+    assert [run.run_id for run in Grid.load("demo").plan(guess=True)] == stored

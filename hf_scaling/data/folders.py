@@ -44,6 +44,7 @@ PARTS = {
 #: Columns of a metadata file that can hold the labels, the first that is there.
 LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_DATA = (".parquet", ".arrow")
 _HIDDEN = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 _ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar"}
 # Formats that Pillow identifies without being able to decode them.
@@ -107,11 +108,11 @@ def image_suffixes() -> frozenset[str]:
     )
 
 
-def read_image_folder(path: Path, label_column: str | None = None) -> ImageFolder:
-    """Walk a folder of images.
+def read_image_folder(path: "Path | FolderScan", label_column: str | None = None) -> ImageFolder:
+    """Find the parts, the classes and the images of a folder.
 
     Args:
-        path: The folder.
+        path: The folder, or a scan of it.
         label_column: The label column of its metadata files; None finds one of `LABEL_COLUMNS`, and falls back to
             class folders.
 
@@ -119,13 +120,13 @@ def read_image_folder(path: Path, label_column: str | None = None) -> ImageFolde
         InputError: No images, one class alone, images without a class, a class that is only evaluated on, part names
             beside other folders, a cycle of links, or a metadata file that does not fit its images.
     """
-    walk, remarks = _Walk(path), []
+    walk, remarks = path if isinstance(path, FolderScan) else FolderScan(path), []
     while (inner := walk.wrapping_folder()) is not None:
         remarks.append(f"{walk.root}: its only folder {inner.name} was entered")
-        walk = _Walk(inner, walk.unused)
+        walk = FolderScan(inner, walk.unused)
     n_images = {top: sum(map(len, walk.images[top].values())) for top in walk.images}
     if not any(n_images.values()):
-        raise InputError(f"{path}: no images{_unused_text(walk.unused, ': ')}")
+        raise InputError(f"{walk.root}: no images{_unused_text(walk.unused, ': ')}")
     tops = [top for top, n in n_images.items() if top and n]
     parts = {top: PARTS[top.lower()] for top in tops if top.lower() in PARTS}
     others = [top for top in tops if top not in parts]
@@ -158,7 +159,7 @@ _File = tuple[str, int, int, int]
 
 
 @dataclass
-class _Walk:
+class FolderScan:
     """Every file below a folder, in one pass.
 
     Attributes:
@@ -166,12 +167,14 @@ class _Walk:
         unused: Suffix (or a reason in brackets) to the number of files that are not images.
         images: Top folder to second folder to images; "" stands for the files beside the folders.
         metadata: Folder (relative, "" for the root) to its metadata file.
+        data_files: Parquet and Arrow files that are not metadata, relative to the root; `unused` counts them too.
     """
 
     root: Path
     unused: Counter = field(default_factory=Counter)
     images: dict[str, dict[str, list[_File]]] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
+    data_files: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._suffixes = image_suffixes()
@@ -180,6 +183,11 @@ class _Walk:
             above = self._above(path, ())
             for second, inner in self._read(path, f"{top}/", seconds.setdefault("", []), above):
                 self._read_all(inner, f"{top}/{second}/", seconds.setdefault(second, []), self._above(inner, above))
+
+    @property
+    def n_images(self) -> int:
+        """Number of image files."""
+        return sum(len(files) for seconds in self.images.values() for files in seconds.values())
 
     def wrapping_folder(self) -> Path | None:
         """The only top folder, if it holds everything and is not a part; None otherwise."""
@@ -214,7 +222,10 @@ class _Walk:
                     elif name in _METADATA and prefix.count("/") < 2:
                         self.metadata[prefix.rstrip("/")] = name
                     else:
-                        self.unused[os.path.splitext(name)[1].lower() or "(without a suffix)"] += 1
+                        suffix = os.path.splitext(name)[1].lower()
+                        self.unused[suffix or "(without a suffix)"] += 1
+                        if suffix in _DATA:
+                            self.data_files.append(prefix + name)
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from error
         return folders
@@ -233,7 +244,7 @@ class _Walk:
         return above
 
 
-def _parts_by_class(walk: _Walk, parts: Mapping[str, str]) -> dict[str, dict[str, list[_File]]]:
+def _parts_by_class(walk: FolderScan, parts: Mapping[str, str]) -> dict[str, dict[str, list[_File]]]:
     """Part to class name to files, where the top folders are parts."""
     tops: dict[str, str] = {}
     for top, part in parts.items():
@@ -248,7 +259,7 @@ def _parts_by_class(walk: _Walk, parts: Mapping[str, str]) -> dict[str, dict[str
 
 
 def _metadata_labels(
-    walk: _Walk, by_class: Mapping[str, Mapping[str, Sequence[_File]]], label_column: str | None
+    walk: FolderScan, by_class: Mapping[str, Mapping[str, Sequence[_File]]], label_column: str | None
 ) -> dict[str, str] | None:
     """Path to label by the metadata files; None where there is none with a label column."""
     if not walk.metadata:
@@ -297,7 +308,9 @@ def _label_column(columns: Sequence[str], requested: str | None, where: Path) ->
     return requested
 
 
-def _grouped(walk: _Walk, classes: Mapping[str, Sequence[_File]], labels: Mapping[str, str]) -> dict[str, list[_File]]:
+def _grouped(
+    walk: FolderScan, classes: Mapping[str, Sequence[_File]], labels: Mapping[str, str]
+) -> dict[str, list[_File]]:
     """Label to files, by the metadata; images without a row are counted as unused."""
     groups: dict[str, list[_File]] = {}
     for files in classes.values():
@@ -309,7 +322,7 @@ def _grouped(walk: _Walk, classes: Mapping[str, Sequence[_File]], labels: Mappin
     return groups
 
 
-def _assemble(walk: _Walk, by_class: Mapping[str, Mapping[str, Sequence[_File]]]) -> ImageFolder:
+def _assemble(walk: FolderScan, by_class: Mapping[str, Mapping[str, Sequence[_File]]]) -> ImageFolder:
     """Class ids by name; files sorted within their classes.
 
     Raises:

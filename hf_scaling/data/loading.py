@@ -1,9 +1,10 @@
-"""Sources that the `datasets` library loads: a Hub id, a folder (of images or Parquet), a Parquet file."""
+"""Sources of a user's own: folders of images, and what the `datasets` library loads (Parquet files, Hub ids)."""
 
 import copy
 import functools
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from hf_scaling import hub
 from hf_scaling.data.cache import Block, Reader, is_full_disk
-from hf_scaling.data.folders import hash_files
+from hf_scaling.data.folders import FolderScan, ImageFiles, hash_contents, hash_files, read_image_folder
 from hf_scaling.data.images import Packed, Packer
 from hf_scaling.errors import InputError
 from hf_scaling.files import write_text
@@ -26,11 +27,112 @@ from hf_scaling.text import did_you_mean
 if TYPE_CHECKING:  # importing datasets takes most of a second, and the embedded sources do without it
     import datasets
 
+_log = logging.getLogger(__name__)
+
 # Evaluation reads the first of these parts that has labels (ImageNet's test part has none).
 TEST_PARTS = ("test", "validation", "valid", "val", "dev")
 _LABEL_NAMES = ("label", "labels", "class", "target", "fine_label")
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
+#: Suffixes of files, other than images, that `datasets` reads.
+_DATA_SUFFIXES = {".parquet", ".arrow", ".csv", ".json", ".jsonl", ".tar"}
 _GROUP = 32  # images per task of a thread; one by one, handing over small images costs more than decoding them
+
+
+def open_origin(
+    name: str, image_column: str | None, label_column: str | None, streaming: bool, root: Path, progress: bool
+) -> "FolderOrigin | DatasetOrigin":
+    """Open a folder of images, a folder of data files, a Parquet file or a Hub id.
+
+    A folder that holds images is read as such, unless it has Parquet files with images, or Arrow files.
+
+    Args:
+        name: The folder, the file or the Hub id; an existing path wins.
+        image_column, label_column: Names of the columns; None finds them.
+        streaming: Whether the rows of a data set are read in order; a folder of images is read by index in any case.
+        root: Folder of the cache.
+        progress: Whether to show progress on stderr.
+
+    Raises:
+        InputError: As the origins do.
+    """
+    path = Path(name)
+    if path.is_dir():
+        scan = FolderScan(path)
+        is_data_set = any(map(_holds_images, (path / file for file in scan.data_files)))
+        if not is_data_set and (scan.n_images or not _DATA_SUFFIXES & scan.unused.keys()):
+            return FolderOrigin(scan, image_column, label_column, root, progress)
+        if scan.n_images:
+            log_once(f"{name}: {scan.n_images:,} image files beside its data files are not read")
+    return DatasetOrigin(name, image_column, label_column, streaming, root, progress)
+
+
+def _holds_images(path: Path) -> bool:
+    """Whether a Parquet file has a column that can hold images; Arrow files are not looked into."""
+    if path.suffix.lower() == ".arrow":
+        return True
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        kinds = parquet.read_schema(path).types
+    except (pa.ArrowException, OSError):
+        return False
+    return any(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+        for kind in kinds
+    )
+
+
+@functools.cache
+def log_once(message: str) -> None:
+    """Log a warning, unless this process has logged it before."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        _log.warning("%s", message)
+
+
+class FolderOrigin:
+    """A folder of images, as an `Origin`; opening it reads the content of files that are new or changed.
+
+    Args:
+        scan: The folder's files.
+        image_column: Refused, unless it is "image": the files have no columns.
+        label_column: The label column of its metadata files; None finds it.
+        root: Folder of the cache.
+        progress: Whether to show progress on stderr.
+
+    Raises:
+        InputError: As `read_image_folder` and `hash_contents` do.
+    """
+
+    is_generated = False
+
+    def __init__(
+        self, scan: FolderScan, image_column: str | None, label_column: str | None, root: Path, progress: bool
+    ):
+        self.name = scan.root.resolve().name
+        if image_column not in (None, "image"):
+            raise InputError(f"image_column: {scan.root} is a folder of images and has no columns: leave it out")
+        if label_column == "label" and not scan.metadata:  # what `datasets` calls the class folders
+            label_column = None
+        folder = read_image_folder(scan, label_column)
+        for remark in folder.remarks:
+            log_once(remark)
+        self._content = hash_contents(folder, root / "folders", progress)
+        self._folder, self._test_part = folder, folder.evaluation_part()
+        self.class_names, self.has_test = folder.class_names, self._test_part is not None
+
+    def identity(self) -> dict:
+        """What determines the images and their labels."""
+        return {"images": self._content, "test": self._test_part}
+
+    def reader(self, part: str, class_ids: np.ndarray, packer: Packer, skip_corrupt: bool) -> Reader:
+        """Open "train" or "test"."""
+        part = "train" if part == "train" else self._test_part
+        labels = LabelIds(range(len(self.class_names)), class_ids, f"part {part} of {self.name}")
+        rows = RowPacker("image", "label", labels, packer, skip_corrupt, f"part {part} of {self.name}")
+        return FolderReader(self._folder.root, self._folder.parts[part], rows)
 
 
 class DatasetOrigin:
@@ -84,7 +186,8 @@ class DatasetOrigin:
         """Open "train" or "test": streamed in order, or downloaded and prepared for random access."""
         part = self._train_part if part == "train" else self._test_part
         where = f"part {part} of {self.name}"
-        labels = LabelIds(self._label_feature, self.class_names, class_ids, where)
+        is_typed = hasattr(self._label_feature, "names")
+        labels = LabelIds(range(len(self.class_names)) if is_typed else self.class_names, class_ids, where)
         rows = RowPacker(self._image, self._label, labels, packer, skip_corrupt, where)
         errors = functools.partial(dataset_errors, self.name)
         if self._streaming:
@@ -296,8 +399,7 @@ class LabelIds:
     """Maps a column's labels to class ids, and those to positions among the selected classes.
 
     Args:
-        feature: The column's feature.
-        class_names: All class names, in label order.
+        labels: The label of each class as the column writes it, in label order.
         class_ids: The selected classes.
         where: The part, for messages.
 
@@ -305,12 +407,11 @@ class LabelIds:
         share: Share of the classes that are selected.
     """
 
-    def __init__(self, feature, class_names: Sequence[str], class_ids: Iterable[int], where: str):
+    def __init__(self, labels: Sequence[int | str], class_ids: Iterable[int], where: str):
         self._where = where
-        keys = range(len(class_names)) if hasattr(feature, "names") else class_names
-        self._ids = {str(key): number for number, key in enumerate(keys)}
+        self._ids = {str(label): number for number, label in enumerate(labels)}
         self._positions = {number: position for position, number in enumerate(class_ids)}
-        self.share = len(self._positions) / len(class_names)
+        self.share = len(self._positions) / len(labels)
 
     def position(self, label: int | str | None, row: int) -> int | None:
         """Position of a label among the selected classes; None where its class is not selected.
@@ -328,6 +429,29 @@ class LabelIds:
 
 
 # Rows: read, decoded and packed.
+
+
+class FolderReader:
+    """Reads the images of a folder, in any order and by any number of processes.
+
+    Args:
+        root: The folder.
+        files: The images of one part.
+        packer: Decodes them.
+    """
+
+    sequential = False
+
+    def __init__(self, root: Path, files: ImageFiles, packer: "RowPacker"):
+        self.n_rows = len(files.paths)
+        self.n_images = round(self.n_rows * packer.labels.share)
+        self._root, self._files, self._packer = root, files, packer
+
+    def read(self, start: int, stop: int, state: dict | None) -> Block:
+        """Pack the images `start` to `stop`."""
+        paths, labels = self._files.paths[start:stop], self._files.labels[start:stop].tolist()
+        images = ({"bytes": None, "path": os.path.join(self._root, path)} for path in paths)
+        return self._packer.pack([{"image": image, "label": label} for image, label in zip(images, labels)], start)
 
 
 class MapReader:
@@ -446,11 +570,16 @@ class RowPacker:
 
 
 def _read_bytes(image: dict | None) -> bytes:
-    from datasets.utils.file_utils import xopen
-
     if image is None:
         return b""
     if image["bytes"] is not None:
         return image["bytes"]
+    if os.path.exists(image["path"]) or not any(mark in image["path"] for mark in ("::", "://")):
+        try:
+            return Path(image["path"]).read_bytes()
+        except OSError as error:
+            raise InputError(f"{image['path']}: cannot be read: {error.strerror}") from error
+    from datasets.utils.file_utils import xopen
+
     with xopen(image["path"], "rb") as file:  # also a file within an archive, local or on the Hub
         return file.read()

@@ -90,9 +90,9 @@ def open_source(
     elif name == "digits":
         origin = DigitOrigin()
     else:
-        from hf_scaling.data.loading import DatasetOrigin
+        from hf_scaling.data.loading import open_origin
 
-        origin = DatasetOrigin(name, image_column, label_column, streaming, root, progress)
+        origin = open_origin(name, image_column, label_column, streaming, root, progress)
     class_ids = select_classes(origin.class_names, classes, origin.name)
     options = ReadingOptions(skip_corrupt, None if background is None else parse_background(background), progress)
     return Source(origin, class_ids, image_size, options, root)
@@ -183,7 +183,7 @@ class Source:
         basis = {
             "identity": origin.identity(),
             "image_size": image_size,
-            "decoding": 1 if origin.is_generated else DECODING_VERSION,
+            "decoding": 1 if origin.is_generated else DECODING_VERSION,  # what is generated is never decoded
             "classes": None if len(class_ids) == len(origin.class_names) else self.class_names,
         }
         if options.background is not None and not origin.is_generated:
