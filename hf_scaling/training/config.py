@@ -106,16 +106,19 @@ def changed_values(fields: RunFields, args: DistillationArguments) -> dict[str, 
 
 def describe(fields: RunFields, args: TrainingArguments) -> dict[str, Any]:
     """The configuration as run.yaml records it: all fields of the recipe, and the changed TrainingArguments."""
-    defaults = _default_arguments(type(args), args.output_dir)
+    # With the same use_cpu: without it accelerate would forget the other processes of a run on CPUs.
+    defaults = _default_arguments(type(args), args.output_dir, args.use_cpu)
     names = [field.name for field in dataclasses.fields(args) if field.init and "token" not in field.name]
     changed = {name: getattr(args, name) for name in names if getattr(args, name) != getattr(defaults, name)}
+    if args.use_cpu:
+        changed["use_cpu"] = True
     # JSON and back: enums and paths become text.
     return json.loads(json.dumps({"fields": dataclasses.asdict(fields), "training_arguments": changed}, default=str))
 
 
 @functools.lru_cache(maxsize=8)
-def _default_arguments(cls: type[TrainingArguments], output_dir: str) -> TrainingArguments:
-    return cls(output_dir=output_dir)
+def _default_arguments(cls: type[TrainingArguments], output_dir: str, use_cpu: bool) -> TrainingArguments:
+    return cls(output_dir=output_dir, use_cpu=use_cpu)
 
 
 def _parse(stage: str, argv: Sequence[str], default_config: Path | None) -> tuple:
