@@ -109,12 +109,17 @@ def student_factor(freedom: float | np.ndarray) -> np.ndarray:
 
 
 def hat(slopes: np.ndarray) -> np.ndarray:
-    """The projection (N, N) onto the columns of slopes (N, F), robust to columns of zeros and dependent ones.
+    """The projection (N, N) onto the columns of slopes (N, F).
 
     Its diagonal holds the leverages: how much of its own fitted value each row determines, 0 to 1.
     """
+    left = hat_basis(slopes)
+    return left @ left.T
+
+
+def hat_basis(slopes: np.ndarray) -> np.ndarray:
+    """Orthonormal columns (N, K) that span those of slopes (N, F), robust to columns of zeros and dependent ones."""
     scale = np.sqrt((slopes**2).sum(axis=0))
     kept = slopes[:, scale > 0] / scale[scale > 0]
     left, values, _ = np.linalg.svd(kept, full_matrices=False)
-    left = left[:, values > 1e-8 * values.max(initial=0.0)]
-    return left @ left.T
+    return left[:, values > 1e-8 * values.max(initial=0.0)]

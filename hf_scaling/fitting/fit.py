@@ -9,6 +9,7 @@ import numpy as np
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.bootstrap import METHODS, draw
 from hf_scaling.fitting.diagnostics import judge
+from hf_scaling.fitting.discrepancy import estimate_discrepancy, extrapolation_notes, hold_out
 from hf_scaling.fitting.estimate import Estimate, estimate
 from hf_scaling.fitting.law_fit import LawFit, quantiles
 from hf_scaling.fitting.rows import (
@@ -216,6 +217,13 @@ def fit_rows(rows: FitRows, law: Law, options: FitOptions) -> LawFit:
             text = f"{format_percent(1 - drawn.converged)} of the refits did not converge"
             notes.append(note("draws_not_converged", "warn", text))
     status, findings = judge(estimated)
+    held_out = hold_out(estimated)
+    badly = extrapolation_notes(estimated, held_out)
+    status, findings = "extrapolates_badly" if badly and status == "ok" else status, findings + badly
+    problem = estimated.problem
+    discrepancy = estimate_discrepancy(
+        held_out, rows, problem.target, problem.root_weights, estimated.fitted, objective.is_log
+    )
     intervals = {}
     if len(draws):
         low, high = quantiles(draws, options.level, estimated.theta)
@@ -239,10 +247,11 @@ def fit_rows(rows: FitRows, law: Law, options: FitOptions) -> LawFit:
             "n_starts": estimated.n_starts,
             **options.to_dict(),
         },
-        data=describe_rows(rows),
+        data={**describe_rows(rows), "discrepancy": discrepancy},
         definition=law,
         draws=draws,
         noise=estimated.residuals * np.sqrt(count / estimated.freedom),
+        held_out=held_out,
     )
 
 

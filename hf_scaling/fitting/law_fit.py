@@ -11,6 +11,7 @@ import numpy as np
 
 from hf_scaling import files, hub
 from hf_scaling.errors import InputError
+from hf_scaling.fitting.discrepancy import HeldOut, deviations
 from hf_scaling.fitting.solver import Objective
 from hf_scaling.laws import Law
 
@@ -25,7 +26,10 @@ VERDICTS = {
     "not_identifiable": "these runs do not determine the law: trust it inside the measured range at most",
     "at_bound": "a parameter ended on its bound: read it as a limit",
     "poor_fit": "the law does not describe these runs",
+    "extrapolates_badly": "fitted without their largest scales, the law misses them: do not trust it beyond the data",
 }
+# The values that a target can take.
+_POSSIBLE = {"error": (0.0, 1.0), "loss": (0.0, np.inf)}
 # Rows times draws evaluated at once.
 _LARGEST_BLOCK = 2_000_000
 
@@ -43,13 +47,14 @@ class LawFit:
         notes: Findings, each with code, grade (info, warn, error) and text.
         settings: How it was fitted: target, objective, delta, columns, weights, n_starts, and the `FitOptions`.
         data: What it was fitted to: the range of each variable, the values of the naming columns, the mean of
-            each configuration (`measured`) and what the runs cost (`compute`); laws stored by older versions lack the
-            last two.
+            each configuration (`measured`), what the runs cost (`compute`) and the law's own error beyond the data
+            (`discrepancy`, from `estimate_discrepancy`); laws stored by older versions lack the last three.
         definition: The law itself; None in a mixture.
         draws: (B, P) bootstrap draws of the parameters.
         noise: (N,) residuals on the objective's scale, corrected for the fitted parameters: the noise of a new run.
         members: The fits of a mixture.
         weights: Law name to weight in a mixture.
+        held_out: The law refitted without its largest scales; None in a fit that was loaded.
     """
 
     law: str
@@ -65,6 +70,7 @@ class LawFit:
     noise: np.ndarray = field(repr=False)
     members: "tuple[LawFit, ...]" = ()
     weights: dict[str, float] = field(default_factory=dict)
+    held_out: HeldOut | None = field(default=None, repr=False, compare=False)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -97,6 +103,7 @@ class LawFit:
         sizes, index = _sizes(frame, set(self.columns.values()))
         values = self.values(sizes)
         low, high = self._band(sizes, values, kind, self._level(level))
+        values, low, high = (np.clip(ends, *self._possible) for ends in (values, low, high))
         return pd.DataFrame(
             {
                 "value": values,
@@ -119,10 +126,19 @@ class LawFit:
         """(B, N) predictions of every bootstrap draw at sizes given by column.
 
         In a mixture each draw comes from one member, in proportion to the weights, so that the band shows how far the
-        laws disagree as well.
+        laws disagree as well. Outside the data each draw deviates by the law's own error (docs/fitting.md).
         """
+        drawn, discrepancy = self._refitted_values(sizes), self.data.get("discrepancy")
+        if not discrepancy or not discrepancy["per_log"] or not len(drawn):
+            return drawn
+        scale = Objective(self.settings["objective"])
+        at = {column: np.asarray(sizes[column], dtype=float) for column in self.data["ranges"]}
+        return scale.unscale(scale.scale(drawn) + deviations(discrepancy, at, len(drawn), self.settings["seed"]))
+
+    def _refitted_values(self, sizes: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(B, N) predictions of every bootstrap draw, as if the law were true."""
         if self.members:
-            pools = [member.draw_values(sizes) for member in self.members]
+            pools = [member._refitted_values(sizes) for member in self.members]
             n_draws = min(len(pool) for pool in pools)
             weights = [self.weights[member.law] for member in self.members]
             # The golden ratio's multiples spread each member's turns evenly over the draws.
@@ -311,11 +327,20 @@ class LawFit:
             unknown = np.full(len(values), np.nan)
             return unknown, unknown
         drawn = self.draw_values(sizes)
+        low, high = quantiles(drawn, level, values)
         if kind == "new_run":
             scale = Objective(self.settings["objective"])
             noise = np.random.default_rng(self.settings["seed"]).choice(self.noise, size=drawn.shape)
-            drawn = scale.unscale(scale.scale(drawn) + noise)
-        return quantiles(drawn, level, values)
+            run_low, run_high = quantiles(scale.unscale(scale.scale(drawn) + noise), level, values)
+            return np.minimum(low, run_low), np.maximum(high, run_high)
+        return low, high
+
+    @property
+    def _possible(self) -> tuple[float, float]:
+        """The range of the target, where its name says one and the fitted rows keep to it."""
+        low, high = _POSSIBLE.get(self.settings["target"], (-np.inf, np.inf))
+        measured = self.data.get("target_range", (low, high))
+        return (low, high) if low <= measured[0] and measured[1] <= high else (-np.inf, np.inf)
 
 
 def quantiles(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_scaling.errors import InputError
+from hf_scaling.fitting.discrepancy import HeldOut, combine_held_out, estimate_discrepancy
 from hf_scaling.fitting.estimate import estimate
 from hf_scaling.fitting.fit import FitOptions, describe_rows, fit_rows, resolve_law
 from hf_scaling.fitting.law_fit import LawFit
@@ -450,9 +451,14 @@ def combine_fits(members: Sequence[LawFit], views: Sequence[FitRows]) -> LawFit:
     fitted = np.mean([scale.scale(member.values(sizes)) for member in members], axis=0)
     residual = scale.scale(rows.target) - fitted
     carried = carried_residual(next(iter(sizes.values())), residual) if len(sizes) == 1 else 0.0
+    held_out = _mixture_held_out(members, rows, scale)
     with np.errstate(invalid="ignore", divide="ignore"):
         values = scale.unscale(fitted + carried)
         logs = np.log(rows.target / values)
+    weights = np.ones_like(rows.target) if rows.weights is None else rows.weights
+    discrepancy = estimate_discrepancy(
+        held_out, rows, scale.scale(rows.target), np.sqrt(weights), fitted + carried, scale.is_log
+    )
     settings: dict[str, Any] = {
         **members[0].settings,
         "delta": None,
@@ -474,13 +480,28 @@ def combine_fits(members: Sequence[LawFit], views: Sequence[FitRows]) -> LawFit:
         },
         notes=_member_notes(members),
         settings=settings,
-        data=describe_rows(rows),
+        data={**describe_rows(rows), "discrepancy": discrepancy},
         definition=None,
         draws=np.empty((0, 0)),
         noise=residual - carried,
         members=tuple(members),
         weights={member.law: 1 / len(members) for member in members},
+        held_out=held_out,
     )
+
+
+def _mixture_held_out(members: Sequence[LawFit], rows: FitRows, scale: Objective) -> HeldOut:
+    """What the mixture would have predicted beyond each window, its carried residual included."""
+    parts = [member.held_out for member in members if member.held_out is not None]
+    held_out = combine_held_out(parts, [1 / len(parts)] * len(parts))
+    if len(rows.variables) > 1:
+        return held_out
+    (x,) = rows.variables.values()
+    values = held_out.values.copy()
+    for window, predicted in zip(held_out.windows, values):
+        residual = scale.scale(rows.target) - predicted
+        predicted += carried_residual(x[window.train], residual[window.train])
+    return replace(held_out, values=values)
 
 
 def carried_residual(x: np.ndarray, residual: np.ndarray) -> float:

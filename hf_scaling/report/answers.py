@@ -54,6 +54,7 @@ VERDICTS: dict[str, dict[str, Verdict]] = {
         ),
         "at_bound": Verdict("a parameter at its bound", "a parameter ended at its bound: read it as a limit"),
         "poor_fit": Verdict("a poor fit", "the law does not describe these runs well"),
+        "extrapolates_badly": Verdict("not to extrapolate", "held out, its own largest runs are missed grossly"),
     },
     "boundary": {
         "distillation_always": Verdict("distillation helps", "distillation helps at every measured size, {span}"),

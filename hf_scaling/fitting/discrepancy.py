@@ -1,0 +1,263 @@
+"""The law's own error beyond the data, estimated from what it missed when the largest scales were held out.
+
+Bootstrap intervals are calibrated where the law is true. Real curves leave their law: what a law misses grows with the
+distance beyond the fitted sizes, and refits inside the data do not show it. So the law is refitted to expanding
+windows, and its misses beyond them give a standard deviation per unit of logarithmic distance. It counts only where
+the rows say that the law is wrong: where neighbouring rows agree better with each other than with the law. How each
+part was chosen, and what else was tried, is in docs/fitting.md.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hf_scaling.fitting.bootstrap import hat_basis
+from hf_scaling.fitting.estimate import Estimate, robust_scale
+from hf_scaling.fitting.rows import FitRows, note
+from hf_scaling.fitting.solver import minimise
+from hf_scaling.text import format_percent
+
+# The shares of a direction's log range that are held out, from the top.
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
+# A direction is expanded along where it has this many levels.
+_FEWEST_LEVELS = 4
+# In a window, distances count as at least this share of the largest: noise at the edge is no slope.
+_NEAREST = 0.1
+# What is assumed before any window is seen: 2 % per factor of e, with the weight of two windows.
+_PRIOR, _PRIOR_WEIGHT = 0.02, 2
+# No window counts as more than this per factor of e.
+_LARGEST = 0.5
+# Standard errors by which neighbours must agree better with each other than with the law for the error to count whole.
+_CLEAR = 0.5
+# With fewer degrees of freedom neighbours cannot show that a law is wrong, and its error counts whole.
+_ENOUGH_FREEDOM = 10
+# Half-widths of a window's own band, and the relative miss, beyond which a law extrapolates badly.
+_BAD_HALF_WIDTHS, _BAD_SHARE = 3.0, 0.1
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows to fit and, beyond them, rows to predict.
+
+    Attributes:
+        direction: What the window expands along: a number for each variable, the last for their product.
+        train: (N,) the rows fitted.
+        distance: (N,) how far each row is outside the fitted ones, as a natural logarithm; 0 inside.
+    """
+
+    direction: int
+    train: np.ndarray
+    distance: np.ndarray
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a law, or a mean of laws, predicts when it is refitted to the rows of each window.
+
+    Attributes:
+        windows: The windows.
+        values: (W, N) predictions of every row, on the objective's scale.
+        basis: (N, K) orthonormal columns that span the slopes of the fitted values: the directions the fit can follow.
+    """
+
+    windows: list[Window]
+    values: np.ndarray
+    basis: np.ndarray
+
+
+def log_sizes(sizes: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(V + 1, N) natural logarithms of the sizes and, where there are several, their mean; a zero is -inf."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(np.stack([np.asarray(values, dtype=float) for values in sizes.values()]))
+    return np.vstack([logs, logs.mean(axis=0)]) if len(logs) > 1 else logs
+
+
+def distance_outside(logs: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """(N,) the largest distance of logarithms (V, N) outside their ranges (V,); an undefined one counts as 0."""
+    with np.errstate(invalid="ignore"):
+        beyond = np.maximum(low[:, None] - logs, logs - high[:, None])
+    return np.maximum(np.where(np.isfinite(beyond), beyond, 0.0).max(axis=0), 0.0)
+
+
+def log_ranges(logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest and largest of logarithms (V, N), each (V,); -inf where a size is zero."""
+    return logs.min(axis=1), logs.max(axis=1)
+
+
+def expanding_windows(rows: FitRows, smallest: int) -> list[Window]:
+    """Windows along each variable and along their product, the widest of a direction first.
+
+    Args:
+        rows: The rows.
+        smallest: The fewest configurations that a window may fit.
+    """
+    logs, windows = log_sizes(rows.variables), []
+    for direction, along in enumerate(logs):
+        levels = np.unique(along[np.isfinite(along)].round(9))
+        if len(levels) < _FEWEST_LEVELS:
+            continue
+        seen: set[int] = set()
+        for share in _SHARES:
+            train = along <= levels[-1] - share * (levels[-1] - levels[0]) + 1e-9
+            configurations = len(np.unique(rows.configuration[train]))
+            if configurations in seen or configurations < smallest or train.all():
+                continue
+            seen.add(configurations)
+            distance = np.where(train, 0.0, distance_outside(logs, *log_ranges(logs[:, train])))
+            if (distance > 1e-9).any():
+                windows.append(Window(direction, train, distance))
+    return windows
+
+
+@np.errstate(all="ignore")
+def hold_out(estimate: Estimate) -> HeldOut:
+    """Refit the law to every window, all in one batch that starts from the fit of all rows."""
+    problem, rows = estimate.problem, estimate.rows
+    windows, basis = expanding_windows(rows, len(estimate.u) + 1), hat_basis(estimate.slopes())
+    if not windows:
+        return HeldOut([], np.empty((0, len(rows.target))), basis)
+    kept = np.stack([window.train for window in windows])
+    batch = replace(problem, root_weights=problem.root_weights * kept)
+    start = np.repeat(estimate.u[None], len(windows), axis=0)
+    solved = minimise(batch, start, iterations=40, tolerance=1e-5)
+    values = problem.evaluator.value(problem.coordinates.to_theta(solved.u))
+    return HeldOut(windows, problem.objective.scale(values), basis)
+
+
+def neighbours(rows: FitRows) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of rows that follow each other along one variable while all other sizes are equal."""
+    first, second = [], []
+    for name, values in rows.variables.items():
+        others = [other for other_name, other in rows.variables.items() if other_name != name]
+        order = np.lexsort([values, *others])
+        together = np.ones(len(order) - 1, dtype=bool)
+        for other in others:
+            together &= np.diff(other[order]) == 0
+        first.append(order[:-1][together])
+        second.append(order[1:][together])
+    return np.concatenate(first), np.concatenate(second)
+
+
+def misfit(residual: np.ndarray, rows: FitRows, basis: np.ndarray) -> float:
+    """How much better neighbouring rows agree with each other than with the law, in standard errors.
+
+    Von Neumann's ratio (1941): the residuals' variance over that of the differences between neighbours. Both are
+    divided by what fitted residuals of independent noise give on average (a fit makes neighbours disagree), so that 0
+    is expected of a true law however many parameters it has; the standard error is that of the same quadratic form.
+
+    Args:
+        residual: (N,) weighted residuals.
+        rows: The rows.
+        basis: (N, K) the directions that the fit can follow.
+    """
+    limit = 3 * max(robust_scale(residual, basis.shape[1]), 1e-300)
+    residual = np.clip(residual, -limit, limit)
+    one, two = neighbours(rows)
+    steps, count, pairs = basis[one] - basis[two], len(residual), len(one)
+    freedom, freedom_of_steps = count - basis.shape[1], pairs - 0.5 * float((steps**2).sum())
+    if pairs < 4 or freedom < 2 or freedom_of_steps < 1:
+        return 0.0
+    scatter = 0.5 * float(((residual[one] - residual[two]) ** 2).sum()) / freedom_of_steps
+    if scatter <= 0:
+        return 0.0
+    # The trace of (M K)^2 with M = I - QQ', K = I / freedom - D'D / freedom_of_steps, D the halved differences.
+    degree = np.bincount(np.concatenate([one, two]), minlength=count)
+    moved = basis / freedom
+    np.add.at(moved, one, -0.5 * steps / freedom_of_steps)
+    np.add.at(moved, two, 0.5 * steps / freedom_of_steps)
+    trace = count / freedom**2 - 2 * pairs / (freedom * freedom_of_steps)
+    trace += float((degree.astype(float) ** 2).sum() / 4 + pairs / 2) / freedom_of_steps**2
+    trace += float(((basis.T @ moved) ** 2).sum()) - 2 * float((moved**2).sum())
+    ratio = float((residual**2).sum()) / freedom / scatter
+    return (ratio - 1) / float(np.sqrt(2 * max(trace, 1e-300)))
+
+
+def estimate_discrepancy(
+    held_out: HeldOut, rows: FitRows, target: np.ndarray, root_weights: np.ndarray, fitted: np.ndarray, is_log: bool
+) -> dict[str, Any]:
+    """The law's error beyond the data, as a fit records it.
+
+    Args:
+        held_out: The law refitted in windows.
+        rows: The rows.
+        target: (N,) the measured values, on the objective's scale.
+        root_weights: (N,) square roots of the rows' weights.
+        fitted: (N,) the fit of all rows, on the objective's scale.
+        is_log: Whether that scale is logarithmic.
+
+    Returns:
+        per_log, the standard deviation per unit of natural-log distance outside the data; freedom, Student's degrees
+        of freedom; ranges, the (low, high) logarithm of the sizes and of their mean; windows, how many there were.
+    """
+    prior = _PRIOR * (1.0 if is_log else float(np.mean(np.abs(rows.target))))
+    squares = []
+    for window, values in zip(held_out.windows, held_out.values):
+        miss, distance = (target - values)[window.distance > 1e-9], window.distance[window.distance > 1e-9]
+        slopes = miss / np.maximum(distance, _NEAREST * distance.max())
+        slopes = np.where(np.isfinite(slopes), slopes, np.inf)
+        squares.append(min(float(np.mean(slopes**2)), (_LARGEST / _PRIOR * prior) ** 2))
+    freedom = len(squares) + _PRIOR_WEIGHT
+    per_log = np.sqrt((sum(squares) + _PRIOR_WEIGHT * prior**2) / freedom)
+    share = 1.0
+    if len(target) - held_out.basis.shape[1] >= _ENOUGH_FREEDOM:
+        excess = misfit((target - fitted) * root_weights, rows, held_out.basis)
+        share = float(np.clip(excess / _CLEAR, 0.0, 1.0))
+    low, high = log_ranges(log_sizes(rows.variables))
+    return {
+        "per_log": float(share * per_log),
+        "freedom": freedom,
+        "ranges": [[float(a), float(b)] for a, b in zip(low, high)],
+        "windows": len(squares),
+    }
+
+
+def deviations(discrepancy: Mapping[str, Any], sizes: Mapping[str, np.ndarray], count: int, seed: int) -> np.ndarray:
+    """(count, N) one deviation a draw, on the objective's scale: Student's t times the distance outside the data.
+
+    A draw deviates in one direction at all sizes, so that differences between two predictions keep what they share.
+    """
+    from scipy.special import stdtrit
+
+    ranges = np.array(discrepancy["ranges"], dtype=float)
+    distance = distance_outside(log_sizes(sizes), ranges[:, 0], ranges[:, 1])
+    turns = np.random.default_rng([seed, 1]).permutation(count)
+    students = stdtrit(discrepancy["freedom"], (turns + 0.5) / count)
+    return students[:, None] * (discrepancy["per_log"] * distance)
+
+
+def extrapolation_notes(estimate: Estimate, held_out: HeldOut) -> list[dict]:
+    """An error where the largest scales, held out, are missed by far more than the law's band and by over 10 %."""
+    from scipy.special import stdtrit
+
+    slopes = estimate.slopes()
+    roots = np.maximum(estimate.problem.root_weights, 1e-300)[:, None]
+    last = {window.direction: i for i, window in reversed(list(enumerate(held_out.windows)))}
+    for i in last.values():
+        window = held_out.windows[i]
+        beyond, miss = ~window.train, estimate.problem.target - held_out.values[i]
+        freedom = max(int(window.train.sum()) - len(estimate.u), 1)
+        residual = (miss * estimate.problem.root_weights)[window.train]
+        scale = np.sqrt(float((residual**2).sum()) / freedom)
+        mean_slope = (slopes / roots)[beyond].mean(axis=0)
+        inside = slopes[window.train]
+        spread = float(mean_slope @ np.linalg.pinv(inside.T @ inside, rcond=1e-10, hermitian=True) @ mean_slope)
+        half_width = float(stdtrit(freedom, 0.975)) * scale * np.sqrt(spread + 1 / beyond.sum())
+        shift = float(miss[beyond].mean())
+        mean = float(estimate.rows.target[beyond].mean())
+        share = abs(np.expm1(shift)) if estimate.problem.objective.is_log else abs(shift / mean)
+        if not (abs(shift) <= _BAD_HALF_WIDTHS * half_width or share <= _BAD_SHARE):
+            text = f"fitted without its largest scales, the law misses them by {format_percent(share)} on average, "
+            text += f"{abs(shift) / max(half_width, 1e-300):.1f} half-widths of its own interval"
+            return [note("extrapolates_badly", "error", text)]
+    return []
+
+
+def combine_held_out(parts: Sequence[HeldOut], weights: Sequence[float]) -> HeldOut:
+    """The weighted mean of several laws in the windows that all of them have; the basis is the largest of theirs."""
+    shared = set.intersection(*({window.train.tobytes() for window in part.windows} for part in parts))
+    kept = [[i for i, window in enumerate(part.windows) if window.train.tobytes() in shared] for part in parts]
+    values = sum(weight * part.values[rows] for weight, part, rows in zip(weights, parts, kept))
+    basis = max((part.basis for part in parts), key=lambda basis: basis.shape[1])
+    return HeldOut([parts[0].windows[i] for i in kept[0]], np.asarray(values), basis)

@@ -1,0 +1,116 @@
+"""The law's own error beyond the data: there where the law is wrong, absent where it is right."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import hf_scaling as hs
+from hf_scaling.fitting.discrepancy import distance_outside, expanding_windows, log_ranges, log_sizes, misfit
+from hf_scaling.fitting.rows import RowFilter, select_rows
+
+SIZES = 100 * 1.4 ** np.arange(24)
+
+
+def curve(values, noise=0.01, seed=0):
+    noise = noise * np.random.default_rng(seed).standard_normal(len(SIZES))
+    return pd.DataFrame({"n_pretrain": SIZES, "error": values * np.exp(noise)})
+
+
+def power(x):
+    return 0.05 + 3 * x**-0.35
+
+
+def steepening(x):
+    return 1.2 * x**-0.15 * (1 + (x / 5e3) ** 2) ** -0.12
+
+
+def test_where_the_law_is_right_the_band_keeps_its_width():
+    growth, held = [], []
+    for seed in range(12):
+        fit = hs.fit_law(curve(power(SIZES), seed=seed), "power_law", target="error", bootstrap=200, seed=seed)
+        at = {"n_pretrain": SIZES[-1:] * 10}
+        row = fit.predict(at).iloc[0]
+        low, high = np.quantile(fit._refitted_values(at), [0.025, 0.975])
+        growth.append((row.high - row.low) / (high - low))
+        held.append(row.low <= power(at["n_pretrain"][0]) <= row.high)
+    assert np.median(growth) < 1.15
+    assert np.mean(held) >= 0.75
+
+
+def test_where_the_law_is_wrong_the_band_reaches_the_truth():
+    far = SIZES[-1] * np.array([1.5, 2, 4])
+    held, without = [], []
+    for seed in range(6):
+        fit = hs.fit_law(curve(steepening(SIZES), seed=seed), "power_law", target="error", bootstrap=200, seed=seed)
+        band = fit.predict({"n_pretrain": far})
+        truth = steepening(far)
+        held.append(((band.low <= truth) & (truth <= band.high)).mean())
+        low, high = np.quantile(fit._refitted_values({"n_pretrain": far}), [0.025, 0.975], axis=0)
+        without.append(((low <= truth) & (truth <= high)).mean())
+    assert np.mean(held) >= 0.9
+    assert np.mean(without) < 0.5
+
+
+def test_the_deviation_grows_with_the_distance_and_is_absent_inside():
+    fit = hs.fit_law(curve(steepening(SIZES)), "power_law", target="error", bootstrap=200)
+    at = {"n_pretrain": SIZES[-1] * np.array([0.5, 1, 2, 4])}
+    with_error, without = fit.draw_values(at), fit._refitted_values(at)
+    spread = np.log(with_error / without).std(axis=0)
+    assert spread[:2] == pytest.approx(0)
+    assert spread[3] == pytest.approx(2 * spread[2])
+
+
+def test_the_band_of_a_new_run_contains_that_of_the_mean_and_both_keep_to_the_possible():
+    fit = hs.fit_law(curve(steepening(SIZES)), "power_law", target="error", bootstrap=200)
+    at = {"n_pretrain": np.logspace(-2, 12, 15)}
+    mean, new = fit.predict(at), fit.predict(at, kind="new_run")
+    assert (new.low <= mean.low).all() and (new.high >= mean.high).all()
+    assert new.low.min() >= 0 and new.high.max() <= 1 and mean.value.max() <= 1
+
+
+def test_a_law_that_misses_its_own_largest_scales_extrapolates_badly():
+    values = np.where(np.arange(24) > 19, 0.4, 3 * SIZES**-0.3)
+    fit = hs.fit_law(curve(values, noise=0.002), "power_law", target="error", fixed={"E": 0.0}, bootstrap=0)
+    assert "extrapolates_badly" in fit.note_codes
+    assert fit.status in ("extrapolates_badly", "poor_fit")
+    right = hs.fit_law(curve(3 * SIZES**-0.3, noise=0.002), "power_law", target="error", fixed={"E": 0.0}, bootstrap=0)
+    assert "extrapolates_badly" not in right.note_codes
+
+
+def test_distance_counts_the_product_of_the_sizes_as_well():
+    logs = log_sizes({"n_params": np.array([1e6, 1e8]), "n_pretrain": np.array([1e9, 1e7])})
+    inside = log_ranges(logs)
+    beyond = log_sizes({"n_params": np.array([1e8, 1e9]), "n_pretrain": np.array([1e9, 1e9])})
+    assert distance_outside(beyond, *inside) == pytest.approx([np.log(10), np.log(10**1.5)])
+
+
+def test_windows_hold_out_the_top_of_each_direction():
+    table = pd.DataFrame([(m, d, 1.0) for m in 10.0 ** np.arange(4, 8) for d in 10.0 ** np.arange(3, 8)])
+    table.columns = ["n_params", "n_pretrain", "loss"]
+    rows = select_rows(table, hs.LAWS["chinchilla"], RowFilter())
+    windows = expanding_windows(rows, 6)
+    assert {window.direction for window in windows} == {0, 1, 2}
+    assert all((window.distance[window.train] == 0).all() and window.distance.max() > 0 for window in windows)
+
+
+def test_neighbours_that_agree_better_than_the_law_show_a_misfit():
+    rows = select_rows(curve(power(SIZES)), hs.LAWS["power_law"], RowFilter(target="error"))
+    basis = np.linalg.qr(np.vander(np.linspace(-1, 1, len(SIZES)), 3))[0]
+    noise = np.random.default_rng(0).standard_normal((400, len(SIZES)))
+    noise = noise - noise @ basis @ basis.T
+    of_noise = [misfit(residual, rows, basis) for residual in noise]
+    assert abs(np.mean(of_noise)) < 0.35 and 0.7 < np.std(of_noise) < 1.6
+    assert misfit(np.sin(np.linspace(0, 9, len(SIZES))), rows, basis) > 5
+
+
+def test_a_stored_law_keeps_its_band(tmp_path):
+    fit = hs.fit_law(curve(steepening(SIZES)), "power_law", target="error", bootstrap=100)
+    fit.save_pretrained(tmp_path)
+    at = {"n_pretrain": SIZES[-1] * np.array([2.0, 9.0])}
+    pd.testing.assert_frame_equal(hs.LawFit.from_pretrained(tmp_path).predict(at), fit.predict(at))
+
+
+def test_a_mixture_has_an_error_of_its_own():
+    fit = hs.fit_law(curve(steepening(SIZES)), "auto", target="error", bootstrap=60)
+    assert fit.law == "mixture"
+    assert fit.data["discrepancy"]["windows"] >= 3
