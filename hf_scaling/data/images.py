@@ -116,7 +116,7 @@ class ImagePacker:
             encoded: The bytes of a PNG, a JPEG or any other file that PIL opens.
 
         Raises:
-            InputError: The source's range or background cannot be decided.
+            Undecided: It needs the source's range or background, which is not decided yet.
             Exception: Whatever PIL raises for bytes that are not a complete image.
         """
         frame = Frame.read(encoded)
@@ -246,10 +246,10 @@ class Frame:
         """The frame as 8-bit RGB.
 
         Args:
-            rules: The source's range and background; asked only where the frame needs them.
+            rules: The source's range and background; used only where the frame needs them.
 
         Raises:
-            InputError: They cannot be decided.
+            Undecided: It needs them, and they are not decided yet.
             ValueError: No training image of the source has values of this kind.
         """
         image = self.image if self.values is None else self._scale(*rules.range_of(self.kind))
@@ -444,20 +444,47 @@ def float_range(low: float, high: float) -> tuple[float, float]:
     return low, high if high > low else low + 1
 
 
+class Undecided(Exception):
+    """An image needs a range or a background that its source has not decided yet.
+
+    Attributes:
+        rules: The source's; `rules.decide()` decides.
+    """
+
+    def __init__(self, rules: "PixelRules"):
+        super().__init__()
+        self.rules = rules
+
+
 class PixelRules:
     """Range and background of a source, decided when an image first needs them.
 
     Args:
-        decision: Decides from the training images, or returns what was decided.
+        make_decision: Decides from the training images, or reads what was decided.
         background: The background that the user named; None leaves it to the decision.
     """
 
-    def __init__(self, decision: Callable[[], PixelDecision], background: RGB | None = None):
-        self.decision, self._background = decision, background
+    def __init__(self, make_decision: Callable[[], PixelDecision], background: RGB | None = None):
+        self._make_decision, self._background = make_decision, background
+        self._decision: PixelDecision | None = None
+
+    def decide(self) -> PixelDecision:
+        """The decision; made at the first call."""
+        if self._decision is None:
+            self._decision = self._make_decision()
+        return self._decision
 
     def background(self) -> RGB:
-        """The colour behind transparent parts."""
-        return self.decision().background if self._background is None else self._background
+        """The colour behind transparent parts.
+
+        Raises:
+            Undecided: It depends on the training images, and nothing is decided yet.
+        """
+        if self._background is not None:
+            return self._background
+        if self._decision is None:
+            raise Undecided(self)
+        return self._decision.background
 
     def range_of(self, kind: str) -> tuple[float, float]:
         """The values that become black and white.
@@ -466,10 +493,12 @@ class PixelRules:
             kind: "integers" or "floats".
 
         Raises:
+            Undecided: Nothing is decided yet.
             ValueError: No training image has such values.
         """
-        decision = self.decision()
-        limits = decision.integers if kind == "integers" else decision.floats
+        if self._decision is None:
+            raise Undecided(self)
+        limits = self._decision.integers if kind == "integers" else self._decision.floats
         if limits is None:
             depth = "more than 8 bits" if kind == "integers" else "floats"
             raise ValueError(f"it has {depth} and no training image has: convert all parts to one depth")

@@ -1,6 +1,5 @@
 """Sources of a user's own: folders of images, and what the `datasets` library loads (Parquet files, Hub ids)."""
 
-import copy
 import functools
 import hashlib
 import json
@@ -19,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from hf_scaling import hub
 from hf_scaling.data.cache import Block, Reader, is_full_disk
 from hf_scaling.data.folders import FolderScan, ImageFiles, hash_contents, hash_files, read_image_folder
-from hf_scaling.data.images import Packed, Packer
+from hf_scaling.data.images import Packed, Packer, Undecided
 from hf_scaling.errors import InputError
 from hf_scaling.files import write_text
 from hf_scaling.text import did_you_mean
@@ -192,7 +191,7 @@ class DatasetOrigin:
         errors = functools.partial(dataset_errors, self.name)
         if self._streaming:
             return StreamReader(
-                self._undecoded(copy.deepcopy(self._streams[part])), self._count_rows(part), rows, errors
+                self._undecoded(self._builder.as_streaming_dataset(part)), self._count_rows(part), rows, errors
             )
         with errors():
             self._builder.download_and_prepare()
@@ -539,23 +538,30 @@ class RowPacker:
         labels = [self.labels.position(row[self.label_column], number) for number, row in numbered]
         selected = [index for index, label in enumerate(labels) if label is not None]
         images = [(start + index, rows[index][self.image_column]) for index in selected]
-        groups = [images[begin : begin + _GROUP] for begin in range(0, len(images), _GROUP)]
-        n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        with ThreadPoolExecutor(max(1, n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))) as pool:
-            results = pool.map(lambda group: [self._pack_one(row, image) for row, image in group], groups)
-            packed = [result for group in results for result in group]
+        try:
+            packed = self._pack_images(images)
+        except Undecided as undecided:  # the first image of its kind: decide here, outside the threads, and repeat
+            undecided.rules.decide()
+            packed = self._pack_images(images)
         block = Block(n_rows=len(rows), skipped=[result for result in packed if isinstance(result, str)])
         for index, result in zip(selected, packed):
             if not isinstance(result, str):
                 block.append(result, labels[index])
         return block
 
+    def _pack_images(self, images: list[tuple[int, dict | None]]) -> list[Packed | str]:
+        groups = [images[begin : begin + _GROUP] for begin in range(0, len(images), _GROUP)]
+        n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        with ThreadPoolExecutor(max(1, n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))) as pool:
+            results = pool.map(lambda group: [self._pack_one(row, image) for row, image in group], groups)
+            return [result for group in results for result in group]
+
     def _pack_one(self, row: int, image: dict | None) -> Packed | str:
         """A packed image, or what is wrong with it."""
         encoded = _read_bytes(image)  # outside the try: an error of the disk or the network is not a corrupt image
         try:
             return self.packer.pack(encoded)
-        except (MemoryError, InputError):
+        except (MemoryError, Undecided):
             raise
         except Exception as error:  # PIL raises nearly anything on broken bytes
             is_file = image is not None and image["bytes"] is None and image["path"]

@@ -193,7 +193,7 @@ class Source:
         self._folder = root / f"{self._prefix}{self.fingerprint}"
         self._origin, self._class_ids, self._options = origin, class_ids, options
         self._pixel_file = self._folder / f"pixels-v{CACHE_VERSION}.json"
-        self._rules = PixelRules(functools.cache(self._decide), options.background)
+        self._rules = PixelRules(self._decide, options.background)
 
     @property
     def is_available(self) -> bool:
@@ -254,7 +254,7 @@ class Source:
         )
         if not self._origin.is_generated:
             if self._pixel_file.exists():
-                for line in self._rules.decision().remarks(self._options.background is not None):
+                for line in self._rules.decide().remarks(self._options.background is not None):
                     self._warn(line)
             for line in store.remarks:
                 self._warn(f"{part}: {line}")
