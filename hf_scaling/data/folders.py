@@ -135,7 +135,7 @@ def read_image_folder(path: "Path | FolderScan", label_column: str | None = None
             f"{walk.root}: the folders {listing(parts)} look like parts and {listing(others)} like classes: "
             "move the classes into the parts, or the parts out"
         )
-    top_classes = {top: [file for files in seconds.values() for file in files] for top, seconds in walk.images.items()}
+    top_classes = {top: _joined(seconds.values()) for top, seconds in walk.images.items()}
     by_class = _parts_by_class(walk, parts) if parts and not others else {"train": top_classes}
     labels = _metadata_labels(walk, by_class, label_column)
     if labels is not None:
@@ -154,8 +154,20 @@ def read_image_folder(path: "Path | FolderScan", label_column: str | None = None
     return ImageFolder(folder.root, folder.class_names, folder.parts, tuple(remarks))
 
 
-#: An image: its path relative to the root, size in bytes, times of modification and of change in ns.
-_File = tuple[str, int, int, int]
+@dataclass
+class _Files:
+    """Some images. Flat lists: 100,000 tuples would keep Python's garbage collector longer than the walk takes.
+
+    Attributes:
+        paths: Relative to the root.
+        stamps: Three numbers an image: size in bytes, times of modification and of change in ns.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    stamps: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.paths)
 
 
 @dataclass
@@ -172,17 +184,18 @@ class FolderScan:
 
     root: Path
     unused: Counter = field(default_factory=Counter)
-    images: dict[str, dict[str, list[_File]]] = field(default_factory=dict)
+    images: dict[str, dict[str, _Files]] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     data_files: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._suffixes = image_suffixes()
-        for top, path in self._read(str(self.root), "", self.images.setdefault("", {}).setdefault("", []), ()):
-            seconds = self.images.setdefault(top, {})
-            above = self._above(path, ())
-            for second, inner in self._read(path, f"{top}/", seconds.setdefault("", []), above):
-                self._read_all(inner, f"{top}/{second}/", seconds.setdefault(second, []), self._above(inner, above))
+        self.images[""] = {"": _Files()}
+        for top, path, above in self._read(str(self.root), "", self.images[""][""], ()):
+            seconds = self.images[top] = {"": _Files()}
+            for second, inner, here in self._read(path, f"{top}/", seconds[""], above):
+                seconds[second] = _Files()
+                self._read_all(inner, f"{top}/{second}/", seconds[second], here)
 
     @property
     def n_images(self) -> int:
@@ -197,54 +210,70 @@ class FolderScan:
         has_folders = any(files for second, files in self.images[tops[0]].items() if second)
         return self.root / tops[0] if has_folders or tops[0] in self.metadata else None
 
-    def _read_all(self, path: str, prefix: str, images: list[_File], above: tuple[str, ...]) -> None:
-        for name, inner in self._read(path, prefix, images, above):
-            self._read_all(inner, f"{prefix}{name}/", images, self._above(inner, above))
+    def _read_all(self, path: str, prefix: str, images: _Files, above: tuple[str, ...]) -> None:
+        for name, inner, here in self._read(path, prefix, images, above):
+            self._read_all(inner, f"{prefix}{name}/", images, here)
 
-    def _read(self, path: str, prefix: str, images: list[_File], above: tuple[str, ...]) -> list[tuple[str, str]]:
-        """Record a folder's files; return name and path of the folders in it."""
-        folders, suffixes = [], self._suffixes
+    def _read(
+        self, path: str, prefix: str, images: _Files, above: tuple[str, ...]
+    ) -> list[tuple[str, str, tuple[str, ...]]]:
+        """Record a folder's files; return name, path and the real folders above of each folder in it."""
+        folders, suffixes, paths, stamps = [], self._suffixes, images.paths, images.stamps
         try:
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if name[0] == "." or name in _HIDDEN:
-                        continue
-                    if entry.is_dir():
-                        folders.append((name, entry.path))
-                    elif name[name.rfind(".") :].lower() in suffixes:
-                        try:
-                            status = entry.stat()
-                        except FileNotFoundError:
-                            self.unused["(broken links)"] += 1
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                # By the folder's handle, which saves the system from resolving the path of every file.
+                with os.scandir(handle) as entries:
+                    for entry in entries:
+                        name = entry.name
+                        if name[0] == "." or name in _HIDDEN:
                             continue
-                        images.append((prefix + name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-                    elif name in _METADATA and prefix.count("/") < 2:
-                        self.metadata[prefix.rstrip("/")] = name
-                    else:
-                        suffix = os.path.splitext(name)[1].lower()
-                        self.unused[suffix or "(without a suffix)"] += 1
-                        if suffix in _DATA:
-                            self.data_files.append(prefix + name)
+                        suffix = name[name.rfind(".") :]
+                        if entry.is_dir():
+                            inner = f"{path}/{name}"
+                            folders.append((name, inner, self._above(inner, above) if entry.is_symlink() else above))
+                        elif suffix in suffixes or suffix.lower() in suffixes:
+                            try:
+                                status = entry.stat()
+                            except FileNotFoundError:
+                                self.unused["(broken links)"] += 1
+                                continue
+                            paths.append(prefix + name)
+                            stamps += status.st_size, status.st_mtime_ns, status.st_ctime_ns
+                        elif name in _METADATA and prefix.count("/") < 2:
+                            self.metadata[prefix.rstrip("/")] = name
+                        else:
+                            suffix = os.path.splitext(name)[1].lower()
+                            self.unused[suffix or "(without a suffix)"] += 1
+                            if suffix in _DATA:
+                                self.data_files.append(prefix + name)
+            finally:
+                os.close(handle)
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from error
         return folders
 
     def _above(self, path: str, above: tuple[str, ...]) -> tuple[str, ...]:
-        """The real folders on the way to `path`, where it is reached through links.
+        """The real folders on the way to `path`, a link to a folder.
 
         Raises:
             InputError: A link leads to a folder that contains it.
         """
-        if not os.path.islink(path):
-            return above
         here, above = os.path.realpath(path), (*above, os.path.realpath(os.path.dirname(path)))
         if any(real == here or real.startswith(here + os.sep) for real in above):
             raise InputError(f"{path}: a link to a folder that contains it")
         return above
 
 
-def _parts_by_class(walk: FolderScan, parts: Mapping[str, str]) -> dict[str, dict[str, list[_File]]]:
+def _joined(parts: Iterable[_Files]) -> _Files:
+    joined = _Files()
+    for files in parts:
+        joined.paths += files.paths
+        joined.stamps += files.stamps
+    return joined
+
+
+def _parts_by_class(walk: FolderScan, parts: Mapping[str, str]) -> dict[str, dict[str, _Files]]:
     """Part to class name to files, where the top folders are parts."""
     tops: dict[str, str] = {}
     for top, part in parts.items():
@@ -259,7 +288,7 @@ def _parts_by_class(walk: FolderScan, parts: Mapping[str, str]) -> dict[str, dic
 
 
 def _metadata_labels(
-    walk: FolderScan, by_class: Mapping[str, Mapping[str, Sequence[_File]]], label_column: str | None
+    walk: FolderScan, by_class: Mapping[str, Mapping[str, _Files]], label_column: str | None
 ) -> dict[str, str] | None:
     """Path to label by the metadata files; None where there is none with a label column."""
     if not walk.metadata:
@@ -267,7 +296,7 @@ def _metadata_labels(
             raise InputError(f"label_column: {walk.root} has no metadata file with a column {label_column}")
         return None
     labels: dict[str, str] = {}
-    present = {file[0] for classes in by_class.values() for files in classes.values() for file in files}
+    present = {path for classes in by_class.values() for files in classes.values() for path in files.paths}
     for folder, name in sorted(walk.metadata.items()):
         where = walk.root / folder / name
         frame = _read_metadata(where)
@@ -308,27 +337,27 @@ def _label_column(columns: Sequence[str], requested: str | None, where: Path) ->
     return requested
 
 
-def _grouped(
-    walk: FolderScan, classes: Mapping[str, Sequence[_File]], labels: Mapping[str, str]
-) -> dict[str, list[_File]]:
+def _grouped(walk: FolderScan, classes: Mapping[str, _Files], labels: Mapping[str, str]) -> dict[str, _Files]:
     """Label to files, by the metadata; images without a row are counted as unused."""
-    groups: dict[str, list[_File]] = {}
+    groups: dict[str, _Files] = {}
     for files in classes.values():
-        for file in files:
-            if file[0] in labels:
-                groups.setdefault(labels[file[0]], []).append(file)
+        for number, path in enumerate(files.paths):
+            if path in labels:
+                group = groups.setdefault(labels[path], _Files())
+                group.paths.append(path)
+                group.stamps += files.stamps[3 * number : 3 * number + 3]
             else:
                 walk.unused["(images without a row of metadata)"] += 1
     return groups
 
 
-def _assemble(walk: FolderScan, by_class: Mapping[str, Mapping[str, Sequence[_File]]]) -> ImageFolder:
+def _assemble(walk: FolderScan, by_class: Mapping[str, Mapping[str, _Files]]) -> ImageFolder:
     """Class ids by name; files sorted within their classes.
 
     Raises:
         InputError: A part without classes, one class alone, or a class that the training part does not have.
     """
-    named: dict[str, dict[str, Sequence[_File]]] = {}
+    named: dict[str, dict[str, _Files]] = {}
     for part, classes in by_class.items():
         loose = len(classes.get("", ()))
         named[part] = {unicodedata.normalize("NFC", name): files for name, files in classes.items() if name and files}
@@ -350,13 +379,13 @@ def _assemble(walk: FolderScan, by_class: Mapping[str, Mapping[str, Sequence[_Fi
                 f"{walk.root}: class {unknown[0]} is in the {part} part and not in the training part"
                 f"{did_you_mean(unknown[0], class_names)}"
             )
-        files = [file for name in class_names for file in sorted(classes.get(name, ()))]
-        counts = [len(classes.get(name, ())) for name in class_names]
-        parts[part] = ImageFiles(
-            tuple(file[0] for file in files),
-            np.repeat(np.arange(len(class_names)), counts),
-            np.array([file[1:] for file in files], np.int64).reshape(-1, 3),
-        )
+        present = [classes.get(name, _Files()) for name in class_names]
+        labels, files = np.repeat(np.arange(len(class_names)), list(map(len, present))), _joined(present)
+        # Two sorts, of which the second keeps the order of paths within a class.
+        order = sorted(range(len(files)), key=files.paths.__getitem__)
+        order = np.array(order)[np.argsort(labels[order], kind="stable")]
+        stamps = np.array(files.stamps, np.int64).reshape(-1, 3)[order]
+        parts[part] = ImageFiles(tuple(map(files.paths.__getitem__, order.tolist())), labels, stamps)
     return ImageFolder(walk.root, tuple(class_names), parts, ())
 
 
