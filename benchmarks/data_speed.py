@@ -17,7 +17,7 @@ from sklearn.datasets import load_sample_image
 
 from hf_scaling import data
 from hf_scaling.data import glyphs
-from hf_scaling.data.images import ImageFormat, ImagePacker, PixelDecision, PixelRules, unpack
+from hf_scaling.data.images import ImageFormat, ImagePacker, PixelDecision, PixelFacts, PixelRules, unpack
 
 REPEATS = 5
 
@@ -40,9 +40,10 @@ def photograph(side: tuple[int, int]) -> bytes:
     return buffer.getvalue()
 
 
-def png() -> bytes:
+def png(pixels: np.ndarray) -> bytes:
+    """An array of pixels as a PNG file."""
     buffer = io.BytesIO()
-    Image.fromarray(glyphs.draw(np.array([0]), 28, 0)[0]).save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -68,12 +69,19 @@ def cached(cache: str) -> dict[str, float]:
 
 def main() -> None:
     """Print the table."""
-    large, small = photograph((500, 375)), png()
-    rules = PixelRules(PixelDecision)
+    grey = glyphs.draw(np.array([0]), 28, 0)[0]
+    large, small = photograph((500, 375)), png(grey)
+    need_rules = {"16 bits": png(grey.astype(np.uint16) * 257), "opacity": png(np.dstack([grey] * 4))}
+    rules = PixelRules(lambda: PixelDecision.from_facts(map(PixelFacts.read, need_rules.values())))
+    rules.decide()
     large_jpeg, small_raw = (ImagePacker(ImageFormat(side, side == 28), rules) for side in (224, 28))
     stored = large_jpeg.pack(large).payload
     rates = {"glyphs, 28 px: draw 64 at a time": rate(lambda: glyphs.draw(np.arange(64), 28, 0), 64)}
     rates["PNG 28 px: decode and pack raw"] = rate(lambda: [small_raw.pack(small) for _ in range(500)], 500)
+    for name, encoded in need_rules.items():
+        rates[f"PNG 28 px, {name}: scan, then decode and pack raw"] = rate(
+            lambda encoded=encoded: [(PixelFacts.read(encoded), small_raw.pack(encoded)) for _ in range(500)], 500
+        )
     rates["JPEG 500x375: decode, fit to 224 px, encode as JPEG"] = rate(
         lambda: [large_jpeg.pack(large) for _ in range(50)], 50
     )

@@ -141,6 +141,16 @@ def test_a_transparent_colour_of_16_bits_is_transparent(channels):
     assert (pixels[:4] == (0, 0, 255)).all() and (pixels[4:] == round(500 * 255 / 511)).all()
 
 
+@pytest.mark.parametrize("deflate", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [np.uint16, np.int16, np.int32, np.float32])
+def test_compression_and_byte_order_do_not_matter(kind, order, deflate):
+    values = np.rint(RAMP * 4_095).astype(kind)
+    assert abs(show(tiff(values, order=order, deflate=deflate))[..., 0] - RAMP * 255).max() <= 0.6
+    colours = np.rint(np.stack([RAMP, RAMP[::-1], RAMP.T], axis=-1) * 4_095).astype(np.uint16)
+    assert abs(show(tiff(colours, 2, order, deflate=deflate)) - colours * (255 / 4_095)).max() <= 0.51
+
+
 def test_negative_integers_start_at_minus_a_power_of_two():
     values = np.rint(RAMP * 4_000 - 1_000).astype(np.int16)
     assert abs(show(tiff(values))[..., 0] - (values + 1_024.0) * 255 / (4_095 + 1_024)).max() <= 0.51

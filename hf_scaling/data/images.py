@@ -31,6 +31,8 @@ _JPEG_QUALITY = 90
 _ORIENTATION = 0x0112
 _PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
+# Big-endian values that libtiff has swapped already when PIL unpacks them, and how to unpack them instead.
+_SWAPPED = {"F;32BF": "F;32NF", "I;32BS": "I;32NS", "I;16BS": "I;16NS"}
 # Formats whose further frames are no pages: previews of a photograph, layers of a drawing.
 _NOT_PAGES = ("MPO", "PSD")
 # Pixels of one colour differ by at most this many of 255 levels: lossy compression of a white image stays below it.
@@ -151,7 +153,7 @@ def fit_image(image: Image.Image, image_size: int) -> Image.Image:
     The shorter side is resized (bicubic, antialiased), then the centre is cropped. An image that has the size already
     is not resampled.
     """
-    image = image.convert("RGB")
+    image = _as_rgb(image)
     if image.size == (image_size, image_size):
         return image
     width, height = image.size
@@ -206,6 +208,8 @@ class Frame:
         with Image.open(io.BytesIO(encoded)) as image:
             has_frames = bool(getattr(image, "is_animated", False)) and image.format not in _NOT_PAGES
             raw_mode = _raw_mode(image)
+            if raw_mode in _SWAPPED and image.tile[0].codec_name == "libtiff":
+                image.tile = [tile._replace(args=(_SWAPPED[raw_mode], *tile.args[1:])) for tile in image.tile]
             if _is_deep(image):
                 return cls._read_deep(image, raw_mode, encoded, has_frames)
             is_jpeg = image.format == "JPEG" and image.mode == "RGB"
@@ -323,7 +327,11 @@ def _convert(image: Image.Image) -> Image.Image:
         if opaque_or_not.getextrema()[3][0] < 255:
             return opaque_or_not
         return opaque_or_not.convert("RGB")
-    return image.convert("RGB")
+    return _as_rgb(image)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")  # converting RGB to RGB would copy it
 
 
 @functools.cache

@@ -15,20 +15,24 @@ def encode(image: Image.Image | np.ndarray, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-def tiff(values: np.ndarray, photometric: int = 1, order: str = "<", extra: int | None = None) -> bytes:
-    """An uncompressed TIFF file.
+def tiff(
+    values: np.ndarray, photometric: int = 1, order: str = "<", extra: int | None = None, deflate: bool = False
+) -> bytes:
+    """A TIFF file.
 
     Args:
         values: (height, width) or (height, width, channels) of any type of numpy.
         photometric: 0 white is zero, 1 black is zero, 2 RGB, 5 CMYK, 8 CIELab.
         order: "<" little endian, ">" big endian.
         extra: Meaning of a channel beyond the colours: 2 for opacity.
+        deflate: Whether it is compressed, which PIL leaves to libtiff.
     """
     channels = values.shape[2] if values.ndim == 3 else 1
     sample_format = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     data = values.astype(values.dtype.newbyteorder(order)).tobytes()
     tags = {256: (values.shape[1],), 257: (values.shape[0],), 258: (values.dtype.itemsize * 8,) * channels}
-    tags |= {259: (1,), 262: (photometric,), 273: (8,), 277: (channels,), 278: (values.shape[0],)}
+    data = zlib.compress(data) if deflate else data
+    tags |= {259: (8 if deflate else 1,), 262: (photometric,), 273: (8,), 277: (channels,), 278: (values.shape[0],)}
     tags |= {279: (len(data),), 339: (sample_format,) * channels}
     if extra is not None:
         tags[338] = (extra,)
