@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from transformers import (
     AutoModelForImageClassification,
+    CLIPConfig,
+    CLIPForImageClassification,
     ResNetConfig,
     ResNetForImageClassification,
     ViTConfig,
@@ -259,3 +261,59 @@ def test_the_statistics_of_a_checkpoint_are_read_back(tmp_path):
     assert models.load_statistics(tmp_path) == models.ImageStatistics(MEAN, STD)
     with pytest.raises(InputError, match="std"):
         models.build_processor(model, MEAN, (0.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("xcit_nano_12_p8_224", 32), ("efficientvit_m1", 64), ("pvt_v2_b1", 40), ("pvt_v2_b0", 33)]
+)
+def test_embeddings_of_other_kinds_are_built(name, side):
+    model = models.build_student(name, 3, side).eval()
+    assert model(pixel_values=torch.zeros(1, 3, side, side)).logits.shape == (1, 3)
+
+
+def test_patches_that_leave_pixels_out_are_refused():
+    with pytest.raises(InputError, match="image_size 36"):
+        models.build_student("vit_tiny_patch16_224", 3, 36)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"size": {"shortest_edge": 48}}, 48),
+        ({"size": {"height": 40, "width": 40}}, 40),
+        ({"size": {"shortest_edge": 64}, "crop_size": {"height": 56, "width": 56}, "do_center_crop": True}, 56),
+        ({"size": {"shortest_edge": 64}, "crop_size": 56, "do_center_crop": False}, 64),
+        ({"size": 32}, 32),
+        ({}, None),
+    ],
+)
+def test_the_image_size_of_a_config_without_one_is_its_processors(tmp_path, settings, expected):
+    config = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", num_labels=2, num_channels=3
+    )
+    ResNetForImageClassification(config).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    assert models.input_size(models.load_model(tmp_path)) == expected
+
+
+def test_the_image_size_of_a_vision_config_is_found(tmp_path):
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = dict(image_size=48, patch_size=8, **small)
+    text = dict(vocab_size=20, max_position_embeddings=8, **small)
+    config = CLIPConfig(vision_config=vision, text_config=text, num_labels=2, projection_dim=8)
+    CLIPForImageClassification(config).save_pretrained(tmp_path)
+    assert models.input_size(models.load_model(tmp_path)) == 48
+
+
+def test_a_model_that_cannot_take_the_inputs_is_one_line():
+    model = models.build_student("vit-30k", 3, 16, 4)
+    with pytest.raises(InputError, match="vit-30k on pixel_values of 3 x 24 x 24") as caught:
+        models.try_forward(model, {"pixel_values": torch.zeros(1, 3, 24, 24)}, 3, "vit-30k")
+    assert "\n" not in str(caught.value)
+    for channels in (1, 4):
+        with pytest.raises(InputError, match=f"{channels} x 16 x 16"):
+            models.try_forward(model, {"pixel_values": torch.zeros(1, channels, 16, 16)}, 3, "vit-30k")
+    with pytest.raises(InputError, match="3 logits"):
+        models.try_forward(model, {"pixel_values": torch.zeros(1, 3, 16, 16)}, 2, "vit-30k")
+    assert models.try_forward(model, {"pixel_values": torch.zeros(1, 3, 16, 16)}, 3, "vit-30k") > 0
+    assert model.training

@@ -1,6 +1,6 @@
 """Image classifiers and language models by name and size, built or loaded."""
 
-from hf_scaling.models.flops import TRAINING, count_params, flops_of, forward_flops
+from hf_scaling.models.flops import TRAINING, count_params, flops_of, forward_flops, try_forward
 from hf_scaling.models.language import (
     LANGUAGE_FAMILIES,
     build_language_model,
@@ -39,4 +39,5 @@ __all__ = [
     "name_classes",
     "replace_head",
     "seeded",
+    "try_forward",
 ]

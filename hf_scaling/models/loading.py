@@ -68,6 +68,8 @@ def load_model(folder_or_hub_id: str | Path, revision: str | None = None) -> Pre
             folder, config=config, dtype="float32", output_loading_info=True
         )
     check_complete(name, report, "classifier")
+    if input_size(model) is None and (size := _processor_size(folder)) is not None:
+        model.config.image_size = size
     if getattr(model.config, "pretrained_cfg", None):
         # Of timm's settings only the image size is kept, where native models have it. A checkpoint saved with the
         # others would be preprocessed by timm's settings, whatever image processor is saved beside it.
@@ -137,12 +139,39 @@ def check_complete(name: str, report: Mapping, kind: str) -> None:
 
 
 def input_size(model: PreTrainedModel) -> int | None:
-    """Side in pixels of the square images that `model` was built for; None where its config does not state it."""
+    """Side in pixels of the square images that `model` was built for; None where its config does not state it.
+
+    It is looked for in `image_size`, timm's `img_size`, `vision_config` (CLIP, SigLIP) and timm's `pretrained_cfg`;
+    `load_model` sets `image_size` by the checkpoint's image processor where none of them has it.
+    """
     config = model.config
-    timm_size = (getattr(config, "model_args", None) or {}).get("img_size")
+    vision = getattr(config, "vision_config", None)
     pretrained = (getattr(config, "pretrained_cfg", None) or {}).get("input_size")
-    size = getattr(config, "image_size", None) or timm_size or (pretrained and pretrained[-1])
-    return (size[-1] if isinstance(size, Sequence) else size) or None
+    sizes = (
+        getattr(config, "image_size", None),
+        (getattr(config, "model_args", None) or {}).get("img_size"),
+        vision.get("image_size") if isinstance(vision, Mapping) else getattr(vision, "image_size", None),
+        pretrained and pretrained[-1],
+    )
+    size = next((size for size in sizes if size), None)
+    return size[-1] if isinstance(size, Sequence) else size
+
+
+def _processor_size(folder: Path) -> int | None:
+    """The side of the images that a checkpoint's image processor gives."""
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("crop_size", "size"):
+        size = content.get(name)
+        if name == "crop_size" and content.get("do_center_crop") is False:
+            continue
+        if isinstance(size, Mapping):
+            size = size.get("height") or size.get("shortest_edge")
+        if isinstance(size, int) and size > 0:
+            return size
+    return None
 
 
 def load_statistics(folder_or_hub_id: str | Path, revision: str | None = None) -> ImageStatistics:

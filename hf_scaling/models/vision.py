@@ -85,11 +85,11 @@ def build_student(
             # patch embedding, where timm uses .08), so the weights that timm draws are copied in.
             timm_model = timm.create_model(architecture, num_classes=n_classes, **arguments)
         model.timm_model.load_state_dict(timm_model.state_dict())
-    patches = getattr(getattr(model.timm_model, "patch_embed", None), "patch_size", None)
-    if patches and image_size % patches[0]:
-        # timm would silently leave the last pixels out.
+    patches = getattr(model.timm_model, "patch_embed", None)
+    # Other embeddings overlap, or are convolutions that pad: only this one would silently leave the last pixels out.
+    if isinstance(patches, timm.layers.PatchEmbed) and image_size % patches.patch_size[0]:
         raise InputError(
-            f"model {name} has patches of {patches[0]} pixels, which do not divide image_size {image_size}"
+            f"model {name} has patches of {patches.patch_size[0]} pixels, which do not divide image_size {image_size}"
         )
     return model.train()
 

@@ -237,19 +237,29 @@ class ProcessCache:
     def _count(
         self, task: Task, fields: RunFields, source: Any, inputs: Inputs, start: PretrainFields | Checkpoint
     ) -> CountedModel:
+        name = None
         if isinstance(start, PretrainFields):
+            name = start.model
             with torch.device("meta"):
-                model = task.build(start.model, start, source, seed=0)
+                model = task.build(name, start, source, seed=0)
         elif start.unreachable:
             model = task.guess_checkpoint(start.name, fields)[1]
         else:
+            name = start.name
             model = copy.deepcopy(self.model(task, start.folder))
             if not isinstance(source, GuessedSource):
                 model = task.adapt(model, fields, source, seed=0)
         if model is None:
             return CountedModel(None, {}, None, 0.0, 0.0)
         n_params, configuration = models.count_params(model), task.configuration(model)
-        forward = models.flops_of(model, inputs.blank(1, model.device))
+        is_guess = isinstance(source, GuessedSource) or name is None
+        n_outputs = None if is_guess else len(source.class_names)
+        try:
+            forward = models.try_forward(model, inputs.blank(1, model.device), n_outputs, name or start.name)
+        except NotImplementedError:
+            # The meta device lacks an operation of this model: it is counted with its weights.
+            real = task.build(start.model, start, source, seed=0)
+            forward = models.try_forward(real, inputs.blank(1, real.device), n_outputs, start.model)
         if isinstance(fields, FinetuneFields):
             with torch.device(model.device):
                 model = task.limit_training(model, fields, seed=0)

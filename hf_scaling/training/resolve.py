@@ -185,6 +185,9 @@ def resolve(
         fields = dataclasses.replace(fields, teacher=teacher.fields.model)
     _check_selection(fields, args)
     inputs, parent = _find_inputs(task, fields, parent, cache)
+    if not cache.guess:
+        # A model that cannot take these inputs is refused before any image is read.
+        cache.count(task, fields, cache.open_source(task, fields, inputs), inputs, _start_of(fields, parent))
     sized = _size_data(task, fields, args, inputs, cache)
     counted = cache.count(task, fields, sized.source, inputs, _start_of(fields, parent))
     if isinstance(fields, PretrainFields):

@@ -3,7 +3,8 @@
 import functools
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tokenizers
@@ -13,16 +14,25 @@ from hf_scaling.errors import InputError
 
 BYTES = "bytes"
 _BYTES_END = "<|endoftext|>"
+_SPECIAL = ("bos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 #: Tokens that usually end a text, for a tokenizer that names none.
 _USUAL_ENDS = (_BYTES_END, "</s>", "<|end_of_text|>", "<eos>")
 
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """A tokenizer, the token that ends a document, and a hash of everything that determines the ids of a text."""
+    """A tokenizer, and a hash of everything that determines the ids of a text.
+
+    Attributes:
+        tokenizer: Of the library tokenizers.
+        end: The token that ends a document.
+        special: The other special tokens that its files name (bos_token, pad_token, ...), kept in every checkpoint
+            that is trained with it; ids of a text do not depend on them.
+    """
 
     tokenizer: tokenizers.Tokenizer
     end: str
+    special: Mapping[str, str] = field(default_factory=dict)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -66,14 +76,18 @@ def load_tokenizer(name: str) -> TextTokenizer:
     if name == BYTES:
         return TextTokenizer(_byte_tokenizer(), _BYTES_END)
     repository, _, revision = (name, "", "") if Path(name).exists() else name.partition("@")
-    folder = hub.local_folder(repository, revision=revision or None, allow_patterns=["tokenizer*.json"])
+    folder = hub.local_folder(repository, revision=revision or None, allow_patterns=["*token*.json"])
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # tokenizers raises nothing more specific
         raise InputError(f"{name} holds no readable tokenizer.json: {error}") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return TextTokenizer(tokenizer, _find_end(folder, tokenizer, name))
+    named = _special_tokens(folder, tokenizer)
+    end = next((end for end in (named.pop("eos_token", None), *_USUAL_ENDS) if _is_token(tokenizer, end)), None)
+    if end is None:
+        raise InputError(f"{name}: no token of its tokenizer ends a text: set eos_token in tokenizer_config.json")
+    return TextTokenizer(tokenizer, end, named)
 
 
 def tokenizer_name(folder: Path) -> str:
@@ -92,12 +106,19 @@ def _byte_tokenizer() -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def _find_end(folder: Path, tokenizer: tokenizers.Tokenizer, name: str) -> str:
-    path = folder / "tokenizer_config.json"
-    named = json.loads(path.read_text(encoding="utf-8")).get("eos_token") if path.is_file() else None
-    if isinstance(named, dict):
-        named = named.get("content")
-    for end in (named, *_USUAL_ENDS):
-        if end is not None and tokenizer.token_to_id(end) is not None:
-            return end
-    raise InputError(f"{name}: no token of its tokenizer ends a text: set eos_token in tokenizer_config.json")
+def _special_tokens(folder: Path, tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
+    """The special tokens that a tokenizer's files name, of those that it has."""
+    named: dict[str, str] = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        path = folder / file
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        for name in ("eos_token", *_SPECIAL):
+            token = content.get(name)
+            token = token.get("content") if isinstance(token, dict) else token
+            if _is_token(tokenizer, token):
+                named[name] = token
+    return named
+
+
+def _is_token(tokenizer: tokenizers.Tokenizer, token: str | None) -> bool:
+    return token is not None and tokenizer.token_to_id(token) is not None
