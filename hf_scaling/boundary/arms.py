@@ -10,8 +10,9 @@ from hf_scaling.errors import InputError
 from hf_scaling.fitting.bootstrap import draw, hat, small_sample_factor, student_factor
 from hf_scaling.fitting.estimate import Estimate, estimate
 from hf_scaling.fitting.fit import FitOptions, scores
-from hf_scaling.fitting.rows import Columns, FitRows, RowFilter
+from hf_scaling.fitting.rows import Columns, FitRows, RowFilter, scale_of
 from hf_scaling.fitting.solver import coordinates_of
+from hf_scaling.fitting.target import AS_IT_IS, TargetScale
 from hf_scaling.laws import LAWS, Evaluator, Law
 from hf_scaling.text import format_span, format_whole
 
@@ -60,6 +61,7 @@ class Pairs:
         flops: FLOPs of each arm (P,), `distilled_with_teacher` with the teacher's; empty where the table has none.
         n_unpaired: Number of rows without a partner.
         target: The column compared.
+        scale: How its values are fitted; `plain` and `distilled` are what is fitted, where less is better.
     """
 
     n_pretrain: np.ndarray
@@ -70,6 +72,7 @@ class Pairs:
     flops: dict[str, np.ndarray]
     n_unpaired: int
     target: str
+    scale: TargetScale = AS_IT_IS
 
     def __len__(self) -> int:
         return len(self.n_pretrain)
@@ -110,9 +113,13 @@ def find_pairs(table: "Table", row_filter: RowFilter) -> Pairs:
         raise InputError(f"no plain and distilled row are equal in {', '.join(shared)}: nothing to compare")
     plain, distilled = (np.array([places[arm][key] for key in both]) for arm in ARMS)
     values = columns.numbers(target)
+    columns.finite(target)
+    scale = scale_of(columns, row_filter)
+    fitted = scale.to_fitted(values)
     for row in (*plain, *distilled):
-        if not np.isfinite(values[row]) or values[row] <= 0:
-            raise InputError(f"column {target!r}, row {columns.labels[row]}: {values[row]} cannot be compared")
+        if not np.isfinite(fitted[row]) or fitted[row] <= 0:
+            reason = "; a score that rises is compared where it is a rate (set bounds=)" if scale.rises else ""
+            raise InputError(f"column {target!r}, row {columns.labels[row]}: {values[row]} cannot be compared{reason}")
     sizes = {
         name: columns.numbers(name)[plain] if name in columns.data else np.full(len(both), np.nan)
         for name in ("n_pretrain", "n_params", "n_finetune")
@@ -128,7 +135,13 @@ def find_pairs(table: "Table", row_filter: RowFilter) -> Pairs:
         }
     n_unpaired = len(columns) - 2 * len(both)
     return Pairs(
-        **sizes, plain=values[plain], distilled=values[distilled], flops=flops, n_unpaired=n_unpaired, target=target
+        **sizes,
+        plain=fitted[plain],
+        distilled=fitted[distilled],
+        flops=flops,
+        n_unpaired=n_unpaired,
+        target=target,
+        scale=scale,
     )
 
 
@@ -359,6 +372,7 @@ def _fit(pairs: Pairs, x: dict[str, np.ndarray], x_name: str, law: Law, options:
             n_eval=None,
             configuration=numbers,
             labels=[str(number) for number in numbers],
+            scale=pairs.scale,
         )
         estimates[arm] = estimate(rows, law, coordinates_of(law), options.make_objective(), options.seed)
         drawn = draw(estimates[arm], options.bootstrap, seed=options.seed)

@@ -1,7 +1,7 @@
 """`find_boundary`: the n_pretrain at which the plain arm overtakes the distilled one, or why that is not decided."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -39,8 +39,9 @@ class Boundary:
         n_pretrain: The size of the crossing, in FLOPs where x is train_flops; None unless the status is crossing.
         low: Lower end of its interval.
         high: Upper end of its interval.
-        difference: A DataFrame, a row a measured size: the size, difference (plain minus distilled, by the laws), low,
-            high, measured (mean paired difference of the runs at the sizes nearest to `sizes`) and n_pairs.
+        difference: A DataFrame, a row a measured size: the size, difference (plain minus distilled, by the laws; of a
+            score that rises distilled minus plain: above 0 distillation helps), low, high, measured (mean paired
+            difference of the runs at the sizes nearest to `sizes`) and n_pairs.
         crossings: Every zero of the laws' difference within the search range: n_pretrain, low, high, direction.
         law_free: The boundary from the paired differences alone: n_pretrain, low, high.
         sizes: The other sizes, n_params and n_finetune, for which this holds.
@@ -127,6 +128,8 @@ def find_boundary(
     bootstrap: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    direction: Literal["up", "down"] | None = None,
+    bounds: tuple[float | None, float | None] | None = None,
 ) -> Boundary:
     """Find the distillation boundary (Yang et al. 2025): below it distillation helps, above it it does harm.
 
@@ -138,7 +141,7 @@ def find_boundary(
         table: A ResultsTable, a DataFrame, a mapping of columns, or what `ResultsTable.load` takes. It needs arm,
             n_pretrain and the target; n_params, n_finetune, seed, model, teacher, downstream and stage are used where
             present. Pairs are rows equal in all of these but arm and teacher.
-        target: loss or error, or any column where less is better.
+        target: loss, error, or any positive column where less is better, or a rate where more is.
         teacher: Use only the distilled rows of this teacher; by default all, which must then be of one.
         downstream: Compare the fine-tuned rows of this downstream set; by default the pretrain rows.
         x: n_pretrain compares at equal images; train_flops at equal compute, the teacher's counted (and, in
@@ -146,6 +149,8 @@ def find_boundary(
         bootstrap: Number of draws, at least 100.
         level: Level of the intervals, between 0 and 1.
         seed: Seed of the draws.
+        direction: "up" where more of the target is better, "down" where less is; as for `fit_law`.
+        bounds: Least and most that the target can be; as for `fit_law`.
 
     Raises:
         InputError: A column or an arm is missing, several distillation settings are mixed, too few runs pair up, or an
@@ -159,7 +164,8 @@ def find_boundary(
     if not isinstance(bootstrap, int) or bootstrap < 100:
         raise InputError(f"bootstrap must be a whole number, at least 100, not {bootstrap!r}")
     options = FitOptions(bootstrap=bootstrap, level=level, seed=seed)
-    pairs = find_pairs(as_table(table), RowFilter(target, downstream=downstream, teacher=teacher))
+    row_filter = RowFilter(target, downstream=downstream, teacher=teacher, direction=direction, bounds=bounds)
+    pairs = find_pairs(as_table(table), row_filter)
     if x == "n_pretrain":
         return _boundary(pairs, {"plain": pairs.n_pretrain, "distilled": pairs.n_pretrain}, x, options)
     if not pairs.flops:
@@ -239,15 +245,16 @@ def _difference(
     ratio, drawn = evidence.arms.log_ratio(measured, sizes)
     distilled = evidence.arms.distilled(measured, sizes)
     low, high = quantiles(drawn, evidence.options.level)
+    unit = abs(evidence.pairs.scale.factor)
     places = {size: i for i, size in enumerate(paired.sizes)}
     rows = [places.get(size) for size in measured]
     return pd.DataFrame(
         {
             evidence.x_name: measured,
-            "difference": distilled * np.expm1(ratio),
-            "low": distilled * np.expm1(low),
-            "high": distilled * np.expm1(high),
-            "measured": [np.nan if i is None else paired.difference[i] for i in rows],
+            "difference": distilled * np.expm1(ratio) / unit,
+            "low": distilled * np.expm1(low) / unit,
+            "high": distilled * np.expm1(high) / unit,
+            "measured": [np.nan if i is None else paired.difference[i] / unit for i in rows],
             "n_pairs": [0 if i is None else int(paired.counts[i]) for i in rows],
         }
     )

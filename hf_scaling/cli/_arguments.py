@@ -23,6 +23,15 @@ _ROWS: dict[str, dict[str, Any]] = {
     "downstream": {"metavar": "VALUE", "help": "use the rows of this downstream set only"},
     "stage": {"metavar": "VALUE", "help": "use the rows of this stage only: pretrain or finetune"},
     "teacher": {"metavar": "VALUE", "help": "use the distilled rows of this teacher only"},
+    "direction": {
+        "metavar": "WAY",
+        "help": "up (more is better) or down (default: by the target's name or its trend)",
+    },
+    "bounds": {
+        "type": lambda text: [float(end) if end.strip() else None for end in text.split(",")],
+        "metavar": "LOW,HIGH",
+        "help": "range of the target, an end left out for no limit (default: 0,1 for error and rates)",
+    },
     "weights": {"metavar": "COLUMN", "help": "column of positive weights (default: equal, or from n_eval)"},
 }
 _FITTING: dict[str, dict[str, Any]] = {
@@ -34,7 +43,7 @@ _FITTING: dict[str, dict[str, Any]] = {
     "seed": {"type": int, "default": 0, "metavar": "N", "help": "seed of the starts and draws (default: 0)"},
 }
 #: What most commands take; `boundary` takes fewer.
-ROWS = ("target", "x", "arm", "upstream", "downstream", "stage", "weights")
+ROWS = ("target", "x", "arm", "upstream", "downstream", "stage", "direction", "bounds", "weights")
 INTERVALS = ("bootstrap", "level")
 _RESULTS = ".parquet or .csv file, folder, study, or Hub id"
 

@@ -14,7 +14,7 @@ EXAMPLE = "hf-scaling boundary studies/demo --target loss"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    add_results_arguments(parser, ("target", "teacher", "downstream"), (*INTERVALS, "seed"))
+    add_results_arguments(parser, ("target", "teacher", "downstream", "direction", "bounds"), (*INTERVALS, "seed"))
     where = parser.add_argument_group("where")
     where.add_argument("--x", default="n_pretrain", metavar="VIEW", help="n_pretrain (default) or train_flops")
     where.add_argument("--n-params", type=float, metavar="N", help="the boundary at this model size")

@@ -80,7 +80,7 @@ def _boundary(arguments: argparse.Namespace) -> "tuple[Boundary, pd.DataFrame]":
         if getattr(arguments, name) != default:
             raise InputError(f"--{name} changes nothing for the boundary: leave it out")
     table = read_table(arguments)
-    names = ("target", "downstream", "bootstrap", "level", "seed")
+    names = ("target", "downstream", "direction", "bounds", "bootstrap", "level", "seed")
     return find_boundary(table, **{name: getattr(arguments, name) for name in names}), table
 
 

@@ -132,8 +132,9 @@ def _facts_of_data(fit: LawFit, rows: str) -> dict[str, str]:
     ]
     names = [f"{name} {listing(values, _MOST_NAMES)}" for name, values in data["study"].items()]
     low, high = data["target_range"]
+    fitted = "" if fit.scale.is_identity else f", fitted as {fit.scale.describe(target)}"
     return {
-        "target": f"{target}, {low:.4g} to {high:.4g} ({unit_of(target)})",
+        "target": f"{target}, {low:.4g} to {high:.4g} ({unit_of(target)}){fitted}",
         "runs": rows,
         "sizes": "; ".join(sizes),
         "data": "; ".join(names) or "the table names no task, model or data set",

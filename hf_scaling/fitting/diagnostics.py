@@ -324,7 +324,9 @@ def leave_one_out_notes(estimate: Estimate) -> list[dict]:
     solved = minimise(without, np.repeat(estimate.u[None], len(kept), axis=0), iterations=12, tolerance=1e-5)
     far = estimate.law.evaluator(_far_sizes(rows))
     moved = far.value(problem.coordinates.to_theta(solved.u))[:, 0]
-    shift = moved / far.value(estimate.theta[None])[0, 0] - 1
+    value = far.value(estimate.theta[None])[0, 0]
+    # A share of a target that may be negative means nothing: its moves are shares of its measured span.
+    shift = (moved - value) / (value if (rows.target > 0).all() else np.ptp(rows.target))
     worst = int(np.argmax(np.abs(shift)))
     if abs(shift[worst]) > 0.1:
         labels = ", ".join(rows.labels[i] for i in np.flatnonzero(rows.configuration == worst)[:4])
@@ -337,6 +339,8 @@ def leave_one_out_notes(estimate: Estimate) -> list[dict]:
 def objective_notes(estimate: Estimate) -> list[dict]:
     """How far the prediction at ten times the largest scale moves with the other objectives."""
     problem = estimate.problem
+    if (estimate.rows.target <= 0).any():
+        return []
     far = estimate.law.evaluator(_far_sizes(estimate.rows))
     reference = far.value(estimate.theta[None])[0, 0]
     shifts = {}

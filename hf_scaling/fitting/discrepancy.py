@@ -245,7 +245,9 @@ def extrapolation_notes(estimate: Estimate, held_out: HeldOut) -> list[dict]:
         spread = float(mean_slope @ np.linalg.pinv(inside.T @ inside, rcond=1e-10, hermitian=True) @ mean_slope)
         half_width = float(stdtrit(freedom, 0.975)) * scale * np.sqrt(spread + 1 / beyond.sum())
         shift = float(miss[beyond].mean())
-        mean = float(estimate.rows.target[beyond].mean())
+        values = estimate.rows.target
+        # A share of a target that may be negative means nothing: its misses are shares of its measured span.
+        mean = float(values[beyond].mean() if (values > 0).all() else np.ptp(values))
         share = abs(np.expm1(shift)) if estimate.problem.objective.is_log else abs(shift / mean)
         if not (abs(shift) <= _BAD_HALF_WIDTHS * half_width or share <= _BAD_SHARE):
             text = f"fitted without its largest scales, the law misses them by {format_percent(share)} on average, "

@@ -54,6 +54,8 @@ def fit_law(
     supervised: "LawFit | Mapping[str, float] | None" = None,
     combine: bool = True,
     zeros: Literal["refuse", "leave_out"] | None = None,
+    direction: Literal["up", "down"] | None = None,
+    bounds: tuple[float | None, float | None] | None = None,
 ) -> LawFit:
     """Fit a scaling law to a results table.
 
@@ -80,6 +82,10 @@ def fit_law(
         zeros: What happens to a row with a size at which the law is undefined, such as a zero with a negative power:
             "refuse" raises InputError, "leave_out" drops it with the note `rows_left_out`; by default leave_out for a
             ResultsTable and what `ResultsTable.load` takes, refuse for a DataFrame or a mapping.
+        direction: "up" where more of the target is better (accuracy, BLEU), "down" where less is; by default what its
+            name says, else its trend over the sizes.
+        bounds: Least and most that the target can be, None for no limit; by default 0 to 1 for `error` and for rates,
+            0 to infinity for `loss`, none for others. Predictions stay inside.
 
     Returns:
         A LawFit. Every usable table gives one; doubts are in its status and notes.
@@ -92,7 +98,16 @@ def fit_law(
     """
     table = as_table(table)
     row_filter = RowFilter(
-        target, x, arm, upstream, downstream, stage, weights=weights, zeros=zeros or default_zeros(table)
+        target,
+        x,
+        arm,
+        upstream,
+        downstream,
+        stage,
+        weights=weights,
+        zeros=zeros or default_zeros(table),
+        direction=direction,
+        bounds=bounds,
     )
     options = FitOptions(
         objective, delta, bootstrap, method, level, seed, fixed or {}, list(tied or []), supervised, combine
@@ -201,15 +216,13 @@ def fit_rows(rows: FitRows, law: Law, options: FitOptions) -> LawFit:
         InputError: There are fewer rows than parameters, the objective is undefined at a target, or `fixed` or `tied`
             cannot be used.
     """
+    law, options, notes = suited_to(rows, law, options)
     coordinates, objective = coordinates_of(law, options.fixed, options.tied), options.make_objective()
-    for row in np.flatnonzero(rows.target <= 0) if objective.is_log else ():
-        place = f"column {rows.target_name!r}, row {rows.labels[row]}"
-        raise InputError(f"{place}: {rows.target[row]:g} has no logarithm; leave the row out or use objective mse")
     free, count = len(coordinates.names), len(rows.target)
     if count < free:
         raise InputError(f"{law.name} has {free} free parameters and the table gives {count} rows: add runs")
     estimated = estimate(rows, law, coordinates, objective, options.seed)
-    draws, notes = np.full((options.bootstrap, len(law.parameters)), np.nan), []
+    draws = np.full((options.bootstrap, len(law.parameters)), np.nan)
     if options.bootstrap and estimated.has_scatter:
         drawn = draw(estimated, options.bootstrap, options.method, options.seed)
         draws = estimated.problem.coordinates.to_theta(drawn.u)
@@ -245,6 +258,7 @@ def fit_rows(rows: FitRows, law: Law, options: FitOptions) -> LawFit:
             "columns": rows.columns,
             "weights": weights,
             "n_starts": estimated.n_starts,
+            "scale": rows.scale.to_dict(),
             **options.to_dict(),
         },
         data={**describe_rows(rows), "discrepancy": discrepancy},
@@ -253,6 +267,31 @@ def fit_rows(rows: FitRows, law: Law, options: FitOptions) -> LawFit:
         noise=estimated.residuals * np.sqrt(count / estimated.freedom),
         held_out=held_out,
     )
+
+
+def suited_to(rows: FitRows, law: Law, options: FitOptions) -> tuple[Law, FitOptions, list[dict]]:
+    """The law and the options as the rows need them, with a note where they differ from what was asked for.
+
+    What is fitted may not be positive (a normalised loss, a score that rises and is no rate). It has no logarithm, so
+    objective log_huber becomes mse, and the floor of the law may be negative.
+
+    Raises:
+        InputError: The objective is log_mse.
+    """
+    below = np.flatnonzero(rows.target <= 0)
+    if not len(below):
+        return law, options, []
+    if options.objective != "mse":
+        row, own = below[0], rows.scale.from_fitted(rows.target[below[:1]])[0]
+        if options.objective != "log_huber" or options.delta is not None:
+            place = f"column {rows.target_name!r}, row {rows.labels[row]}: {own:g}"
+            raise InputError(f"{place} has no logarithm; leave the row out or use objective mse")
+        what = rows.scale.describe(rows.target_name)
+        text = f"{what} is not positive in every row and has no logarithm: objective mse is used"
+        notes = [note("not_positive", "info", text)]
+    else:
+        notes = []
+    return law.with_free_floor() if (rows.target < 0).any() else law, replace(options, objective="mse"), notes
 
 
 def describe_rows(rows: FitRows) -> dict[str, Any]:
@@ -264,12 +303,13 @@ def describe_rows(rows: FitRows) -> dict[str, Any]:
     """
     first = np.unique(rows.configuration, return_index=True)[1]
     kept = thinned(rows.n_configurations, _MOST_RECORDED)
-    means = np.bincount(rows.configuration, rows.target) / np.bincount(rows.configuration)
+    target = rows.scale.from_fitted(rows.target)
+    means = np.bincount(rows.configuration, target) / np.bincount(rows.configuration)
     sizes = {rows.columns[name]: values for name, values in rows.variables.items()}
     return {
         "ranges": {column: (float(a.min()), float(a.max())) for column, a in sizes.items()},
         "levels": {column: len(np.unique(a)) for column, a in sizes.items()},
-        "target_range": (float(rows.target.min()), float(rows.target.max())),
+        "target_range": (float(target.min()), float(target.max())),
         "study": rows.study,
         "measured": {
             **{column: values[first][kept].tolist() for column, values in sizes.items()},
@@ -289,7 +329,7 @@ def scores(estimated: Estimate) -> dict[str, float]:
     penalty = 2 * k + 2 * k * (k + 1) / (count - k - 1) if count > k + 1 else np.inf
     return {
         "log_rmse": float(np.sqrt(np.mean(logs**2))),
-        "rmse": float(np.sqrt(np.mean((rows.target - fitted) ** 2))),
+        "rmse": float(np.sqrt(np.mean((rows.target - fitted) ** 2))) / abs(rows.scale.factor),
         "aicc": float(count * np.log(max(square, 1e-300)) + penalty),
         "n_rows": count,
         "n_configurations": rows.n_configurations,

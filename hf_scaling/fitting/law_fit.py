@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +13,7 @@ from hf_scaling import files, hub
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.discrepancy import HeldOut, deviations
 from hf_scaling.fitting.solver import Objective
+from hf_scaling.fitting.target import AS_IT_IS, TargetScale, stored_scale
 from hf_scaling.laws import Law
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ VERDICTS = {
     "poor_fit": "the law does not describe these runs",
     "extrapolates_badly": "fitted without their largest scales, the law misses them: do not trust it beyond the data",
 }
-# The values that a target can take.
-_POSSIBLE = {"error": (0.0, 1.0), "loss": (0.0, np.inf)}
 # Rows times draws evaluated at once.
 _LARGEST_BLOCK = 2_000_000
 
@@ -103,7 +102,6 @@ class LawFit:
         sizes, index = _sizes(frame, set(self.columns.values()))
         values = self.values(sizes)
         low, high = self._band(sizes, values, kind, self._level(level))
-        values, low, high = (np.clip(ends, *self._possible) for ends in (values, low, high))
         return pd.DataFrame(
             {
                 "value": values,
@@ -114,16 +112,34 @@ class LawFit:
             index=index,
         )
 
+    @property
+    def scale(self) -> TargetScale:
+        """How the target is fitted, and its range."""
+        return stored_scale(self.settings, self.data["target_range"])
+
+    def in_fitted_units(self) -> "LawFit":
+        """The same fit as a law of what is fitted, where less is better: 1 - accuracy for an accuracy."""
+        own = self.scale.is_identity
+        return self if own else replace(self, settings={**self.settings, "scale": AS_IT_IS.to_dict()})
+
     def values(self, sizes: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(N,) predictions at sizes given by column."""
+        """(N,) predictions at sizes given by column, in the target's own units."""
+        return self.scale.from_fitted(self.fitted_values(sizes))
+
+    def draw_values(self, sizes: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(B, N) predictions of every bootstrap draw at sizes given by column, in the target's own units."""
+        return self.scale.from_fitted(self.fitted_draws(sizes))
+
+    def fitted_values(self, sizes: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(N,) predictions of what is fitted (`scale`), at sizes given by column."""
         if self.members:
             scale = Objective(self.settings["objective"])
-            total = sum(self.weights[m.law] * scale.scale(m.values(sizes)) for m in self.members)
+            total = sum(self.weights[m.law] * scale.scale(m.fitted_values(sizes)) for m in self.members)
             return scale.unscale(total + self.settings["carried"])
         return self._evaluate(self.theta[None], sizes)[0]
 
-    def draw_values(self, sizes: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(B, N) predictions of every bootstrap draw at sizes given by column.
+    def fitted_draws(self, sizes: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(B, N) predictions of what is fitted, by every bootstrap draw, at sizes given by column.
 
         In a mixture each draw comes from one member, in proportion to the weights, so that the band shows how far the
         laws disagree as well. Outside the data each draw deviates by the law's own error (docs/fitting.md).
@@ -192,7 +208,7 @@ class LawFit:
         """The size at which the law reaches a target, such as the images for a loss.
 
         Args:
-            target: The loss or error to reach.
+            target: The loss, error or score to reach, in the target's own units.
             solve_for: The column to solve for.
             **sizes: The other columns' values.
 
@@ -204,6 +220,7 @@ class LawFit:
         """
         if self.definition is None:
             raise InputError("a mixture has no inverse: fit one law, or use combine=False")
+        target = float(self.scale.to_fitted(np.asarray(target, dtype=float)))
         names = {column: variable for variable, column in self.columns.items()}
         for column in [solve_for, *sizes]:
             if column not in names:
@@ -326,21 +343,15 @@ class LawFit:
         if not self._n_draws:
             unknown = np.full(len(values), np.nan)
             return unknown, unknown
-        drawn = self.draw_values(sizes)
-        low, high = quantiles(drawn, level, values)
+        drawn = self.fitted_draws(sizes)
+        low, high = quantiles(self.scale.from_fitted(drawn), level, values)
         if kind == "new_run":
             scale = Objective(self.settings["objective"])
             noise = np.random.default_rng(self.settings["seed"]).choice(self.noise, size=drawn.shape)
-            run_low, run_high = quantiles(scale.unscale(scale.scale(drawn) + noise), level, values)
+            noisy = self.scale.from_fitted(scale.unscale(scale.scale(drawn) + noise))
+            run_low, run_high = quantiles(noisy, level, values)
             return np.minimum(low, run_low), np.maximum(high, run_high)
         return low, high
-
-    @property
-    def _possible(self) -> tuple[float, float]:
-        """The range of the target, where its name says one and the fitted rows keep to it."""
-        low, high = _POSSIBLE.get(self.settings["target"], (-np.inf, np.inf))
-        measured = self.data.get("target_range", (low, high))
-        return (low, high) if low <= measured[0] and measured[1] <= high else (-np.inf, np.inf)
 
 
 def quantiles(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hf_scaling.errors import InputError
+from hf_scaling.fitting.target import AS_IT_IS, TargetScale, target_scale
 from hf_scaling.laws import Law
 
 if TYPE_CHECKING:
@@ -77,6 +78,10 @@ class RowFilter:
         weights: Name of a column, or one positive number a row of the unfiltered table; None for the default.
         zeros: What happens to a row with a size at which the law is undefined, such as a zero with a negative power:
             "refuse" raises InputError, "leave_out" drops the row and adds the note `rows_left_out`.
+        direction: "up" where more of the target is better, "down" where less is; None for what its name says, else
+            its trend over the sizes.
+        bounds: The range of the target, None for no limit; None for 0 to 1 where the target is `error` or a rate, 0 to
+            infinity where it is `loss`, and none elsewhere.
 
     Raises:
         InputError: `zeros` is neither.
@@ -91,6 +96,8 @@ class RowFilter:
     teacher: str | None = None
     weights: "str | Sequence[float] | np.ndarray | None" = None
     zeros: Literal["refuse", "leave_out"] = "refuse"
+    direction: str | None = None
+    bounds: tuple[float | None, float | None] | None = None
 
     def __post_init__(self) -> None:
         if self.zeros not in ("refuse", "leave_out"):
@@ -224,13 +231,14 @@ class FitRows:
         columns: The law's variable to the table's column.
         variables: The law's variable to its values (N,).
         target_name: The column fitted.
-        target: (N,) its values.
+        target: (N,) what is fitted: its values, converted by `scale`.
         weights: (N,) weights given by the caller, or None.
         n_eval: (N,) images or tokens each row was evaluated on, or None.
         configuration: (N,) a number for each distinct set of sizes: rows that share one are replicates.
         labels: Names of the rows for messages.
         study: Distinct values of the recorded columns: task, arm, recipe, model, seed and so on.
         notes: Findings about the rows.
+        scale: How the column's values are fitted.
     """
 
     columns: dict[str, str]
@@ -243,6 +251,7 @@ class FitRows:
     labels: list[str]
     study: dict[str, list[str]] = field(default_factory=dict)
     notes: list[dict] = field(default_factory=list)
+    scale: TargetScale = AS_IT_IS
 
     def subset(self, keep: np.ndarray) -> "FitRows":
         """The rows where `keep` (N,) is true, with their configurations renumbered."""
@@ -353,14 +362,19 @@ def take_rows(columns: Columns, law: Law, row_filter: RowFilter) -> FitRows:
         text = f"{left_out} of {len(usable)} rows left out: {law.name} is not defined where a size is zero"
         notes.append(note("rows_left_out", "info", text))
         columns = columns.where(usable, f"sizes at which {law.name} is defined")
-    target = columns.finite(row_filter.target)
-    variables = {variable: columns.numbers(column) for variable, column in mapping.items()}
+    target, scale = columns.finite(row_filter.target), scale_of(columns, row_filter, mapping.values())
+    sizes = {variable: columns.numbers(column) for variable, column in mapping.items()}
+    if scale.rises and law.rises(sizes):
+        # The law is of a score that rises itself.
+        scale = replace(scale, offset=0.0, factor=1.0)
+    elif scale.rises:
+        fitted = scale.describe(row_filter.target)
+        text = f"{row_filter.target} rises with size (higher is better): {fitted} is fitted, and predictions are in "
+        notes.append(note("rising_score", "info", f"{text}{row_filter.target}'s own units"))
     for name in (*SIZES, "image_size"):
         levels = len(columns.distinct(name))
         if name not in mapping.values() and levels > 1:
-            text = (
-                f"{name} takes {levels} values over these rows and {law.name} ignores it: its effect counts as noise"
-            )
+            text = f"{name} takes {levels} values over these rows and the law ignores it: its effect counts as noise"
             notes.append(note("ignored_variable", "warn", text))
     weights = None
     if _WEIGHTS in columns.data:
@@ -371,15 +385,36 @@ def take_rows(columns: Columns, law: Law, row_filter: RowFilter) -> FitRows:
     n_eval = columns.numbers("n_eval") if "n_eval" in columns.data else np.array([np.nan])
     return FitRows(
         columns=mapping,
-        variables=variables,
+        variables=sizes,
         target_name=row_filter.target,
-        target=target,
+        target=scale.to_fitted(target),
         weights=weights,
         n_eval=n_eval if np.isfinite(n_eval).all() and (n_eval > 0).all() else None,
-        configuration=number_configurations(variables.values()),
+        configuration=number_configurations(sizes.values()),
         labels=[str(label) for label in columns.labels],
         study={name: values for name in _RECORDED if (values := columns.distinct(name))},
         notes=notes,
+        scale=scale,
+    )
+
+
+def scale_of(columns: Columns, row_filter: RowFilter, sizes: Iterable[str] = ()) -> TargetScale:
+    """How the target of these rows is fitted (`target_scale`).
+
+    Args:
+        columns: The rows.
+        row_filter: Names the target, and its direction and bounds where they are given.
+        sizes: Columns that count as sizes beside `SIZES`.
+    """
+    names = [name for name in dict.fromkeys([*SIZES, *sizes]) if name in columns.data and name != row_filter.target]
+    return target_scale(
+        row_filter.target,
+        columns.finite(row_filter.target),
+        columns.labels,
+        {name: columns.numbers(name, strict=False) for name in names},
+        row_filter.direction,
+        row_filter.bounds,
+        columns.numbers("n_eval", strict=False) if "n_eval" in columns.data else None,
     )
 
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.discrepancy import HeldOut, combine_held_out, estimate_discrepancy
 from hf_scaling.fitting.estimate import estimate
-from hf_scaling.fitting.fit import FitOptions, describe_rows, fit_rows, resolve_law
+from hf_scaling.fitting.fit import FitOptions, describe_rows, fit_rows, resolve_law, suited_to
 from hf_scaling.fitting.law_fit import LawFit
 from hf_scaling.fitting.rows import (
     SIZES,
@@ -140,6 +140,8 @@ def compare_laws(
     delta: float | None = None,
     weights: "str | Sequence[float] | np.ndarray | None" = None,
     seed: int = 0,
+    direction: Literal["up", "down"] | None = None,
+    bounds: tuple[float | None, float | None] | None = None,
 ) -> Ranking:
     """Rank laws by how well they predict the largest scales from the smaller ones.
 
@@ -159,6 +161,8 @@ def compare_laws(
         delta: The Huber threshold on log residuals; by default it follows the data.
         weights: A column's name or one positive number a row; by default equal, or from n_eval where target is error.
         seed: Seed of the starts and draws.
+        direction: "up" where more of the target is better, "down" where less is; as for `fit_law`.
+        bounds: Least and most that the target can be; as for `fit_law`.
 
     Raises:
         InputError: No law fits the table's columns, holdout is unknown, or the input cannot be used.
@@ -168,7 +172,9 @@ def compare_laws(
     """
     if holdout != "largest":
         raise InputError(f"holdout {holdout!r} is unknown: the only choice is 'largest'")
-    row_filter = RowFilter(target, x, arm, upstream, downstream, stage, weights=weights)
+    row_filter = RowFilter(
+        target, x, arm, upstream, downstream, stage, weights=weights, direction=direction, bounds=bounds
+    )
     return rank(as_table(table), row_filter, FitOptions(objective, delta, bootstrap=0, seed=seed), laws)
 
 
@@ -184,6 +190,8 @@ def rank(
     if laws is None:
         candidates, left_out = _small_enough(candidates, rows)
         notes += left_out
+    for name, law in candidates.items():
+        candidates[name], options, _ = suited_to(rows[name], law, options)
     backtest = run_backtest(rows, candidates, options.make_objective(), options.seed)
     if not backtest.folds:
         text = "no variable has enough sizes to hold out the largest: laws are ranked by AICc alone"
@@ -448,7 +456,7 @@ def combine_fits(members: Sequence[LawFit], views: Sequence[FitRows]) -> LawFit:
     sizes = {view.columns[name]: values for view in views for name, values in view.variables.items()}
     configuration = number_configurations(sizes.values())
     rows = replace(views[0], columns={n: n for n in sizes}, variables=sizes, configuration=configuration)
-    fitted = np.mean([scale.scale(member.values(sizes)) for member in members], axis=0)
+    fitted = np.mean([scale.scale(member.fitted_values(sizes)) for member in members], axis=0)
     residual = scale.scale(rows.target) - fitted
     carried = carried_residual(next(iter(sizes.values())), residual) if len(sizes) == 1 else 0.0
     held_out = _mixture_held_out(members, rows, scale)
@@ -472,7 +480,7 @@ def combine_fits(members: Sequence[LawFit], views: Sequence[FitRows]) -> LawFit:
         intervals={f"{m.law}.{name}": ends for m in members for name, ends in m.intervals.items()},
         scores={
             "log_rmse": float(np.sqrt(np.mean(logs**2))),
-            "rmse": float(np.sqrt(np.mean((rows.target - values) ** 2))),
+            "rmse": float(np.sqrt(np.mean((rows.target - values) ** 2))) / abs(rows.scale.factor),
             # A mean of laws has no likelihood of its own: the best member's criterion is given.
             "aicc": min(m.scores["aicc"] for m in members),
             "n_rows": len(rows.target),

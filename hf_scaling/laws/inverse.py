@@ -78,9 +78,11 @@ def _start_side(excess: np.ndarray) -> np.ndarray:
     return np.where(last > first, -1.0, 1.0)
 
 
-def checked_target(target: ArrayLike, owner: str) -> np.ndarray:
-    """The target as a float64 array; InputError unless it is positive and finite."""
+def checked_target(target: ArrayLike, owner: str, signed: bool = False) -> np.ndarray:
+    """The target as a float64 array; InputError unless it is finite and, where it is not `signed`, positive."""
     values = np.asarray(target, dtype=float)
-    if not np.all(np.isfinite(values) & (values > 0)):
-        raise InputError(f"{owner}: the target to reach must be positive and finite, not {target!r}")
+    if not np.all(np.isfinite(values) & ((values > 0) | signed)):
+        raise InputError(
+            f"{owner}: the target to reach must be {'' if signed else 'positive and '}finite, not {target!r}"
+        )
     return values

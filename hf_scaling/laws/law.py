@@ -90,6 +90,8 @@ class Parameter:
             values = np.geomspace(sizes.min() / 10, sizes.max(), 7) if sizes.size else np.ones(1)
         elif self.kind == "scale":
             values = np.array([1.02, 1.3, 2.0, 5.0]) * (1.0 if target is None else np.max(target))
+        elif self.kind == "floor" and self.low < 0 and target is not None:
+            values = np.min(target) - np.array([0.03, 0.2, 0.6]) * np.ptp(target)
         elif self.kind == "floor":
             values = np.array([0.0, 0.4, 0.8, 0.97]) * (1.0 if target is None else np.min(target))
         else:
@@ -238,15 +240,29 @@ class Law:
     def defined(self, variables: Columns) -> np.ndarray:
         """Where (N,) the law has a value: False for a zero raised to a negative power, a NaN and a negative size."""
         columns, _ = checked_columns(variables, self.variables, self._owner)
-        starts = self.starts(variables)
-        # From above the smallest starts, among which an exponent may be zero.
-        ladder = np.linspace(0.3, 1, _N_PROBES)
+        finite = np.isfinite(self.evaluator(variables).value(self._probes(variables))).any(axis=0)
+        return finite & np.all([np.isfinite(c) & (c >= 0) for c in columns.values()], axis=0)
+
+    def rises(self, variables: Columns) -> bool:
+        """Whether the law is of a score that rises, as `downstream_log` is: at most probed parameters it does."""
+        ends = {}
+        for name, sizes in variables.items():
+            positive = sizes[np.isfinite(sizes) & (sizes > 0)]
+            ends[name] = np.array([positive.min(), positive.max()]) if len(positive) else np.ones(2)
+        with np.errstate(all="ignore"):
+            values = self.evaluator(ends).value(self._probes(variables))
+        steps = np.sign(values[:, 1] - values[:, 0])
+        steps = steps[np.isfinite(steps)]
+        return bool(len(steps) and (steps > 0).mean() > 0.5)
+
+    def _probes(self, variables: Columns) -> np.ndarray:
+        """(K, P) parameter vectors from above the smallest starts, among which an exponent may be zero."""
+        starts, ladder = self.starts(variables), np.linspace(0.3, 1, _N_PROBES)
         probes = np.ones((_N_PROBES, len(self.names)))
         for i, name in enumerate(self.names):
             if name in starts:
                 probes[:, i] = np.quantile(starts[name], ladder)
-        finite = np.isfinite(self.evaluator(variables).value(probes)).any(axis=0)
-        return finite & np.all([np.isfinite(c) & (c >= 0) for c in columns.values()], axis=0)
+        return probes
 
     def invert(
         self,
@@ -259,7 +275,8 @@ class Law:
 
         Args:
             theta: Parameter vectors (..., P), or a mapping of name to number or array (...).
-            target: The loss, error or score to reach, positive; broadcast against the result.
+            target: The loss, error or score to reach, positive unless the floor may be negative; broadcast against the
+                result.
             solve_for: The variable to find, sought within the range that `COLUMNS` gives it.
             variables: The other variables, name to N numbers or to single numbers.
 
@@ -278,7 +295,7 @@ class Law:
         for name, column in columns.items():
             if not np.all(np.isfinite(column) & ((column > 0) | (name == "sparsity"))):
                 raise InputError(f"{self._owner}: {name} must be positive and finite to solve for {solve_for}")
-        vectors, targets = self.vector(theta), checked_target(target, self._owner)
+        vectors, targets = self.vector(theta), checked_target(target, self._owner, self.signed)
         result = np.broadcast_shapes(targets.shape, (*vectors.shape[:-1], *shape))
         lead, size = result[: len(result) - len(shape)], math.prod(shape)
         vectors = np.broadcast_to(vectors, (*lead, len(self.names))).reshape(-1, len(self.names))
@@ -302,6 +319,19 @@ class Law:
         if vectors.ndim == 0 or vectors.shape[-1] != len(self.names):
             raise InputError(f"{self._owner} has {len(self.names)} parameters; got an array of shape {vectors.shape}")
         return vectors
+
+    def with_free_floor(self) -> "Law":
+        """This law with floors that may be negative, for a target that may be; itself where it has no floor."""
+        floors = {p.name: (None, p.high) for p in self.parameters if p.kind == "floor" and p.low == 0}
+        if not floors:
+            return self
+        declaration = self.to_dict()
+        return Law.from_dict({**declaration, "bounds": {**declaration.get("bounds", {}), **floors}})
+
+    @property
+    def signed(self) -> bool:
+        """Whether its values may be negative: it has a floor that may."""
+        return any(p.kind == "floor" and p.low < 0 for p in self.parameters)
 
     def with_supervised(self, fit: object) -> "Law":
         """This law with `supervised_loss`, the student's loss without a teacher, bound to a chinchilla_coupled fit.

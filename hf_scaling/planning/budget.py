@@ -10,6 +10,7 @@ import pandas as pd
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
 from hf_scaling.fitting.rows import SIZES, Columns, note
+from hf_scaling.fitting.target import TargetScale
 from hf_scaling.planning.costs import CostOptions, LogCurve, check_prices, compute_of, cost_model, is_positive
 from hf_scaling.planning.optimum import (
     CLEAR_SHARE,
@@ -98,7 +99,7 @@ def plan(
     flops_per_second: float | None = None,
     table: "TableLike | None" = None,
 ) -> Plan:
-    """Find the allocation of a budget with the smallest predicted target.
+    """Find the allocation of a budget with the best predicted target: the smallest, or the highest of a score.
 
     Args:
         fit: A law of n_params, n_pretrain and n_finetune, or some of them; or each arm's name to its law: the arm is
@@ -130,6 +131,9 @@ def plan(
     if not is_positive(budget):
         raise InputError(f"budget must be a positive number, in the unit of the costs, not {budget!r}")
     fits, limits = _fits_by_arm(fit), check_limits(at_most)
+    # The search minimises what is fitted: 1 - accuracy for an accuracy.
+    scale = next(iter(fits.values())).scale
+    fits = {arm: law.in_fitted_units() for arm, law in fits.items()}
     options = CostOptions(epochs, reuse, teacher_free, flops_per_param, flops_per_second)
     problems = {}
     for arm, law in fits.items():
@@ -158,14 +162,14 @@ def plan(
         notes += [{**n, "text": of_arm + n["text"]} for n in assumed]
     return Plan(
         allocation={**{n: None if np.isnan(v) else int(v) for n, v in chosen.sizes.items()}, "arm": best},
-        predicted={name: chosen.predicted[name] for name in ("value", "low", "high")},
+        predicted=_in_own_units(pd.DataFrame([chosen.predicted]), scale)[["value", "low", "high"]].iloc[0].to_dict(),
         intervals=uncertainty.intervals,
         regret=uncertainty.regret,
         verdict=uncertainty.verdict,
         cost={**cost, "total": sum(cost.values())},
-        frontier=frontier(problems, budget, level),
-        marginal=marginal_values(chosen, level),
-        arms=pd.DataFrame(arms).drop(columns="extrapolation"),
+        frontier=_in_own_units(frontier(problems, budget, level), scale),
+        marginal=_per_own_unit(marginal_values(chosen, level), scale),
+        arms=_in_own_units(pd.DataFrame(arms).drop(columns="extrapolation"), scale),
         gap=judge_gap(fits[best], level) if fits[best].law in LAWS_WITH_A_GAP and len(fits[best].draws) else None,
         notes=notes,
         budget=float(budget),
@@ -187,9 +191,21 @@ def _fits_by_arm(fit: LawFit | Mapping[str, LawFit]) -> dict[str | None, LawFit]
     if not isinstance(fit, Mapping) or not fit or not all(isinstance(law, LawFit) for law in fit.values()):
         raise InputError("plan needs a fit, or a mapping of arms to fits: {'plain': fit, 'distilled': other}")
     targets = sorted({law.settings["target"] for law in fit.values()})
-    if len(targets) > 1:
+    if len(targets) > 1 or len({(law.scale.offset, law.scale.factor) for law in fit.values()}) > 1:
         raise InputError(f"the arms' laws predict different targets ({', '.join(targets)}): fit the same one")
     return {str(arm): law for arm, law in fit.items()}
+
+
+def _in_own_units(frame: pd.DataFrame, scale: TargetScale) -> pd.DataFrame:
+    """The frame with value, low and high converted from what is fitted to the target's own units."""
+    value, low, high = (scale.from_fitted(frame[name].to_numpy(float)) for name in ("value", "low", "high"))
+    return frame.assign(value=value, low=np.minimum(low, high), high=np.maximum(low, high))
+
+
+def _per_own_unit(marginal: pd.DataFrame, scale: TargetScale) -> pd.DataFrame:
+    """Marginal values as improvements of the target in its own units."""
+    names = ["per_unit", "per_cost", "low", "high"]
+    return marginal.assign(**{name: marginal[name] / abs(scale.factor) for name in names})
 
 
 def _size_notes(chosen: Allocation, searched: bool) -> list[dict]:

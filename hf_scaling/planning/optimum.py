@@ -74,7 +74,7 @@ def make_problem(
             f"{fit.law} depends on {', '.join(others)}, which no budget buys: fit a law of {', '.join(SIZES)} alone"
         )
     smallest, largest = ({column: np.array([span[end]]) for column, span in ranges.items()} for end in (0, 1))
-    if fit.values(largest)[0] > fit.values(smallest)[0]:
+    if fit.values(largest)[0] > fit.values(smallest)[0] or fit.scale.rises:
         raise InputError(
             f"{fit.law} predicts a {fit.settings['target']} that rises with size: a plan needs one that falls"
         )
@@ -453,7 +453,8 @@ def judge_sizes(allocation: Allocation, budget: float, level: float) -> Uncertai
     if not len(drawn):
         return Uncertainty({}, float("nan"), None)
     best = np.where(np.isfinite(drawn), drawn, np.inf).argmin(axis=1)
-    regret = float(np.quantile(drawn[:, -1] / drawn[np.arange(len(drawn)), best] - 1, level))
+    reached = drawn[np.arange(len(drawn)), best]
+    regret = float(np.quantile((drawn[:, -1] - reached) / np.abs(reached), level))
     tail, intervals = (1 - level) / 2, {}
     for name in sorted([*problem.bought, *(["n_params"] if len(models) > 1 else [])]):
         low, high = np.quantile(candidates[name][best], (tail, 1 - tail), method="nearest")
@@ -495,7 +496,8 @@ def judge_arms(
         known = np.isfinite(this) & np.isfinite(other)
         ahead = np.mean((this < other)[known]) + np.mean((this == other)[known]) / 2 if known.any() else np.nan
         shares[arm] = float(ahead)
-    loss = drawn[order[0]][:count] / np.min([values[:count] for values in drawn.values()], axis=0) - 1
+    reached = np.min([values[:count] for values in drawn.values()], axis=0)
+    loss = (drawn[order[0]][:count] - reached) / np.abs(reached)
     loss = loss[np.isfinite(loss)]
     if sizes.verdict is None or np.isnan(shares[order[0]]) or shares[order[0]] >= CLEAR_SHARE:
         return shares, sizes

@@ -17,6 +17,7 @@ from hf_scaling.report.findings import (
     NextRuns,
     PartFindings,
     TargetPlan,
+    best_arm,
 )
 from hf_scaling.report.parts import Part
 from hf_scaling.text import (
@@ -24,6 +25,7 @@ from hf_scaling.text import (
     format_amount,
     format_count,
     format_interval,
+    format_number,
     format_percent,
     format_span,
     format_value,
@@ -253,10 +255,10 @@ def performance_statements(found: PartFindings, findings: Findings) -> list[Stat
     for target in findings.request.targets:
         laws = [law for law in found.laws_of(target) if law.best is not None]
         if laws:
-            best = min(laws, key=lambda law: law.best[target])
+            best = best_arm(laws, target)
             value = format_value(target, float(best.best[target]))
             run = _describe_run(best.best, best.arm.label if best.arm.kind else "", part.noun)
-            text = f"Lowest {target} measured: {value}{f' ({run})' if run else ''}."
+            text = f"{'Highest' if best.rises else 'Lowest'} {target} measured: {value}{f' ({run})' if run else ''}."
             details = (*_forecast(best, part), *(sentence(describe_law(law)) for law in found.laws_of(target)))
             statements.append(Statement(text, details, part.title, value))
     return statements
@@ -304,9 +306,14 @@ def describe_law(law: ArmLaw) -> str:
         return f"{described}; too few sizes to hold out the largest"
     factor = max((each.factor for each in law.held_out), default=law.ranking.table["factor_out"].iloc[0])
     who = law.ranking.best if law.fit.members else "it"
+    unit = abs(law.fit.scale.factor)
+    misses = [
+        f"{format_number(miss / unit, 3)}" if law.fit.settings["objective"] == "mse" else _relative(miss)
+        for miss in (best, errors["last_value"])
+    ]
     return (
         f"{described}; fitted to the smaller scales, {who} misses those up to {factor:.3g} times larger by "
-        f"{_relative(best)} (the last value carried forward: {_relative(errors['last_value'])})"
+        f"{misses[0]} (the last value carried forward: {misses[1]})"
     )
 
 

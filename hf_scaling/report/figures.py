@@ -221,7 +221,7 @@ def series_style(number: int, colours: Colours) -> dict[str, object]:
 
 
 def log_axis(axis: "Axis", low: float, high: float, most: int = 6) -> None:
-    """Make an axis logarithmic, with a few round numbers on it.
+    """Make an axis logarithmic, with a few round numbers on it; it stays linear where a value is not positive.
 
     Args:
         axis: axes.xaxis or axes.yaxis.
@@ -231,6 +231,8 @@ def log_axis(axis: "Axis", low: float, high: float, most: int = 6) -> None:
     """
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+    if low <= 0:
+        return
     ticks = log_ticks(low, high, most)
     axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")
     axis.set_major_locator(FixedLocator(ticks))
@@ -252,8 +254,11 @@ def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def margins(values: Sequence[float] | np.ndarray, share: float = 0.06) -> tuple[float, float]:
-    """Limits a little beyond positive values, evenly on a logarithmic axis."""
+    """Limits a little beyond values, evenly on the axis that `log_axis` makes for them."""
     low, high = float(np.min(values)), float(np.max(values))
+    if low <= 0:
+        reach = max((high - low) * share, 1e-9)
+        return low - reach, high + reach
     reach = max(np.log(high / low) * share, 0.03)
     return low * np.exp(-reach), high * np.exp(reach)
 
@@ -287,7 +292,7 @@ def predictions_painter(points: Sequence[Points]) -> Painter:
 
     def paint(axes: "Axes", colours: Colours) -> None:
         values = np.concatenate([v for p in points for v in (p.x, p.y)])
-        limits = margins(values[np.isfinite(values) & (values > 0)])
+        limits = margins(values[np.isfinite(values)])
         for axis in (axes.xaxis, axes.yaxis):
             log_axis(axis, *limits, most=5)
         axes.plot(limits, limits, color=colours["muted"], linewidth=1, zorder=1)
@@ -395,7 +400,8 @@ def shared_limits(curves: Sequence[Curve]) -> tuple[tuple[float, float], tuple[f
     """x and y limits that contain every run and curve; bands may extend beyond."""
     x = np.concatenate([np.concatenate([c.x, c.line_x]) for c in curves])
     y = np.concatenate([np.concatenate([c.y, c.line]) for c in curves])
-    return margins(x, 0.03), margins(y[np.isfinite(y) & (y > 0)])
+    lowest = min(np.nanmin(c.y) for c in curves)
+    return margins(x, 0.03), margins(y[np.isfinite(y) & ((y > 0) | (lowest <= 0))])
 
 
 def _paint_curve(axes: "Axes", curve: Curve, colours: Colours) -> None:

@@ -14,8 +14,8 @@ import pandas as pd
 from hf_scaling.boundary import Boundary, find_boundary
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import FitOptions, LawFit, RowFilter
-from hf_scaling.fitting.fit import fit_rows, with_compute
-from hf_scaling.fitting.rows import Columns, as_table, select_rows
+from hf_scaling.fitting.fit import fit_rows, suited_to, with_compute
+from hf_scaling.fitting.rows import Columns, as_table, scale_of, select_rows
 from hf_scaling.fitting.selection import Ranking, fit_ranked, rank, run_backtest
 from hf_scaling.laws import LAWS
 from hf_scaling.planning import Plan, TransferGaps, plan, suggest_runs, transfer_gaps
@@ -65,12 +65,13 @@ class ArmLaw:
     Attributes:
         arm: The runs.
         target: The column.
-        best: The row with the smallest target; None where no run has the target.
+        best: The best row: with the smallest target, or the highest of a score; None where no run has the target.
         ranking: The comparison of laws; None where there was none.
         fit: The best law, or the mean of several, with intervals; None where there is none.
         held_out: One for each size whose largest scales were held out.
         forecasts: With 1, 2 and 10 times the largest amount of data: sizes, value, low, high, beyond (the factor).
         problem: Why there is no fit; "" otherwise.
+        rises: Whether more of the target is better.
     """
 
     arm: Arm
@@ -81,6 +82,7 @@ class ArmLaw:
     held_out: tuple[HeldOut, ...] = ()
     forecasts: tuple[dict[str, Any], ...] = ()
     problem: str = ""
+    rises: bool = False
 
     @property
     def measured(self) -> np.ndarray:
@@ -263,6 +265,8 @@ def collect_findings(
     bootstrap: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    direction: str | None = None,
+    bounds: tuple[float | None, float | None] | None = None,
     budget: float | None = None,
     costs: Mapping[str, float] | None = None,
     title: str | None = None,
@@ -285,6 +289,8 @@ def collect_findings(
         bootstrap: Number of bootstrap draws behind every interval, at least 100.
         level: Level of the intervals, between 0 and 1.
         seed: Seed of starts and draws; equal seeds give equal reports.
+        direction: "up" where more of the target is better, "down" where less is; as for `fit_law`.
+        bounds: Least and most that the target can be; as for `fit_law`.
         budget: Amount to plan for, in the unit of the costs.
         costs: Prices, as for `plan`.
         title: Title of the report; by default the names of the data sets.
@@ -303,7 +309,8 @@ def collect_findings(
         raise InputError("the table has no rows: there is nothing to report")
     frame = pd.DataFrame(columns.data, index=columns.labels)
     frame = filter_rows(frame, {"arm": arm, "upstream": upstream, "downstream": downstream, "stage": stage})
-    request = Request(find_targets(frame.columns, target), x, weights, options, budget, costs)
+    targets = find_targets(frame.columns, target)
+    request = Request(targets, x, weights, options, budget, costs, direction, bounds)
     parts = split_table(frame)
     names = [part.values[name] for name in ("upstream", "downstream") for part in parts if name in part.values]
     names = list(dict.fromkeys(names)) or [part.title for part in parts]
@@ -346,9 +353,14 @@ def find_law(arm: Arm, target: str, stage: str | None, request: Request, table: 
         table: All rows: the fit stores what the runs of both stages cost.
     """
     values = numbers(arm.rows, target)
-    best = arm.rows.iloc[int(np.nanargmin(values))].to_dict() if np.isfinite(values).any() else None
-    row_filter = RowFilter(target, request.x, stage=stage, weights=request.weights, zeros="leave_out")
+    row_filter = replace(request.row_filter, target=target, stage=stage)
+    best, rises = None, False
     try:
+        if np.isfinite(values).any():
+            known = Columns.of(arm.rows[np.isfinite(values)])
+            rises = scale_of(known, row_filter, [request.x] if request.x else []).rises
+            place = np.nanargmax(values) if rises else np.nanargmin(values)
+            best = arm.rows.iloc[int(place)].to_dict()
         ranking = rank(arm.rows, row_filter, request.options)
         if ranking.backtest.folds:
             fit = fit_ranked(arm.rows, ranking, row_filter, request.options)
@@ -359,9 +371,10 @@ def find_law(arm: Arm, target: str, stage: str | None, request: Request, table: 
         # As `fit_law` stores it: plans and suggestions read it.
         fit = with_compute(fit, table)
     except InputError as error:
-        return ArmLaw(arm, target, best, problem=str(error))
+        return ArmLaw(arm, target, best, problem=str(error), rises=rises)
     held_out = tuple(_held_out(arm, ranking, row_filter, request.options))
-    return ArmLaw(arm, target, best, ranking, fit, held_out, tuple(_forecasts(fit, request.options.level)))
+    forecasts = tuple(_forecasts(fit, request.options.level))
+    return ArmLaw(arm, target, best, ranking, fit, held_out, forecasts, rises=rises)
 
 
 def _with_ranked_column(row_filter: RowFilter, fit: LawFit) -> RowFilter:
@@ -371,8 +384,9 @@ def _with_ranked_column(row_filter: RowFilter, fit: LawFit) -> RowFilter:
 
 def _held_out(arm: Arm, ranking: Ranking, row_filter: RowFilter, options: FitOptions) -> list[HeldOut]:
     """For each size, the fold that predicts farthest, by the best single law."""
-    law, objective = LAWS[ranking.best], options.make_objective()
-    rows = select_rows(arm.rows, law, _with_ranked_column(row_filter, ranking.fits[law.name]))
+    rows = select_rows(arm.rows, LAWS[ranking.best], _with_ranked_column(row_filter, ranking.fits[ranking.best]))
+    law, options, _ = suited_to(rows, LAWS[ranking.best], options)
+    objective = options.make_objective()
     backtest = run_backtest({law.name: rows}, {law.name: law}, objective, options.seed)
     farthest: dict[str, HeldOut] = {}
     for fold, errors in zip(backtest.folds, backtest.errors[law.name]):
@@ -380,7 +394,8 @@ def _held_out(arm: Arm, ranking: Ranking, row_filter: RowFilter, options: FitOpt
             continue
         measured = rows.target[fold.test]
         predicted = objective.unscale(objective.scale(measured) + errors)
-        farthest[fold.column] = HeldOut(fold.column, fold.factor_out, measured, predicted)
+        own = (rows.scale.from_fitted(values) for values in (measured, predicted))
+        farthest[fold.column] = HeldOut(fold.column, fold.factor_out, *own)
     return list(farthest.values())
 
 
@@ -401,7 +416,8 @@ def _forecasts(fit: LawFit, level: float) -> list[dict[str, Any]]:
 def find_boundaries(part: Part, target: str, request: Request) -> list[ArmBoundary]:
     """One for each distilled arm of a part that has runs without distillation too."""
     options = request.options
-    settings = {"target": target, "bootstrap": options.bootstrap, "level": options.level, "seed": options.seed}
+    settings: dict[str, Any] = {"target": target, "direction": request.direction, "bounds": request.bounds}
+    settings |= {name: getattr(options, name) for name in ("bootstrap", "level", "seed")}
     boundaries = []
     for plain in part.arms_of("plain"):
         for arm in part.arms_of("distilled"):
@@ -437,8 +453,7 @@ def find_transfer_gaps(part: Part, target: str, request: Request) -> list[ArmGap
     """One for each arm whose runs vary both n_pretrain and n_finetune."""
     options = request.options
     settings = {name: getattr(options, name) for name in ("objective", "delta", "bootstrap", "level", "seed")}
-    if request.weights is not None:
-        settings["weights"] = request.weights
+    settings |= {name: getattr(request, name) for name in ("weights", "direction", "bounds")}
     gaps = []
     for arm in part.arms:
         if min(len(levels(arm.rows, name)) for name in ("n_pretrain", "n_finetune")) < 2:
@@ -498,7 +513,7 @@ def find_next_runs(
     ]
     fitted = [law for law in laws if law.target == target and law.fit is not None]
     if fitted:
-        aims.append(("prediction", min(fitted, key=lambda law: law.best[target]).fit))
+        aims.append(("prediction", best_arm(fitted, target).fit))
     if not aims or not budget > 0:
         return None
     quantity, aim = aims[0]
@@ -507,6 +522,11 @@ def find_next_runs(
     except InputError as error:
         return NextRuns(target, quantity, budget, problem=str(error))
     return NextRuns(target, quantity, budget, runs)
+
+
+def best_arm(laws: Sequence[ArmLaw], target: str) -> ArmLaw:
+    """The law of the arm with the best measured run: the smallest target, or the highest of a score that rises."""
+    return min(laws, key=lambda law: law.best[target] * (-1 if law.rises else 1))
 
 
 def find_gaps(parts: Sequence[Part]) -> list[Gap]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from hf_scaling.errors import InputError
-from hf_scaling.fitting import FitOptions
+from hf_scaling.fitting import FitOptions, RowFilter
 from hf_scaling.planning.costs import check_prices, is_positive
 from hf_scaling.text import COLUMNS, format_count, format_span, listing
 
@@ -48,6 +48,8 @@ class Request:
         options: How laws are fitted.
         budget: Amount to plan for, in the unit of the costs; None for no plan.
         costs: Prices, as for `plan`.
+        direction: up or down; None for what the target's name or trend says.
+        bounds: Range of the target; None for the default.
     """
 
     targets: tuple[str, ...]
@@ -56,6 +58,14 @@ class Request:
     options: FitOptions = field(default_factory=FitOptions)
     budget: float | None = None
     costs: Mapping[str, float] | None = None
+    direction: str | None = None
+    bounds: tuple[float | None, float | None] | None = None
+
+    @property
+    def row_filter(self) -> RowFilter:
+        """The arguments that choose rows and columns, for the first target."""
+        bounds = {"direction": self.direction, "bounds": self.bounds}
+        return RowFilter(self.targets[0], self.x, weights=self.weights, zeros="leave_out", **bounds)
 
     def __post_init__(self) -> None:
         if self.budget is None:

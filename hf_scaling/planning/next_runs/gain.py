@@ -129,7 +129,7 @@ def _of_law(fit: LawFit, quantity: str, at: Mapping[str, float] | None) -> Estim
         level=fit.settings["level"],
         draws=drawn,
         columns=tuple(dict.fromkeys(fit.columns.values())),
-        predict_runs=lambda sizes: scale.scale(fit.draw_values(sizes)),
+        predict_runs=lambda sizes: scale.scale(fit.fitted_draws(sizes)),
         noise=float(np.mean(np.square(fit.noise))),
         spare=int(fit.scores["n_configurations"]) - max(_n_free(member) for member in fit.members or (fit,)),
     )
@@ -213,7 +213,7 @@ def _of_arms(plain: LawFit, distilled: LawFit, at: Mapping[str, float] | None) -
     place = _one_place(at or {}, [name for name in columns if name != "n_pretrain"])
 
     def predict_runs(sizes: Sizes) -> np.ndarray:
-        drawn = [fit.draw_values(sizes) for fit in (plain, distilled)]
+        drawn = [fit.fitted_draws(sizes) for fit in (plain, distilled)]
         count = min(map(len, drawn))
         return np.log(drawn[0][:count]) - np.log(drawn[1][:count])
 
@@ -223,7 +223,9 @@ def _of_arms(plain: LawFit, distilled: LawFit, at: Mapping[str, float] | None) -
     drawn = predict_runs(sizes)
     if not len(drawn) or np.isnan(drawn).all():
         raise InputError("these fits have no bootstrap draws: fit again with bootstrap=1000")
-    zero, draws = _zeros(grid, np.log(plain.values(sizes)) - np.log(distilled.values(sizes)), drawn, ends)
+    zero, draws = _zeros(
+        grid, np.log(plain.fitted_values(sizes)) - np.log(distilled.fitted_values(sizes)), drawn, ends
+    )
     low, high = quantiles(draws, plain.settings["level"])
     one, two = plain.noise, distilled.noise
     # Residuals are paired where both arms have the same rows.
