@@ -1,13 +1,14 @@
 """Accuracy of plans and transfer gaps: the optimum against brute force, and plans of fits to planted studies.
 
-    OMP_NUM_THREADS=1 python benchmarks/planning.py [--studies 100]
+    OMP_NUM_THREADS=1 python benchmarks/planning.py [--studies 100] [--part gaps]
 
 First table: for each law, the worst difference in predicted loss between `plan` and a fine grid of all sizes, over
 five budgets, and the processor's seconds. Second: studies of a planted transfer gap (five by five sizes, two seeds,
 2 % noise) are fitted and planned, at a budget whose best allocation lies inside the measured sizes and at 30 times it.
 "Prediction covered" counts intervals that contain the planted law's value at the plan's own sizes, "sizes covered"
 those that contain the planted law's own best n_pretrain; "lost" is the planted loss at the plan's sizes against that
-at the planted optimum. Third: verdicts on the gap as its share grows. Fourth: two arms of one law.
+at the planted optimum. Third: verdicts on the gap as its share grows. Fourth: two arms of one law. Fifth: designs that hardly
+separate the gap.
 """
 
 import argparse
@@ -31,9 +32,15 @@ UPSTREAM, LABELLED = np.geomspace(500, 128_000, 5), np.geomspace(50, 12_800, 5)
 LAW = hs.LAWS["transfer_gap"]
 
 
-def study(truth: dict, number: int, noise: float = 0.02) -> dict:
+def study(
+    truth: dict,
+    number: int,
+    noise: float = 0.02,
+    upstream: np.ndarray = UPSTREAM,
+    labelled: np.ndarray = LABELLED,
+) -> dict:
     """A table of two seeds on the full grid."""
-    upstream, labelled = (np.repeat(g.ravel(), 2) for g in np.meshgrid(UPSTREAM, LABELLED))
+    upstream, labelled = (np.repeat(g.ravel(), 2) for g in np.meshgrid(upstream, labelled))
     table = {"n_pretrain": upstream, "n_finetune": labelled}
     scatter = np.exp(noise * np.random.default_rng(number).standard_normal(len(upstream)))
     return {**table, "loss": LAW.predict(truth, table) * scatter}
@@ -113,14 +120,39 @@ def arms(studies: int) -> None:
         print(f"| {factor:g} of plain's | {chosen} of {studies} | {clear} of {studies} |", flush=True)
 
 
+def designs(studies: int) -> None:
+    """The fifth table."""
+    near, far = 4000 * 1.5 ** np.arange(3), 4000 * 4.0 ** np.arange(3)
+    tried = {
+        "2 n_pretrain": (UPSTREAM[[0, -1]], LABELLED),
+        "3 n_pretrain, a factor of 1.5 apart": (near, LABELLED),
+        "3 n_pretrain, a factor of 4 apart": (far, LABELLED),
+        "2 n_finetune": (UPSTREAM, LABELLED[[0, -1]]),
+        "1 n_finetune": (UPSTREAM, LABELLED[2:3]),
+        "3 n_finetune, a factor of 4 apart": (UPSTREAM, LABELLED[1:4]),
+    }
+    print("\n| design | definite and right | wrong |\n|---|---|---|")
+    for name, (upstream, labelled) in tried.items():
+        counts: Counter = Counter()
+        for share in (0.0, 0.2, 0.8):
+            closable = TRUTH["A"] * upstream[-1] ** -TRUTH["alpha"]
+            truth, right = TRUTH | {"G": closable * share / (1 - share)}, "high" if share > 0.5 else "low"
+            for number in range(studies):
+                table = study(truth, number, upstream=upstream, labelled=labelled)
+                verdict = hs.transfer_gaps(table, bootstrap=400).table["verdict"].iloc[0]
+                counts["cannot_tell" if verdict == "cannot_tell" else verdict == right] += 1
+        print(f"| {name} | {counts[True]} of {3 * studies} | {counts[False]} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=100)
-    studies = parser.parse_args().studies
-    optima()
-    plans(studies)
-    gaps(studies)
-    arms(studies)
+    parts = {"optima": lambda _: optima(), "plans": plans, "gaps": gaps, "arms": arms, "designs": designs}
+    parser.add_argument("--part", choices=parts, help="one table only")
+    given = parser.parse_args()
+    for name, part in parts.items():
+        if given.part in (None, name):
+            part(given.studies)
 
 
 if __name__ == "__main__":

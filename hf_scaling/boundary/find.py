@@ -9,6 +9,7 @@ from hf_scaling.boundary.arms import Arms, ArmsBySize, Pairs, find_pairs, fit_ar
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.fit import FitOptions
 from hf_scaling.fitting.law_fit import quantiles
+from hf_scaling.fitting.levels import distinct_levels, level_notes
 from hf_scaling.fitting.rows import RowFilter, as_table, note
 from hf_scaling.text import format_count, format_number, format_percent, format_span, text_table
 
@@ -26,6 +27,8 @@ VERDICTS = {
 }
 # Zeros are searched this factor beyond the measured sizes.
 _REACH = 30.0
+# Sizes up to this factor outside the measured ones count as inside.
+_INSIDE = 1.001
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Boundary:
     Attributes:
         status: A key of `VERDICTS`: crossing (a fall of plain - distilled through zero whose interval lies inside the
             measured sizes), distillation_always or distillation_never (the band of the difference is above or below 0
-            at every measured size), else not_resolved.
+            at every measured size), else not_resolved. Fewer than three sizes never resolve it.
         n_pretrain: The size of the crossing, in FLOPs where x is train_flops; None unless the status is crossing.
         low: Lower end of its interval.
         high: Upper end of its interval.
@@ -204,7 +207,10 @@ def _judge(evidence: Evidence, sizes: dict[str, float], without: Boundary | None
     crossing = next(
         (c for c in crossings if c["direction"] < 0 and measured[0] < c["low"] and c["high"] < measured[-1]), None
     )
-    if crossing:
+    too_few = _too_few_levels(evidence, sizes)
+    if too_few:
+        status, crossing = "not_resolved", None
+    elif crossing:
         status = "crossing"
     elif (table["low"] > 0).all():
         status = "distillation_always"
@@ -219,12 +225,23 @@ def _judge(evidence: Evidence, sizes: dict[str, float], without: Boundary | None
         crossings=crossings,
         law_free=free,
         sizes=sizes,
-        notes=_notes(evidence, crossing, crossings, measured, free),
+        notes=too_few + _notes(evidence, crossing, crossings, measured, free),
         x=evidence.x_name,
         level=level,
         evidence=evidence,
         teacher_not_counted=without,
     )
+
+
+def _too_few_levels(evidence: Evidence, sizes: dict[str, float]) -> list[dict]:
+    """Errors for sizes that take too few levels: n_pretrain, and each other size outside the measured ones."""
+    pairs = evidence.pairs
+    levels = {"n_pretrain": distinct_levels(pairs.n_pretrain)}
+    for name, size in sizes.items():
+        measured = distinct_levels(getattr(pairs, name))
+        if not measured[0] / _INSIDE <= size <= measured[-1] * _INSIDE:
+            levels[name] = measured
+    return level_notes(levels, "where distillation stops paying")
 
 
 def _nearest_pairs(evidence: Evidence, sizes: dict[str, float]) -> "PairedCurve":

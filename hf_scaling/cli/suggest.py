@@ -88,6 +88,7 @@ def _content(suggestion: "SuggestedRuns") -> dict[str, Any]:
     aim, (low, high) = suggestion.aim, suggestion.after
     return {
         "quantity": aim.quantity,
+        "verdict": aim.verdict,
         "before": {"value": aim.value, "low": aim.low, "high": aim.high},
         "after": {"low": low, "high": high},
         "level": aim.level,

@@ -9,6 +9,7 @@ import pandas as pd
 
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
+from hf_scaling.fitting.levels import level_notes, levels_of
 from hf_scaling.fitting.rows import SIZES, Columns, note
 from hf_scaling.fitting.target import TargetScale
 from hf_scaling.planning.costs import CostOptions, LogCurve, check_prices, compute_of, cost_model, is_positive
@@ -49,8 +50,8 @@ class Plan:
         intervals: Each chosen size to (low, high) of the best allocation over the bootstrap draws.
         regret: The share of the target that this allocation loses at most, in a share `level` of the draws, against
             each draw's own best; NaN without draws.
-        verdict: clear, hardly_matters (the draws disagree on the sizes, and lose at most 1 % by it) or cannot_tell;
-            None without draws.
+        verdict: clear, hardly_matters (the draws disagree on the sizes, and lose at most 1 % by it) or cannot_tell
+            (they lose more, or a size to choose takes fewer than three levels); None without draws.
         cost: Costs of label, pretrain_image, pretrain_compute, teacher_compute, finetune_compute, and their total.
         frontier: The best allocation and prediction for each budget from a hundredth to a hundred times this one.
         marginal: The value of one more of each size, and of one more unit of cost spent on it.
@@ -154,7 +155,8 @@ def plan(
     p_better, uncertainty = judge_arms(allocations, judge_sizes(chosen, budget, level), level)
     arms = [{"arm": arm, **a.sizes, **a.predicted, "p_better": p_better[arm]} for arm, a in allocations.items()]
     cost = {name: float(value[0]) for name, value in chosen.problem.costs.parts(chosen.arrays).items()}
-    notes = _size_notes(chosen, searched=n_params is None)
+    too_few = [found for one in allocations.values() for found in _too_few_levels(one)]
+    notes = too_few + _size_notes(chosen, searched=n_params is None)
     notes += _certainty_notes(allocations, best, p_better[best], uncertainty, level)
     for arm, allocation in allocations.items():
         of_arm = f"{arm}: " if len(allocations) > 1 else ""
@@ -165,7 +167,7 @@ def plan(
         predicted=_in_own_units(pd.DataFrame([chosen.predicted]), scale)[["value", "low", "high"]].iloc[0].to_dict(),
         intervals=uncertainty.intervals,
         regret=uncertainty.regret,
-        verdict=uncertainty.verdict,
+        verdict="cannot_tell" if too_few else uncertainty.verdict,
         cost={**cost, "total": sum(cost.values())},
         frontier=_in_own_units(frontier(problems, budget, level), scale),
         marginal=_per_own_unit(marginal_values(chosen, level), scale),
@@ -206,6 +208,17 @@ def _per_own_unit(marginal: pd.DataFrame, scale: TargetScale) -> pd.DataFrame:
     """Marginal values as improvements of the target in its own units."""
     names = ["per_unit", "per_cost", "low", "high"]
     return marginal.assign(**{name: marginal[name] / abs(scale.factor) for name in names})
+
+
+def _too_few_levels(allocation: Allocation) -> list[dict]:
+    """Errors for sizes that were chosen by the law and take too few levels for one."""
+    problem, fit = allocation.problem, allocation.problem.fit
+    names = list(problem.bought)
+    if "n_params" in fit.columns.values():
+        low, high = fit.data["ranges"]["n_params"]
+        inside = low / _INSIDE <= allocation.sizes["n_params"] <= high * _INSIDE
+        names += ["n_params"] if problem.any_n_params or len(problem.n_params) > 1 or not inside else []
+    return level_notes({name: levels_of(fit, name) for name in names}, "what more of it is worth")
 
 
 def _size_notes(chosen: Allocation, searched: bool) -> list[dict]:

@@ -6,14 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import FitOptions, LawFit, RowFilter
+from hf_scaling.fitting.estimate import estimate
 from hf_scaling.fitting.fit import fit_table
 from hf_scaling.fitting.law_fit import quantiles
-from hf_scaling.fitting.rows import Columns, as_table, note, thinned
+from hf_scaling.fitting.levels import LEAST_LEVELS, level_notes, levels_of
+from hf_scaling.fitting.rows import Columns, as_table, note, select_rows, thinned
+from hf_scaling.fitting.solver import coordinates_of, make_objective
+from hf_scaling.laws import Law
 from hf_scaling.planning.optimum import thin_draws
 from hf_scaling.planning.verdicts import describe_gaps
+from hf_scaling.text import format_count
 
 if TYPE_CHECKING:
     from hf_scaling.fitting.rows import TableLike
@@ -22,6 +28,8 @@ LAWS_WITH_A_GAP = ("transfer_gap", "transfer_gap_shifted", "transfer_gap_joint")
 #: A gap is low where, in its whole interval, it is less than this share of the target above the floor at the largest
 #: measured n_pretrain; high where it is more; otherwise the runs cannot tell.
 HALF = 0.5
+# Levels of n_pretrain and n_finetune must span this factor to separate A n^-alpha from G, and beta from the floor.
+_SPAN = 3.0
 # Rows of the worth for one downstream set, and draws that its intervals come from.
 _MOST_ROWS, _DRAWS = 12, 400
 
@@ -35,7 +43,7 @@ class TransferGaps:
             with share_low, share_high: of the target above the floor at the largest measured n_pretrain, n_params, the
             part that no more pre-training closes, 0 to 1; never_closed and closable, both parts in the target's
             unit at the largest measured n_finetune; verdict low, high or cannot_tell; larger_model_helps, where it is
-            high and the law takes n_params; status of the law.
+            high and the law takes n_params at three levels or more; status of the law.
         worth: A row a downstream set and n_finetune measured, at the largest n_pretrain: worth with worth_low,
             worth_high, the additional labelled images that the smallest n_pretrain measured (`against`) needs to reach
             the same target; from_scratch with its ends, the same without pre-training, NaN where the table has no such
@@ -97,6 +105,7 @@ def transfer_gaps(
     for name, fit in fits.items():
         gaps.append({"downstream": name, **judge_gap(fit, level)})
         worth += [{"downstream": name, **row} for row in images_worth(fit, scratch.get(name), level)]
+        notes += [{**found, "text": f"{name}: {found['text']}"} for found in gap_notes(fit)]
         if fit.status != "ok":
             text = f"{name}: the law's own status is {fit.status}; the verdict on the gap follows from its draws alone"
             notes.append(note("law_in_doubt", "warn", text))
@@ -182,15 +191,64 @@ def judge_gap(fit: LawFit, level: float = 0.95) -> dict[str, Any]:
     never, closable = parts(fit.params)
     labelled = (largest["n_finetune"] + fit.params.get("D0", 0.0)) ** -fit.params["beta"]
     verdict = "low" if share["share_high"] < HALF else "high" if share["share_low"] > HALF else "cannot_tell"
+    # Refits of a law that the rows leave open all end near the estimate: narrow intervals alone prove nothing.
+    if verdict != "cannot_tell" and gap_notes(fit):
+        verdict = "cannot_tell"
+    models = levels_of(fit, "n_params") if "H" in fit.params else np.empty(0)
     return {
         **gap,
         **share,
         "never_closed": never * labelled,
         "closable": closable * labelled,
         "verdict": verdict,
-        "larger_model_helps": verdict == "high" and "H" in fit.params,
+        "larger_model_helps": verdict == "high" and len(models) >= LEAST_LEVELS,
         "status": fit.status,
     }
+
+
+def gap_notes(fit: LawFit) -> list[dict]:
+    """Why the rows of a fit cannot separate the gap from what more pre-training closes; empty where they can."""
+    if not {"n_pretrain", "n_finetune"} <= set(fit.columns.values()):
+        return []
+    levels = {name: levels_of(fit, name) for name in ("n_pretrain", "n_finetune")}
+    notes = level_notes(levels, "what more pre-training closes from what it never does", span=_SPAN)
+    if not notes and half_fits_as_well(fit):
+        low, high = fit.data["ranges"]["n_pretrain"]
+        text = "a gap of half of the target above the floor fits these rows about as well (95 %): add runs with "
+        text += f"n_pretrain below {format_count(low)} and above {format_count(high)}, or seeds"
+        notes.append(note("gap_open", "warn", text))
+    return notes
+
+
+def half_fits_as_well(fit: LawFit, level: float = 0.95) -> bool:
+    """Whether the law with a share of one half fits the configuration means as well as the fit does.
+
+    A one-sided F test of the profile: the law is refitted with the share held at one half at the largest sizes, and
+    the losses of the two are compared.
+    """
+    measured = fit.data.get("measured")
+    if measured is None:
+        return False
+    target, ends = fit.settings["target"], fit.data["ranges"]
+    never = "1"
+    if "H" in fit.params:
+        never = f"q + (1 - q)*(n_params/{float(ends['n_params'][1])!r})**-delta"
+    shift = "(n_finetune + D0)" if "D0" in fit.params else "n_finetune"
+    closable = f"(n_pretrain/{float(ends['n_pretrain'][1])!r})**-alpha"
+    law = Law(
+        "half", f"A*({closable} + {never})*{shift}**-beta + E", bounds={"q": (0, 1)} if "H" in fit.params else {}
+    )
+    objective = make_objective(fit.settings["objective"], fit.settings["delta"])
+    rows = select_rows(measured, law, RowFilter(target))
+    half = estimate(rows, law, coordinates_of(law), objective, fit.settings["seed"])
+    sizes = {name: np.asarray(values) for name, values in measured.items() if name != target}
+    free = objective.scale(rows.target) - objective.scale(fit.values(sizes))
+
+    freedom = len(free) - len(fit.params)
+    if freedom < 1:
+        return True
+    least, loss = (float(objective.loss(residuals)) for residuals in (free, half.residuals))
+    return bool(loss - least <= stdtrit(freedom, level) ** 2 * least / freedom)
 
 
 def images_worth(fit: LawFit, scratch: LawFit | None, level: float) -> list[dict[str, float]]:

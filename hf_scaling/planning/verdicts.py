@@ -35,6 +35,8 @@ GAP_VERDICTS = {
     "high": "label more",
     "cannot_tell": "these runs do not tell whether to pre-train or to label more",
 }
+#: Verdict on suggested runs to its meaning.
+RUN_VERDICTS = {"cannot_tell": "a size takes too few levels for any law; these runs add levels"}
 # Below this a coefficient or a size is printed as 0: its logarithm moves towards minus infinity in the solver.
 _ZERO = 1e-9
 # Every fourth budget of the frontier is printed: one a decade.
@@ -143,13 +145,20 @@ def describe_runs(runs: "SuggestedRuns") -> str:
         lines.append("no run is suggested")
     else:
         kind = "pairs of runs" if "arm" in runs and (runs["arm"] == "both").all() else "runs"
-        narrower = format_percent(runs["gain"].sum())
-        lines.append(f"{_ends(*runs.after)} expected after {len(runs)} {kind}, {narrower} narrower")
+        if aim.verdict:
+            lines.append(f"{aim.verdict}: {RUN_VERDICTS[aim.verdict]}: {len(runs)} {kind}")
+        else:
+            narrower = format_percent(runs["gain"].sum())
+            lines.append(f"{_ends(*runs.after)} expected after {len(runs)} {kind}, {narrower} narrower")
         unit = "FLOPs"
         if aim.costs != {"flop": 1.0}:
             unit = ", ".join(f"{name} {format_count(price)}" for name, price in (aim.costs or {}).items())
         lines.append(f"cost {format_count(runs['cost'].sum())} of {format_count(aim.budget)} {unit}".rstrip())
-        table = pd.DataFrame(runs).drop(columns="gain").assign(gain=[format_percent(gain, 3) for gain in runs["gain"]])
+        table = (
+            pd.DataFrame(runs)
+            .drop(columns="gain")
+            .assign(gain=[MISSING if np.isnan(gain) else format_percent(gain, 3) for gain in runs["gain"]])
+        )
         columns = [
             map(_number if name != "seed" and table[name].dtype.kind in "if" else str, table[name]) for name in runs
         ]

@@ -114,11 +114,15 @@ def _levels(fit: LawFit, column: str) -> np.ndarray:
 
 
 def default_candidates(
-    measured: MeasuredRuns, columns: tuple[str, ...], at_most: Mapping[str, float] | None
+    measured: MeasuredRuns,
+    columns: tuple[str, ...],
+    at_most: Mapping[str, float] | None,
+    missing: Mapping[str, Sequence[float]],
 ) -> pd.DataFrame:
     """Measured sizes, the steps halfway between them, one step beyond the largest, each several times.
 
-    Model sizes are the measured ones where models have names: nothing lies halfway between two of them.
+    Model sizes are the measured ones where models have names: nothing lies halfway between two of them. `missing` has
+    further levels of sizes that take too few.
     """
     axes = {}
     for name in columns:
@@ -131,6 +135,8 @@ def default_candidates(
             steps = np.concatenate([np.sqrt(positive[1:] * positive[:-1]), positive[-1:] ** 2 / positive[-2:-1]])
             steps = np.array([float(f"{step:.3g}") for step in steps])
             levels = np.unique(np.concatenate([levels, steps.round() if name in _COUNTS else steps]))
+        if not named:
+            levels = np.unique(np.concatenate([levels, np.asarray(missing.get(name, ()), dtype=float)]))
         axes[name] = levels
     for name, most in (at_most or {}).items():
         if name not in axes:

@@ -9,7 +9,7 @@ draws themselves, because draws of loose laws are skewed, stop at bounds, have t
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -51,6 +51,7 @@ class Estimate:
         noise: Variance of one run about that.
         spare: Degrees of freedom: configurations beyond the free parameters; of a boundary, pairs beyond them.
         arms: The arms in which each candidate is trained; where there are two, runs are pairs.
+        at: The place of a prediction, by column.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Estimate:
     noise: float
     spare: int
     arms: tuple[str, ...] = ()
+    at: Mapping[str, float] = field(default_factory=dict)
 
 
 def estimate_quantity(fit: Source, quantity: str, at: Mapping[str, float] | None) -> Estimate:
@@ -93,6 +95,7 @@ def estimate_quantity(fit: Source, quantity: str, at: Mapping[str, float] | None
 
 
 def _of_law(fit: LawFit, quantity: str, at: Mapping[str, float] | None) -> Estimate:
+    sizes: dict[str, float] = {}
     if quantity == "prediction":
         columns = sorted(set(fit.columns.values()))
         if at is None:
@@ -129,9 +132,10 @@ def _of_law(fit: LawFit, quantity: str, at: Mapping[str, float] | None) -> Estim
         level=fit.settings["level"],
         draws=drawn,
         columns=tuple(dict.fromkeys(fit.columns.values())),
-        predict_runs=lambda sizes: scale.scale(fit.fitted_draws(sizes)),
+        predict_runs=lambda at: scale.scale(fit.fitted_draws(at)),
         noise=float(np.mean(np.square(fit.noise))),
         spare=int(fit.scores["n_configurations"]) - max(_n_free(member) for member in fit.members or (fit,)),
+        at=sizes,
     )
 
 

@@ -15,18 +15,27 @@ from hf_scaling import files
 from hf_scaling.boundary import Boundary, find_boundary
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
+from hf_scaling.fitting.levels import distinct_levels, level_notes
 from hf_scaling.fitting.rows import as_table, note
 from hf_scaling.grid import Grid
 from hf_scaling.grid.schema import PLAIN, check
 from hf_scaling.planning.costs import CostOptions, is_positive
 from hf_scaling.planning.next_runs.candidates import (
+    MeasuredRuns,
     complete_candidates,
     default_candidates,
     given_candidates,
     measured_runs,
 )
 from hf_scaling.planning.next_runs.costs import RunCosts, run_costs
-from hf_scaling.planning.next_runs.gain import ExpectedGain, Source, estimate_quantity, expected_gain, narrowed
+from hf_scaling.planning.next_runs.gain import (
+    Estimate,
+    ExpectedGain,
+    Source,
+    estimate_quantity,
+    expected_gain,
+    narrowed,
+)
 from hf_scaling.planning.verdicts import describe_runs
 from hf_scaling.text import format_count, format_percent, format_whole
 
@@ -48,6 +57,8 @@ class Aim:
         costs: Prices by name; None where costs are the candidates' own, or follow from their sizes.
         notes: Findings, each with code, grade and text.
         grid: The study's grid, where one is known.
+        verdict: cannot_tell where a size takes too few levels for any expectation: the runs then add levels, and have
+            no gain; else None.
     """
 
     quantity: str
@@ -59,6 +70,7 @@ class Aim:
     costs: dict[str, float] | None
     notes: list[dict]
     grid: Grid | None = None
+    verdict: str | None = None
 
 
 class SuggestedRuns(pd.DataFrame):
@@ -66,7 +78,8 @@ class SuggestedRuns(pd.DataFrame):
 
     Columns: what a run is (its sizes; model, arm, downstream and seed where known; arm "both" is a pair), `cost` (what
     it adds to the costs of those above it), `gain` (the share of today's interval that it is expected to take away
-    after those above it), `low` and `high` (the interval expected after it and those above it).
+    after those above it), `low` and `high` (the interval expected after it and those above it). Gain and interval are
+    NaN where the measured sizes take too few levels to expect anything.
     """
 
     _metadata = ["aim"]  # noqa: RUF012 (how pandas declares attributes that copies keep)
@@ -79,7 +92,7 @@ class SuggestedRuns(pd.DataFrame):
     @property
     def after(self) -> tuple[float, float]:
         """The interval expected after all of them."""
-        if self.empty:
+        if self.empty or self.aim.verdict:
             return self.aim.low, self.aim.high
         return float(self["low"].iloc[-1]), float(self["high"].iloc[-1])
 
@@ -179,8 +192,10 @@ def suggest_runs(
     table = None if table is None else as_table(table)
     estimate = estimate_quantity(source, quantity, at)
     measured = measured_runs(source, estimate.columns, table)
+    too_few = _too_few_levels(estimate, measured)
+    missing = {column: levels for found in too_few for column, levels in found["add"].items()}
     if candidates is None:
-        frame = default_candidates(measured, estimate.columns, at_most)
+        frame = default_candidates(measured, estimate.columns, at_most, missing)
     else:
         frame = given_candidates(candidates, estimate.columns, estimate.arms, measured)
     if "cost" in frame and costs is not None:
@@ -191,28 +206,52 @@ def suggest_runs(
     options = CostOptions(flops_per_param=flops_per_param, flops_per_second=flops_per_second)
     run_cost, prices, notes = run_costs(frame, estimate.columns, source, measured, costs, table, options)
     expected, configuration = expected_gain(frame, estimate, measured)
-    selection = select_runs(expected, run_cost, configuration, budget)
+    if too_few:
+        selection = select_levels(frame, measured, missing, run_cost, configuration, budget)
+    else:
+        selection = select_runs(expected, run_cost, configuration, budget)
+    notes = too_few + notes
     if not selection.rows:
-        added = run_cost.added()
-        affordable = added <= budget
-        if affordable.any():
-            best = format_percent(float(expected.gains()[configuration][affordable].max()), 2)
-            text = f"no affordable run narrows the interval by more than {best}: give other sizes, or a larger budget"
-            notes = [*notes, note("nothing_to_gain", "warn", text)]
-        else:
-            text = f"the cheapest run costs {format_count(added.min())}, the budget is {format_count(budget)}"
-            notes = [*notes, note("budget_too_small", "warn", text)]
+        notes = [*notes, _why_none(expected.gains()[configuration], run_cost.added(), budget, list(missing))]
     rows = frame.iloc[selection.rows].drop(columns="cost", errors="ignore")
     whole = [n for n in rows if rows[n].dtype.kind == "f" and bool((np.isfinite(rows[n]) & (rows[n] % 1 == 0)).all())]
     rows = rows.astype(dict.fromkeys(whole, int))
     value = float(np.nanmedian(estimate.draws)) if estimate.value is None else estimate.value
-    ends = [narrowed(estimate.draws, value, estimate.level, width) for width in selection.width]
+    ends = [(np.nan, np.nan)] * len(selection.rows)
+    if not too_few:
+        ends = [narrowed(estimate.draws, value, estimate.level, width) for width in selection.width]
     gain = -np.diff([1.0, *selection.width])
     low, high = [end[0] for end in ends], [end[1] for end in ends]
     runs = SuggestedRuns(rows.assign(cost=selection.cost, gain=gain, low=low, high=high))
     today = (estimate.name, estimate.value, estimate.low, estimate.high, estimate.level)
-    runs.aim = Aim(*today, budget=float(budget), costs=prices, notes=notes, grid=grid)
+    verdict = "cannot_tell" if too_few else None
+    runs.aim = Aim(*today, budget=float(budget), costs=prices, notes=notes, grid=grid, verdict=verdict)
     return runs
+
+
+def _too_few_levels(estimate: Estimate, measured: MeasuredRuns) -> list[dict[str, Any]]:
+    """Errors for sizes of which the quantity needs the whole curve and that take too few levels."""
+    levels = {}
+    for name in ("n_pretrain",) if estimate.arms else estimate.columns:
+        values = distinct_levels(measured.runs[name])
+        # At a measured size the curve of that size plays no part.
+        if name not in estimate.at or not np.isclose(values, estimate.at[name], rtol=1e-3).any():
+            levels[name] = values
+    return level_notes(levels, f"the {estimate.name}")
+
+
+def _why_none(gains: np.ndarray, costs: np.ndarray, budget: float, missing: Sequence[str]) -> dict:
+    """Why no run was selected, from the gains and costs (N,) of the candidates and the columns that lack levels."""
+    affordable = costs <= budget
+    if not affordable.any():
+        text = f"the cheapest run costs {format_count(costs.min())}, the budget is {format_count(budget)}"
+        return note("budget_too_small", "warn", text)
+    if missing:
+        text = f"no affordable candidate has a new level of {', '.join(missing)}: give some, or a larger budget"
+        return note("nothing_to_gain", "warn", text)
+    best = format_percent(float(gains[affordable].max()), 2)
+    text = f"no affordable run narrows the interval by more than {best}: give other sizes, or a larger budget"
+    return note("nothing_to_gain", "warn", text)
 
 
 def _study_grid(grid: Any, candidates: Any, table: Any) -> Grid | None:
@@ -339,6 +378,51 @@ def _in_order(
         costs.pay(row)
         ordered.width.append(expected.width)
     return ordered
+
+
+def select_levels(
+    frame: pd.DataFrame,
+    measured: MeasuredRuns,
+    missing: Mapping[str, Sequence[float]],
+    costs: RunCosts,
+    configuration: np.ndarray,
+    budget: float,
+) -> Selection:
+    """Runs that add missing levels, one of each size, the cheapest of each level in turn, within a budget.
+
+    Nothing can be expected of their gain before the rows determine a law: their widths are NaN.
+
+    Args:
+        frame: The N candidates.
+        measured: The runs that exist.
+        missing: Column to the levels that would be enough; candidates with the nearest new levels are taken.
+        costs: Costs of the candidates before any selection; not changed.
+        configuration: (N,) the configuration of each candidate.
+        budget: In the unit of the costs.
+    """
+    costs, selection, queues = copy(costs), Selection([], [], []), list[list[int]]()
+    first = np.sort(np.unique(configuration, return_index=True)[1])
+    for column, wanted in missing.items():
+        known, values = distinct_levels(measured.runs[column]), frame[column].to_numpy(dtype=float)
+        new = [v for v in np.unique(values[values > 0]) if len(distinct_levels([*known, v])) > len(known)]
+        for level in wanted:
+            if new:
+                nearest = min(new, key=lambda value: abs(np.log(value / level)))
+                new.remove(nearest)
+                queues.append([int(row) for row in first if values[row] == nearest])
+    while any(queues):
+        for queue in queues:
+            added = costs.added()
+            queue.sort(key=lambda row: added[row], reverse=True)
+            row = queue.pop() if queue else None
+            if row is None or added[row] > budget or row in selection.rows:
+                continue
+            budget -= added[row]
+            costs.pay(row)
+            selection.rows.append(row)
+            selection.cost.append(float(added[row]))
+            selection.width.append(float("nan"))
+    return selection
 
 
 # --- The grid -------------------------------------------------------------------------------------------------------
