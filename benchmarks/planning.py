@@ -7,8 +7,8 @@ five budgets, and the processor's seconds. Second: studies of a planted transfer
 2 % noise) are fitted and planned, at a budget whose best allocation lies inside the measured sizes and at 30 times it.
 "Prediction covered" counts intervals that contain the planted law's value at the plan's own sizes, "sizes covered"
 those that contain the planted law's own best n_pretrain; "lost" is the planted loss at the plan's sizes against that
-at the planted optimum. Third: verdicts on the gap as its share grows. Fourth: two arms of one law. Fifth: designs that hardly
-separate the gap.
+at the planted optimum. Third: verdicts on the gap as its share grows. Fourth: two arms of one law. Fifth:
+designs that hardly separate the gap.
 """
 
 import argparse

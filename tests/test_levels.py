@@ -158,3 +158,10 @@ def test_the_command_prints_the_levels(tmp_path, capsys):
     content = json.loads(capsys.readouterr().out)
     assert (ended.value.code, content["verdict"]) == (0, "cannot_tell")
     assert added(content["notes"]) == {"n_pretrain": [8000.0]}
+
+
+def test_a_score_that_rises_is_judged_as_the_error_it_leaves():
+    table = gap_table(0.9)
+    loss = table.pop("loss")
+    rising = {**table, "accuracy": 1 - 0.5 * loss / loss.max()}
+    assert hs.transfer_gaps(rising, target="accuracy", bootstrap=200).table["verdict"].tolist() == ["high"]

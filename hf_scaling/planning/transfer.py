@@ -227,7 +227,8 @@ def half_fits_as_well(fit: LawFit, level: float = 0.95) -> bool:
     the losses of the two are compared.
     """
     measured = fit.data.get("measured")
-    if measured is None:
+    # Parameters that the caller fixed are assumed, not judged.
+    if measured is None or fit.settings.get("fixed") or fit.settings.get("tied"):
         return False
     target, ends = fit.settings["target"], fit.data["ranges"]
     never = "1"
@@ -239,11 +240,11 @@ def half_fits_as_well(fit: LawFit, level: float = 0.95) -> bool:
         "half", f"A*({closable} + {never})*{shift}**-beta + E", bounds={"q": (0, 1)} if "H" in fit.params else {}
     )
     objective = make_objective(fit.settings["objective"], fit.settings["delta"])
-    rows = select_rows(measured, law, RowFilter(target))
-    half = estimate(rows, law, coordinates_of(law), objective, fit.settings["seed"])
     sizes = {name: np.asarray(values) for name, values in measured.items() if name != target}
-    free = objective.scale(rows.target) - objective.scale(fit.values(sizes))
-
+    means = fit.scale.to_fitted(np.asarray(measured[target]))
+    rows = select_rows({**sizes, "mean": means}, law, RowFilter("mean", direction="down"))
+    half = estimate(rows, law, coordinates_of(law), objective, fit.settings["seed"])
+    free = objective.scale(rows.target) - objective.scale(fit.fitted_values(sizes))
     freedom = len(free) - len(fit.params)
     if freedom < 1:
         return True
