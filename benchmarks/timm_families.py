@@ -1,6 +1,6 @@
 """Try the smallest member of every family of timm's image classifiers: does it run here wherever timm runs it?
 
-    python benchmarks/timm_families.py [--sizes 32 64 96] [--out families.json]
+    python benchmarks/timm_families.py [--sizes 32 64 96 224 240 256] [--out families.json]
 
 A family is a module of timm.models. For each size the architecture is built by timm alone (with `img_size` where it is
 taken) and run forward and backward on two images; then by `build_student`, trained for one step and evaluated on
@@ -81,7 +81,7 @@ def first_line(error: Exception) -> str:
 def main() -> None:
     """Try all families at each size until one works with timm alone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 96, 224])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 96, 224, 240, 256])
     parser.add_argument("--out")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")

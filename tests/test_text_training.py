@@ -11,7 +11,18 @@ import pytest
 import torch
 import yaml
 from texts import write_texts
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
 
 from hf_scaling import models
 from hf_scaling.data.text import open_text
@@ -299,3 +310,43 @@ def test_a_step_of_a_ladder_on_the_hub_is_fine_tuned_by_its_revision(hub, others
                 total += model(input_ids=window, labels=window).loss.item() * (window.shape[1] - 1)
         assert losses[step] == pytest.approx(total / (len(tokens) - 1), rel=1e-5)
     assert losses[1] != losses[2]
+
+
+@pytest.mark.parametrize(
+    "special",
+    [
+        {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"},
+        {"eos_token": "</s>", "mask_token": "<mask>"},
+        {"bos_token": "<s>", "eos_token": "<s>", "pad_token": "<s>"},
+    ],
+)
+def test_a_checkpoint_keeps_its_special_tokens_and_generation_settings(tmp_path, special):
+    added = sorted({*special.values(), "</s>"})
+    names = [*added, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(BPE({name: number for number, name in enumerate(names)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    given = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    given.save_pretrained(tmp_path / "parent")
+    ids = {name: given.convert_tokens_to_ids(token) for name, token in special.items()}
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(names),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            max_position_embeddings=32,
+            bos_token_id=ids.get("bos_token"),
+            eos_token_id=ids["eos_token"],
+            pad_token_id=ids.get("pad_token"),
+        )
+    )
+    model.generation_config.max_new_tokens = 7
+    model.save_pretrained(tmp_path / "parent")
+    texts = write_texts(tmp_path / "texts")
+    folder, _ = run_finetune(tmp_path / "out", texts, tmp_path / "parent", "--n_finetune=500")
+    kept = AutoTokenizer.from_pretrained(folder)
+    assert {name: getattr(kept, name) for name in special} == special
+    config = AutoConfig.from_pretrained(folder)
+    assert (config.bos_token_id, config.eos_token_id) == (ids.get("bos_token"), ids["eos_token"])
+    assert GenerationConfig.from_pretrained(folder).max_new_tokens == 7

@@ -156,3 +156,9 @@ def test_fields_alone_are_enough():
     fields, args = parse_pretrain(["--source=digits", "--model=vit-30k"], None)
     assert isinstance(fields, PretrainFields)
     assert resolve(fields).run_id == resolve(fields, args).run_id
+
+
+def test_a_model_that_cannot_take_the_images_is_refused_before_any_is_read(monkeypatch):
+    monkeypatch.setattr("hf_scaling.data.sources.open_store", lambda *args: pytest.fail("an image was read"))
+    with pytest.raises(InputError, match="vgg11 on pixel_values of 3 x 8 x 8"):
+        resolve(*fields_of(model="vgg11", patch_size=None))

@@ -235,7 +235,7 @@ class CausalLM:
             tokenizer_object=opened.tokenizer,
             model_max_length=inputs.context,
             clean_up_tokenization_spaces=False,
-            **{"bos_token": opened.end, **opened.special},
+            **opened.special,
             eos_token=opened.end,
         )
 

@@ -74,7 +74,7 @@ def load_tokenizer(name: str) -> TextTokenizer:
         257
     """
     if name == BYTES:
-        return TextTokenizer(_byte_tokenizer(), _BYTES_END)
+        return TextTokenizer(_byte_tokenizer(), _BYTES_END, {"bos_token": _BYTES_END})
     repository, _, revision = (name, "", "") if Path(name).exists() else name.partition("@")
     folder = hub.local_folder(repository, revision=revision or None, allow_patterns=["*token*.json"])
     try:
