@@ -14,6 +14,7 @@ from hf_scaling.fitting.rows import Columns, FitRows, RowFilter, scale_of
 from hf_scaling.fitting.solver import coordinates_of
 from hf_scaling.fitting.target import AS_IT_IS, TargetScale
 from hf_scaling.laws import LAWS, Evaluator, Law
+from hf_scaling.results.foreign import missing_arms
 from hf_scaling.text import format_span, format_whole
 
 if TYPE_CHECKING:
@@ -147,8 +148,9 @@ def find_pairs(table: "Table", row_filter: RowFilter) -> Pairs:
 
 def _comparable_rows(columns: Columns, row_filter: RowFilter) -> Columns:
     """The rows of one stage and downstream set, the distilled ones of one teacher and one distillation setting."""
-    for name in ("arm", "n_pretrain", row_filter.target):
-        columns.require(name)
+    if "arm" not in columns.data:
+        raise missing_arms(columns.data, others=["n_pretrain"], target=row_filter.target)
+    columns.require("n_pretrain", target=row_filter.target)
     if row_filter.downstream is not None:
         columns = columns.where_equal("downstream", row_filter.downstream)
     elif "pretrain" in columns.distinct("stage"):
@@ -158,7 +160,7 @@ def _comparable_rows(columns: Columns, row_filter: RowFilter) -> Columns:
         raise InputError(f"the rows hold more than one downstream: {names}; choose one with downstream=")
     for arm in ARMS:
         if not (columns.data["arm"].astype(str) == arm).any():
-            raise InputError(f"the table has no row with arm {arm!r}: a boundary needs both arms")
+            raise missing_arms(columns.data, arm)
     if row_filter.teacher is not None:
         columns.require("teacher")
         is_other = (columns.data["arm"].astype(str) == "distilled") & (

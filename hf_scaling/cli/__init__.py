@@ -12,13 +12,14 @@ import logging
 import os
 import pkgutil
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from hf_scaling import __version__, files
-from hf_scaling.errors import InputError, PushError, RunError
+from hf_scaling.errors import ColumnsError, InputError, PushError, RunError
 from hf_scaling.text import did_you_mean, one_line
 
 
@@ -103,7 +104,28 @@ def _run_command(argv: Sequence[str]) -> int | None:
     if arguments.run is None:
         parser.print_help(sys.stderr)
         return 2
-    return arguments.run(arguments)
+    try:
+        return arguments.run(arguments)
+    except ColumnsError as error:
+        raise InputError(f"{error.problem}{_advice(error, hyphened, arguments)}") from error
+
+
+def _advice(error: ColumnsError, argv: Sequence[str], arguments: argparse.Namespace) -> str:
+    """The command to try where a table lacks columns: this one with the missing arguments, or an import before it."""
+    where = getattr(arguments, "results", "FILE")
+    if error.wide:
+        return f"; try: {shlex.join(['hf-scaling', 'import', where])}"
+    flags = {name: values for name, values in error.remedy.items() if hasattr(arguments, name)}
+    if not flags:
+        return ""
+    # A flag that is replaced, and one that is repeated.
+    replaced = [f"--{name.replace('_', '-')}" for name in flags if not isinstance(getattr(arguments, name), list)]
+    kept = [
+        word
+        for word, before in zip(argv, ["", *argv])
+        if word.partition("=")[0] not in replaced and before not in replaced
+    ]
+    return f"; try: {shlex.join(['hf-scaling', *kept, *ColumnsError('', flags).flags()])}"
 
 
 def _build_parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,8 +70,15 @@ def add_results_arguments(
         for flag in names:
             group.add_argument(f"--{flag}", **flags[flag])
         if flags is _ROWS:
-            add_pairs(group, "--map", "name of a foreign column: n_pretrain=images; repeat for several", "OURS=THEIRS")
+            add_names_arguments(group)
     parser.add_argument("--json", action="store_true", help="print JSON, with the names of the Python API")
+
+
+def add_names_arguments(parser: argparse._ActionsContainer) -> None:
+    """Declare --map and --arm-names."""
+    map_help = "name of a foreign column: n_pretrain=images, n_params=params*1e6, error=1-acc; repeat for several"
+    add_pairs(parser, "--map", map_help, "OURS=THEIRS")
+    add_pairs(parser, "--arm-names", "names of the arms: plain=baseline,distilled=KD", "OURS=THEIRS,...")
 
 
 def add_budget_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -118,6 +126,20 @@ def pairs(given: Sequence[str], flag: str) -> dict[str, str]:
     return values
 
 
+def arm_names(given: Sequence[str]) -> dict[str, list[str]]:
+    """The arguments of --arm-names, plain=NAME,distilled=NAME, as arm -> names; a name may hold commas.
+
+    Raises:
+        InputError: No "=", or an empty side.
+    """
+    names: dict[str, list[str]] = {}
+    for text in given:
+        for pair in re.split(r",(?=\s*(?:plain|distilled)\s*=)", text):
+            for arm, name in pairs([pair], "--arm-names").items():
+                names.setdefault(arm, []).append(name)
+    return names
+
+
 def numbers(given: Sequence[str], flag: str) -> dict[str, float]:
     """Repeated NAME=NUMBER arguments as a dict.
 
@@ -136,33 +158,28 @@ def numbers(given: Sequence[str], flag: str) -> dict[str, float]:
 
 
 def read_table(arguments: argparse.Namespace) -> "pd.DataFrame":
-    """Load RESULTS, with its columns renamed by --map.
+    """Load RESULTS, with its columns renamed by --map and its arms by --arm-names.
 
     Returns:
         The rows; the index names each row by its number and by its run id or its line in a CSV, for messages.
 
     Raises:
-        InputError: Not readable, no rows, or --map names a column that is missing.
+        InputError: Not readable, no rows, or --map or --arm-names names something that is missing.
     """
     from hf_scaling.results import ResultsTable
+    from hf_scaling.results.foreign import DELIMITED
 
-    frame = ResultsTable.load(arguments.results).to_pandas()
+    names = {"map": pairs(arguments.map, "--map"), "arm_names": arm_names(arguments.arm_names)}
+    frame = ResultsTable.load(arguments.results, **names).to_pandas()
     if frame.empty:
         raise InputError(f"{arguments.results} holds no rows")
     # Rows are counted from 0 as pandas does, lines from 1, of which the first is the header.
     if "run_id" in frame.columns:
         frame.index = [f"{number} (run {run_id})" for number, run_id in enumerate(frame["run_id"])]
-    elif arguments.results.endswith(".csv"):
+    elif arguments.results.lower().endswith(DELIMITED):
         file = Path(arguments.results).name
         frame.index = [f"{number} (line {number + 2} of {file})" for number in range(len(frame))]
-    columns = pairs(arguments.map, "--map")
-    for ours, theirs in columns.items():
-        if theirs not in frame.columns:
-            raise InputError(
-                f"--map {ours}={theirs}: the table has no column {theirs!r}; its columns: {', '.join(frame.columns)}"
-            )
-    others = frame.drop(columns=[name for name in {*columns, *columns.values()} if name in frame.columns])
-    return others.assign(**{ours: frame[theirs] for ours, theirs in columns.items()})
+    return frame
 
 
 def read_fits(
@@ -230,7 +247,7 @@ def _fit(table: "pd.DataFrame", arguments: argparse.Namespace, arm: str | None) 
     options = keywords(arguments) | {"arm": arm}
     law = arguments.law
     if law is None:
-        law, x = default_law(table, arguments.stage)
+        law, x = default_law(table, arguments.stage, arguments.target)
         options["x"] = arguments.x or x
     return fit_law(table, law, **options, zeros="leave_out")
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hf_scaling.errors import InputError
+from hf_scaling.errors import ColumnsError, InputError
 from hf_scaling.fitting.target import AS_IT_IS, TargetScale, target_scale
 from hf_scaling.laws import Law
+from hf_scaling.results.foreign import as_numbers, check_distinct, missing_arms, missing_columns, parse_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,7 +144,13 @@ class Columns:
         if not isinstance(frame, Mapping) and not hasattr(frame, "columns"):
             raise InputError(f"a table must be a ResultsTable, a DataFrame or a mapping, not {type(table).__name__}")
         names = list(frame.columns) if hasattr(frame, "columns") else list(frame)
+        check_distinct([str(name) for name in names], "the table")
         data = {str(name): np.asarray(frame[name]) for name in names}
+        for name in SIZES:
+            # "1.3B" and "1,024", as people write them.
+            if name in data and data[name].dtype.kind in "OUT":
+                numbers = as_numbers(data[name], name)
+                data[name] = data[name] if numbers is None else numbers
         if len({len(values) for values in data.values()}) > 1:
             raise InputError("the columns of the table have different lengths")
         count = len(next(iter(data.values()), ()))
@@ -152,10 +159,16 @@ class Columns:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def require(self, name: str) -> None:
-        """Raise InputError unless the table has the column."""
-        if name not in self.data:
-            raise InputError(f"the table has no column {name!r}: it has {', '.join(self.data)}")
+    def require(self, *names: str, target: str | None = None, of_law: bool = False) -> None:
+        """Raise ColumnsError, with the names that the table may have for them, unless it has the columns.
+
+        Args:
+            *names: The columns.
+            target: The column to fit, where it is required too.
+            of_law: Whether a law of other columns could be fitted instead.
+        """
+        if any(name not in self.data for name in (*names, *([target] if target else []))):
+            raise missing_columns(self.data, names if of_law else (), target, () if of_law else names)
 
     def where(self, keep: np.ndarray, description: str) -> "Columns":
         """The rows where `keep` (N,) is true.
@@ -174,7 +187,10 @@ class Columns:
             InputError: The table has no such column or no such row.
         """
         self.require(name)
-        return self.where(self.data[name].astype(str) == value, f"{name}={value!r}")
+        is_equal = self.data[name].astype(str) == value
+        if name == "arm" and not is_equal.any() and (error := missing_arms(self.data, value)).remedy:
+            raise error
+        return self.where(is_equal, f"{name}={value!r}")
 
     def numbers(self, name: str, strict: bool = True) -> np.ndarray:
         """A column as floats.
@@ -196,7 +212,8 @@ class Columns:
             try:
                 numbers[row] = float(value)
             except (TypeError, ValueError):
-                if strict:
+                numbers[row] = parse_size(value)
+                if strict and np.isnan(numbers[row]):
                     text = f"column {name!r}, row {self.labels[row]}: {str(value)!r} is not a number"
                     raise InputError(text) from None
         return numbers
@@ -284,7 +301,8 @@ def column_of(law: Law, x: str | None) -> dict[str, str]:
     """
     if len(law.variables) > 1:
         if x is not None:
-            raise InputError(f"x={x!r} has no effect for {law.name}: its variables are {', '.join(law.variables)}")
+            text = f"x={x!r} has no effect for {law.name}: its variables are {', '.join(law.variables)}"
+            raise ColumnsError(text, {"law": ["power_law"]})
         return {name: name for name in law.variables}
     variable = law.variables[0]
     return {variable: x or ("n_pretrain" if variable == "x" else variable)}
@@ -313,8 +331,7 @@ def read_columns(table: "Table", law: Law, row_filter: RowFilter) -> Columns:
         if given.shape != (count,):
             raise InputError(f"weights has {given.size} values for {count} rows: give one a row, or a column name")
         columns.data[_WEIGHTS] = given
-    for name in used:
-        columns.require(name)
+    columns.require(*used[:-1], target=row_filter.target, of_law=True)
     if row_filter.stage is not None:
         columns.require("stage")
     if "stage" in columns.data:

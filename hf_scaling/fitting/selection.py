@@ -25,6 +25,7 @@ from hf_scaling.fitting.rows import (
 )
 from hf_scaling.fitting.solver import Objective, coordinates_of
 from hf_scaling.laws import LAWS, Law
+from hf_scaling.results.foreign import missing_columns
 from hf_scaling.text import format_percent
 
 if TYPE_CHECKING:
@@ -250,6 +251,9 @@ def _candidates(table: "Table", row_filter: RowFilter, laws: Iterable[str | Law]
     }
     several.pop("downstream_log", None)
     if not several:
+        columns = Columns.of(table)
+        if not any(name in columns.data for name in SIZES):
+            raise missing_columns(columns.data, SIZES, row_filter.target)
         sizes = ", ".join(varied) or "no size"
         raise InputError(f"no law has the variables that this table varies ({sizes}): choose laws= or x=")
     return several

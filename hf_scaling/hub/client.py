@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperation, CommitOperationAdd
 
 # A name with such a suffix is a missing file, not a repository.
-_FILE_SUFFIXES = (".csv", ".json", ".parquet", ".txt", ".yaml", ".yml")
+_FILE_SUFFIXES = (".csv", ".gz", ".json", ".parquet", ".tsv", ".txt", ".yaml", ".yml")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 _TYPE_NAMES = {"model": "model", "dataset": "data set", "space": "Space"}
 _URL_PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/"}

@@ -27,6 +27,7 @@ from hf_scaling.planning.optimum import (
 )
 from hf_scaling.planning.transfer import LAWS_WITH_A_GAP, judge_gap
 from hf_scaling.planning.verdicts import describe_plan
+from hf_scaling.results.foreign import missing_columns
 from hf_scaling.text import format_count, format_percent, format_whole
 
 if TYPE_CHECKING:
@@ -315,12 +316,13 @@ _DEFAULT_LAWS = {
 }
 
 
-def default_law(table: "Table", stage: str | None = None) -> tuple[str, str | None]:
+def default_law(table: "Table", stage: str | None = None, target: str = "loss") -> tuple[str, str | None]:
     """The law for the sizes that a table varies, in its fine-tuned rows where it has any.
 
     Args:
         table: A ResultsTable, a DataFrame or a mapping of columns.
         stage: pretrain or finetune; by default finetune where there are such rows.
+        target: The column to fit, which an error about missing columns names too.
 
     Returns:
         Name of the law, and the column of its variable where it has only one.
@@ -337,6 +339,8 @@ def default_law(table: "Table", stage: str | None = None) -> tuple[str, str | No
         values = columns.numbers(name) if name in columns.data else np.empty(0)
         if len(np.unique(values[np.isfinite(values) & (values > 0)])) > 1:
             varied.append(name)
+    if not any(name in columns.data for name in SIZES):
+        raise missing_columns(columns.data, SIZES, target)
     if not varied:
         raise InputError(f"the rows vary none of {', '.join(SIZES)}: a plan needs at least two values of one")
     return (_DEFAULT_LAWS[tuple(varied)], None) if len(varied) > 1 else ("power_law", varied[0])

@@ -30,8 +30,10 @@ from hf_scaling.report.parts import (
     levels,
     numbers,
     split_table,
+    texts,
 )
-from hf_scaling.text import format_count, format_span
+from hf_scaling.results.foreign import propose_arms
+from hf_scaling.text import format_count, format_span, listing
 
 # Factors beyond the largest measured scale at which the report predicts.
 _FORECAST_FACTORS = (1, 2, 10)
@@ -309,7 +311,7 @@ def collect_findings(
         raise InputError("the table has no rows: there is nothing to report")
     frame = pd.DataFrame(columns.data, index=columns.labels)
     frame = filter_rows(frame, {"arm": arm, "upstream": upstream, "downstream": downstream, "stage": stage})
-    targets = find_targets(frame.columns, target)
+    targets = find_targets(frame, target)
     request = Request(targets, x, weights, options, budget, costs, direction, bounds)
     parts = split_table(frame)
     names = [part.values[name] for name in ("upstream", "downstream") for part in parts if name in part.values]
@@ -551,6 +553,15 @@ def missing_arm(part: Part) -> Gap | None:
     if part.arms_of("plain") and part.arms_of("distilled"):
         return None
     if not part.arms_of("plain") and not part.arms_of("distilled"):
+        proposal = propose_arms(part.rows)
+        if proposal or texts(part.rows, "arm"):
+            column, names = proposal or ("arm", {})
+            why = f"The arms are called {listing(texts(part.rows, column))} in the column `{column}`."
+            # Written as the command line takes it.
+            mapped = f"--map arm={column} " if column != "arm" else ""
+            flag = f"--arm-names {','.join(f'{arm}={name}' for arm, name in names.items())}"
+            runs = f"Say which is which: `{mapped}{flag if names else '--arm-names plain=NAME,distilled=NAME'}`."
+            return Gap("no_distilled", question, why, runs)
         why = "The table has no column `arm`, so all runs count as one arm."
         runs = f"The same runs with a teacher, at {sizes}; name the arms `plain` and `distilled` in a column `arm`."
         return Gap("no_distilled", question, why, runs)

@@ -14,6 +14,7 @@ import pandas as pd
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import FitOptions, RowFilter
 from hf_scaling.planning.costs import check_prices, is_positive
+from hf_scaling.results.foreign import missing_arms, missing_columns, similar_columns
 from hf_scaling.text import COLUMNS, format_count, format_span, listing
 
 #: Targets of a report that names none.
@@ -77,19 +78,17 @@ class Request:
         check_prices(self.costs or {})
 
 
-def find_targets(columns: Iterable[str], target: str | None) -> tuple[str, ...]:
+def find_targets(frame: pd.DataFrame, target: str | None) -> tuple[str, ...]:
     """The columns to report on: the given one, else loss and error as far as the table has them.
 
     Raises:
         InputError: The table lacks the column, or both loss and error.
     """
-    targets = tuple(name for name in ((target,) if target else TARGETS) if name in columns)
+    targets = tuple(name for name in ((target,) if target else TARGETS) if name in frame.columns)
     if targets:
         return targets
-    has = ", ".join(map(str, columns))
-    if target:
-        raise InputError(f"the table has no column {target!r}: it has {has}")
-    raise InputError(f"the table has neither loss nor error: name the column to report with target=; it has {has}")
+    sizes = [name for name in ("n_params", "n_pretrain", "n_finetune") if similar_columns([name], frame.columns)]
+    raise missing_columns(frame, (), target or "loss", [name for name in sizes if name not in frame.columns])
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Arm:
     """The runs of one arm: not distilled, or distilled in one way.
 
     Attributes:
-        kind: plain, distilled, or "" where the table has no column arm.
+        kind: plain, distilled, or "" where the table has no column arm, or another value in it.
         label: Name on the page.
         rows: Its rows.
     """
@@ -168,10 +167,12 @@ def filter_rows(frame: pd.DataFrame, wanted: Mapping[str, str | None]) -> pd.Dat
         if value is None:
             continue
         if name not in frame.columns:
-            raise InputError(f"the table has no column {name!r}: it has {', '.join(map(str, frame.columns))}")
-        frame = frame[frame[name].astype(str) == value]
-        if frame.empty:
-            raise InputError(f"no row of the table has {name}={value!r}")
+            raise missing_columns(frame, (), None, [name])
+        rows = frame[frame[name].astype(str) == value]
+        if rows.empty:
+            error = missing_arms(frame, value) if name == "arm" else None
+            raise error if error and error.remedy else InputError(f"no row of the table has {name}={value!r}")
+        frame = rows
     return frame
 
 
@@ -216,7 +217,8 @@ def _arms(frame: pd.DataFrame) -> list[Arm]:
                 if value
             ]
             arms.append(Arm(kind, f"{kind} ({', '.join(settings)})" if settings else kind, group))
-    return arms
+    others = [value for value in texts(frame, "arm") if value not in ("plain", "distilled")]
+    return arms + [Arm("", value, frame[frame["arm"].astype(str) == value]) for value in others]
 
 
 def _title(part: Part, parts: Sequence[Part]) -> str:

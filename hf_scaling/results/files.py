@@ -1,4 +1,4 @@
-"""Results tables in Parquet and CSV files, checked against the schema and brought to its current version."""
+"""Results tables in Parquet and delimited text files: read, checked against the schema, upgraded, written."""
 
 import io
 import json
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from hf_scaling import __version__, files
 from hf_scaling.errors import InputError
+from hf_scaling.results.foreign import DELIMITED, apply_names, as_numbers, check_distinct, read_delimited
 from hf_scaling.results.schema import SCHEMA, SCHEMA_VERSION, check_columns, differences, has_results_columns
 from hf_scaling.text import one_line
 
 if TYPE_CHECKING:
+    import pandas
     import pyarrow
 
 
@@ -60,39 +62,64 @@ def read_bytes(content: bytes, name: str) -> "pyarrow.Table":
     """Read the content of a file.
 
     Args:
-        content: Of a Parquet or a CSV file.
+        content: Of a Parquet file, or of a text file with a delimiter (see `read_delimited`).
         name: The file's name, which says by its suffix which of the two.
 
     Raises:
-        InputError: Another suffix, damaged, written by a newer version, or a results table with a wrong schema.
+        InputError: Another suffix, damaged, two columns of one name, written by a newer version, or a results table
+            with a wrong schema.
     """
     import pyarrow
     import pyarrow.csv
     import pyarrow.parquet
 
-    suffix = Path(name).suffix
-    if suffix not in (".parquet", ".csv"):
-        raise InputError(f"{name}: a results file ends in .parquet or .csv")
+    is_text, delimiter = name.lower().endswith(DELIMITED), ","
+    if not is_text and Path(name).suffix != ".parquet":
+        raise InputError(f"{name}: a results file ends in .parquet, .csv or .tsv (or .csv.gz, .tsv.gz)")
+    if is_text:
+        content, delimiter = read_delimited(content, name)
     # Arrow's threads read from memory that Arrow owns. A Python object as the source is released by one of these
     # threads, possibly while the interpreter shuts down, which aborts the process (exit status -6).
     memory = pyarrow.BufferOutputStream()
     memory.write(content)
     buffer = memory.getvalue()
     try:
-        if suffix == ".parquet":
+        if not is_text:
             # Not read_table, whose scanner threads can abort a process that ends right after (apache/arrow#45214).
             table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(buffer)).read()
         else:
             convert = pyarrow.csv.ConvertOptions(strings_can_be_null=True)
-            table = pyarrow.csv.read_csv(pyarrow.BufferReader(buffer), convert_options=convert)
+            parse = pyarrow.csv.ParseOptions(delimiter=delimiter)
+            table = pyarrow.csv.read_csv(pyarrow.BufferReader(buffer), parse_options=parse, convert_options=convert)
             if has_results_columns(table.column_names):
                 # Again with the schema's types: a hash of digits alone would be read as a number.
                 convert.column_types = arrow_schema()
-                table = pyarrow.csv.read_csv(pyarrow.BufferReader(buffer), convert_options=convert)
+                reader = pyarrow.BufferReader(buffer)
+                table = pyarrow.csv.read_csv(reader, parse_options=parse, convert_options=convert)
     except (pyarrow.ArrowException, OSError) as error:
         # pyarrow raises OSError for a damaged page.
         raise InputError(f"{name}: not readable as a results table: {one_line(error)}") from None
-    return upgrade(table, name) if has_results_columns(table.column_names) else table
+    check_distinct(table.column_names, name)
+    if has_results_columns(table.column_names):
+        return upgrade(table, name)
+    return _clean(table, decimal_comma=delimiter != ",") if is_text else table
+
+
+def _clean(table: "pyarrow.Table", decimal_comma: bool) -> "pyarrow.Table":
+    """A foreign text table without empty unnamed columns and spaces around its values, numbers read as numbers."""
+    import pyarrow
+
+    columns = {}
+    for name in table.column_names:
+        column = table[name]
+        if name.startswith("column ") and column.null_count == len(column):
+            continue
+        if pyarrow.types.is_string(column.type):
+            texts = [text if text is None else text.strip() for text in column.to_pylist()]
+            numbers = as_numbers(texts, name, decimal_comma)
+            column = pyarrow.array(texts if numbers is None else numbers)
+        columns[name] = column
+    return pyarrow.table(columns)
 
 
 def parquet_folder(path: Path) -> Path:
@@ -145,6 +172,21 @@ def to_arrow(rows: Sequence[Mapping[str, Any]]) -> "pyarrow.Table":
         raise InputError(f"a results row holds a value of the wrong type: {error}") from None
 
 
+def rename(
+    frame: "pandas.DataFrame",
+    map: Mapping[str, str] | None = None,
+    arm_names: Mapping[str, str | Sequence[str]] | None = None,
+) -> "pyarrow.Table":
+    """A foreign table with its columns and arms under our names (see `apply_names`)."""
+    import pyarrow
+
+    named = apply_names(frame, map, arm_names).rename(columns=str)
+    try:
+        return pyarrow.Table.from_pandas(named, preserve_index=False).replace_schema_metadata(None)
+    except pyarrow.ArrowException as error:
+        raise InputError(f"the table holds values of several types in one column: {one_line(error)}") from None
+
+
 def concatenate(tables: Sequence["pyarrow.Table"]) -> "pyarrow.Table":
     """The rows of all tables, in their order."""
     import pyarrow
@@ -183,14 +225,11 @@ def upgrade(table: "pyarrow.Table", where: str) -> "pyarrow.Table":
         where: What messages call the table.
 
     Raises:
-        InputError: Written by a newer version, an unknown or repeated column, values of another type, or a row without
+        InputError: Written by a newer version, an unknown column, values of another type, or a row without
             run_id.
     """
     import pyarrow
 
-    repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
-    if repeated:
-        raise InputError(f"{where}: column {', '.join(repeated)} occurs twice")
     _check_version(table, where)
     unknown = sorted(set(table.column_names) - set(SCHEMA))
     if unknown:

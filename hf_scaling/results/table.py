@@ -1,11 +1,11 @@
 """`ResultsTable`: the results of runs, in memory, in files and folders, and on the Hub."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_scaling.errors import InputError
-from hf_scaling.results.files import concatenate, drop_repeats, parquet_folder, read_path, to_arrow, write
+from hf_scaling.results.files import concatenate, drop_repeats, parquet_folder, read_path, rename, to_arrow, write
 from hf_scaling.results.hub import DEFAULT_CONFIG, download_table, push_table
 from hf_scaling.results.schema import has_results_columns
 
@@ -25,34 +25,66 @@ class ResultsTable:
     n_params, n_pretrain and loss) and can be fitted, but not appended to, merged or pushed.
 
     Args:
-        rows: Column -> value, as `new_row` gives it.
+        rows: Column -> value, as `new_row` gives it; or a DataFrame of any columns.
+        map: For a DataFrame, our column -> theirs, as for `load`.
+        arm_names: For a DataFrame, plain and distilled -> their values, as for `load`.
 
     Example:
         >>> table = ResultsTable.load("studies/demo")
         >>> frame = table.to_pandas()
+        >>> table = ResultsTable.load("theirs.csv", map={"n_params": "params", "loss": "val_loss"})
     """
 
-    def __init__(self, rows: Iterable[Mapping[str, Any]] = ()):
-        self._table = drop_repeats(to_arrow(list(rows)), "the rows given")
+    def __init__(
+        self,
+        rows: "Iterable[Mapping[str, Any]] | pandas.DataFrame" = (),
+        map: Mapping[str, str] | None = None,
+        arm_names: Mapping[str, str | Sequence[str]] | None = None,
+    ):
         self._home: Path | None = None
+        self._renamed = bool(map or arm_names)
+        if hasattr(rows, "columns"):
+            self._table = rename(rows, map, arm_names)  # type: ignore[arg-type]  # rows have no columns
+        elif self._renamed:
+            raise InputError("map and arm_names are for a DataFrame: rows have the columns of a results table")
+        else:
+            self._table = drop_repeats(to_arrow(list(rows)), "the rows given")  # type: ignore[arg-type]
 
     @classmethod
-    def load(cls, where: str | Path, revision: str | None = None, config_name: str = DEFAULT_CONFIG) -> "ResultsTable":
+    def load(
+        cls,
+        where: str | Path,
+        revision: str | None = None,
+        config_name: str = DEFAULT_CONFIG,
+        map: Mapping[str, str] | None = None,
+        arm_names: Mapping[str, str | Sequence[str]] | None = None,
+    ) -> "ResultsTable":
         """Read a table.
 
         Args:
             where: A .parquet or .csv file, a folder with Parquet files, a run or study folder, or a Hub id
-                (`org/name`, a data set or a model; `org/name@revision`). A path that exists wins over a Hub id.
+                (`org/name`, a data set or a model; `org/name@revision`). A path that exists wins over a Hub id. Text
+                files may be .tsv too, packed as .gz, and have any usual delimiter.
             revision: Branch, tag or commit on the Hub; the head of main by default.
             config_name: Which of the tables of a data set on the Hub.
+            map: Our column -> theirs, of a foreign table: {"n_params": "params"}. Theirs may be multiplied,
+                "params (M)*1e6", or subtracted from 1, "1-accuracy".
+            arm_names: Our arms -> the values that the column `arm` has for them: {"plain": "baseline",
+                "distilled": ["KD", "FitNet"]}.
+
+        Returns:
+            The table. One that was read with `map` or `arm_names` cannot be appended to, merged or pushed.
 
         Raises:
-            InputError: No such table, not readable, offline, or rows of one run_id with different values.
+            InputError: No such table, not readable, offline, two columns of one name, rows of one run_id with
+                different values, or a column or value of `map` and `arm_names` that the table lacks.
         """
         path = Path(where)
-        if path.exists():
-            return cls._of(drop_repeats(read_path(path), str(where)), path)
-        return cls._of(drop_repeats(download_table(str(where), revision, config_name), str(where)))
+        read = read_path(path) if path.exists() else download_table(str(where), revision, config_name)
+        table = cls._of(drop_repeats(read, str(where)), path if path.exists() else None)
+        if map or arm_names:
+            table._table, table._renamed = rename(table.to_pandas(), map, arm_names), True
+        return table
 
     @classmethod
     def open(cls, folder: str | Path) -> "ResultsTable":
@@ -70,7 +102,7 @@ class ResultsTable:
     def _of(cls, table: "pyarrow.Table", home: Path | None = None) -> "ResultsTable":
         """A checked table; `append` writes to `home`."""
         new = cls.__new__(cls)
-        new._table, new._home = table, home
+        new._table, new._home, new._renamed = table, home, False
         return new
 
     @property
@@ -81,7 +113,7 @@ class ResultsTable:
     @property
     def is_foreign(self) -> bool:
         """Whether the columns are not those of a results table."""
-        return not has_results_columns(self._table.column_names)
+        return self._renamed or not has_results_columns(self._table.column_names)
 
     def __len__(self) -> int:
         return self._table.num_rows
