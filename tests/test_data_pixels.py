@@ -28,7 +28,7 @@ ORIENTATION = 0x0112
 @pytest.fixture(autouse=True)
 def own_caches(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
-    sources._warn_once.cache_clear()
+    cache.log_once.cache_clear()
 
 
 def write(folder, suffix, **classes):
@@ -567,7 +567,7 @@ def test_equal_images_with_different_labels_are_reported_above_one_per_cent(n_eq
     if is_reported:
         assert f" {2 * n_equal} of 200 " in lines[0]
         caplog.clear()
-        sources._warn_once.cache_clear()
+        cache.log_once.cache_clear()
         _ = open_quietly(folder, tmp_path).train  # a filled cache remembers it
         assert lines_of(caplog) == lines
         _ = open_quietly(folder, tmp_path).train

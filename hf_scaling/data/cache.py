@@ -6,6 +6,7 @@ its name holds the hash of its content, so a killed or damaged cache is complete
 """
 
 import errno
+import functools
 import json
 import logging
 import os
@@ -42,6 +43,17 @@ _USUAL_JPEG = 0.35  # bytes per pixel
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Exact duplicates with different labels are reported above this share of the images.
 _DUPLICATES = 0.01
+
+
+@functools.cache
+def log_once(message: str, source: str = "") -> None:
+    """Log a warning, unless this process has logged it before of the same source (its fingerprint)."""
+    if _is_first_process():
+        _log.warning("%s", message)
+
+
+def _is_first_process() -> bool:
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def cache_root(cache_dir: str | os.PathLike | None) -> Path:
@@ -210,7 +222,7 @@ def _inspect(store: Store) -> list[str]:
     return lines
 
 
-def decide_once(path: Path, make_reader: Callable[[], Reader]) -> PixelDecision:
+def decide_once(path: Path, make_reader: Callable[[], Reader], source: str, progress: bool) -> PixelDecision:
     """How the pixels of a source become 8-bit RGB: read from `path`, or decided by one scan and written there.
 
     Any number of processes may call this at once: one of them scans, the others wait for it.
@@ -218,6 +230,8 @@ def decide_once(path: Path, make_reader: Callable[[], Reader]) -> PixelDecision:
     Args:
         path: File of the cache.
         make_reader: Opens the training images with `PixelScan` as the packer.
+        source: Name of the source, for the progress bar.
+        progress: Whether to show one on stderr when the scan takes longer than two seconds.
 
     Raises:
         InputError: The disk is full, or the reader refuses the source.
@@ -226,7 +240,10 @@ def decide_once(path: Path, make_reader: Callable[[], Reader]) -> PixelDecision:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(path.with_suffix(".lock"), waits=True):
             if not path.exists():
-                write_text(path, PixelDecision.from_facts(_scan(make_reader())).to_json())
+                reader = make_reader()
+                show = progress and _is_first_process()
+                bar = tqdm(_scan(reader), f"scanning {source}", reader.n_images, delay=2, disable=not show)
+                write_text(path, PixelDecision.from_facts(bar).to_json())
             return PixelDecision.from_json(path.read_text())
 
 
@@ -303,7 +320,7 @@ class _Filler:
 
     def __post_init__(self) -> None:
         self.shard_rows = rows_per_shard(self.image_format)
-        self.progress = self.progress and os.environ.get("LOCAL_RANK", "0") == "0"
+        self.progress = self.progress and _is_first_process()
 
     def run(self) -> int:
         """Fill until every shard is written, by whichever process; return their number."""

@@ -548,11 +548,9 @@ class PixelFacts(NamedTuple):
         image = frame.image
         if frame.kind:
             image = frame._scale(*(integer_range(low, high) if frame.kind == "integers" else float_range(low, high)))
-        return cls(frame.kind, low, high, True, *(_is_plain(_lay_on(image, ground)) for ground in (_WHITE, _BLACK)))
-
-
-def _is_plain(image: Image.Image) -> bool:
-    return all(high - low <= _ONE_COLOUR for low, high in image.getextrema())
+        extrema = [_lay_on(image, ground).getextrema() for ground in (_WHITE, _BLACK)]
+        is_plain = [all(most - least <= _ONE_COLOUR for least, most in channels) for channels in extrema]
+        return cls(frame.kind, low, high, True, *is_plain)
 
 
 class PixelScan:

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from hf_scaling import hub
-from hf_scaling.data.cache import Block, Reader, is_full_disk
+from hf_scaling.data.cache import Block, Reader, is_full_disk, log_once
 from hf_scaling.data.folders import FolderScan, ImageFiles, hash_contents, hash_files, read_image_folder
 from hf_scaling.data.images import Packed, Packer, Undecided
 from hf_scaling.errors import InputError
@@ -25,8 +24,6 @@ from hf_scaling.text import did_you_mean
 
 if TYPE_CHECKING:  # importing datasets takes most of a second, and the embedded sources do without it
     import datasets
-
-_log = logging.getLogger(__name__)
 
 # Evaluation reads the first of these parts that has labels (ImageNet's test part has none).
 TEST_PARTS = ("test", "validation", "valid", "val", "dev")
@@ -82,13 +79,6 @@ def _holds_images(path: Path) -> bool:
         or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
         for kind in kinds
     )
-
-
-@functools.cache
-def log_once(message: str) -> None:
-    """Log a warning, unless this process has logged it before."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        _log.warning("%s", message)
 
 
 class FolderOrigin:

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hf_scaling.data.cache import CACHE_VERSION, Reader, Store, cache_root, decide_once, is_filled, open_store
+from hf_scaling.data.cache import (
+    CACHE_VERSION,
+    Reader,
+    Store,
+    cache_root,
+    decide_once,
+    is_filled,
+    log_once,
+    open_store,
+)
 from hf_scaling.data.digits import DigitOrigin
 from hf_scaling.data.glyphs import GlyphOrigin
 from hf_scaling.data.images import (
@@ -30,8 +38,6 @@ from hf_scaling.data.images import (
 from hf_scaling.data.sampling import select_classes, split_by_key, validation_size
 from hf_scaling.data.text import TextSource, open_text
 from hf_scaling.errors import InputError
-
-_log = logging.getLogger(__name__)
 
 _LARGEST_TEST = 10_000
 
@@ -268,18 +274,14 @@ class Source:
         """One scan of the training images, whose result is stored in the cache; of several processes one scans."""
         skip_corrupt = self._options.skip_corrupt
         return decide_once(
-            self._pixel_file, lambda: self._origin.reader("train", self._class_ids, PixelScan(), skip_corrupt)
+            self._pixel_file,
+            lambda: self._origin.reader("train", self._class_ids, PixelScan(), skip_corrupt),
+            self.name,
+            self._options.progress,
         )
 
     def _warn(self, line: str) -> None:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            _warn_once(self.fingerprint, f"{self.name}: {line}")
-
-
-@functools.cache
-def _warn_once(fingerprint: str, line: str) -> None:
-    """Log a line once per source and process."""
-    _log.warning("%s", line)
+        log_once(f"{self.name}: {line}", self.fingerprint)
 
 
 def count_overlap(a: Split, b: Split) -> int:
