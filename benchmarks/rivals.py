@@ -5,7 +5,7 @@
 The same images (columns image, label), the same model (ViT, 32 px, patch 8, 64 wide, 4 deep, heads of 16), batch 128,
 AdamW, flip and normalise, float32, one thread, no evaluation of the rivals. Each contender is a process of its own;
 "command" is its whole time by the clock, "epoch" the median processor time of an epoch after the first, that of its
-loading processes included. The bare loop has the images as tensors in memory and does forward, backward and step alone.
+loading processes included. The bare loop has the images as tensors in memory: forward, backward and step alone.
 
 Followed of timm's train.py: create_dataset and create_loader (ImageFolder, use_prefetcher, color_jitter 0, no
 aa), create_optimizer_v2 and the loop of train_one_epoch (loss, backward, step, zero_grad). Followed of transformers'
