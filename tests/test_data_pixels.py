@@ -421,6 +421,16 @@ def test_the_first_frame_is_used_and_such_images_are_counted(kind, options, tmp_
     assert any(" 7 of 20 " in line for line in lines_of(caplog))
 
 
+@pytest.mark.parametrize("kind", ["GIF", "TIFF"])
+def test_a_second_frame_that_is_cut_off_leaves_the_first(kind):
+    frames = [Image.fromarray(np.random.default_rng(seed).integers(0, 255, (SIDE, SIDE), np.uint8)) for seed in (1, 2)]
+    encoded = encode(frames[0], kind, save_all=True, append_images=frames[1:])
+    for share in (0.7, 0.8, 0.95):
+        cut = encoded[: round(share * len(encoded))]
+        with Image.open(io.BytesIO(cut)) as image:
+            assert np.array_equal(show(cut)[..., 0], np.asarray(image.convert("RGB"))[..., 0])
+
+
 # One decision for every process and way of reading.
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from hf_scaling.errors import InputError
+from hf_scaling.tasks.image_classification import ImageClassification, ImageInputs
 from hf_scaling.training import parse_finetune, parse_pretrain
 from hf_scaling.training.config import count_steps, describe, global_batch, holds_out, precision, rule_of
 
@@ -49,6 +50,17 @@ def test_null_lists_and_dicts_are_values(write):
     assert args.lr_scheduler_kwargs == {"num_cycles": 0.5}
     fields, _ = parse_pretrain(["--teacher", "none", "--augmentation", "none"], write("augmentation: [flip]"))
     assert (fields.teacher, fields.augmentation) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "argv", "background"),
+    [("", [], None), ("background: '#808080'", [], "#808080"), ("", ["--background", "#0f0"], "#0f0")],
+)
+def test_a_background_reaches_the_source(write, text, argv, background):
+    fields, _ = parse_pretrain(argv, write(text))
+    task = ImageClassification()
+    inputs = ImageInputs(28)
+    assert task.source_arguments(fields, inputs, None)["background"] == background
 
 
 @pytest.mark.parametrize(

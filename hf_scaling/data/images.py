@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import io
 import json
+import struct
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -206,7 +207,10 @@ class Frame:
     def read(cls, encoded: bytes) -> "Frame":
         """Decode an image file; raises whatever PIL raises for bytes that are not a complete image."""
         with Image.open(io.BytesIO(encoded)) as image:
-            has_frames = bool(getattr(image, "is_animated", False)) and image.format not in _NOT_PAGES
+            try:
+                has_frames = bool(getattr(image, "is_animated", False)) and image.format not in _NOT_PAGES
+            except (OSError, IndexError, ValueError, SyntaxError, struct.error):  # a second frame that is cut off
+                has_frames = True
             raw_mode = _raw_mode(image)
             if raw_mode in _SWAPPED and image.tile[0].codec_name == "libtiff":
                 image.tile = [tile._replace(args=(_SWAPPED[raw_mode], *tile.args[1:])) for tile in image.tile]
