@@ -143,7 +143,8 @@ def estimate(rows: FitRows, law: Law, coordinates: Coordinates, objective: Objec
     """
     adaptive = objective.name == "log_huber" and np.isinf(objective.delta)
     first = objective.with_delta(_FIRST_DELTA) if adaptive else objective
-    weights = np.ones_like(rows.target) if rows.weights is None else rows.weights
+    emphasis = np.ones_like(rows.target) if rows.emphasis is None else rows.emphasis
+    weights = emphasis if rows.weights is None else emphasis * rows.weights
     evaluator = law.evaluator(rows.variables)
     problem = Problem(evaluator, coordinates, first, objective.scale(rows.target), np.sqrt(weights))
     starts = search_starts(problem, law, rows.variables, seed)
@@ -154,11 +155,11 @@ def estimate(rows: FitRows, law: Law, coordinates: Coordinates, objective: Objec
     other = _second_mode(solved, u)
     n_eval = rows.n_eval if rows.weights is None and rows.target_name == "error" else None
     if n_eval is not None:
-        problem = replace(problem, root_weights=np.sqrt(_binomial_weights(problem, n_eval, u)))
+        problem = replace(problem, root_weights=np.sqrt(emphasis * _binomial_weights(problem, n_eval, u)))
     problem = replace(problem, coordinates=_bound_floor(problem, rows, law, u))
     for _ in range(3 if adaptive or n_eval is not None else 1):
         if n_eval is not None:
-            problem = replace(problem, root_weights=np.sqrt(_binomial_weights(problem, n_eval, u)))
+            problem = replace(problem, root_weights=np.sqrt(emphasis * _binomial_weights(problem, n_eval, u)))
         if adaptive:
             residual, _ = problem.residuals(u[None])
             delta = max(_EFFICIENT * robust_scale(residual[0], len(u)), _SMALLEST_DELTA)

@@ -256,6 +256,7 @@ class FitRows:
         study: Distinct values of the recorded columns: task, arm, recipe, model, seed and so on.
         notes: Findings about the rows.
         scale: How the column's values are fitted.
+        emphasis: (N,) how much each row counts beyond its weight, or None.
     """
 
     columns: dict[str, str]
@@ -269,6 +270,7 @@ class FitRows:
     study: dict[str, list[str]] = field(default_factory=dict)
     notes: list[dict] = field(default_factory=list)
     scale: TargetScale = AS_IT_IS
+    emphasis: np.ndarray | None = None
 
     def subset(self, keep: np.ndarray) -> "FitRows":
         """The rows where `keep` (N,) is true, with their configurations renumbered."""
@@ -278,6 +280,7 @@ class FitRows:
             target=self.target[keep],
             weights=None if self.weights is None else self.weights[keep],
             n_eval=None if self.n_eval is None else self.n_eval[keep],
+            emphasis=None if self.emphasis is None else self.emphasis[keep],
             configuration=np.unique(self.configuration[keep], return_inverse=True)[1],
             labels=[label for label, kept in zip(self.labels, keep) if kept],
         )

@@ -41,8 +41,12 @@ ONE_VARIABLE = ("power_law", "shifted_power_law", "m4", "bnsl")
 _SHARES = (0.1, 0.2, 0.3)
 # The parameter that places a law's break.
 _BREAKS = {"bnsl": "d1"}
-# In several variables the mixture takes the laws within this factor of the smallest held-out error.
+# In several variables the mixture takes the laws within this factor of the smallest typical held-out error.
 _CLOSE = 1.25
+# A mixture of one variable takes larger laws than this only where the rows determine them.
+_FEW_PARAMETERS = 4
+# Rows of a mixture's members count by (size / largest size) to this power.
+_EMPHASIS = 0.75
 # A variable that moves the target by less than this share over its whole measured range hardly matters.
 _SMALL_EFFECT = 0.05
 # The power of (x / largest x) with which rows count as "at the largest sizes".
@@ -82,6 +86,16 @@ class Backtest:
         errors = [self.errors[name][i] for i, laws in enumerate(fitted) if sum(laws) - 1 >= len(laws) // 2]
         squares = [np.mean(error**2) for error in errors if error is not None]
         return float(np.sqrt(np.mean(squares))) if squares and len(squares) == len(errors) else float("nan")
+
+    def typical(self, name: str) -> float:
+        """The geometric mean over windows of a law's root mean square error: one impossible window does not decide.
+
+        NaN without a window, or where the law could not be fitted in one that most laws could be.
+        """
+        if np.isnan(self.score(name)):
+            return float("nan")
+        squares = [np.mean(error**2) for error in self.errors[name] if error is not None]
+        return float(np.exp(0.5 * np.mean(np.log(np.maximum(squares, 1e-24)))))
 
     def p_better(self, first: str, second: str, seed: int = 0, draws: int = 1000) -> float:
         """The share of paired bootstrap draws, over held-out rows, in which the first law's error is the smaller."""
@@ -202,7 +216,8 @@ def rank(
     fits = {name: fit_rows(rows[name], law, without_draws) for name, law in candidates.items()}
     errors = {name: backtest.score(name) for name in [*candidates, BASELINE]}
     aicc = {name: fit.scores["aicc"] for name, fit in fits.items()}
-    order = sorted(errors, key=lambda n: (np.isnan(errors[n]), errors[n], aicc.get(n, np.inf)))
+    sizes = {name: len(law.parameters) for name, law in candidates.items()}
+    order = sorted(errors, key=lambda n: (np.isnan(errors[n]), errors[n], aicc.get(n, np.inf), sizes.get(n, 0)))
     frame = pd.DataFrame(
         {
             "law": order,
@@ -415,6 +430,7 @@ def fit_ranked(table: "Table", ranking: Ranking, row_filter: RowFilter, options:
     names = _mixed_laws(ranking) if options.combine else [ranking.best]
     laws = {name: LAWS[name] for name in names}
     rows, _ = _shared_rows(table, _with_stage(table, row_filter), laws)
+    rows = emphasise_sizes(rows) if options.combine and row_filter.weights is None else rows
     members = [fit_rows(rows[name], laws[name], options) for name in names]
     fit = members[0] if len(names) == 1 else combine_fits(members, [rows[name] for name in names])
     held_out = ranking.table.set_index("law")["holdout_log_rmse"]
@@ -423,7 +439,8 @@ def fit_ranked(table: "Table", ranking: Ranking, row_filter: RowFilter, options:
         text = f"the mean of {', '.join(names)}, equally weighted; held-out log RMSE: {errors}"
         notes = [*ranking.notes, note("combined", "info", text)]
     else:
-        notes = [*ranking.notes, note("chosen", "info", f"{names[0]} has the smallest held-out log RMSE: {errors}")]
+        reason = "the smallest held-out log RMSE" if names[0] == ranking.best else "the law that these rows determine"
+        notes = [*ranking.notes, note("chosen", "info", f"{names[0]}: {reason}; held-out log RMSE: {errors}")]
     factor = f"{float(ranking.table['factor_out'].iloc[0]):.3g}"
     text = f"the largest scales, up to {factor} times the fitted ones: log RMSE {held_out.min():.3g} ({ranking.best})"
     return replace(fit, notes=[*fit.notes, *notes], settings={**fit.settings, "validation": text})
@@ -433,19 +450,39 @@ def _mixed_laws(ranking: Ranking) -> list[str]:
     """The laws that a mixture averages, all with the same weight.
 
     Short backtests select badly among forms that disagree little, so weights by backtest lose to equal ones. But a law
-    that cannot beat carrying the last value forward does not follow the shape, and one whose break lies beyond the
-    largest fitted size is free to predict anything there.
+    that was never held out, or cannot beat carrying the last value forward, has not shown that it follows the shape;
+    one whose exponents the rows do not determine, or whose break lies beyond the largest fitted size, is free to
+    predict anything there. Where no law passes, AICc decides.
     """
-    errors = ranking.table.set_index("law")["holdout_log_rmse"]
-    if ranking.best not in _one_variable(ranking.fits[ranking.best].columns.values()):
-        return [n for n in errors.index if n != BASELINE and errors[n] <= _CLOSE * errors[ranking.best]]
+    fits, backtest = ranking.fits, ranking.backtest
+    one_variable = ranking.best in _one_variable(fits[ranking.best].columns.values())
+    # On grids a single window that a law cannot predict at all would decide a root mean square.
+    errors = {name: (backtest.score if one_variable else backtest.typical)(name) for name in [*fits, BASELINE]}
+    scored = [name for name in fits if errors[name] <= errors[BASELINE]]
+    determined = [name for name in scored if fits[name].status != "not_identifiable"]
+    if not one_variable:
+        closest = determined or scored
+        return [name for name in closest if errors[name] <= _CLOSE * min(errors[n] for n in closest)] or [ranking.best]
     names = []
-    for name, fit in ranking.fits.items():
-        largest = max(high for _, high in fit.data["ranges"].values())
-        unseen = name in _BREAKS and fit.params[_BREAKS[name]] > largest
-        if not errors[name] > errors[BASELINE] and not unseen:
+    for name in scored:
+        fit = fits[name]
+        unseen = name in _BREAKS and fit.params[_BREAKS[name]] > max(high for _, high in fit.data["ranges"].values())
+        if not unseen and (len(fit.params) <= _FEW_PARAMETERS or name in determined):
             names.append(name)
-    return names or [ranking.best]
+    return names or [min(scored or fits, key=lambda name: (fits[name].scores["aicc"], len(fits[name].params)))]
+
+
+def emphasise_sizes(rows: Mapping[str, FitRows]) -> dict[str, FitRows]:
+    """The same rows for each law, the larger ones counting more: a law that is wrong should be right at the far end.
+
+    The size is the data that the rows were trained on: n_finetune where a law has it, else n_pretrain, else the
+    variable.
+    """
+    sizes = {view.columns[name]: values for view in rows.values() for name, values in view.variables.items()}
+    column = next((name for name in ("n_finetune", "n_pretrain") if name in sizes), next(iter(sizes)))
+    smallest = sizes[column][sizes[column] > 0].min()
+    emphasis = (np.maximum(sizes[column], smallest) / sizes[column].max()) ** _EMPHASIS
+    return {name: replace(view, emphasis=emphasis / emphasis.mean()) for name, view in rows.items()}
 
 
 def combine_fits(members: Sequence[LawFit], views: Sequence[FitRows]) -> LawFit:
@@ -467,9 +504,10 @@ def combine_fits(members: Sequence[LawFit], views: Sequence[FitRows]) -> LawFit:
     with np.errstate(invalid="ignore", divide="ignore"):
         values = scale.unscale(fitted + carried)
         logs = np.log(rows.target / values)
-    weights = np.ones_like(rows.target) if rows.weights is None else rows.weights
+    weights = rows.weights if rows.weights is not None else 1.0
+    root_weights = np.sqrt(weights * (np.ones_like(rows.target) if rows.emphasis is None else rows.emphasis))
     discrepancy = estimate_discrepancy(
-        held_out, rows, scale.scale(rows.target), np.sqrt(weights), fitted + carried, scale.is_log
+        held_out, rows, scale.scale(rows.target), root_weights, fitted + carried, scale.is_log
     )
     settings: dict[str, Any] = {
         **members[0].settings,
