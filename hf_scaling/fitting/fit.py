@@ -244,6 +244,7 @@ def fit_rows(rows: FitRows, law: Law, options: FitOptions) -> LawFit:
     threshold = estimated.problem.objective.delta
     binomial = rows.target_name == "error" and rows.n_eval is not None
     weights = "given" if rows.weights is not None else "binomial from n_eval" if binomial else "equal"
+    weights += "" if rows.emphasis is None else ", larger sizes more"
     return LawFit(
         law=law.name,
         status=status,

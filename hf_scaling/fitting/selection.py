@@ -39,11 +39,9 @@ BASELINE = "last_value"
 ONE_VARIABLE = ("power_law", "shifted_power_law", "m4", "bnsl")
 # How much of a variable's log range is held out, from the top.
 _SHARES = (0.1, 0.2, 0.3)
-# The parameter that places a law's break.
-_BREAKS = {"bnsl": "d1"}
 # In several variables the mixture takes the laws within this factor of the smallest typical held-out error.
 _CLOSE = 1.25
-# A mixture of one variable takes larger laws than this only where the rows determine them.
+# A mixture of one variable takes laws of at most this many parameters.
 _FEW_PARAMETERS = 4
 # Rows of a mixture's members count by (size / largest size) to this power.
 _EMPHASIS = 0.75
@@ -450,25 +448,21 @@ def _mixed_laws(ranking: Ranking) -> list[str]:
     """The laws that a mixture averages, all with the same weight.
 
     Short backtests select badly among forms that disagree little, so weights by backtest lose to equal ones. But a law
-    that was never held out, or cannot beat carrying the last value forward, has not shown that it follows the shape;
-    one whose exponents the rows do not determine, or whose break lies beyond the largest fitted size, is free to
-    predict anything there. Where no law passes, AICc decides.
+    that was never held out, or cannot beat carrying the last value forward, has not shown that it follows the shape.
+    A law that the rows do not determine is free to predict anything beyond them: on grids it is left out where
+    another is determined, and of one variable the laws of five and more parameters are, which curves of ordinary
+    length seldom determine. Where no law passes, AICc decides.
     """
     fits, backtest = ranking.fits, ranking.backtest
     one_variable = ranking.best in _one_variable(fits[ranking.best].columns.values())
     # On grids a single window that a law cannot predict at all would decide a root mean square.
     errors = {name: (backtest.score if one_variable else backtest.typical)(name) for name in [*fits, BASELINE]}
     scored = [name for name in fits if errors[name] <= errors[BASELINE]]
-    determined = [name for name in scored if fits[name].status != "not_identifiable"]
-    if not one_variable:
-        closest = determined or scored
-        return [name for name in closest if errors[name] <= _CLOSE * min(errors[n] for n in closest)] or [ranking.best]
-    names = []
-    for name in scored:
-        fit = fits[name]
-        unseen = name in _BREAKS and fit.params[_BREAKS[name]] > max(high for _, high in fit.data["ranges"].values())
-        if not unseen and (len(fit.params) <= _FEW_PARAMETERS or name in determined):
-            names.append(name)
+    if one_variable:
+        names = [name for name in scored if len(fits[name].params) <= _FEW_PARAMETERS]
+    else:
+        closest = [name for name in scored if fits[name].status != "not_identifiable"] or scored
+        names = [name for name in closest if errors[name] <= _CLOSE * min(errors[n] for n in closest)]
     return names or [min(scored or fits, key=lambda name: (fits[name].scores["aicc"], len(fits[name].params)))]
 
 
