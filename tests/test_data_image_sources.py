@@ -132,7 +132,7 @@ def test_parquet_files_with_images_are_read_rather_than_images_beside_them(tmp_p
     write(folder, "preview/a.png", "b.png")
     assert all_numbers(open_quietly(folder, tmp_path)) == list(range(40))
     (warning,) = warnings_of()
-    assert "2 image" in warning and str(folder) in warning
+    assert "2 .png" in warning and str(folder) in warning
 
 
 def test_parquet_files_without_images_are_counted(tmp_path, warnings_of):

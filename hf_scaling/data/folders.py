@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,6 +44,8 @@ PARTS = {
 }
 #: Columns of a metadata file that can hold the labels, the first that is there.
 LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
+#: A label that is a whole number.
+WHOLE_NUMBER = re.compile(r"[-+]?\d+(\.0*)?")
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _DATA = (".parquet", ".arrow")
 _HIDDEN = {"__MACOSX", "Thumbs.db", "desktop.ini"}
@@ -126,7 +129,7 @@ def read_image_folder(path: "Path | FolderScan", label_column: str | None = None
         walk = FolderScan(inner, walk.unused)
     n_images = {top: sum(map(len, walk.images[top].values())) for top in walk.images}
     if not any(n_images.values()):
-        raise InputError(f"{walk.root}: no images{_unused_text(walk.unused, ': ')}")
+        raise InputError(f"{walk.root}: no images{describe_unused(walk.unused, ': ')}")
     tops = [top for top, n in n_images.items() if top and n]
     parts = {top: PARTS[top.lower()] for top in tops if top.lower() in PARTS}
     others = [top for top in tops if top not in parts]
@@ -145,7 +148,7 @@ def read_image_folder(path: "Path | FolderScan", label_column: str | None = None
     if empty:
         remarks.append(f"{walk.root}: folders without images: {listing(empty)}")
     if walk.unused.total():
-        remarks.append(f"{walk.root}: {_unused_text(walk.unused)}")
+        remarks.append(f"{walk.root}: {describe_unused(walk.unused)}")
     if {"test", "validation"} <= folder.parts.keys():
         remarks.append(
             f"{walk.root}: the {len(folder.parts['validation'].paths):,} images of its validation part are not used: "
@@ -201,6 +204,13 @@ class FolderScan:
     def n_images(self) -> int:
         """Number of image files."""
         return sum(len(files) for seconds in self.images.values() for files in seconds.values())
+
+    def unused_beside_data(self) -> str:
+        """How many files beside Parquet and Arrow files are not read, images among them, by suffix; "" for none."""
+        paths = (path for seconds in self.images.values() for files in seconds.values() for path in files.paths)
+        unused = Counter(os.path.splitext(path)[1].lower() for path in paths)
+        unused += Counter({kind: n for kind, n in self.unused.items() if kind not in (*_DATA, ".md", ".json")})
+        return describe_unused(unused)
 
     def wrapping_folder(self) -> Path | None:
         """The only top folder, if it holds everything and is not a part; None otherwise."""
@@ -312,14 +322,52 @@ def _metadata_labels(
                 raise InputError(f"{where}: row {row}: {column} is empty")
             if path in labels:
                 raise InputError(f"{where}: row {row}: {file_name} is listed twice")
-            labels[path] = str(label)
+            labels[path] = label_name(label)
+        if where.suffix == ".csv":
+            own = {path: label for path, label in labels.items() if path.startswith(f"{folder}/" if folder else "")}
+            # A column of whole numbers that was written as 1.0, 2.0: a CSV file has no types.
+            if all(WHOLE_NUMBER.fullmatch(label) for label in own.values()) and any("." in x for x in own.values()):
+                labels |= {path: label_name(float(label)) for path, label in own.items()}
+    check_numbers(labels.values(), f"{walk.root}: its metadata")
     return labels or None
+
+
+def label_name(value: object) -> str:
+    """The name of a label that is a number or a string: 1, 1.0 and "1" have one name."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value)
+
+
+def check_numbers(names: Iterable[str], where: str) -> None:
+    """Check that no two classes are one number written in two ways, such as "1" and "1.0".
+
+    Args:
+        names: Of the classes.
+        where: The column, for the message.
+
+    Raises:
+        InputError: Two classes are.
+    """
+    numbers: dict[float, str] = {}
+    for name in sorted(set(names)):
+        if WHOLE_NUMBER.fullmatch(name) and numbers.setdefault(float(name), name) != name:
+            raise InputError(
+                f"{where}: labels {numbers[float(name)]!r} and {name!r} are one number written in two ways: write one"
+            )
 
 
 def _read_metadata(where: Path) -> "pd.DataFrame":
     import pandas as pd
 
-    readers = {".csv": pd.read_csv, ".jsonl": lambda path: pd.read_json(path, lines=True), ".parquet": pd.read_parquet}
+    readers = {
+        # As text, so that "01" stays and a class may be called NA.
+        ".csv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""]),
+        ".jsonl": lambda path: pd.DataFrame(
+            [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()], dtype=object
+        ),
+        ".parquet": pd.read_parquet,
+    }
     try:
         frame = readers[where.suffix](where)
     except (ValueError, OSError) as error:
@@ -389,8 +437,13 @@ def _assemble(walk: FolderScan, by_class: Mapping[str, Mapping[str, _Files]]) ->
     return ImageFolder(walk.root, tuple(class_names), parts, ())
 
 
-def _unused_text(unused: Counter, before: str = "") -> str:
-    """How many files are not read, by suffix, with what would make them readable; "" for none."""
+def describe_unused(unused: Counter, before: str = "") -> str:
+    """How many files are not read, by suffix, with what would make them readable; "" for none.
+
+    Args:
+        unused: Suffix, or a reason in brackets, to a number of files.
+        before: Put before a text that is not empty.
+    """
     if not unused.total():
         return ""
     kinds = (
@@ -475,6 +528,68 @@ def _read(path: str, size: int, base: int) -> bytes:
         return content
     finally:
         os.close(handle)
+
+
+def list_files(folder: Path) -> list[str]:
+    """The files below a folder, relative to it, sorted; links are followed, hidden files and folders are left out.
+
+    Raises:
+        InputError: A folder cannot be read, or a link leads to a folder that contains it.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+    names = []
+    for path, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        folders[:] = [name for name in folders if name[0] != "." and name not in _HIDDEN]
+        real = os.path.realpath(path)
+        for name in folders:
+            inner = os.path.join(path, name)
+            if os.path.islink(inner) and f"{real}/".startswith(f"{os.path.realpath(inner)}/"):
+                raise InputError(f"{inner}: a link to a folder that contains it")
+        names += [
+            os.path.relpath(os.path.join(path, name), folder).replace(os.sep, "/")
+            for name in files
+            if name[0] != "." and name not in _HIDDEN
+        ]
+    return sorted(names)
+
+
+def divide_files(names: Sequence[str], folder: Path) -> dict[str, list[str]]:
+    """Divide data files into parts by their names: train-00000-of-00002.parquet, test/0.csv, cifar_val.jsonl.
+
+    A file is of the part whose name one of its folders has, or its name begins with. Where that holds for none of the
+    files, a part's name anywhere in all the files' names counts; otherwise all files are of the training part.
+
+    Args:
+        names: The files, relative to the folder.
+        folder: For messages.
+
+    Returns:
+        "train" and, where they exist, "validation" and "test", to names.
+
+    Raises:
+        InputError: Some files have the name of a part and some do not.
+    """
+    words = {name: re.findall("[a-z]+", Path(name).stem.lower()) for name in names}
+    strict: dict[str, str | None] = {}
+    for name in names:
+        folders = [PARTS[part.lower()] for part in reversed(name.split("/")[:-1]) if part.lower() in PARTS]
+        begins = Path(name).stem[:1].isalpha() and PARTS.get(words[name][0] if words[name] else "")
+        strict[name] = folders[0] if folders else begins or None
+    if not any(strict.values()):
+        found = {name: {PARTS[word] for word in words[name] if word in PARTS} for name in names}
+        are_parts = all(len(parts) == 1 for parts in found.values())
+        strict = {name: next(iter(parts)) if are_parts else "train" for name, parts in found.items()}
+    without = [name for name in names if strict[name] is None]
+    if without:
+        named = next(name for name in names if strict[name] is not None)
+        raise InputError(
+            f"{folder}: {named} has the name of a part and {without[0]} has not: rename it, to train.* for instance"
+        )
+    present = {part: [name for name in names if strict[name] == part] for part in ("train", "validation", "test")}
+    return {part: files for part, files in present.items() if files}
 
 
 def hash_files(paths: Iterable[str | Path], base: Path, root: Path, progress: bool) -> str:

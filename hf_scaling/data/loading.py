@@ -1,34 +1,56 @@
 """Sources of a user's own: folders of images, and what the `datasets` library loads (Parquet files, Hub ids)."""
 
+import csv
 import functools
+import glob
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from hf_scaling import hub
 from hf_scaling.data.cache import Block, Reader, is_full_disk, log_once
-from hf_scaling.data.folders import FolderScan, ImageFiles, hash_contents, hash_files, read_image_folder
+from hf_scaling.data.folders import (
+    FolderScan,
+    ImageFiles,
+    divide_files,
+    hash_contents,
+    hash_files,
+    list_files,
+    read_image_folder,
+)
 from hf_scaling.data.images import Packed, Packer, Undecided
+from hf_scaling.data.labels import (
+    FileNames,
+    LabelColumn,
+    LabelIds,
+    check_label_columns,
+    find_image_column,
+    find_label_column,
+    name_classes,
+    read_label_columns,
+)
 from hf_scaling.errors import InputError
 from hf_scaling.files import write_text
-from hf_scaling.text import did_you_mean
+from hf_scaling.text import did_you_mean, listing
 
 if TYPE_CHECKING:  # importing datasets takes most of a second, and the embedded sources do without it
     import datasets
 
 # Evaluation reads the first of these parts that has labels (ImageNet's test part has none).
 TEST_PARTS = ("test", "validation", "valid", "val", "dev")
-_LABEL_NAMES = ("label", "labels", "class", "target", "fine_label")
-_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
+_BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
+_OPENED_VERSION = 1  # of what `remembered` stores
 #: Suffixes of files, other than images, that `datasets` reads.
 _DATA_SUFFIXES = {".parquet", ".arrow", ".csv", ".json", ".jsonl", ".tar"}
 _GROUP = 32  # images per task of a thread; one by one, handing over small images costs more than decoding them
@@ -54,11 +76,14 @@ def open_origin(
     path = Path(name)
     if path.is_dir():
         scan = FolderScan(path)
-        is_data_set = any(map(_holds_images, (path / file for file in scan.data_files)))
+        is_data_set = scan.data_files and (
+            not scan.n_images or any(_holds_images(path / file) for file in scan.data_files)
+        )
         if not is_data_set and (scan.n_images or not _DATA_SUFFIXES & scan.unused.keys()):
             return FolderOrigin(scan, image_column, label_column, root, progress)
-        if scan.n_images:
-            log_once(f"{name}: {scan.n_images:,} image files beside its data files are not read")
+        unused = scan.unused_beside_data()
+        if unused:
+            log_once(f"{name}: its data files are read; {unused}")
     return DatasetOrigin(name, image_column, label_column, streaming, root, progress)
 
 
@@ -119,7 +144,7 @@ class FolderOrigin:
     def reader(self, part: str, class_ids: np.ndarray, packer: Packer, skip_corrupt: bool) -> Reader:
         """Open "train" or "test"."""
         part = "train" if part == "train" else self._test_part
-        labels = LabelIds(range(len(self.class_names)), class_ids, f"part {part} of {self.name}")
+        labels = LabelIds(self.class_names, class_ids, f"part {part} of {self.name}", self.class_names)
         rows = RowPacker("image", "label", labels, packer, skip_corrupt, f"part {part} of {self.name}")
         return FolderReader(self._folder.root, self._folder.parts[part], rows)
 
@@ -149,43 +174,52 @@ class DatasetOrigin:
         root: Path,
         progress: bool,
     ):
-        self._streaming, self._root = streaming, root
+        self._streaming = streaming
         with dataset_errors(name):
-            self.name, self._builder, self._content = locate(name, root, progress)
-            self._streams = self._builder.as_streaming_dataset()
-            self._train_part = find_train_part(self._streams, name)
-            features = self._streams[self._train_part].features
-            if features is None:
-                raise InputError(f"{name}: its columns are unknown before it is read: convert it to Parquet")
-            self._image = find_image_column(features, image_column, name)
-            self._label = find_label_column(features, label_column, name)
-            self._label_feature = features[self._label]
-            parts = [part for part in TEST_PARTS if part in self._streams and part != self._train_part]
-            first_labels = ((part, next(self._read_labels(part), None)) for part in parts)
-            self._test_part = next((part for part, label in first_labels if label not in (None, -1)), None)
-            self.has_test = self._test_part is not None
-            self.class_names = self._find_class_names()
+            self._located = locate(name, root, progress)
+            self.name = self._located.name
+            basis = {**self._located.content, "image": image_column, "label": label_column}
+            facts = remembered(
+                root, basis, lambda: self._describe(self._located.builder(), name, image_column, label_column)
+            )
+        self._parts: dict[str, str] = facts["parts"]
+        self._image, self._label, self._names = facts["image"], facts["label"], facts["names"]
+        self._files = {
+            part: [LabelColumn(file, n_rows, kind, tuple(facts["name_lists"][at])) for file, n_rows, kind, at in files]
+            for part, files in facts["files"].items()
+        }
+        self._config = facts["config"]
+        self.class_names, self.has_test = facts["class_names"], "test" in self._parts
 
     def identity(self) -> dict:
         """What determines the images and their labels."""
-        parts = {"train": self._train_part, "test": self._test_part}
-        return {**self._content, **parts, "image": self._image, "label": self._label}
+        parts = {"train": self._parts["train"], "test": self._parts.get("test"), "config": self._config}
+        return {**self._located.content, **parts, "image": self._image, "label": self._label}
 
     def reader(self, part: str, class_ids: np.ndarray, packer: Packer, skip_corrupt: bool) -> Reader:
-        """Open "train" or "test": streamed in order, or downloaded and prepared for random access."""
-        part = self._train_part if part == "train" else self._test_part
-        where = f"part {part} of {self.name}"
-        is_typed = hasattr(self._label_feature, "names")
-        labels = LabelIds(range(len(self.class_names)) if is_typed else self.class_names, class_ids, where)
+        """Open "train" or "test": streamed in order, or downloaded and prepared for random access.
+
+        Raises:
+            InputError: The part has fewer or more rows than its files.
+        """
+        name, files = self._parts[part], self._files[part]
+        where = f"part {name} of {self.name}"
+        labels = LabelIds(self.class_names, class_ids, where, self._names, files)
         rows = RowPacker(self._image, self._label, labels, packer, skip_corrupt, where)
         errors = functools.partial(dataset_errors, self.name)
-        if self._streaming:
-            return StreamReader(
-                self._undecoded(self._builder.as_streaming_dataset(part)), self._count_rows(part), rows, errors
-            )
+        n_rows = (
+            sum(file.n_rows for file in files) if files and all(file.n_rows is not None for file in files) else None
+        )
         with errors():
-            self._builder.download_and_prepare()
-            return MapReader(self._undecoded(self._builder.as_dataset(part)), rows, errors)
+            builder = self._located.builder()
+            if self._streaming:
+                stream = builder.as_streaming_dataset()[name]
+                return StreamReader(self._undecoded(stream), n_rows, rows, errors)
+            builder.download_and_prepare()
+            prepared = builder.as_dataset(name)
+        if n_rows not in (None, len(prepared)):
+            raise InputError(f"{where}: {len(prepared):,} rows were read, but its files hold {n_rows:,}")
+        return MapReader(self._undecoded(prepared), rows, errors)
 
     def _undecoded(self, dataset):
         from datasets import Image as ImageFeature
@@ -193,68 +227,132 @@ class DatasetOrigin:
         columns = dataset.select_columns([self._image, self._label])
         return columns.cast_column(self._image, ImageFeature(decode=False))
 
-    def _read_labels(self, part: str) -> Iterator:
-        return (row[self._label] for row in self._streams[part].select_columns([self._label]))
+    def _describe(
+        self, builder: "datasets.DatasetBuilder", name: str, image_column: str | None, label_column: str | None
+    ) -> dict[str, Any]:
+        """Parts, columns, classes and files of a data set, as JSON values."""
+        streams = builder.as_streaming_dataset()
+        train = find_train_part(streams, name)
+        features = streams[train].features
+        if features is None:
+            raise InputError(f"{name}: its columns are unknown before it is read: convert it to Parquet")
+        image, label = find_image_column(features, image_column, name), find_label_column(features, label_column, name)
+        labels_of = {part: stream.select_columns([label]) for part, stream in streams.items()}
+        candidates = [part for part in TEST_PARTS if part in streams and part != train]
+        first_labels = ((part, next(iter(labels_of[part]), {label: None})[label]) for part in candidates)
+        test = next((part for part, value in first_labels if value not in (None, -1)), None)
+        parts = {"train": train} if test is None else {"train": train, "test": test}
+        paths = {
+            part: [str(file) for file in (builder.config.data_files or {}).get(parts[part], ())] for part in parts
+        }
+        has_headers = all(file.lower().endswith((".parquet", ".arrow")) for files in paths.values() for file in files)
+        files = {part: read_label_columns(paths[part] if has_headers else [], label) for part in parts}
+        all_files = [file for part in parts for file in files[part]]
+        if all_files:
+            check_label_columns(all_files, label)
+        names = getattr(features[label], "names", None)
+        class_names = names
+        if names is None:  # every label must be read to find them
+            file_names = FileNames(None, files["train"])
+            values = [file_names.name(row[label], number) for number, row in enumerate(labels_of[train])]
+            are_numbers = features[label].dtype.startswith(("int", "uint"))
+            class_names = name_classes(values, f"column {label} of {self.name}", are_numbers)
+        name_lists = list(dict.fromkeys(file.names for file in all_files))
+        return {
+            "parts": parts,
+            "image": image,
+            "label": label,
+            "names": names,
+            "class_names": class_names,
+            "config": builder.config.name if "hub" in self._located.content else None,
+            "name_lists": name_lists,
+            "files": {
+                part: [[file.path, file.n_rows, file.kind, name_lists.index(file.names)] for file in files[part]]
+                for part in parts
+            },
+        }
 
-    def _find_class_names(self) -> Sequence[str]:
-        """The class names; where every label must be read to find them, they are stored in the cache."""
-        if hasattr(self._label_feature, "names"):
-            return self._label_feature.names
-        key = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
-        memory = self._root / "classes" / f"{key}.json"
-        if not memory.exists():
-            labels = list(self._read_labels(self._train_part))
-            write_text(memory, json.dumps(name_classes(labels, f"column {self._label} of {self.name}")))
-        return json.loads(memory.read_text())
 
-    def _count_rows(self, part: str) -> int | None:
-        """Number of rows, for the progress bar; None where they would have to be read."""
-        if self._builder.info.splits:
-            return self._builder.info.splits[part].num_examples
-        files = self._builder.config.data_files[part]
-        if all(file.endswith(".parquet") and Path(file).exists() for file in files):
-            from pyarrow import parquet
+def remembered(root: Path, basis: Mapping[str, Any], describe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `describe` returned for the same content before, else what it returns now; stored in the cache.
 
-            return sum(parquet.read_metadata(file).num_rows for file in files)
-        if any(file.endswith((*_ARCHIVES, ".parquet", ".arrow")) for file in files):
-            return None
-        return sum(Path(file).suffix.lower() in Image.registered_extensions() for file in files)
+    Args:
+        root: Folder of the cache.
+        basis: What determines the result, as JSON values: the content, and what was requested.
+        describe: Returns JSON values.
+    """
+    key = hashlib.sha256(json.dumps([_OPENED_VERSION, basis], sort_keys=True).encode()).hexdigest()[:16]
+    memory = root / "opened" / f"{key}.json"
+    try:
+        return json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        facts = describe()
+        write_text(memory, json.dumps(facts))
+        return json.loads(json.dumps(facts))
 
 
-class Located(NamedTuple):
-    """A data set that was located: its name in results, its builder, and what identifies its content."""
+@dataclass(frozen=True)
+class Located:
+    """A data set that was located.
+
+    Attributes:
+        name: Name in results; never a path.
+        content: What identifies its content, as JSON values.
+        builder: Opens it; what that costs is paid once.
+    """
 
     name: str
-    builder: "datasets.DatasetBuilder"
     content: dict[str, Any]
+    builder: Callable[[], "datasets.DatasetBuilder"]
 
 
-def locate(name: str, root: Path, progress: bool, embedded: Sequence[str] = ("glyphs", "digits")) -> Located:
+def locate(
+    name: str,
+    root: Path,
+    progress: bool,
+    embedded: Sequence[str] = ("glyphs", "digits"),
+    suffixes: Sequence[str] = (".parquet",),
+) -> Located:
     """Locate a data set.
 
     Args:
-        name: A folder, a Parquet file, or a Hub id with an optional `:config`; an existing path wins.
+        name: A folder, a data file, or a Hub id with an optional `:config`; an existing path wins.
         root: Folder of the cache.
         progress: Whether to show progress on stderr.
         embedded: Names of the embedded sources, suggested for a name that is misspelt.
+        suffixes: Of the data files that are divided into parts by their names; `datasets` divides others.
 
     Raises:
-        InputError: There is no such source.
+        InputError: There is no such source, or files of several kinds or of unclear parts.
     """
-    from datasets import load_dataset_builder
-
     path = Path(name)
     if path.exists():
-        if path.is_dir():
-            builder = load_dataset_builder(str(path))
-        elif path.suffix == ".parquet":
-            builder = load_dataset_builder("parquet", data_files={"train": str(path)})
-        else:
-            raise InputError(f"{name}: this file is not a source: give a folder, a .parquet file or a Hub id")
-        files = [file for part in builder.config.data_files.values() for file in part]
         resolved = path.resolve()
+        if path.is_dir():
+            parts = local_parts(path, suffixes)
+            source_name = resolved.name
+        elif path.suffix.lower() in suffixes:
+            parts, source_name = {"train": [path.name]}, resolved.stem
+        else:
+            kinds = listing([f"a {suffix} file" for suffix in suffixes])
+            raise InputError(f"{name}: this file is not a source: give a folder, {kinds} or a Hub id")
+        folder = path if path.is_dir() else path.parent
+        if parts is None:
+            builder = _builder(str(path))
+            files = [file for part in builder().config.data_files.values() for file in part]
+            suffix_of = {Path(file).suffix.lower() for file in files}
+            n_there = sum(Path(file).suffix.lower() in suffix_of for file in list_files(path))
+            if n_there > len(files):
+                log_once(f"{path}: {n_there - len(files):,} of its {n_there:,} data files are in no part and not read")
+        else:
+            files = [str(folder / file) for part in parts.values() for file in part]
+            # `datasets` takes names for patterns.
+            data_files = {part: [glob.escape(str(folder / file)) for file in parts[part]] for part in parts}
+            builder = _builder(_BUILDERS[Path(files[0]).suffix.lower()], data_files=data_files)
         content = {"files": hash_files(files, path, root, progress)}
-        return Located(resolved.name if path.is_dir() else resolved.stem, builder, content)
+        if parts is not None and len(parts) > 1:
+            content["parts"] = {part: len(files) for part, files in parts.items()}
+        return Located(source_name, content, builder)
     repo_id, _, config = name.partition(":")
     # Embedded sources have names of one word, so such a name is never looked for on the Hub.
     if "/" not in repo_id or not hub.is_hub_id(repo_id):
@@ -263,8 +361,64 @@ def locate(name: str, root: Path, progress: bool, embedded: Sequence[str] = ("gl
     from huggingface_hub import HfApi
 
     info = HfApi().dataset_info(repo_id)
-    builder = load_dataset_builder(info.id, config or None, revision=info.sha)
-    return Located(info.id, builder, {"hub": info.id, "config": builder.config.name, "sha": info.sha})
+    content = {"hub": info.id, "requested": config or None, "sha": info.sha}
+    return Located(info.id, content, _builder(info.id, config or None, revision=info.sha))
+
+
+def _builder(*arguments: str | None, **options: Any) -> Callable[[], "datasets.DatasetBuilder"]:
+    """A function that opens a data set with `datasets` when it is first called."""
+
+    @functools.cache
+    def build() -> "datasets.DatasetBuilder":
+        from datasets import load_dataset_builder
+
+        return load_dataset_builder(*arguments, **options)
+
+    return build
+
+
+def local_parts(folder: Path, suffixes: Sequence[str]) -> dict[str, list[str]] | None:
+    """The data files of a folder by part; None where there are none, or where its README.md declares the parts.
+
+    Args:
+        folder: The folder.
+        suffixes: Of the data files.
+
+    Raises:
+        InputError: Files of several kinds, or some with and some without the name of a part.
+    """
+    readme = folder / "README.md"
+    if readme.is_file() and re.search(r"^(configs|dataset_info):", readme.read_text("utf-8", "replace"), re.MULTILINE):
+        return None
+    names = list_files(folder)
+    files = [name for name in names if Path(name).suffix.lower() in suffixes]
+    if not files:
+        return None
+    kinds = Counter(Path(name).suffix.lower() for name in files)
+    if len(kinds) > 1:
+        counts = listing([f"{count:,} {kind}" for kind, count in kinds.items()])
+        raise InputError(f"{folder}: holds data files of several kinds ({counts}): move all but one kind out")
+    return divide_files(files, folder)
+
+
+def count_rows(files: Sequence[str]) -> int | None:
+    """Number of rows that local Parquet, JSON Lines and CSV files hold; None for other files."""
+    n_rows = 0
+    for path in map(Path, files):
+        suffix = path.suffix.lower()
+        if suffix not in _BUILDERS or not path.is_file():
+            return None
+        if suffix == ".parquet":
+            from pyarrow import parquet
+
+            n_rows += parquet.read_metadata(path).num_rows
+        elif suffix == ".jsonl":
+            with path.open("rb") as lines:
+                n_rows += sum(not line.isspace() for line in lines)
+        else:
+            with path.open(encoding="utf-8-sig", newline="") as lines:
+                n_rows += sum(any(row) for row in csv.reader(lines)) - 1  # the first row names the columns
+    return n_rows
 
 
 def find_train_part(parts: Mapping, name: str) -> str:
@@ -287,134 +441,27 @@ def dataset_errors(name: str) -> Iterator[None]:
     Raises:
         InputError: Offline, absent, empty, malformed, or no disk space to prepare it.
     """
-    from datasets.exceptions import DatasetGenerationError, DatasetsError
-    from pyarrow import ArrowException
-
     try:
         with hub.hub_errors(f"the data set {name}"):
             try:
                 yield
-            except DatasetGenerationError as error:
-                raise error.__cause__ or error from None
+            except Exception as error:
+                from datasets.exceptions import DatasetGenerationError
+
+                is_wrapped = isinstance(error, DatasetGenerationError) and error.__cause__ is not None
+                raise (error.__cause__ if is_wrapped else error) from None
     except InputError:
         raise
-    except (DatasetsError, ArrowException, ValueError, OSError) as error:
+    except Exception as error:
+        from datasets.exceptions import DatasetsError
+        from pyarrow import ArrowException
+
+        if not isinstance(error, (DatasetsError, ArrowException, ValueError, OSError, NotImplementedError)):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if is_full_disk(error):
             reason = "the disk of the Hugging Face cache is full: free some space, set HF_HOME, or use streaming"
         raise InputError(f"{name} cannot be read as a data set: {reason}") from error
-
-
-# Columns and classes.
-
-
-def find_image_column(features: Mapping, requested: str | None, source: str) -> str:
-    """The image column of a data set: `requested`, else the only one that holds images.
-
-    Raises:
-        InputError: `requested` is unknown or holds no images, or none or several columns do.
-    """
-    from datasets import Image as ImageFeature
-    from datasets import Value
-
-    candidates = []
-    for name, feature in features.items():
-        is_struct = isinstance(feature, dict) and {"bytes", "path"} <= set(feature)
-        is_binary = isinstance(feature, Value) and feature.dtype in ("binary", "large_binary")
-        if is_struct or is_binary or isinstance(feature, ImageFeature):
-            candidates.append(name)
-    column = _select_column(candidates, requested, "image_column", "images", features, source)
-    if column not in candidates:
-        raise InputError(f"image_column: {column} of {source} does not hold images")
-    return column
-
-
-def find_label_column(features: Mapping, requested: str | None, source: str) -> str:
-    """The label column: `requested`, else the only ClassLabel, else a column with a usual name.
-
-    Raises:
-        InputError: `requested` is unknown, none or several columns are candidates, or the values cannot be classes.
-    """
-    from datasets import ClassLabel, Value
-
-    typed = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-    named = [name for name in _LABEL_NAMES if name in features]
-    candidates = [name for name in typed if name == "label"] or typed or named[:1]
-    column = _select_column(candidates, requested, "label_column", "class labels", features, source)
-    feature = features[column]
-    kinds = ("int", "uint", "string", "large_string", "bool")
-    if not (isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype.startswith(kinds))):
-        dtype = getattr(feature, "dtype", None)
-        kind = f"{dtype} values" if isinstance(dtype, str) else type(feature).__name__
-        raise InputError(
-            f"label_column: {column} of {source} holds {kind}, not classes: give whole numbers, names or a ClassLabel"
-        )
-    return column
-
-
-def _select_column(
-    candidates: list[str], requested: str | None, field: str, kind: str, features: Mapping, source: str
-) -> str:
-    if requested is not None:
-        if requested not in features:
-            hint = did_you_mean(requested, features, cutoff=0.6) or f"; the columns are {', '.join(features)}"
-            raise InputError(f"{field}: {source} has no column {requested}{hint}")
-        return requested
-    if len(candidates) != 1:
-        problem = f"any of {', '.join(candidates)} could hold" if candidates else "no column seems to hold"
-        raise InputError(f"{source}: {problem} {kind}: give {field}, one of {', '.join(features)}")
-    return candidates[0]
-
-
-def name_classes(labels: list, column: str) -> list[str]:
-    """Class names of labels that are plain numbers or strings: the distinct ones, in ascending order.
-
-    Args:
-        labels: Labels of the training part.
-        column: The column, for messages.
-
-    Raises:
-        InputError: A label is missing, or there are more distinct labels than one per two images.
-    """
-    if None in labels:
-        raise InputError(f"{column}: row {labels.index(None)} has no label")
-    distinct = sorted(set(labels))
-    if 2 * len(distinct) > len(labels):
-        raise InputError(f"{column}: {len(distinct):,} different labels on {len(labels):,} images cannot be classes")
-    return [str(value) for value in distinct]
-
-
-class LabelIds:
-    """Maps a column's labels to class ids, and those to positions among the selected classes.
-
-    Args:
-        labels: The label of each class as the column writes it, in label order.
-        class_ids: The selected classes.
-        where: The part, for messages.
-
-    Attributes:
-        share: Share of the classes that are selected.
-    """
-
-    def __init__(self, labels: Sequence[int | str], class_ids: Iterable[int], where: str):
-        self._where = where
-        self._ids = {str(label): number for number, label in enumerate(labels)}
-        self._positions = {number: position for position, number in enumerate(class_ids)}
-        self.share = len(self._positions) / len(labels)
-
-    def position(self, label: int | str | None, row: int) -> int | None:
-        """Position of a label among the selected classes; None where its class is not selected.
-
-        Raises:
-            InputError: The label is missing, or the training part does not have it.
-        """
-        number = self._ids.get(str(label))
-        if number is None:
-            problem = f"has label {label!r}, which the training part does not have"
-            if label is None or label == -1:
-                problem = "has no label"
-            raise InputError(f"{self._where}: row {row} {problem}")
-        return self._positions.get(number)
 
 
 # Rows: read, decoded and packed.
@@ -498,6 +545,10 @@ class StreamReader:
                     next(self._rows)
             rows = [row for _, row in zip(range(stop - start), self._rows)]
             self._position = start + len(rows)
+            if len(rows) < stop - start and self.n_rows not in (None, self._position):
+                raise InputError(
+                    f"{self._packer.where}: {self._position:,} rows were read, but its files hold {self.n_rows:,}"
+                )
             next_state = self._dataset.state_dict()
             block = self._packer.pack(rows, start)
         block.state = next_state

@@ -214,9 +214,16 @@ class Source:
         """The training images.
 
         Raises:
-            InputError: An image cannot be decoded (unless skipped), or the cache's disk is full.
+            InputError: An image cannot be decoded (unless skipped), a class has no images, or the disk is full.
         """
-        return self._read_part("train") if self._origin.has_test else self._divided[0]
+        train = self._read_part("train") if self._origin.has_test else self._divided[0]
+        missing = np.flatnonzero(np.bincount(train.labels, minlength=len(self.class_names)) == 0)
+        if len(missing):
+            raise InputError(
+                f"{self.name}: {len(missing):,} of its {len(self.class_names):,} classes have no training images, "
+                f"{self.class_names[missing[0]]} for instance: add some, or list the other classes with classes=FILE"
+            )
+        return train
 
     @functools.cached_property
     def test(self) -> Split:

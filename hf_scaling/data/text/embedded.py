@@ -31,6 +31,7 @@ class FileTexts:
         extract: File -> its documents.
         version: Changes when `extract` gives other documents.
         is_available: Whether every machine has the files.
+        test_paths: The files of its test part, if it has one of its own.
     """
 
     name: str
@@ -39,17 +40,24 @@ class FileTexts:
     extract: Callable[[Path], Iterable[str]]
     version: str = "1"
     is_available: bool = True
+    test_paths: tuple[Path, ...] = ()
 
-    has_test = False
+    @property
+    def has_test(self) -> bool:
+        """Whether it has a test part of its own."""
+        return bool(self.test_paths)
 
     def identity(self, root: Path, progress: bool) -> dict:
         """What determines the documents; `root` is the cache's folder."""
-        digest = hash_files(self.paths, self.base, root, progress)
-        return {"texts": self.name, "version": self.version, "files": digest}
+        digest = hash_files((*self.paths, *self.test_paths), self.base, root, progress)
+        identity = {"texts": self.name, "version": self.version, "files": digest}
+        if self.has_test:
+            identity["n_files"] = {"train": len(self.paths), "test": len(self.test_paths)}
+        return identity
 
     def documents(self, part: str) -> Iterator[str]:
         """The documents, in the order of the files' names."""
-        for path in sorted(self.paths):
+        for path in sorted(self.test_paths if part == "test" else self.paths):
             yield from self.extract(path)
 
 

@@ -8,25 +8,45 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import safetensors.numpy
 from filelock import FileLock
 from tqdm import tqdm
 
-from hf_scaling.data.cache import cache_root
-from hf_scaling.data.loading import TEST_PARTS, dataset_errors, find_train_part, locate
+from hf_scaling.data.cache import cache_root, log_once
+from hf_scaling.data.folders import PARTS, describe_unused, list_files
+from hf_scaling.data.loading import (
+    TEST_PARTS,
+    count_rows,
+    dataset_errors,
+    find_train_part,
+    locate,
+    remembered,
+)
 from hf_scaling.data.sampling import seeded_keys
 from hf_scaling.data.text.embedded import EMBEDDED, FileTexts, embedded_texts
 from hf_scaling.data.text.tokens import TextTokenizer, load_tokenizer
 from hf_scaling.errors import InputError
 from hf_scaling.files import replacing
+from hf_scaling.text import listing
+
+if TYPE_CHECKING:
+    import datasets
 
 _log = logging.getLogger(__name__)
+
+#: Suffixes of files that are documents.
+TEXT_SUFFIXES = (".txt", ".md")
+# Files that belong to a data set rather than to its text.
+_LOOSE = re.compile(r"(licen[cs]e|copying|notice|readme|changelog|changes|authors|contributing|citation)", re.I)
+#: Suffixes of data files with a column of text.
+DATA_SUFFIXES = (".parquet", ".jsonl", ".csv")
 
 _HELD_OUT_SHARE = 10  # one part in so many is held out, for the test and for the validation part
 _LARGEST_TEST, _LARGEST_VALIDATION = 100_000, 20_000  # tokens
@@ -46,8 +66,8 @@ def open_text(
     """Open a source of text.
 
     Args:
-        name: An embedded source (docs/text.md lists them), a .txt file or a folder of them (each a document), a
-            Parquet file, or a Hub id (an existing path wins).
+        name: An embedded source (docs/text.md lists them), a .txt or .md file or a folder of them (each a document),
+            a .parquet, .jsonl or .csv file or a folder of them, or a Hub id (an existing path wins).
         tokenizer: "bytes", a folder with tokenizer.json, or a Hub id.
         text_column: Column of the text; None finds it where there is one.
         streaming: Read a Hub id once, in order, rather than download and convert it completely first.
@@ -65,14 +85,95 @@ def open_text(
     root, path = cache_root(cache_dir), Path(name)
     texts = embedded_texts(str(name)) if not path.exists() else None
     if texts is None:
-        files = sorted(path.rglob("*.txt")) if path.is_dir() else [path] * (path.suffix == ".txt" and path.is_file())
-        if files:
+        parts = find_documents(path) if path.exists() else {}
+        if parts:
             extract = functools.partial(_read_document, skip_empty=skip_empty)
             source_name = path.resolve().name if path.is_dir() else path.stem
-            texts = FileTexts(source_name, tuple(files), path, extract, is_available=False)
+            train, test = parts["train"], parts.get("test", parts.get("validation", ()))
+            texts = FileTexts(source_name, train, path, extract, is_available=False, test_paths=test)
         else:
             texts = DatasetTexts(str(name), text_column, streaming, skip_empty, root, progress)
     return TextSource(texts, load_tokenizer(str(tokenizer)), root, progress)
+
+
+def find_documents(path: Path) -> dict[str, tuple[Path, ...]]:
+    """The text files of a folder by part, each of which is a document.
+
+    Data files win over loose licences and readmes. Top folders are parts as those of images are; so are files that
+    are called train.txt, valid.txt and test.txt alone. Files that are not used are counted in a warning.
+
+    Args:
+        path: The folder, or a single file.
+
+    Returns:
+        "train" and, where they exist, "validation" and "test"; empty where `path` holds data files, or nothing.
+
+    Raises:
+        InputError: Documents beside data files, or folders of which some look like parts.
+    """
+    if path.is_file():
+        return {"train": (path,)} if path.suffix.lower() in TEXT_SUFFIXES else {}
+    names = list_files(path)
+    documents = [name for name in names if Path(name).suffix.lower() in TEXT_SUFFIXES]
+    loose = [name for name in documents if "/" not in name and _LOOSE.match(name)]
+    documents = [name for name in documents if name not in set(loose)] or loose
+    data_files = [name for name in names if Path(name).suffix.lower() in DATA_SUFFIXES]
+    if data_files:
+        if documents != loose:
+            raise InputError(
+                f"{path}: holds data files ({data_files[0]}) and {len(documents):,} text files ({documents[0]}): move "
+                "one kind out"
+            )
+        _log_unused(path, set(names) - set(data_files))
+        return {}
+    if not documents:
+        return {}
+    parts = _document_parts(path, documents)
+    used = {name for files in parts.values() for name in files}
+    if "test" in parts and "validation" in parts:
+        used -= set(parts.pop("validation"))
+    _log_unused(path, set(names) - used)
+    return {part: tuple(path / name for name in files) for part, files in parts.items()}
+
+
+def _document_parts(path: Path, documents: Sequence[str]) -> dict[str, list[str]]:
+    """Part to documents: by the top folders, by file names that are names of parts, else all in the training part."""
+    wrapped = ""
+    tops = {name.partition("/")[0] for name in documents}
+    while (
+        len(tops) == 1
+        and all("/" in name[len(wrapped) :] for name in documents)
+        and not any(top.lower() in PARTS for top in tops)
+    ):
+        wrapped += f"{tops.pop()}/"
+        tops = {name[len(wrapped) :].partition("/")[0] for name in documents}
+    top_of = {name: name[len(wrapped) :].partition("/")[0] for name in documents}
+    folders = sorted({top for name, top in top_of.items() if "/" in name[len(wrapped) :]})
+    others = [top for top in folders if top.lower() not in PARTS]
+    parts = {top: PARTS[top.lower()] for top in folders if top not in others}
+    if len(parts) > 1 and others:
+        raise InputError(
+            f"{path}: the folders {listing(list(parts))} look like parts and {listing(others)} do not: move the "
+            "others into the parts, or the parts out"
+        )
+    stems = {top: PARTS.get(Path(top).stem.lower()) for top in top_of.values()}
+    if not folders and len(stems) > 1 and all(stems.values()):
+        parts = stems
+    elif others or not parts:
+        return {"train": list(documents)}
+    if len(set(parts.values())) < len(parts):
+        raise InputError(f"{path}: {listing(list(parts))}: two of these are names of one part: merge or rename one")
+    if "train" not in parts.values():
+        raise InputError(f"{path}: has {listing(list(parts))} but no training part: rename one to train")
+    if wrapped:
+        log_once(f"{path}: its only folder {wrapped.rstrip('/')} was entered")
+    return {part: [name for name in documents if top_of[name] == top] for top, part in parts.items()}
+
+
+def _log_unused(path: Path, names: Iterable[str]) -> None:
+    unused = Counter(Path(name).suffix.lower() or "(without a suffix)" for name in names)
+    if unused:
+        log_once(f"{path}: {describe_unused(unused)}")
 
 
 class Texts(Protocol):
@@ -302,17 +403,28 @@ class DatasetTexts:
     def __init__(self, name: str, column: str | None, streaming: bool, skip_empty: bool, root: Path, progress: bool):
         self._streaming, self._skip_empty = streaming, skip_empty
         with dataset_errors(name):
-            self.name, self._builder, self._content = locate(name, root, progress, EMBEDDED)
-            self._streams = self._builder.as_streaming_dataset()
-            train = find_train_part(self._streams, name)
-            test = next((part for part in TEST_PARTS if part in self._streams and part != train), None)
-            self._parts, self.has_test = {"train": train, "test": test}, test is not None
-            features = self._streams[train].features or next(iter(self._streams[train]))
-            self._column = find_text_column(features, column, name)
+            self._located = locate(name, root, progress, EMBEDDED, DATA_SUFFIXES)
+            self.name = self._located.name
+            basis = {**self._located.content, "text": column}
+            facts = remembered(root, basis, lambda: self._describe(self._located.builder(), name, column))
+        self._parts, self._column, self._config = facts["parts"], facts["column"], facts["config"]
+        self.has_test = self._parts["test"] is not None
 
     def identity(self, root: Path, progress: bool) -> dict:
         """What determines the documents."""
-        return {**self._content, **self._parts, "column": self._column}
+        return {**self._located.content, **self._parts, "column": self._column, "config": self._config}
+
+    def _describe(self, builder: "datasets.DatasetBuilder", name: str, column: str | None) -> dict[str, Any]:
+        """Parts and column of a data set, as JSON values."""
+        streams = builder.as_streaming_dataset()
+        train = find_train_part(streams, name)
+        test = next((part for part in TEST_PARTS if part in streams and part != train), None)
+        features = streams[train].features or next(iter(streams[train]))
+        return {
+            "parts": {"train": train, "test": test},
+            "column": find_text_column(features, column, name),
+            "config": builder.config.name if "hub" in self._located.content else None,
+        }
 
     def documents(self, part: str) -> Iterator[str]:
         """The documents of "train" or "test", in order.
@@ -322,17 +434,24 @@ class DatasetTexts:
         """
         part = self._parts[part]
         with dataset_errors(self.name):
+            builder = self._located.builder()
             if self._streaming:
-                rows = self._streams[part]
+                rows = builder.as_streaming_dataset()[part]
             else:
-                self._builder.download_and_prepare()
-                rows = self._builder.as_dataset(part)
+                builder.download_and_prepare()
+                rows = builder.as_dataset(part)
+            number = -1
             for number, row in enumerate(rows.select_columns([self._column])):
                 text = row[self._column]
                 if text and text.strip():
                     yield text
                 elif not self._skip_empty:
                     raise _empty(f"row {number} of part {part} of {self.name}")
+            n_rows = count_rows([str(file) for file in (builder.config.data_files or {}).get(part, ())])
+            if n_rows not in (None, number + 1):
+                raise InputError(
+                    f"part {part} of {self.name}: {number + 1:,} rows were read, but its files hold {n_rows:,}"
+                )
 
 
 def find_text_column(features: Mapping, requested: str | None, source: str) -> str:
