@@ -54,7 +54,7 @@ def test_null_lists_and_dicts_are_values(write):
 
 @pytest.mark.parametrize(
     ("text", "argv", "background"),
-    [("", [], None), ("background: '#808080'", [], "#808080"), ("", ["--background", "#0f0"], "#0f0")],
+    [("seed: 0", [], None), ("background: '#808080'", [], "#808080"), ("seed: 0", ["--background", "#0f0"], "#0f0")],
 )
 def test_a_background_reaches_the_source(write, text, argv, background):
     fields, _ = parse_pretrain(argv, write(text))
