@@ -19,6 +19,7 @@ _HOMES = {
     "compare_laws": "fitting",
     "find_boundary": "boundary",
     "fit_law": "fitting",
+    "import_results": "results",
     "plan": "planning",
     "suggest_runs": "planning",
     "transfer_gaps": "planning",

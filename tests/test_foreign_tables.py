@@ -213,7 +213,7 @@ def test_a_column_is_proposed_once_and_others_never():
     assert similar_columns(["loss"], ["train_loss", "val_loss"]) == {"loss": "val_loss"}
 
 
-LOSS_2D = [f"{2 + (n * 1e-6) ** -0.3 + (d * 1e-8) ** -0.3:.6f}" for n in SIZES for d in 100 * SIZES]
+LOSS_2D = [f"{0.2 + 0.1 * (n * 1e-6) ** -0.3 + 0.1 * (d * 1e-8) ** -0.3:.6f}" for n in SIZES for d in 100 * SIZES]
 GRID = [(f"{n:.0f}", f"{d:.0f}") for n in SIZES for d in 100 * SIZES]
 
 

@@ -272,7 +272,9 @@ def similar_columns(wanted: Iterable[str], available: Iterable[str]) -> dict[str
     for ours in sorted(wanted, key=lambda name: name not in OTHER_NAMES):
         scored = [(rank, name, factor) for name in left for rank, factor in [_rank(ours, name)] if rank is not None]
         if not scored:
-            near = difflib.get_close_matches(ours, left, n=1, cutoff=0.75) if len(ours) > 3 else []
+            # Not train_loss for train_flops.
+            unknown = [name for name in left if _meaning(name) == name and name not in OTHER_NAMES]
+            near = difflib.get_close_matches(ours, unknown, n=1, cutoff=0.75) if len(ours) > 3 else []
             scored = [(0, name, 1.0) for name in near]
         if scored:
             _, name, factor = min(scored, key=lambda item: item[0])

@@ -1,0 +1,90 @@
+"""`hf-scaling import`: runs that other tools logged, and wide tables, as a results table."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_scaling.cli._arguments import add_names_arguments, arm_names, pairs, to_json
+from hf_scaling.errors import InputError
+from hf_scaling.text import listing
+
+if TYPE_CHECKING:
+    from hf_scaling.results.imports import Imported
+
+HELP = "Turn a Trainer's logs, a W&B export or a wide table into a results table."
+EXAMPLE = "hf-scaling import outputs/ --map n_finetune=unique_samples --out results.csv"
+# Laws for the sizes that vary; of the others the first is the x of a power law.
+_LAWS = {
+    ("n_params", "n_pretrain"): "chinchilla",
+    ("n_pretrain", "n_finetune"): "transfer_gap",
+    ("n_params", "n_pretrain", "n_finetune"): "transfer_gap_joint",
+}
+_ALONG = ("n_pretrain", "n_finetune", "n_params", "samples_seen", "train_flops", "step", "epoch")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    what_help = "trainer_state.json, a folder of run folders that hold one, a W&B CSV export, or a wide table"
+    parser.add_argument("what", metavar="WHAT", help=what_help)
+    add_names_arguments(parser)
+    out_help = "a .csv or .parquet file, or a folder (default: NAME-results.csv in the current folder)"
+    parser.add_argument("--out", metavar="FOLDER", help=out_help)
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON: kind, mapping, unused, notes, n_rows, path, next"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Import, write the table, print the mapping and the next command."""
+    from hf_scaling.results.imports import KINDS, import_results
+
+    imported = import_results(arguments.what, pairs(arguments.map, "--map"), arm_names(arguments.arm_names))
+    path = _write(imported, arguments.what, arguments.out)
+    frame = imported.table.to_pandas()
+    n_runs = int(frame["run"].nunique()) if "run" in frame.columns else None
+    following = _next_command(imported, path)
+    if arguments.json:
+        names = ("kind", "mapping", "unused", "notes")
+        content = {name: getattr(imported, name) for name in names}
+        print(to_json({**content, "n_rows": len(frame), "n_runs": n_runs, "path": str(path), "next": following}))
+        return
+    runs = f" of {n_runs} run{'s' * (n_runs != 1)}" if n_runs else ""
+    print(f"{len(frame)} rows{runs} from {arguments.what}: {KINDS[imported.kind]}")
+    print("columns, ours and theirs; correct one with --map OURS=THEIRS, leave one out with --map OURS=none:")
+    width = max(map(len, imported.mapping), default=0)
+    for ours, theirs in imported.mapping.items():
+        print(f"  {ours:<{width}}  {theirs}")
+    if imported.unused:
+        print(f"kept as they are: {listing(imported.unused, 20)}")
+    for note in imported.notes:
+        print(f"note    {note}")
+    print(f"table   {path}")
+    print(f"next    {following}")
+
+
+def _write(imported: "Imported", what: str, out: str | None) -> Path:
+    from hf_scaling.results.files import write
+
+    source = Path(what).resolve()
+    folder = source.parent.parent if source.parent.name.startswith("checkpoint-") else source.parent
+    stem = folder.name if source.suffix == ".json" else source.name.split(".")[0]
+    path = Path(out or f"{stem}-results.csv")
+    if path.resolve() == source:
+        raise InputError(f"--out {path}: this is the table to import; give another file")
+    if path.suffix not in (".csv", ".parquet"):
+        return imported.table.save(path)
+    write(imported.table.to_dataset().data.table, path)
+    return path
+
+
+def _next_command(imported: "Imported", path: Path) -> str:
+    """A fit of the table's sizes that vary."""
+    import shlex
+
+    frame = imported.table.to_pandas()
+    varied = [name for name in _ALONG if name in frame.columns and frame[name].nunique() > 1]
+    sizes = tuple(name for name in ("n_params", "n_pretrain", "n_finetune") if name in varied)
+    law = ["--law", _LAWS.get(sizes, "power_law")]
+    law += [] if sizes in _LAWS else ["--x", varied[0]] if varied else []
+    target = next((name for name in ("loss", "error", "accuracy") if name in frame.columns), "loss")
+    return shlex.join(["hf-scaling", "fit", str(path), *law, "--target", target])
