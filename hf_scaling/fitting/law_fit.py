@@ -313,8 +313,7 @@ class LawFit:
 
             if "config.json" in base.files:
                 raise InputError(f"{repo_id} holds a model (config.json): push the law to a repository of its own")
-            old = base.read(_CARD).decode("utf-8", "replace") if _CARD in base.files else ""
-            card = renew_card(old, content[_CARD].decode(), repo_id)
+            card = renew_card(base.readme(), content[_CARD].decode(), repo_id)
             return [CommitOperationAdd(name, data) for name, data in {**content, _CARD: card.encode()}.items()]
 
         return hub.commit(repo_id, "model", prepare, f"{self.law} for {self.settings['target']}", private, dry_run)

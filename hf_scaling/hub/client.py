@@ -144,6 +144,10 @@ class RemoteFolder:
             if isinstance(entry, RepoFile)
         }
 
+    def readme(self) -> str:
+        """The text of README.md; empty where there is none."""
+        return self.read("README.md").decode("utf-8", "replace") if "README.md" in self.files else ""
+
     def read(self, path: str) -> bytes:
         """The content of a file.
 

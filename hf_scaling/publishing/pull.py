@@ -153,22 +153,15 @@ def pull_study(
     if models not in MODELS:
         raise InputError(f"models {models!r}: choose {', '.join(MODELS)}")
     out = Path(out or Path("studies") / repo_id.rpartition("/")[2])
-    snapshot = hub.download(repo_id, repo_type="dataset", revision=revision, allow_patterns=[FILE, _GRID])
-    # A data set without study.json is results alone.
-    has_manifest = (snapshot / FILE).is_file()
-    manifest = Manifest.from_json((snapshot / FILE).read_bytes(), repo_id) if has_manifest else Manifest()
-    # Of the same commit, whatever is pushed meanwhile.
-    table = ResultsTable.load(repo_id, snapshot.name)
-    merged = ResultsTable.open(out / "results").merge(table)
-    _copy_grid(snapshot / _GRID, out / _GRID)
-    merged.save(out / "results")
-    logger.info("%s rows of %s; %s now holds %s", format_whole(len(table)), repo_id, out, format_whole(len(merged)))
+    manifest, table = _pull_rows(repo_id, revision, out)
     rows = {row["run_id"]: row for row in table.rows()}
-    wanted = _runs_to_pull(rows, models)
+    started_from = {row[name] for row in rows.values() for name in ("parent", "teacher")}
     for run_id, model in manifest.models.items():
-        folder = out / "runs" / run_id
-        if run_id in wanted and not folder.exists():
-            _pull_run(model, rows[run_id], folder)
+        row, folder = rows.get(run_id), out / "runs" / run_id
+        if row is None or models == "none" or folder.exists():
+            continue
+        if models == "all" or row["stage"] == "pretrain" or run_id in started_from:
+            _pull_run(model, row, folder)
     for name, law in manifest.laws.items():
         folder = out / "laws" / name
         if not folder.exists():
@@ -179,60 +172,52 @@ def pull_study(
     return out
 
 
-def _copy_grid(source: Path, path: Path) -> None:
-    """Copy a valid grid, unless the folder has a different one."""
-    if not source.is_file():
+def _pull_rows(repo_id: str, revision: str | None, out: Path) -> tuple[Manifest, ResultsTable]:
+    """Merge the rows of a study into those of a folder, and copy its grid unless the folder has a different one."""
+    snapshot = hub.download(repo_id, repo_type="dataset", revision=revision, allow_patterns=[FILE, _GRID])
+    # A data set without study.json is results alone.
+    has_manifest = (snapshot / FILE).is_file()
+    manifest = Manifest.from_json((snapshot / FILE).read_bytes(), repo_id) if has_manifest else Manifest()
+    # Of the same commit, whatever is pushed meanwhile.
+    table = ResultsTable.load(repo_id, snapshot.name)
+    merged = ResultsTable.open(out / "results").merge(table)
+    source, path = snapshot / _GRID, out / _GRID
+    if source.is_file():
+        Grid.load(source)
+        content = source.read_text(encoding="utf-8")
+        if path.is_file() and path.read_text(encoding="utf-8") != content:
+            logger.warning("%s differs from the one on the Hub and stays as it is", path)
+        else:
+            files.write_text(path, content)
+    else:
         logger.warning("no %s on the Hub: the rows are here, but the study cannot be resumed from a grid", _GRID)
-        return
-    Grid.load(source)
-    content = source.read_text(encoding="utf-8")
-    if path.is_file() and path.read_text(encoding="utf-8") != content:
-        logger.warning("%s differs from the one on the Hub and stays as it is", path)
-        return
-    files.write_text(path, content)
-
-
-def _runs_to_pull(rows: Mapping[str, Mapping[str, Any]], models: str) -> set[str]:
-    """The run ids whose checkpoints are downloaded."""
-    if models != "parents":
-        return set(rows) if models == "all" else set()
-    started_from = {row[name] for row in rows.values() for name in ("parent", "teacher")}
-    return {run_id for run_id, row in rows.items() if row["stage"] == "pretrain" or run_id in started_from}
+    merged.save(out / "results")
+    logger.info("%s rows of %s; %s now holds %s", format_whole(len(table)), repo_id, out, format_whole(len(merged)))
+    return manifest, table
 
 
 def _pull_run(repo_id: str, row: Mapping[str, Any], folder: Path) -> None:
-    """Download the folder of a run, whole or not at all."""
+    """Download the folder of a run, whole or not at all.
+
+    Raises:
+        InputError: It is another run than the study's row, has no safetensors weights, or files that are refused.
+    """
+    run_id = row["run_id"]
     snapshot = hub.download(repo_id, allow_patterns=_CHECKPOINT)
-    _check_run(snapshot, row, repo_id)
+    stated = files.read_yaml(snapshot / "run.yaml", "run").get("run_id")
+    if stated != run_id:
+        raise InputError(f"{repo_id}: its run.yaml is of run {stated!r}, not of {run_id}")
+    rows = {result["run_id"]: result for result in ResultsTable.load(snapshot / "results").rows()}
+    if run_id not in rows or not same_values(rows[run_id], row):
+        raise InputError(f"{repo_id}: its results are not those of run {run_id} in the study")
+    check_files(snapshot, repo_id)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         # The snapshot consists of links into the cache; the copies are files.
-        for path in sorted(snapshot.rglob("*")):
-            if path.is_file():
-                target = temporary / path.relative_to(snapshot)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
+        shutil.copytree(snapshot, temporary, dirs_exist_ok=True, copy_function=shutil.copyfile)
         temporary.chmod(0o755)
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     logger.info("model %s of %s", folder.name, repo_id)
-
-
-def _check_run(folder: Path, row: Mapping[str, Any], repo_id: str) -> None:
-    """Check that a downloaded checkpoint is that of the study's row and holds nothing that may run code.
-
-    Raises:
-        InputError: It is another run, has no safetensors weights, or files that are refused.
-    """
-    run_id = row["run_id"]
-    stated = files.read_yaml(folder / "run.yaml", "run").get("run_id")
-    if stated != run_id:
-        raise InputError(f"{repo_id}: its run.yaml is of run {stated!r}, not of {run_id}")
-    rows = {result["run_id"]: result for result in ResultsTable.load(folder / "results").rows()}
-    if run_id not in rows or not same_values(rows[run_id], row):
-        raise InputError(f"{repo_id}: its results are not those of run {run_id} in the study")
-    if not any(folder.glob("model*.safetensors")):
-        raise InputError(f"{repo_id} holds no weights as model.safetensors, the only format that is loaded")
-    check_files(folder, repo_id)

@@ -81,45 +81,28 @@ def push_checkpoint(
         PushError: Offline, or the Hub kept failing.
     """
     folder = Path(folder)
-    row = _checked_row(folder)
+    for name, why in (
+        ("config.json", "this is no checkpoint"),
+        (_CARD, "a checkpoint is not pushed without its card"),
+    ):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: {name} is missing: {why}")
+    check_files(folder)
+    if not any((folder / "results").glob("*.parquet")):
+        raise InputError(f"{folder}: results/ holds no row, so the run is not finished: run its recipe again first")
+    row = ResultsTable.load(folder / "results").rows()[-1]
     stage = "fine-tuned" if row["stage"] == "finetune" else "pretrained"
     message = f"Add {row['model']}, {row['arm']}, {stage} (run {row['run_id']})"
 
     def prepare(base: hub.RemoteFolder) -> "list[CommitOperation]":
         from huggingface_hub import CommitOperationAdd
 
-        old = base.read(_CARD).decode("utf-8", "replace") if _CARD in base.files else ""
-        card = cards.renew_card(old, _card(folder, row, repo_id, places or {}), repo_id).encode()
         paths = {path for pattern in _PUSHED for path in folder.glob(pattern) if path.is_file()}
-        files: dict[str, Any] = {
-            path.relative_to(folder).as_posix(): path for path in paths if not path.name.startswith(".")
-        }
-        files[_CARD] = card
-        if evaluation := _evaluation(row):
-            files[_EVALUATION] = evaluation
+        files = {path.relative_to(folder).as_posix(): path for path in paths if not path.name.startswith(".")}
+        files |= _generated_files(folder, row, repo_id, places or {}, base.readme())
         return [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
 
     return hub.commit(repo_id, "model", prepare, message, private=private, dry_run=dry_run)
-
-
-def _checked_row(folder: Path) -> dict[str, Any]:
-    """The results row of the finished run in a folder.
-
-    Raises:
-        InputError: The folder may not be pushed.
-    """
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} holds no checkpoint: config.json is missing")
-    if not any(folder.glob("model*.safetensors")):
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
-        reason = f"; {pickles[0]} may run code when it is loaded and is not pushed" if pickles else ""
-        raise InputError(f"{folder} holds no weights as model.safetensors{reason}")
-    check_files(folder)
-    if not (folder / _CARD).is_file():
-        raise InputError(f"{folder}: README.md is missing: a checkpoint is not pushed without its card")
-    if not any((folder / "results").glob("*.parquet")):
-        raise InputError(f"{folder}: results/ holds no row, so the run is not finished: run its recipe again first")
-    return ResultsTable.load(folder / "results").rows()[-1]
 
 
 def check_files(folder: Path, name: str | None = None) -> None:
@@ -130,11 +113,16 @@ def check_files(folder: Path, name: str | None = None) -> None:
         name: What messages call the folder; its path when None.
 
     Raises:
-        InputError: A damaged or disguised safetensors file, invalid JSON, or a configuration that names code to run.
+        InputError: No safetensors weights, a damaged or disguised file of them, invalid JSON, or a configuration that
+            names code to run.
     """
     from safetensors import SafetensorError, safe_open
 
     name = name or str(folder)
+    if not any(folder.glob("model*.safetensors")):
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+        reason = f"; {pickles[0]} is refused, since it may run code when it is loaded" if pickles else ""
+        raise InputError(f"{name} holds no weights as model.safetensors, the only format that is supported{reason}")
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="numpy") as file:
@@ -150,28 +138,29 @@ def check_files(folder: Path, name: str | None = None) -> None:
             raise InputError(f"{name}/{path.name} is refused: auto_map names code that would run when it is loaded")
 
 
-def _card(folder: Path, row: Mapping[str, Any], repo_id: str, places: Mapping[str, str]) -> str:
-    """The card of the folder with the Hub ids of the repository, its teacher and its parent."""
+def _generated_files(
+    folder: Path, row: Mapping[str, Any], repo_id: str, places: Mapping[str, str], old_card: str
+) -> dict[str, bytes]:
+    """The card, with the Hub ids of the repository, its teacher and its parent; and the score in the Hub's format.
+
+    There is no score where the evaluation data is not on the Hub.
+    """
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
     text = (folder / _CARD).read_text(encoding="utf-8").replace(PLACE, repo_id)
     head, body = cards.read_card(text, str(folder / _CARD))
     if row["teacher"] in places:
         head["teacher_model"] = places[row["teacher"]]
     if row["stage"] == "finetune" and row["parent"] in places:
         head["base_model"] = places[row["parent"]]
-    return cards.with_head(head, body)
-
-
-def _evaluation(row: Mapping[str, Any]) -> bytes | None:
-    """The score as the Hub shows it beside a data set; None where the evaluation data is not on the Hub."""
-    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-
+    files = {_CARD: cards.renew_card(old_card, cards.with_head(head, body), repo_id).encode()}
     source = row["downstream"] or row["upstream"]
-    if not hub.is_repo_id(source):
-        return None
-    notes = f"top-1 accuracy on {format_whole(row['n_eval'])} of split {row['eval_split']}"
-    date = row["created_at"].date().isoformat()
-    entry = EvalResultEntry(source, "default", round(1 - row["error"], 6), date=date, notes=notes)
-    return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False).encode()
+    if hub.is_repo_id(source):
+        notes = f"top-1 accuracy on {format_whole(row['n_eval'])} of split {row['eval_split']}"
+        date = row["created_at"].date().isoformat()
+        entry = EvalResultEntry(source, "default", round(1 - row["error"], 6), date=date, notes=notes)
+        files[_EVALUATION] = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False).encode()
+    return files
 
 
 # Hub arguments of the Trainer that have no effect here -> what to know instead.

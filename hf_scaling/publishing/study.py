@@ -3,11 +3,12 @@
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hf_scaling import hub
 from hf_scaling.errors import InputError, PushError
@@ -16,9 +17,6 @@ from hf_scaling.publishing.pull import Manifest, push_manifest
 from hf_scaling.publishing.push import push_checkpoint
 from hf_scaling.results import ResultsTable
 from hf_scaling.text import format_value, format_whole
-
-if TYPE_CHECKING:
-    from huggingface_hub import Collection
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +43,12 @@ class Part:
         kind: "results", "model", "law", "report" or "collection".
         name: The run id of a model, the folder name of a law; else "".
         repo_id: Repository on the Hub.
-        push: Pushes the part.
         note: Text beside it in the collection.
     """
 
     kind: str
     name: str
     repo_id: str
-    push: Callable[[], Written]
     note: str = ""
 
 
@@ -112,19 +108,19 @@ def push_study(
     if models not in MODELS:
         raise InputError(f"models {models!r}: choose {', '.join(MODELS)}")
     study = _Study(Path(folder), namespace, name, models, private, dry_run)
-    results = study.results()
-    outcomes = [Outcome(results.kind, results.repo_id, results.push())]
+    results = Part("results", "", study.repo_id, f"{format_whole(len(study.table))} runs, one row each")
+    outcomes, arrived = [Outcome(results.kind, results.repo_id, study.push(results))], [results]
     study.update_report()
-    arrived = [results]
-    parts = [*study.parts(), Part("collection", "", study.repo_id, lambda: study.show(arrived))]
+    parts = study.parts()
     failures = 0
     if on_outcome:
-        on_outcome(outcomes[0], 1, len(parts) + 1)
-    for part in parts:
+        on_outcome(outcomes[0], 1, len(parts) + 2)
+    for part in [*parts, Part("collection", "", study.repo_id)]:
         try:
             if failures >= _MOST_FAILURES:
                 raise PushError("not tried, since the parts before it did not arrive")
-            outcome = Outcome(part.kind, part.repo_id, part.push())
+            written = study.show(arrived) if part.kind == "collection" else study.push(part, parts)
+            outcome = Outcome(part.kind, part.repo_id, written)
             arrived.append(part)
             failures = 0
         except (InputError, PushError) as error:
@@ -132,7 +128,7 @@ def push_study(
             failures += 1
         outcomes.append(outcome)
         if on_outcome:
-            on_outcome(outcome, len(outcomes), len(parts) + 1)
+            on_outcome(outcome, len(outcomes), len(parts) + 2)
     return outcomes
 
 
@@ -149,48 +145,84 @@ class _Study:
         self.no_report = ""
 
     def update_report(self) -> None:
-        """Write report and laws where they are missing or older than the results; in a dry run only note that."""
-        report = self.folder / REPORT
+        """Write report and laws where they are missing or older than the results; in a dry run only note that.
+
+        The law of each part, target and arm of the report becomes laws/law-NAME.
+        """
+        report, laws = self.folder / REPORT, self.folder / "laws"
         newest = max((file.stat().st_mtime for file in (self.folder / "results").glob("*.parquet")), default=0.0)
-        has_laws = any(self.folder.glob("laws/*/law.json"))
-        if has_laws and report.is_file() and report.stat().st_mtime >= newest:
+        if any(laws.glob("*/law.json")) and report.is_file() and report.stat().st_mtime >= newest:
             return
         if self.dry_run:
             self.no_report = "would be written from the results first, with its laws"
             return
+        from hf_scaling.report import write_report
+
         logger.info("%s: writing the report and its laws first", self.folder)
         try:
-            _write_report(self.folder)
+            findings = write_report(self.table, report)
+            for old in laws.glob(f"{_LAW_PREFIX}*"):
+                shutil.rmtree(old)
+            counts: Counter[str] = Counter()
+            fitted = [(found, law) for found in findings.parts for law in found.laws if law.fit is not None]
+            for found, law in fitted:
+                # law-loss-plain-glyphs-digits; cut after a whole word where the Hub would refuse it.
+                name, words = _LAW_PREFIX.rstrip("-"), f"{law.target} {law.arm.label} {found.part.title}".lower()
+                for word in re.findall(r"[a-z0-9]+", words.replace(", then ", " ")):
+                    if len(name) + 1 + len(word) > _LONGEST_LAW - len("-99"):
+                        break
+                    name = f"{name}-{word}"
+                counts[name] += 1
+                law.fit.save_pretrained(laws / (f"{name}-{counts[name]}" if counts[name] > 1 else name))
         except InputError as error:
             self.no_report = str(error)
 
-    def results(self) -> Part:
-        """The rows and the grid, which must arrive before anything else is tried."""
-        grid = self.folder / "grid.yaml"
-        beside = {"grid.yaml": grid.read_bytes()} if grid.is_file() else {}
+    def parts(self) -> list[Part]:
+        """The parts but the results, in the order in which they are pushed: teachers and parents come first."""
+        runs = self.folder / "runs"
+        rows = [row for row in self.table.rows() if (runs / row["run_id"] / "model.safetensors").is_file()]
+        if self.models != "all":
+            best: dict[tuple, dict[str, Any]] = {}
+            for row in rows if self.models == "best" else ():
+                key = tuple(row[name] for name in ("stage", "model", "n_params", "upstream", "downstream"))
+                if key not in best or _score(row) < _score(best[key]):
+                    best[key] = row
+            rows = list(best.values())
+        rows.sort(key=lambda row: (row["stage"] == "finetune", row["arm"] == "distilled", row["n_params"] or 0))
+        folders = sorted(path.parent.name for path in self.folder.glob("laws/*/law.json"))
+        laws = [_checked(name, "name of a law's folder") for name in folders]
+        return [
+            *(Part("model", row["run_id"], f"{self.repo_id}-{row['run_id']}", describe_run(row)) for row in rows),
+            *(Part("law", name, f"{self.repo_id}-{name}", "a law fitted to the results") for name in laws),
+            Part("report", "", f"{self.repo_id}-report", "figures, laws and answers on one page"),
+        ]
 
-        options = {"private": self.private, "dry_run": self.dry_run, "beside": beside}
-        push = partial(self.table.push_to_hub, self.repo_id, **options)
-        return Part("results", "", self.repo_id, push, f"{format_whole(len(self.table))} runs, one row each")
+    def push(self, part: Part, parts: Sequence[Part] = ()) -> Written:
+        """Push the results and the grid, a model, a law or the report.
 
-    def parts(self) -> Iterator[Part]:
-        """The other parts, in the order in which they are pushed."""
-        rows = self._rows_with_models()
-        places = {row["run_id"]: f"{self.repo_id}-{row['run_id']}" for row in rows}
-        for row in rows:
-            run_id = row["run_id"]
-            folder, repo_id = self.folder / "runs" / run_id, places[run_id]
-            push = partial(push_checkpoint, folder, repo_id, self.private, self.dry_run, places)
-            yield Part("model", run_id, repo_id, push, describe_run(row))
-        for path in sorted(self.folder.glob("laws/*/law.json")):
-            law = _checked(path.parent.name, "name of a law's folder")
-            repo_id = f"{self.repo_id}-{law}"
-            yield Part(
-                "law", law, repo_id, partial(self._push_law, path.parent, repo_id), "a law fitted to the results"
-            )
-        repo_id = f"{self.repo_id}-report"
-        note = "figures, laws and answers on one page"
-        yield Part("report", "", repo_id, partial(self._push_report, repo_id), note)
+        Args:
+            part: What is pushed.
+            parts: All parts: the card of a model names the repositories of its teacher and parent.
+        """
+        private, dry_run = self.private, self.dry_run
+        if part.kind == "results":
+            grid = self.folder / "grid.yaml"
+            beside = {"grid.yaml": grid.read_bytes()} if grid.is_file() else {}
+            return self.table.push_to_hub(part.repo_id, private=private, dry_run=dry_run, beside=beside)
+        if part.kind == "model":
+            places = {other.name: other.repo_id for other in parts if other.kind == "model"}
+            return push_checkpoint(self.folder / "runs" / part.name, part.repo_id, private, dry_run, places)
+        if part.kind == "law":
+            from hf_scaling.fitting import LawFit
+
+            law = LawFit.from_pretrained(self.folder / "laws" / part.name)
+            return law.push_to_hub(part.repo_id, private=private, dry_run=dry_run, dataset=self.repo_id)
+        if not self.no_report:
+            page = (self.folder / REPORT).read_bytes()
+            return push_report(page, len(self.table), self.repo_id, part.repo_id, private, dry_run)
+        if dry_run:
+            return self.no_report
+        raise InputError(f"no report: {self.no_report}")
 
     def show(self, parts: Sequence[Part]) -> Written:
         """List the parts that arrived in study.json, and show them in a collection."""
@@ -205,37 +237,6 @@ class _Study:
         slug = show_in_collection(slug, self.repo_id, parts, self.private)
         push_manifest(Manifest(collection=slug), self.repo_id)
         return f"{len(parts)} repositories in the collection {slug}"
-
-    def _rows_with_models(self) -> list[dict[str, Any]]:
-        """The rows whose checkpoints are pushed: teachers and parents before the runs that name them."""
-        if self.models == "none":
-            return []
-        runs = self.folder / "runs"
-        rows = [row for row in self.table.rows() if (runs / row["run_id"] / "model.safetensors").is_file()]
-        if self.models == "best":
-            best: dict[tuple, dict[str, Any]] = {}
-            for row in rows:
-                key = tuple(row[name] for name in ("stage", "model", "n_params", "upstream", "downstream"))
-                if key not in best or _score(row) < _score(best[key]):
-                    best[key] = row
-            rows = list(best.values())
-        return sorted(
-            rows, key=lambda row: (row["stage"] == "finetune", row["arm"] == "distilled", row["n_params"] or 0)
-        )
-
-    def _push_law(self, folder: Path, repo_id: str) -> Written:
-        from hf_scaling.fitting import LawFit
-
-        law = LawFit.from_pretrained(folder)
-        return law.push_to_hub(repo_id, private=self.private, dry_run=self.dry_run, dataset=self.repo_id)
-
-    def _push_report(self, repo_id: str) -> Written:
-        if self.no_report and self.dry_run:
-            return self.no_report
-        if self.no_report:
-            raise InputError(f"no report: {self.no_report}")
-        page = (self.folder / REPORT).read_bytes()
-        return push_report(page, len(self.table), self.repo_id, repo_id, self.private, self.dry_run)
 
 
 def push_report(
@@ -294,72 +295,37 @@ def show_in_collection(slug: str | None, repo_id: str, parts: Sequence[Part], pr
         InputError: No right to write.
         PushError: Offline, or the Hub kept failing; the same call continues.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import Collection, HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    def find_or_create() -> Collection:
+        if slug is not None:
+            try:
+                return HfApi().get_collection(slug)
+            except HfHubHTTPError as error:
+                # A collection that was removed is created again.
+                if error.response.status_code != 404:
+                    raise
+        namespace, _, name = repo_id.partition("/")
+        description = f"A study made with hf_scaling: results, models, laws and report of {name}"
+        return HfApi().create_collection(
+            name[:_LONGEST_TITLE],
+            namespace=namespace,
+            description=description[:_LONGEST_DESCRIPTION],
+            private=bool(private),
+            exists_ok=True,
+        )
 
     with hub.push_errors(f"the collection of {repo_id}"):
-        collection = hub.retried(lambda: _collection(slug, repo_id, private))
+        collection = hub.retried(find_or_create)
         shown = {(item.item_type, item.item_id) for item in collection.items}
         for part in parts:
             item_type = _ITEM_TYPES[part.kind]
-            if (item_type, part.repo_id) in shown:
-                continue
-            note = part.note[:_LONGEST_NOTE] or None
-            add = partial(HfApi().add_collection_item, collection.slug, part.repo_id, item_type, note=note)
-            hub.retried(partial(add, exists_ok=True))
+            if (item_type, part.repo_id) not in shown:
+                note = part.note[:_LONGEST_NOTE] or None
+                add = partial(HfApi().add_collection_item, collection.slug, part.repo_id, item_type, note=note)
+                hub.retried(partial(add, exists_ok=True))
         return collection.slug
-
-
-def _collection(slug: str | None, repo_id: str, private: bool | None) -> "Collection":
-    """The collection of a study; a new one where it was removed."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if slug is not None:
-        try:
-            return HfApi().get_collection(slug)
-        except HfHubHTTPError as error:
-            if error.response.status_code != 404:
-                raise
-    namespace, _, name = repo_id.partition("/")
-    description = f"A study made with hf_scaling: results, models, laws and report of {name}"
-    return HfApi().create_collection(
-        name[:_LONGEST_TITLE],
-        namespace=namespace,
-        description=description[:_LONGEST_DESCRIPTION],
-        private=bool(private),
-        exists_ok=True,
-    )
-
-
-def _write_report(folder: Path) -> None:
-    """Write the report of a study, and the law of each part, target and arm in it as laws/law-NAME.
-
-    Raises:
-        InputError: The rows cannot be used.
-    """
-    from hf_scaling.report import write_report
-
-    findings = write_report(ResultsTable.load(folder), folder / REPORT)
-    for old in folder.glob(f"laws/{_LAW_PREFIX}*"):
-        shutil.rmtree(old)
-    counts: dict[str, int] = {}
-    for part in findings.parts:
-        for law in part.laws:
-            if law.fit is not None:
-                name = _law_name(law.target, law.arm.label, part.part.title)
-                counts[name] = counts.get(name, 0) + 1
-                number = f"-{counts[name]}" if counts[name] > 1 else ""
-                law.fit.save_pretrained(folder / "laws" / f"{name}{number}")
-
-
-def _law_name(*words: str) -> str:
-    """Words as a name that the Hub allows: law-loss-plain-glyphs-digits; cut after a whole word where too long."""
-    name = _LAW_PREFIX.rstrip("-")
-    for word in re.findall(r"[a-z0-9]+", " ".join(words).lower().replace(", then ", " ")):
-        if len(name) + 1 + len(word) > _LONGEST_LAW - len("-99"):
-            break
-        name = f"{name}-{word}"
-    return name
 
 
 def _score(row: Mapping[str, Any]) -> tuple[float, ...]:

@@ -58,7 +58,7 @@ def write_card(
     )
     values = {
         "title": title,
-        "summary": _summary(frame),
+        **_describe(frame),
         "tables": [
             {"name": name, "n_runs": f"{len(rows):,}", "figure": figures.get(name), "groups": _groups(rows)}
             for name, rows in frames.items()
@@ -69,7 +69,6 @@ def write_card(
             ("column", "type", "meaning"), [(f"`{name}`", kind, MEANINGS[name]) for name, kind in SCHEMA.items()]
         ),
         "grid": grid,
-        "limits": _limits(frame),
         "citation": cards.CITATION,
     }
     return cards.render_card("results_dataset", values, metadata)
@@ -80,55 +79,18 @@ def file_of(config_name: str) -> str:
     return f"{'results' if config_name == 'default' else config_name}/results.parquet"
 
 
-def _summary(frame: "pd.DataFrame") -> str:
-    """Runs, models, data sets and arms in two sentences."""
+def _describe(frame: "pd.DataFrame") -> dict[str, Any]:
+    """Two sentences on runs, models, data sets and arms; and what a reader should not conclude from the table."""
     models = frame.groupby("model")["n_params"].mean().sort_values()
     sizes = f", {models.iloc[0]:,.0f} to {models.iloc[-1]:,.0f} parameters" if len(models) else ""
     parts = [f"{len(frame):,} runs of {listing(models.index, _MOST_NAMES)}{sizes}"]
-    tuned = frame[frame["downstream"].notna()]
-    for done, rows, source, size in (
-        ("pretrained", frame[frame["upstream"].notna()], "upstream", "n_pretrain"),
-        ("fine-tuned", tuned, "downstream", "n_finetune"),
-    ):
+    for done, source, size in (("pretrained", "upstream", "n_pretrain"), ("fine-tuned", "downstream", "n_finetune")):
+        rows = frame[frame[source].notna()]
         if len(rows):
             span = _span(rows[size][rows[size] > 0])
             sets = listing(rows[source].unique(), _MOST_NAMES)
             parts.append(f"{done} on {sets}{f' ({size} {span})' if span else ''}")
     arms = " and ".join(sorted(frame["arm"].dropna().unique()))
-    return f"{'; '.join(parts)}. Arms: {arms or 'unknown'}."
-
-
-def _groups(frame: "pd.DataFrame") -> str:
-    """A Markdown table with a row for each stage, arm and pair of data sets."""
-    keys = ["stage", "arm", "upstream", "downstream"]
-    rows = []
-    for key, part in frame.groupby(keys, dropna=False):
-        best = part.loc[part["error"].idxmin()] if part["error"].notna().any() else None
-        rows.append(
-            [
-                *(None if value != value else value for value in key),
-                len(part),
-                part["model"].nunique(),
-                _span(part["n_pretrain"].dropna()),
-                _span(part["n_finetune"].dropna()),
-                None if best is None else float(best["error"]),
-                None if best is None else format_whole(best["n_eval"]),
-            ]
-        )
-    heads = (*keys, "runs", "models", "n_pretrain", "n_finetune", "best error", "n_eval")
-    return cards.markdown_table(heads, rows)
-
-
-def _span(values: "pd.Series") -> str | None:
-    """Smallest and largest value; None without values."""
-    if not len(values):
-        return None
-    low, high = values.min(), values.max()
-    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
-
-
-def _limits(frame: "pd.DataFrame") -> list[str]:
-    """What a reader of the table should not conclude from it."""
     limits = [
         "`error` and `loss` were read once, on the evaluation split, at the end of each run; no run selects by them."
     ]
@@ -144,7 +106,36 @@ def _limits(frame: "pd.DataFrame") -> list[str]:
     if recipes > 1:
         limits.append(f"Up to {recipes} recipes in a stage: runs of different recipes are not comparable.")
     limits.append(f"Training took {frame['train_flops'].sum() + frame['teacher_flops'].sum():.3g} FLOPs in total.")
-    return limits
+    return {"summary": f"{'; '.join(parts)}. Arms: {arms or 'unknown'}.", "limits": limits}
+
+
+def _groups(frame: "pd.DataFrame") -> str:
+    """A Markdown table with a row for each stage, arm and pair of data sets."""
+    keys = ["stage", "arm", "upstream", "downstream"]
+    rows = []
+    for key, part in frame.groupby(keys, dropna=False):
+        best = part[part["error"] == part["error"].min()].head(1)
+        rows.append(
+            [
+                *(None if value != value else value for value in key),
+                len(part),
+                part["model"].nunique(),
+                _span(part["n_pretrain"].dropna()),
+                _span(part["n_finetune"].dropna()),
+                float(best["error"].iloc[0]) if len(best) else None,
+                format_whole(best["n_eval"].iloc[0]) if len(best) else None,
+            ]
+        )
+    heads = (*keys, "runs", "models", "n_pretrain", "n_finetune", "best error", "n_eval")
+    return cards.markdown_table(heads, rows)
+
+
+def _span(values: "pd.Series") -> str | None:
+    """Smallest and largest value; None without values."""
+    if not len(values):
+        return None
+    low, high = values.min(), values.max()
+    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
 
 
 def draw(frame: "pd.DataFrame") -> bytes | None:
@@ -157,7 +148,19 @@ def draw(frame: "pd.DataFrame") -> bytes | None:
         A PNG, equal for equal rows; None where no row has both a size and an error or a loss.
     """
     target = "error" if frame["error"].notna().any() else "loss"
-    panels = _panels(frame[frame[target].notna() & (frame[target] > 0)])[:_MOST_PANELS]
+    rows = frame[frame[target] > 0]
+    pretrained = rows[(rows["n_pretrain"] > 0) & (rows["stage"] != "finetune")]
+    panels = [
+        (f"pretrained on {upstream}", "n_pretrain", part)
+        for upstream, part in pretrained.groupby("upstream", dropna=False)
+    ]
+    tuned = rows[(rows["stage"] == "finetune") & (rows["n_finetune"] > 0)]
+    for downstream, part in tuned.groupby("downstream", dropna=False):
+        largest = part["n_pretrain"].max()
+        part = part[part["n_pretrain"].isna() | (part["n_pretrain"] == largest)]
+        after = "" if largest != largest else f" after {largest:,.0f} upstream"
+        panels.append((f"fine-tuned on {downstream}{after}", "n_finetune", part))
+    panels = panels[:_MOST_PANELS]
     if not panels:
         return None
     from matplotlib.figure import Figure
@@ -174,22 +177,6 @@ def draw(frame: "pd.DataFrame") -> bytes | None:
     return to_png(figure)
 
 
-def _panels(rows: "pd.DataFrame") -> list[tuple[str, str, "pd.DataFrame"]]:
-    """Title, column of the x axis and rows of each panel."""
-    pretrained = rows[(rows["n_pretrain"] > 0) & (rows["stage"] != "finetune")]
-    panels = [
-        (f"pretrained on {upstream}", "n_pretrain", part)
-        for upstream, part in pretrained.groupby("upstream", dropna=False)
-    ]
-    tuned = rows[(rows["stage"] == "finetune") & (rows["n_finetune"] > 0)]
-    for downstream, part in tuned.groupby("downstream", dropna=False):
-        largest = part["n_pretrain"].max()
-        part = part[part["n_pretrain"].isna() | (part["n_pretrain"] == largest)]
-        after = "" if largest != largest else f" after {largest:,.0f} upstream"
-        panels.append((f"fine-tuned on {downstream}{after}", "n_finetune", part))
-    return [panel for panel in panels if len(panel[2])]
-
-
 def _draw_panel(
     ax: "Axes", title: str, x: str, target: str, rows: "pd.DataFrame", styles: Mapping[str, tuple[Any, str]]
 ) -> None:
@@ -200,7 +187,7 @@ def _draw_panel(
         # A line for each recipe: runs of two recipes are not one curve.
         for (arm, _), part in of_model.groupby(["arm", "recipe"], dropna=False):
             means = part.groupby(x)[target].mean()
-            style = {"color": colour, "marker": marker, "linestyle": _LINES.get(arm, ":")}
+            style = {"color": colour, "marker": marker, "linestyle": _LINES.get(str(arm), ":")}
             ax.plot(means.index, means, markersize=4, linewidth=1.4, label=f"{model}, {arm}", **style)
     style_axes(ax)
     sizes = sorted(rows[x].unique())

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from hf_scaling import hub
@@ -40,9 +40,19 @@ def download_table(where: str, revision: str | None, config_name: str) -> "pyarr
     repo_id, _, written_revision = where.partition("@")
     if not hub.is_hub_id(repo_id):
         raise InputError(f"{where}: no such file or folder, and not a Hub id (org/name)")
-    repo_type, folder = _download_card(repo_id, revision or written_revision or None)
+    revision = revision or written_revision or None
+    try:
+        # A data set before a model.
+        repo_type = "dataset"
+        folder = hub.download(repo_id, repo_type=repo_type, revision=revision, allow_patterns=[_CARD])
+    except hub.NotOnHubError:
+        repo_type = "model"
+        folder = hub.download(repo_id, repo_type=repo_type, revision=revision, allow_patterns=[_CARD])
+    except InputError as error:
+        # The name may also be a misspelt path.
+        raise InputError(f"{repo_id}: no such file or folder here; as a Hub id: {error}") from error
     card = (folder / _CARD).read_text(encoding="utf-8") if (folder / _CARD).is_file() else ""
-    written = _written_configs(card, repo_id)
+    written = _written_configs(cards.read_card(card, repo_id)[0], repo_id)
     known = list(written) or [DEFAULT_CONFIG]
     if config_name not in known:
         raise InputError(f"{repo_id} has no table {config_name!r}: it has {listing(known)}")
@@ -54,17 +64,6 @@ def download_table(where: str, revision: str | None, config_name: str) -> "pyarr
         if names := _matching(paths, patterns):
             return read_files([folder / name for name in names], [f"{repo_id}/{name}" for name in names])
     raise InputError(f"{where} holds no results: no .parquet and no .csv file")
-
-
-def _download_card(repo_id: str, revision: str | None) -> tuple[str, Path]:
-    """The type of the repository, a data set before a model, and its snapshot with the card."""
-    try:
-        return "dataset", hub.download(repo_id, repo_type="dataset", revision=revision, allow_patterns=[_CARD])
-    except hub.NotOnHubError:
-        return "model", hub.download(repo_id, repo_type="model", revision=revision, allow_patterns=[_CARD])
-    except InputError as error:
-        # The name may also be a misspelt path.
-        raise InputError(f"{repo_id}: no such file or folder here; as a Hub id: {error}") from error
 
 
 def push_table(
@@ -95,8 +94,11 @@ class _Merge:
         """The operations that merge the rows into the data set at `base`."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        card = base.read(_CARD).decode("utf-8", "replace") if _CARD in base.files else ""
-        places = _places(card, base.files, self.repo_id)
+        head, body = cards.read_card(base.readme(), self.repo_id)
+        places = {name: _matching(base.files, p) for name, p in _written_configs(head, self.repo_id).items()}
+        if not places:
+            usual = next((paths for patterns in _USUAL if (paths := _matching(base.files, patterns))), None)
+            places = {DEFAULT_CONFIG: usual} if usual else {}
         old_names = places.get(self.config_name, [])
         tables = [read_bytes(base.read(name), name) for name in old_names]
         for name, table in zip(old_names, tables):
@@ -106,56 +108,45 @@ class _Merge:
                     f"push to another repository, or under another config_name"
                 )
         merged = drop_repeats(concatenate([*tables, self.table]), f"{self.repo_id} and the rows pushed")
-        content = self._content(base, places, merged, card)
-        return [
-            *(CommitOperationAdd(name, file) for name, file in content.items()),
-            *(CommitOperationDelete(name) for name in old_names if name not in content),
-        ]
-
-    def _content(
-        self, base: "hub.RemoteFolder", places: Mapping[str, list[str]], merged: "pyarrow.Table", card: str
-    ) -> dict[str, bytes]:
-        """Path -> content of the files that the push writes."""
-        frames = self._other_frames(base, places) | {self.config_name: merged.to_pandas()}
+        # The card also describes the other results tables that hf_scaling wrote.
+        names = [name for name, paths in places.items() if paths == [file_of(name)] and name != self.config_name]
+        others = {name: read_bytes(base.read(file_of(name)), file_of(name)) for name in names}
+        frames = {name: table.to_pandas() for name, table in others.items() if has_results_columns(table.column_names)}
+        frames[self.config_name] = merged.to_pandas()
         rows = to_parquet(merged)
         if rows not in self._figures:
             self._figures[rows] = draw(frames[self.config_name])
         content = {file_of(self.config_name): rows, **self.beside}
         if figure := self._figures[rows]:
             content[f"figures/{self.config_name}.png"] = figure
-        paths = {*base.files, *content}
-        figures = {name: path for name in frames if (path := f"figures/{name}.png") in paths}
-        configs = _merged_configs(card, places, self.config_name, self.repo_id)
-        new_card = write_card(self.repo_id, self.config_name, frames, figures, configs, "grid.yaml" in paths)
-        old_card = _without_counts(card, self.config_name, self.repo_id)
-        return content | {_CARD: cards.renew_card(old_card, new_card, self.repo_id).encode()}
+        content[_CARD] = self._card(head, body, places, frames, {*base.files, *content}).encode()
+        return [
+            *(CommitOperationAdd(name, file) for name, file in content.items()),
+            *(CommitOperationDelete(name) for name in old_names if name not in content),
+        ]
 
-    def _other_frames(
-        self, base: "hub.RemoteFolder", places: Mapping[str, list[str]]
-    ) -> "dict[str, pandas.DataFrame]":
-        """The other results tables of the data set, where hf_scaling wrote them."""
-        names = [name for name, paths in places.items() if paths == [file_of(name)] and name != self.config_name]
-        tables = {name: read_bytes(base.read(file_of(name)), file_of(name)) for name in names}
-        return {name: table.to_pandas() for name, table in tables.items() if has_results_columns(table.column_names)}
-
-
-def _places(card: str, names: Collection[str], where: str) -> dict[str, list[str]]:
-    """Name of each table in a data set -> its files."""
-    if written := _written_configs(card, where):
-        return {name: _matching(names, patterns) for name, patterns in written.items()}
-    usual = next((paths for patterns in _USUAL if (paths := _matching(names, patterns))), None)
-    return {DEFAULT_CONFIG: usual} if usual else {}
-
-
-def _merged_configs(card: str, places: Mapping[str, list[str]], config_name: str, where: str) -> list[dict[str, Any]]:
-    """The `configs` of the card's head: those that are there, as they are written, and the one that is pushed."""
-    written = cards.read_card(card, where)[0].get("configs") or []
-    if not written:
+    def _card(
+        self,
+        head: dict[str, Any],
+        body: str,
+        places: Mapping[str, list[str]],
+        frames: "Mapping[str, pandas.DataFrame]",
+        paths: Collection[str],
+    ) -> str:
+        """The README with the table that is pushed among those that it names; text that people wrote is preserved."""
         # Once a card names one table, the Hub no longer finds tables that it does not name.
-        written = [_config(name, paths) for name, paths in places.items()]
-    others = [config for config in written if str(config["config_name"]) != config_name]
-    configs = [*others, _config(config_name, [file_of(config_name)])]
-    return sorted(configs, key=lambda config: config["config_name"] != DEFAULT_CONFIG)
+        written = head.get("configs") or [_config(name, names) for name, names in places.items()]
+        configs = [config for config in written if str(config["config_name"]) != self.config_name]
+        configs.append(_config(self.config_name, [file_of(self.config_name)]))
+        configs.sort(key=lambda config: config["config_name"] != DEFAULT_CONFIG)
+        # Loading would insist on the row count that `Dataset.push_to_hub` wrote into the card.
+        infos = head.pop("dataset_info", [])
+        infos = [info for info in (infos if isinstance(infos, list) else [infos]) if isinstance(info, dict)]
+        infos = [info for info in infos if info.get("config_name", DEFAULT_CONFIG) != self.config_name]
+        old = cards.with_head(head | ({"dataset_info": infos} if infos else {}), body)
+        figures = {name: path for name in frames if (path := f"figures/{name}.png") in paths}
+        new = write_card(self.repo_id, self.config_name, frames, figures, configs, "grid.yaml" in paths)
+        return cards.renew_card(old, new, self.repo_id)
 
 
 def _config(name: str, paths: list[str]) -> dict[str, Any]:
@@ -163,20 +154,9 @@ def _config(name: str, paths: list[str]) -> dict[str, Any]:
     return {"config_name": name, "data_files": [{"split": "train", "path": path}]}
 
 
-def _without_counts(card: str, config_name: str, where: str) -> str:
-    """Remove the row count of a table that `Dataset.push_to_hub` wrote into a card: loading would insist on it."""
-    head, body = cards.read_card(card, where)
-    if "dataset_info" not in head:
-        return card
-    infos = head.pop("dataset_info")
-    infos = [info for info in (infos if isinstance(infos, list) else [infos]) if isinstance(info, dict)]
-    others = [info for info in infos if info.get("config_name", DEFAULT_CONFIG) != config_name]
-    return cards.with_head(head | ({"dataset_info": others} if others else {}), body)
-
-
-def _written_configs(card: str, where: str) -> dict[str, list[str]]:
-    """The tables that a card names -> the patterns of their files."""
-    configs = cards.read_card(card, where)[0].get("configs") or []
+def _written_configs(head: Mapping[str, Any], where: str) -> dict[str, list[str]]:
+    """The tables that a card's head names -> the patterns of their files."""
+    configs = head.get("configs") or []
     try:
         patterns = {str(config["config_name"]): _flat(config.get("data_files", [])) for config in configs}
     except (TypeError, KeyError, AttributeError):
