@@ -33,7 +33,7 @@ PLAN_VERDICTS = {
 GAP_VERDICTS = {
     "low": "pre-train more",
     "high": "label more",
-    "cannot_tell": "these runs do not tell whether to pre-train or to label more",
+    "cannot_tell": "these runs do not determine whether to pre-train or to label more",
 }
 #: Verdict on suggested runs to its meaning.
 RUN_VERDICTS = {"cannot_tell": "a size takes too few levels for any law; these runs add levels"}

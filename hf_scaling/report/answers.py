@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from hf_scaling.boundary import Boundary
+from hf_scaling.planning.verdicts import GAP_VERDICTS, PLAN_VERDICTS
 from hf_scaling.report.findings import (
     ArmBoundary,
     ArmGap,
@@ -33,48 +34,19 @@ from hf_scaling.text import (
     wrap,
 )
 
-
-@dataclass(frozen=True)
-class Verdict:
-    """The text of a status or verdict.
-
-    Attributes:
-        short: A few words, for lists and emphasis.
-        text: A clause or sentence; in a boundary's, {span} is the measured range.
-    """
-
-    short: str
-    text: str = ""
-
-
-#: Kind of verdict -> its code -> text.
-VERDICTS: dict[str, dict[str, Verdict]] = {
-    "law": {
-        "ok": Verdict("parameters identified", "these runs determine the law"),
-        "not_identifiable": Verdict(
-            "parameters not identified", "these runs do not determine the parameters: use it inside the measured range"
-        ),
-        "at_bound": Verdict("a parameter at its bound", "a parameter ended at its bound: read it as a limit"),
-        "poor_fit": Verdict("a poor fit", "the law does not describe these runs well"),
-        "extrapolates_badly": Verdict("not to extrapolate", "held out, its own largest runs are missed grossly"),
-    },
-    "boundary": {
-        "distillation_always": Verdict("distillation helps", "distillation helps at every measured size, {span}"),
-        "distillation_never": Verdict(
-            "better without distillation", "better without distillation at every measured size, {span}"
-        ),
-        "not_resolved": Verdict("not resolved", "not resolved by runs at {span}"),
-    },
-    "gap": {
-        "low": Verdict("pre-train more"),
-        "high": Verdict("label more"),
-        "cannot_tell": Verdict("cannot tell whether to pre-train or to label more"),
-    },
-    "plan": {
-        "clear": Verdict("clear", "The bootstrap draws agree on these sizes."),
-        "hardly_matters": Verdict("hardly matters", "Other splits of the budget are as good."),
-        "cannot_tell": Verdict("cannot tell", "These runs do not determine where the budget should go."),
-    },
+#: Status of a law -> its name in a sentence; `fitting.law_fit.VERDICTS` says what each means.
+LAW_STATUSES = {
+    "ok": "parameters identified",
+    "not_identifiable": "parameters not identified",
+    "at_bound": "a parameter at its bound",
+    "poor_fit": "a poor fit",
+    "extrapolates_badly": "not to extrapolate",
+}
+#: Status of a boundary that is not a crossing -> its name in a sentence.
+BOUNDARY_STATUSES = {
+    "distillation_always": "distillation helps",
+    "distillation_never": "better without distillation",
+    "not_resolved": "not resolved",
 }
 _SIZES = ("n_params", "n_pretrain", "n_finetune")
 
@@ -123,29 +95,21 @@ def answers(findings: Findings) -> list[Answer]:
     questions: dict[str, tuple[str, Callable[[PartFindings, Findings], list[Statement]]]] = {
         "boundary": (
             "Where does distillation stop paying?",
-            lambda found, _: [boundary_statement(each, found.part) for each in found.boundaries],
+            lambda part, _: [boundary_statement(boundary, part.part) for boundary in part.boundaries],
         ),
         "performance": ("How good does it get?", performance_statements),
         "transfer": (
             "What is pre-training worth?",
-            lambda found, _: [gap_statement(each, found.part) for each in found.transfer_gaps],
+            lambda part, _: [gap_statement(gap, part.part) for gap in part.transfer_gaps],
         ),
-        "plan": (
-            "What should the next unit of budget buy?",
-            lambda found, _: [plan_statement(each, found.part) for each in _shown_plans(found.plans)],
-        ),
-        "next": ("Which runs next?", lambda found, _: next_runs_statements(found.next_runs, found.part)),
+        "plan": ("What should the next unit of budget buy?", plan_statements),
+        "next": ("Which runs next?", lambda part, _: next_runs_statements(part.next_runs, part.part)),
     }
-    found = [
-        Answer(code, question, tuple(each for part in findings.parts for each in state(part, findings)))
-        for code, (question, state) in questions.items()
-    ]
-    return [answer for answer in found if answer.statements]
-
-
-def _shown_plans(plans: Sequence[TargetPlan]) -> Sequence[TargetPlan]:
-    """The plans for the user's budget; without a budget, the first that there is."""
-    return plans if plans[0].asked else [each for each in plans if each.plan is not None][:1]
+    statements = {
+        code: tuple(statement for part in findings.parts for statement in state(part, findings))
+        for code, (_, state) in questions.items()
+    }
+    return [Answer(code, questions[code][0], stated) for code, stated in statements.items() if stated]
 
 
 def describe(findings: Findings) -> str:
@@ -199,9 +163,9 @@ def describe_boundary(boundary: Boundary, target: str, noun: str) -> str:
 def _boundary_clause(boundary: Boundary, noun: str) -> str:
     unit, sizes = _unit(boundary, noun), boundary.difference[boundary.x]
     if boundary.status != "crossing":
-        return VERDICTS["boundary"][boundary.status].text.format(
-            span=f"{format_span(sizes.min(), sizes.max())} {unit}"
-        )
+        where = "by runs at" if boundary.status == "not_resolved" else "at every measured size,"
+        span = format_span(sizes.min(), sizes.max())
+        return f"{BOUNDARY_STATUSES[boundary.status]} {where} {span} {unit}"
     ends = f"{format_percent(boundary.level)} interval {format_span(boundary.low, boundary.high)}"
     return f"distillation stops paying at {format_count(boundary.n_pretrain)} {unit} ({ends})"
 
@@ -218,7 +182,20 @@ def boundary_statement(found: ArmBoundary, part: Part) -> Statement:
         return Statement(f"By {found.target}, no answer: {found.problem}.", (), place)
     crossing = boundary.status == "crossing"
     details = [f"At {_amounts(boundary.sizes, noun)}."] if boundary.sizes and crossing else []
-    details += [_boundary_by_size(found, noun)] if found.by_size else []
+    if {each.status for _, _, each in found.by_size} == {boundary.status} != {"crossing"}:
+        names = dict.fromkeys(amount_name(column, noun) for column, _, _ in found.by_size)
+        details.append(f"The same at every measured number of {' and '.join(names)}.")
+    elif found.by_size:
+        sizes = [
+            f"{format_amount(column, value, noun)}: "
+            + (
+                f"{format_count(each.n_pretrain)} ({format_span(each.low, each.high)})"
+                if each.status == "crossing"
+                else BOUNDARY_STATUSES[each.status]
+            )
+            for column, value, each in found.by_size
+        ]
+        details.append(f"By size: {'; '.join(sizes)}.")
     free, law_free = boundary.law_free, "no crossing inside the measured sizes"
     if 0 < free["n_pretrain"] < math.inf:
         ends = f" ({format_span(free['low'], free['high'])})" if free["low"] == free["low"] else ""
@@ -228,25 +205,9 @@ def boundary_statement(found: ArmBoundary, part: Part) -> Statement:
         details.append(f"At equal compute, including the teacher's: {_boundary_clause(found.compute, noun)}.")
     elif found.compute_problem:
         details.append(f"At equal compute, no answer: {found.compute_problem}.")
-    key = f"{format_count(boundary.n_pretrain)} {noun}" if crossing else VERDICTS["boundary"][boundary.status].short
+    key = f"{format_count(boundary.n_pretrain)} {noun}" if crossing else BOUNDARY_STATUSES[boundary.status]
     text = describe_boundary(boundary, found.target, noun)
     return Statement(text, (*details, *_warnings(boundary.notes)), place, key)
-
-
-def _boundary_by_size(found: ArmBoundary, noun: str) -> str:
-    if {each.status for _, _, each in found.by_size} == {found.boundary.status} != {"crossing"}:
-        names = dict.fromkeys(amount_name(column, noun) for column, _, _ in found.by_size)
-        return f"The same at every measured number of {' and '.join(names)}."
-    sizes = [
-        f"{format_amount(column, value, noun)}: "
-        + (
-            f"{format_count(each.n_pretrain)} ({format_span(each.low, each.high)})"
-            if each.status == "crossing"
-            else VERDICTS["boundary"][each.status].short
-        )
-        for column, value, each in found.by_size
-    ]
-    return f"By size: {'; '.join(sizes)}."
 
 
 def performance_statements(found: PartFindings, findings: Findings) -> list[Statement]:
@@ -259,8 +220,19 @@ def performance_statements(found: PartFindings, findings: Findings) -> list[Stat
             value = format_value(target, float(best.best[target]))
             run = _describe_run(best.best, best.arm.label if best.arm.kind else "", part.noun)
             text = f"{'Highest' if best.rises else 'Lowest'} {target} measured: {value}{f' ({run})' if run else ''}."
-            details = (*_forecast(best, part), *(sentence(describe_law(law)) for law in found.laws_of(target)))
-            statements.append(Statement(text, details, part.title, value))
+            details = [sentence(describe_law(law)) for law in found.laws_of(target)]
+            if best.forecasts:
+                forecast = best.forecasts[-1]
+                sizes = forecast["sizes"]
+                grown = next(name for name in ("n_finetune", "n_pretrain", *sizes) if name in sizes)
+                ends = format_interval(target, forecast["low"], forecast["high"])
+                doubt = "" if best.fit.status == "ok" else "; these runs do not support this extrapolation"
+                details.insert(
+                    0,
+                    f"With ten times the {amount_name(grown, part.noun)} ({_amounts(sizes, part.noun)}) the law "
+                    f"predicts {format_value(target, forecast['value'])} ({ends}){doubt}.",
+                )
+            statements.append(Statement(text, tuple(details), part.title, value))
     return statements
 
 
@@ -280,26 +252,13 @@ def _amounts(sizes: Mapping[str, float], noun: str) -> str:
     return ", ".join(format_amount(name, value, noun) for name, value in sizes.items())
 
 
-def _forecast(law: ArmLaw, part: Part) -> list[str]:
-    """What the law of the best arm predicts for ten times the data."""
-    if not law.forecasts:
-        return []
-    forecast = law.forecasts[-1]
-    sizes = forecast["sizes"]
-    grown = amount_name(next(name for name in ("n_finetune", "n_pretrain", *sizes) if name in sizes), part.noun)
-    value = format_value(law.target, forecast["value"])
-    ends = format_interval(law.target, forecast["low"], forecast["high"])
-    doubt = "" if law.fit.status == "ok" else "; these runs do not support this extrapolation"
-    return [f"With ten times the {grown} ({_amounts(sizes, part.noun)}) the law predicts {value} ({ends}){doubt}."]
-
-
 def describe_law(law: ArmLaw) -> str:
     """The law of an arm, its status, and its error at the held-out largest scales."""
     subject = f"{law.target}, {law.arm.label}" if law.arm.kind else law.target
     if law.fit is None:
         return f"{subject}: no law: {law.problem}"
     name = f"the mean of {len(law.fit.weights)} laws" if law.fit.members else law.fit.law
-    described = f"{subject}: {name}, {VERDICTS['law'][law.fit.status].short}"
+    described = f"{subject}: {name}, {LAW_STATUSES[law.fit.status]}"
     errors = law.ranking.table.set_index("law")["holdout_log_rmse"]
     best = errors[law.ranking.best]
     if math.isnan(best):
@@ -342,8 +301,15 @@ def gap_statement(found: ArmGap, part: Part) -> Statement:
             f"{format_count(most.worth)} labels more ({format_span(most.worth_low, most.worth_high)}) than "
             f"{format_count(most.against)} upstream {part.noun}."
         )
-    key = VERDICTS["gap"][row.verdict].short
+    key = GAP_VERDICTS[row.verdict]
     return Statement(f"{subject}: {key}.", (*details, *_warnings(found.gaps.notes)), part.title, key)
+
+
+def plan_statements(part: PartFindings, findings: Findings) -> list[Statement]:
+    """The plans for the user's budget; without a budget, the first that there is."""
+    is_asked = findings.request.budget is not None
+    plans = part.plans if is_asked else [plan for plan in part.plans if plan.plan is not None][:1]
+    return [plan_statement(plan, part.part) for plan in plans]
 
 
 def plan_statement(found: TargetPlan, part: Part) -> Statement:
@@ -358,7 +324,7 @@ def plan_statement(found: TargetPlan, part: Part) -> Statement:
     budget = format_count(plan.budget)
     given = f"With {budget}" if found.asked else f"With the compute of the most expensive runs ({budget} FLOPs)"
     spent = [f"{name.replace('_', ' ')} {format_count(v)}" for name, v in plan.cost.items() if v and name != "total"]
-    details = [VERDICTS["plan"][plan.verdict].text] if plan.verdict else []
+    details = [sentence(PLAN_VERDICTS[plan.verdict])] if plan.verdict else []
     details += [f"Costs: {', '.join(spent)}{'' if found.asked else ' FLOPs'}."] if spent else []
     if not found.asked:
         details.append("No budget was given: `--budget 500 --cost label=0.5 --cost hour=2` plans for one.")

@@ -121,17 +121,49 @@ class Drawing:
 
     @functools.cached_property
     def _template(self) -> str:
+        """The <svg> element alone: no XML head, no styles that would affect a page, only ids that are referred to."""
         buffer = io.StringIO()
         with self._style(_PLACEHOLDERS):
             metadata = {"Date": None, "Creator": None}
             self._figure(_PLACEHOLDERS).savefig(buffer, format="svg", metadata=metadata, transparent=True)
-        return _tidy(buffer.getvalue())
+        svg = buffer.getvalue()
+        svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.S)
+        svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.S)
+        for name in ("height", "width"):
+            svg = re.sub(rf'(<svg[^>]*?) {name}="[^"]*"', r"\1", svg, count=1)
+        referred = set(re.findall(r'(?:url\(|href=")#([^")]+)', svg))
+        svg = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in referred else "", svg)
+        svg = re.sub(
+            r"font: (?:(\d+|bold) )?([\d.]+)px [^;\"]*",
+            lambda m: f"{f'font-weight: {m[1]}; ' if m[1] else ''}font-size: {m[2]}px; font-family: {_SANS}",
+            svg,
+        )
+        svg = re.sub(r">\s+<", "><", svg)
+        return re.sub(r"(\d+\.\d{2})\d+", r"\1", svg)
 
     @contextmanager
     def _style(self, colours: Colours) -> Iterator[None]:
         import matplotlib
 
-        with matplotlib.rc_context(_rc_settings(self.scale, colours)), warnings.catch_warnings():
+        size, line = _FONT * self.scale, 0.8 * self.scale
+        settings = {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "hf_scaling",
+            "font.family": "sans-serif",
+            "text.parse_math": False,
+            "text.color": colours["ink"],
+            "grid.color": colours["rule"],
+            "axes.facecolor": "none",
+            **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), colours["muted"]),
+            **dict.fromkeys(("font.size", "axes.labelsize", "legend.fontsize"), size),
+            **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), size),
+            **dict.fromkeys(("xtick.minor.size", "ytick.major.size", "ytick.minor.size"), 0),
+            **dict.fromkeys(("axes.linewidth", "grid.linewidth", "xtick.major.width"), line),
+            "xtick.major.size": 4 * self.scale,
+            "lines.linewidth": 1.8 * self.scale,
+            "lines.markersize": 5.5 * self.scale,
+        }
+        with matplotlib.rc_context(settings), warnings.catch_warnings():
             # Names may be in scripts that matplotlib's own font lacks; the browser has a font for them.
             warnings.filterwarnings("ignore", message="Glyph")
             yield
@@ -170,48 +202,6 @@ class Drawing:
                 fontsize=size,
             )
         return figure
-
-
-def _rc_settings(scale: float, colours: Colours) -> dict[str, object]:
-    size, muted = _FONT * scale, colours["muted"]
-    sizes = ("font.size", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize")
-    hidden = ("xtick.minor.size", "ytick.major.size", "ytick.minor.size")
-    thin = ("axes.linewidth", "grid.linewidth", "xtick.major.width")
-    return {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "hf_scaling",
-        "font.family": "sans-serif",
-        "text.parse_math": False,
-        "text.color": colours["ink"],
-        "grid.color": colours["rule"],
-        "axes.facecolor": "none",
-        **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), muted),
-        **dict.fromkeys(sizes, size),
-        **dict.fromkeys(hidden, 0),
-        **dict.fromkeys(thin, 0.8 * scale),
-        "xtick.major.size": 4 * scale,
-        "lines.linewidth": 1.8 * scale,
-        "lines.markersize": 5.5 * scale,
-    }
-
-
-def _tidy(svg: str) -> str:
-    """The <svg> element alone: no XML head, no styles that would affect the page, only ids that are referred to."""
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.S)
-    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.S)
-    for name in ("height", "width"):
-        body = re.sub(rf'(<svg[^>]*?) {name}="[^"]*"', r"\1", body, count=1)
-    referred = set(re.findall(r'(?:url\(|href=")#([^")]+)', body))
-    body = re.sub(r' id="([^"]+)"', lambda m: m.group(0) if m.group(1) in referred else "", body)
-    body = re.sub(r"font: (?:(\d+|bold) )?([\d.]+)px [^;\"]*", _font, body)
-    body = re.sub(r">\s+<", "><", body)
-    return re.sub(r"(\d+\.\d{2})\d+", r"\1", body)
-
-
-def _font(match: re.Match) -> str:
-    weight = f"font-weight: {match.group(1)}; " if match.group(1) else ""
-    return f"{weight}font-size: {match.group(2)}px; font-family: {_SANS}"
 
 
 def series_style(number: int, colours: Colours) -> dict[str, object]:
@@ -388,7 +378,27 @@ def curves_painter(curves: Sequence[Curve], limits: Sequence[tuple[float, float]
 
     def paint(axes: "Axes", colours: Colours) -> None:
         for curve in curves:
-            _paint_curve(axes, curve, colours)
+            style = series_style(curve.number, colours)
+            colour, alpha = style["color"], 0.55 if curve.faint else 1.0
+            if len(curve.line_x):
+                x, line = curve.line_x, curve.line
+                inside = (x >= curve.x.min() * 0.999) & (x <= curve.x.max() * 1.001)
+                beyond = x >= curve.x.max() * 0.999
+                axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.14 * alpha, linewidth=0)
+                axes.plot(x, np.where(inside, line, np.nan), color=colour, alpha=alpha, ls=style["dashes"])
+                axes.plot(x[beyond], line[beyond], color=colour, alpha=alpha, ls=_DOTTED, lw=1.4)
+            axes.plot(
+                curve.x,
+                curve.y,
+                label=curve.label,
+                color=colour,
+                marker=style["marker"],
+                linestyle="none",
+                alpha=alpha,
+                markerfacecolor=colours["paper"] if curve.faint else colour,
+                markeredgecolor=colour,
+                markeredgewidth=1.0,
+            )
         for axis, span in zip((axes.xaxis, axes.yaxis), limits):
             log_axis(axis, *span)
         axes.set(xlim=limits[0], ylim=limits[1])
@@ -404,29 +414,6 @@ def shared_limits(curves: Sequence[Curve]) -> tuple[tuple[float, float], tuple[f
     return margins(x, 0.03), margins(y[np.isfinite(y) & ((y > 0) | (lowest <= 0))])
 
 
-def _paint_curve(axes: "Axes", curve: Curve, colours: Colours) -> None:
-    style = series_style(curve.number, colours)
-    colour, alpha = style["color"], 0.55 if curve.faint else 1.0
-    if len(curve.line_x):
-        inside = (curve.line_x >= curve.x.min() * 0.999) & (curve.line_x <= curve.x.max() * 1.001)
-        beyond = curve.line_x >= curve.x.max() * 0.999
-        axes.fill_between(curve.line_x, curve.low, curve.high, color=colour, alpha=0.14 * alpha, linewidth=0)
-        axes.plot(curve.line_x, np.where(inside, curve.line, np.nan), color=colour, alpha=alpha, ls=style["dashes"])
-        axes.plot(curve.line_x[beyond], curve.line[beyond], color=colour, alpha=alpha, ls=_DOTTED, lw=1.4)
-    axes.plot(
-        curve.x,
-        curve.y,
-        label=curve.label,
-        color=colour,
-        marker=style["marker"],
-        linestyle="none",
-        alpha=alpha,
-        markerfacecolor=colours["paper"] if curve.faint else colour,
-        markeredgecolor=colour,
-        markeredgewidth=1.0,
-    )
-
-
 def difference_painter(boundary: Boundary, target: str) -> Painter:
     """Plain minus distilled with its band, the measured paired differences, and the boundary with its interval.
 
@@ -434,6 +421,8 @@ def difference_painter(boundary: Boundary, target: str) -> Painter:
         boundary: Along n_pretrain.
         target: The column compared.
     """
+    from scipy.interpolate import PchipInterpolator
+
     columns = ("difference", "low", "high", "measured")
     table = boundary.difference.assign(**{c: in_axis_unit(target, boundary.difference[c]) for c in columns})
     x = table[boundary.x].to_numpy()
@@ -448,7 +437,14 @@ def difference_painter(boundary: Boundary, target: str) -> Painter:
         axes.set(xlim=margins(x), ylim=(bottom - room, top + room))
         axes.axhline(0, color=colours["ink"], linewidth=1)
         if len(x) > 1:
-            _paint_difference(axes, boundary, table, colours)
+            # The laws' difference is tabulated at the measured sizes, and smooth in log size between them.
+            fine = np.geomspace(x[0], x[-1], 120)
+            low, high = (PchipInterpolator(np.log(x), table[column])(np.log(fine)) for column in ("low", "high"))
+            zeros = [c["n_pretrain"] for c in boundary.crossings if x[0] < c["n_pretrain"] < x[-1]]
+            knots = dict(sorted([*zip(x, table["difference"]), *((zero, 0.0) for zero in zeros)]))
+            curve = PchipInterpolator(np.log(list(knots)), list(knots.values()))(np.log(fine))
+            axes.fill_between(fine, low, high, color=colours["plain"], alpha=0.16, linewidth=0)
+            axes.plot(fine, curve, color=colours["plain"])
         style = series_style(0, colours)
         axes.plot(x, table["measured"], linestyle="none", color=style["color"], marker=style["marker"])
         place = {"transform": axes.transAxes, "color": colours["muted"]}
@@ -458,20 +454,6 @@ def difference_painter(boundary: Boundary, target: str) -> Painter:
             _paint_boundary(axes, boundary, colours)
 
     return paint
-
-
-def _paint_difference(axes: "Axes", boundary: Boundary, table: pd.DataFrame, colours: Colours) -> None:
-    """The laws' difference between the measured sizes, where it is tabulated: it is smooth in log size."""
-    from scipy.interpolate import PchipInterpolator
-
-    x = table[boundary.x].to_numpy()
-    fine = np.geomspace(x[0], x[-1], 120)
-    low, high = (PchipInterpolator(np.log(x), table[column])(np.log(fine)) for column in ("low", "high"))
-    zeros = [c["n_pretrain"] for c in boundary.crossings if x[0] < c["n_pretrain"] < x[-1]]
-    knots = dict(sorted([*zip(x, table["difference"]), *((zero, 0.0) for zero in zeros)]))
-    curve = PchipInterpolator(np.log(list(knots)), list(knots.values()))(np.log(fine))
-    axes.fill_between(fine, low, high, color=colours["plain"], alpha=0.16, linewidth=0)
-    axes.plot(fine, curve, color=colours["plain"])
 
 
 def _paint_boundary(axes: "Axes", boundary: Boundary, colours: Colours) -> None:

@@ -375,8 +375,17 @@ def find_law(arm: Arm, target: str, stage: str | None, request: Request, table: 
     except InputError as error:
         return ArmLaw(arm, target, best, problem=str(error), rises=rises)
     held_out = tuple(_held_out(arm, ranking, row_filter, request.options))
-    forecasts = tuple(_forecasts(fit, request.options.level))
-    return ArmLaw(arm, target, best, ranking, fit, held_out, forecasts, rises=rises)
+    largest = {column: high for column, (_, high) in fit.data["ranges"].items()}
+    # More labels where labels are a size of the law.
+    grown = next(name for name in ("n_finetune", "n_pretrain", *largest) if name in largest)
+    forecasts = []
+    for factor in _FORECAST_FACTORS:
+        sizes = {**largest, grown: factor * largest[grown]}
+        row = fit.predict(sizes, level=request.options.level).iloc[0]
+        forecasts.append(
+            {"sizes": sizes, "value": row.value, "low": row.low, "high": row.high, "beyond": float(factor)}
+        )
+    return ArmLaw(arm, target, best, ranking, fit, held_out, tuple(forecasts), rises=rises)
 
 
 def _with_ranked_column(row_filter: RowFilter, fit: LawFit) -> RowFilter:
@@ -401,20 +410,6 @@ def _held_out(arm: Arm, ranking: Ranking, row_filter: RowFilter, options: FitOpt
     return list(farthest.values())
 
 
-def _forecasts(fit: LawFit, level: float) -> list[dict[str, Any]]:
-    """Predictions with 1, 2 and 10 times the data: more labels where labels are a size of the law."""
-    largest = {column: high for column, (_, high) in fit.data["ranges"].items()}
-    grown = next(name for name in ("n_finetune", "n_pretrain", *largest) if name in largest)
-    forecasts = []
-    for factor in _FORECAST_FACTORS:
-        sizes = {**largest, grown: factor * largest[grown]}
-        row = fit.predict(sizes, level=level).iloc[0]
-        forecasts.append(
-            {"sizes": sizes, "value": row.value, "low": row.low, "high": row.high, "beyond": float(factor)}
-        )
-    return forecasts
-
-
 def find_boundaries(part: Part, target: str, request: Request) -> list[ArmBoundary]:
     """One for each distilled arm of a part that has runs without distillation too."""
     options = request.options
@@ -434,21 +429,16 @@ def find_boundaries(part: Part, target: str, request: Request) -> list[ArmBounda
                 for name in boundary.sizes
                 for value in levels(arm.rows, name)
             )
-            compute, problem = _at_equal_compute(rows, settings)
+            compute, problem = None, ""
+            if len(levels(rows, "train_flops")):
+                try:
+                    if rows["train_flops"].isna().any():
+                        raise InputError("some runs have no train_flops")
+                    compute = find_boundary(rows, **settings, x="train_flops")
+                except InputError as error:
+                    problem = str(error)
             boundaries.append(ArmBoundary(arm, target, boundary, by_size, compute, problem))
     return boundaries
-
-
-def _at_equal_compute(rows: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[Boundary | None, str]:
-    """The boundary along FLOPs, teacher included, or why there is none; neither where the table has no FLOPs."""
-    if not len(levels(rows, "train_flops")):
-        return None, ""
-    if rows["train_flops"].isna().any():
-        return None, "some runs have no train_flops"
-    try:
-        return find_boundary(rows, **settings, x="train_flops"), ""
-    except InputError as error:
-        return None, str(error)
 
 
 def find_transfer_gaps(part: Part, target: str, request: Request) -> list[ArmGap]:

@@ -20,7 +20,7 @@ from hf_scaling.report.figures import (
     residuals_painter,
     shared_limits,
 )
-from hf_scaling.report.findings import ArmBoundary, ArmLaw, PartFindings, varied_sizes
+from hf_scaling.report.findings import ArmLaw, PartFindings, varied_sizes
 from hf_scaling.report.parts import Arm, Part, Request, levels, numbers, texts
 from hf_scaling.text import axis_label, format_amount, format_count, format_percent, format_span, format_tick
 
@@ -73,54 +73,46 @@ def _labelled(column: str, noun: str) -> str:
 
 
 def difference_panels(found: PartFindings, name: str, request: Request) -> Panels:
-    """The difference of the arms with its boundary, for each target and distilled arm."""
-    usable = [each for each in found.boundaries if each.boundary is not None]
-    drawings = [
-        drawing for i, each in enumerate(usable, 1) for drawing in _boundary_drawings(each, f"{name}-{i}", found.part)
-    ]
+    """For each target and distilled arm the difference with its boundary, and the boundary against the other sizes."""
+    noun, several = found.part.noun, len(found.part.arms_of("distilled")) > 1
+    drawings = []
+    for i, of_arm in enumerate((one for one in found.boundaries if one.boundary is not None), 1):
+        boundary, target = of_arm.boundary, of_arm.target
+        sizes = ", ".join(format_amount(size, value, noun) for size, value in boundary.sizes.items())
+        drawings.append(
+            Drawing(
+                f"{name}-{i}-difference-{target}",
+                heading=f"Boundary by {target}{f', {of_arm.arm.label}' if several else ''}",
+                title=f"Difference of {target}, plain minus distilled",
+                caption=describe_boundary(boundary, target, noun) + (f" At {sizes}." if sizes else ""),
+                x_label=_labelled(boundary.x, noun),
+                y_label=f"plain minus distilled: {axis_label(target)}",
+                paint=difference_painter(boundary, target),
+            )
+        )
+        for size in boundary.sizes:
+            crossings = [
+                (value, at.n_pretrain, at.low, at.high)
+                for column, value, at in of_arm.by_size
+                if column == size and at.n_pretrain is not None
+            ]
+            if len(crossings) > 1:
+                drawings.append(
+                    Drawing(
+                        f"{name}-{i}-boundary-{target}-{size}",
+                        heading=f"Boundary by {target} against {size}",
+                        title=f"Boundary by {target} against {size}",
+                        caption=f"The boundary at each {size} at which it is inside the measured range.",
+                        x_label=_labelled(size, noun),
+                        y_label=f"boundary: {axis_label('n_pretrain', noun)}",
+                        paint=moving_boundary_painter(crossings),
+                    )
+                )
     text = (
         "Plain minus distilled at equal data: above zero distillation helps. Marks are mean paired differences of "
         f"runs; the line and its {format_percent(request.options.level)} band come from the laws of the two arms."
     )
     return Panels("Where distillation stops paying", text, tuple(drawings))
-
-
-def _boundary_drawings(found: ArmBoundary, name: str, part: Part) -> list[Drawing]:
-    """The difference along n_pretrain, then the boundary against each other size."""
-    boundary, target, noun = found.boundary, found.target, part.noun
-    sizes = ", ".join(format_amount(size, value, noun) for size, value in boundary.sizes.items())
-    way = f", {found.arm.label}" if len(part.arms_of("distilled")) > 1 else ""
-    drawings = [
-        Drawing(
-            f"{name}-difference-{target}",
-            heading=f"Boundary by {target}{way}",
-            title=f"Difference of {target}, plain minus distilled",
-            caption=describe_boundary(boundary, target, noun) + (f" At {sizes}." if sizes else ""),
-            x_label=_labelled(boundary.x, noun),
-            y_label=f"plain minus distilled: {axis_label(target)}",
-            paint=difference_painter(boundary, target),
-        )
-    ]
-    for size in boundary.sizes:
-        crossings = [
-            (value, each.n_pretrain, each.low, each.high)
-            for column, value, each in found.by_size
-            if column == size and each.n_pretrain is not None
-        ]
-        if len(crossings) > 1:
-            heading = f"Boundary by {target} against {size}"
-            drawings.append(
-                Drawing(
-                    f"{name}-boundary-{target}-{size}",
-                    heading=heading,
-                    title=heading,
-                    caption=f"The boundary at each {size} at which it is inside the measured range.",
-                    x_label=_labelled(size, noun),
-                    y_label=f"boundary: {axis_label('n_pretrain', noun)}",
-                    paint=moving_boundary_painter(crossings),
-                )
-            )
-    return drawings
 
 
 @dataclass(frozen=True)
@@ -179,7 +171,11 @@ def curve_panels(found: PartFindings, axis: str, name: str, request: Request) ->
 
 
 def _series(found: PartFindings, target: str, axis: str, model: Level, request: Request) -> list[Curve]:
-    """Each arm at the smallest and the largest amount of the data that is not on the axis."""
+    """Each arm at the smallest and the largest amount of the data that is not on the axis, with its law's curve.
+
+    The curve extends a little beyond the runs; sizes that are neither on the axis nor a level are at the centre of
+    their range.
+    """
     series = []
     for number, law in enumerate(found.laws_of(target)):
         frame = law.arm.rows
@@ -190,10 +186,21 @@ def _series(found: PartFindings, target: str, axis: str, model: Level, request: 
         shown = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0) & model.contains(frame)
         for other in other_levels(law.arm, axis):
             keep = shown & other.contains(frame)
-            if keep.any():
-                label = ", ".join(text for text in (law.arm.label, other.label) if text)
-                line = _line(law, axis, x[keep], (model, other), request.options.level)
-                series.append(Curve(label, number, x[keep], in_axis_unit(target, y[keep]), *line, faint=other.faint))
+            if not keep.any():
+                continue
+            line = (np.empty(0),) * 4
+            if law.fit is not None and axis in law.fit.columns.values():
+                sizes = {axis: np.geomspace(x[keep].min(), x[keep].max() * _BEYOND, _POINTS)}
+                for column in set(law.fit.columns.values()) - {axis}:
+                    low, high = law.fit.data["ranges"][column]
+                    ends = {level.column: (level.low, level.high) for level in (other, model)}
+                    low, high = ends.get(column, (max(low, 1e-12), high))
+                    sizes[column] = np.full(_POINTS, np.sqrt(low * high))
+                band = law.fit.predict(sizes, level=request.options.level)
+                curves = (in_axis_unit(target, band[name].to_numpy()) for name in ("value", "low", "high"))
+                line = (sizes[axis], *curves)
+            label = ", ".join(text for text in (law.arm.label, other.label) if text)
+            series.append(Curve(label, number, x[keep], in_axis_unit(target, y[keep]), *line, faint=other.faint))
     return series
 
 
@@ -235,28 +242,6 @@ def _select_levels(sizes: np.ndarray, most: int) -> list[tuple[float, float]]:
         return [(float(sizes[i]), float(sizes[i])) for i in at]
     bins = np.array_split(sizes, 4)
     return [(float(part[0]), float(part[-1])) for part in (bins if most >= 4 else [bins[0], bins[-1]])]
-
-
-def _line(law: ArmLaw, axis: str, x: np.ndarray, at: Sequence[Level], level: float) -> tuple[np.ndarray, ...]:
-    """Sizes, fitted values, low and high along an axis, a little beyond the runs; empty where no law is fitted.
-
-    Args:
-        law: The arm's law.
-        axis: Column of the axis.
-        x: (N,) sizes of the runs.
-        at: Levels of the other sizes; each is drawn at its centre, any other size at the centre of its range.
-        level: Level of the band.
-    """
-    if law.fit is None or axis not in law.fit.columns.values():
-        return (np.empty(0),) * 4
-    sizes = {axis: np.geomspace(x.min(), x.max() * _BEYOND, _POINTS)}
-    for column in set(law.fit.columns.values()) - {axis}:
-        low, high = law.fit.data["ranges"][column]
-        low = max(low, 1e-12)
-        low, high = next(((each.low, each.high) for each in at if each.column == column), (low, high))
-        sizes[column] = np.full(_POINTS, np.sqrt(low * high))
-    band = law.fit.predict(sizes, level=level)
-    return sizes[axis], *(in_axis_unit(law.target, band[name].to_numpy()) for name in ("value", "low", "high"))
 
 
 def check_panels(found: PartFindings, name: str, request: Request) -> Panels:

@@ -19,10 +19,11 @@ from hf_scaling.boundary import Boundary
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
 from hf_scaling.fitting.card import facts_of, formula_of
+from hf_scaling.fitting.law_fit import VERDICTS
 from hf_scaling.fitting.selection import Ranking
 from hf_scaling.hub.cards import escape_markdown, markdown_table, render_template, with_head
 from hf_scaling.planning import Plan, TransferGaps
-from hf_scaling.report.answers import VERDICTS, Answer, Statement, answers, missing_from
+from hf_scaling.report.answers import Answer, Statement, answers, missing_from
 from hf_scaling.report.figures import DARK, LIGHT, PAGE, Drawing
 from hf_scaling.report.findings import (
     ArmBoundary,
@@ -35,7 +36,7 @@ from hf_scaling.report.findings import (
     TargetPlan,
     collect_findings,
 )
-from hf_scaling.report.gallery import Panels, panels_of
+from hf_scaling.report.gallery import panels_of
 from hf_scaling.report.parts import Arm
 from hf_scaling.text import MISSING, format_percent, no_break_percent
 
@@ -99,7 +100,24 @@ def write_findings(findings: Findings, path: Path) -> list[Path]:
     # Figures of an earlier report of other rows: their names begin with the number of a part.
     for outdated in set(folder.glob("[0-9]*-*.svg")) - {folder / f"{drawing.name}.svg" for drawing in drawings}:
         outdated.unlink()
-    values = _template_values(findings, panels)
+    facts = findings.facts | {f"fit: {name}": text for name, text in facts_of_fits(findings).items()}
+    values = {
+        "title": findings.title,
+        "lead": " · ".join(facts[name] for name in ("runs", "models", "data", "measured") if name in facts),
+        "answers": answers(findings),
+        "alone": len(findings.parts) == 1,
+        "left_out": findings.left_out,
+        "gaps": [{"question": gap.question, "why": missing_from(gap), "runs": gap.runs} for gap in findings.gaps],
+        "parts": [
+            {"title": part.part.title, "panels": groups, "laws": law_tables(part), "rankings": ranking_tables(part)}
+            for part, groups in zip(findings.parts, panels)
+        ],
+        "notes": notes_of(findings),
+        "facts": facts,
+        "level": format_percent(findings.request.options.level),
+        "draws": f"{findings.request.options.bootstrap:,}",
+        "version": __version__,
+    }
     body = render_template(_TEMPLATES / "card.md", {**values, "folder": folder.name}, {"table": as_markdown})
     files.write_text(card, with_head({"library_name": "hf_scaling", "tags": ["hf_scaling", "scaling-law"]}, body))
     filters = {"code": as_code, "emphasised": as_emphasised, "formula": as_formula, "figure": as_figure}
@@ -107,29 +125,6 @@ def write_findings(findings: Findings, path: Path) -> list[Path]:
         path, render_template(_TEMPLATES / "page.html", {**values, "light": LIGHT, "dark": DARK}, filters)
     )
     return [path, card, folder]
-
-
-def _template_values(findings: Findings, panels: Sequence[Sequence[Panels]]) -> dict[str, Any]:
-    """What both templates show."""
-    parts = [
-        {"title": part.part.title, "panels": groups, "laws": law_tables(part), "rankings": ranking_tables(part)}
-        for part, groups in zip(findings.parts, panels)
-    ]
-    facts = findings.facts | {f"fit: {name}": text for name, text in facts_of_fits(findings).items()}
-    return {
-        "title": findings.title,
-        "lead": " · ".join(facts[name] for name in ("runs", "models", "data", "measured") if name in facts),
-        "answers": answers(findings),
-        "alone": len(findings.parts) == 1,
-        "left_out": findings.left_out,
-        "gaps": [{"question": gap.question, "why": missing_from(gap), "runs": gap.runs} for gap in findings.gaps],
-        "parts": parts,
-        "notes": notes_of(findings),
-        "facts": facts,
-        "level": format_percent(findings.request.options.level),
-        "draws": f"{findings.request.options.bootstrap:,}",
-        "version": __version__,
-    }
 
 
 def as_code(text: str) -> Markup:
@@ -206,7 +201,7 @@ def law_tables(found: PartFindings) -> list[LawTable]:
             ]
             scores = fit.scores
             verdict = (
-                f"{fit.status}: {VERDICTS['law'][fit.status].text}. {scores['n_rows']} rows, "
+                f"{fit.status}: {VERDICTS[fit.status]}. {scores['n_rows']} rows, "
                 f"{scores['n_configurations']} sizes, log RMSE {scores['log_rmse']:.3g}."
             )
             tables.append(LawTable(title, formula_of(fit), Table(title, heads, rows), verdict))

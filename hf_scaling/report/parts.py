@@ -256,6 +256,8 @@ def describe_table(frame: pd.DataFrame) -> dict[str, str]:
         if name in totals
     ]
     costs += [f"{totals['seconds'] / 3600:.3g} hours of training"] if "seconds" in totals else []
+    times = frame["created_at"] if "created_at" in frame.columns else pd.Series(dtype=object)
+    dates = sorted(pd.to_datetime(times, errors="coerce", utc=True).dropna().dt.strftime("%Y-%m-%d"))
     explained = [f"{name}: {COLUMNS[name].meaning}" for name in _EXPLAINED if name in frame.columns]
     facts = {
         "runs": _runs(frame),
@@ -275,7 +277,7 @@ def describe_table(frame: pd.DataFrame) -> dict[str, str]:
         "cost": ", ".join(costs),
         "devices": _listings(frame, {"device": ""}),
         "versions": _versions(frame),
-        "measured": _dates(frame),
+        "measured": " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "",
         "how collected": ("; ".join(explained) if "run_id" in frame.columns else "") or "as the table's author did",
     }
     return {name: text for name, text in facts.items() if text}
@@ -311,13 +313,3 @@ def _versions(frame: pd.DataFrame) -> str:
         for name, version in packages.items() if isinstance(packages, dict) else ():
             versions.setdefault(str(name), set()).add(str(version))
     return ", ".join(f"{name} {'/'.join(sorted(values))}" for name, values in versions.items())
-
-
-def _dates(frame: pd.DataFrame) -> str:
-    if "created_at" not in frame.columns:
-        return ""
-    times = pd.to_datetime(frame["created_at"], errors="coerce", utc=True).dropna()
-    if times.empty:
-        return ""
-    first, last = times.min().strftime("%Y-%m-%d"), times.max().strftime("%Y-%m-%d")
-    return first if first == last else f"{first} to {last}"
