@@ -548,8 +548,16 @@ _GREEK = frozenset(
 @_refuse_deep
 def latex(text: FormulaText, variables: Sequence[str]) -> str:
     """The formula in LaTeX, in the order of the text: columns by their symbols, the parts of `where` at the end."""
-    names = [*text.names, *text.where, UNKNOWN]
-    written = {name: _parameter_latex(name) for name in names if name not in variables}
+    written: dict[str, str] = {}
+    for name in (*text.names, *text.where, UNKNOWN):
+        if name not in variables:
+            parts = _INDEXED.fullmatch(name)
+            stem, index = (parts["stem"], (parts["index"] or "").lstrip("_")) if parts else (name, "")
+            index = rf"\mathrm{{{index}}}" if len(index) > 1 and not index.isdigit() else index
+            letter = f"\\{stem}" if stem in _GREEK else stem
+            written[name] = f"{letter}_{{{index}}}" if index else letter
+            if stem not in _GREEK and len(stem) > 1:
+                written[name] = _word(name)
     for name in variables:
         symbol = COLUMNS[name].symbol if name in COLUMNS else ""
         # A parameter with the same symbol keeps it; the column is then spelled out.
@@ -566,17 +574,6 @@ def latex(text: FormulaText, variables: Sequence[str]) -> str:
         clauses[0] = f"{UNKNOWN} = {clauses[0]}"
     clauses += [f"{written[name]} = {write(tree)}" for name, tree in text.parts.items()]
     return r",\quad ".join(clauses)
-
-
-def _parameter_latex(name: str) -> str:
-    parts = _INDEXED.fullmatch(name)
-    stem, index = (parts["stem"], (parts["index"] or "").lstrip("_")) if parts else (name, "")
-    if stem not in _GREEK and len(stem) > 1:
-        return _word(name)
-    if len(index) > 1 and not index.isdigit():
-        index = rf"\mathrm{{{index}}}"
-    stem = f"\\{stem}" if stem in _GREEK else stem
-    return f"{stem}_{{{index}}}" if index else stem
 
 
 def _word(name: str) -> str:

@@ -146,8 +146,7 @@ class Law:
         self.name, self.expression, self.paper, self.summary = name, expression, paper, summary
         self.where = dict(where or {})
         self._text = FormulaText(expression, self.where, self._owner)
-        self.variables = self._declared_variables(variables)
-        self.names = self._declared_order(parameters)
+        self.variables, self.names = self._declared_names(variables, parameters)
         for given in (bounds, kinds, starts):
             self._refuse_unknown(given or {}, self.names, "parameter")
         roles = _Roles(self.variables)
@@ -408,25 +407,24 @@ class Law:
     def _owner(self) -> str:
         return f"law {self.name[:60]!r}"
 
-    def _declared_variables(self, given: Sequence[str] | None) -> tuple[str, ...]:
+    def _declared_names(
+        self, variables: Sequence[str] | None, parameters: Sequence[str] | None
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The variables and the parameters in their order: as declared, else as the formula's names suggest."""
         free = self._text.names
-        if given is not None:
-            self._refuse_unknown(given, free, "variable")
-        variables = tuple(name for name in VARIABLES if name in free) if given is None else tuple(dict.fromkeys(given))
-        if not variables:
+        self._refuse_unknown(variables or (), free, "variable")
+        columns = tuple(name for name in VARIABLES if name in free) if variables is None else tuple(variables)
+        if not columns:
             known = ", ".join(VARIABLES)
             raise InputError(f"{self._owner} has no variable; use one of {known} or name your own in variables=")
-        return variables
-
-    def _declared_order(self, given: Sequence[str] | None) -> tuple[str, ...]:
-        inferred = [name for name in self._text.names if name not in self.variables]
-        order = tuple(inferred if given is None else given)
+        inferred = [name for name in free if name not in columns]
+        order = tuple(inferred if parameters is None else parameters)
         if sorted(inferred) != sorted(order):
             listed = ", ".join(inferred)
             raise InputError(f"{self._owner}: the parameters of the formula are {listed}, not {', '.join(order)}")
         if not 1 <= len(order) <= _MAX_PARAMETERS:
             raise InputError(f"{self._owner} has {len(order)} parameters; a law has 1 to {_MAX_PARAMETERS}")
-        return order
+        return tuple(dict.fromkeys(columns)), order
 
     def _refuse_unknown(self, given: Iterable[object], known: Sequence[str], what: str) -> None:
         for name in given:
@@ -463,17 +461,7 @@ def _parameter(
         raise InputError(f"{owner}: the kind of {name} is {kind!r}; it must be one of {', '.join(KINDS)}")
     if kind != role.kind:
         role = _Role(kind, None, KINDS[kind][0])
-    low, high = _bounds(name, bounds.get(name, (role.low, KINDS[kind][1])), owner)
-    try:
-        grid = tuple(float(value) for value in starts.get(name, ()))
-    except (TypeError, ValueError):
-        grid = (math.nan,)
-    if not all(map(math.isfinite, grid)):
-        raise InputError(f"{owner}: the starts of {name} must be numbers")
-    return Parameter(name, kind, low, high, role.variable, grid)
-
-
-def _bounds(name: str, given: Sequence[float | None], owner: str) -> tuple[float, float]:
+    given = bounds.get(name, (role.low, KINDS[kind][1]))
     try:
         lowest, highest = given
         low = -math.inf if lowest is None else float(lowest)
@@ -482,7 +470,13 @@ def _bounds(name: str, given: Sequence[float | None], owner: str) -> tuple[float
         raise InputError(f"{owner}: the bounds of {name} must be two numbers, not {given!r}") from None
     if not low < high:
         raise InputError(f"{owner}: the lower bound of {name}, {low:g}, must be below the upper bound, {high:g}")
-    return low, high
+    try:
+        grid = tuple(float(value) for value in starts.get(name, ()))
+    except (TypeError, ValueError):
+        grid = (math.nan,)
+    if not all(map(math.isfinite, grid)):
+        raise InputError(f"{owner}: the starts of {name} must be numbers")
+    return Parameter(name, kind, low, high, role.variable, grid)
 
 
 class _Roles:
@@ -513,7 +507,11 @@ class _Roles:
                         elif term == "E":
                             self._note(term, _Role("floor"))
                 elif isinstance(operator, ast.Div) and inside_power:
-                    self._read_ratio(left, right)
+                    sides = [side.operand if isinstance(side, ast.UnaryOp) else side for side in (left, right)]
+                    names = [side.id for side in sides if isinstance(side, ast.Name)]
+                    if len(names) == 2 and len(self.variables.intersection(names)) == 1:
+                        size, other = sorted(names, key=lambda name: name not in self.variables)
+                        self._note(other, _Role("scale", size, _ABOVE_ZERO))
                 self.read(left, inside_power, in_exponent)
                 self.read(right, inside_power, in_exponent)
             case ast.UnaryOp(operand=operand):
@@ -521,13 +519,6 @@ class _Roles:
             case ast.Call(func=ast.Name(id=function), args=args):
                 for arg in args:
                     self.read(arg, inside_power or function in ("log", "sqrt", "exp"), in_exponent)
-
-    def _read_ratio(self, left: ast.expr, right: ast.expr) -> None:
-        sides = [side.operand if isinstance(side, ast.UnaryOp) else side for side in (left, right)]
-        names = [side.id for side in sides if isinstance(side, ast.Name)]
-        if len(names) == 2 and len(self.variables.intersection(names)) == 1:
-            size, other = sorted(names, key=lambda name: name not in self.variables)
-            self._note(other, _Role("scale", size, _ABOVE_ZERO))
 
     def _note(self, name: str, role: _Role) -> None:
         # An exponent remains one wherever else the name occurs.

@@ -123,7 +123,17 @@ class FormulaText:
             if value is not None:
                 constants[name] = value
         if self.is_equation:
-            self.low, self.high = _bounds(self.trees, self.owner, self.expression)
+            nodes = [node for tree in self.trees for node in ast.walk(tree) if isinstance(node, ast.expr)]
+            gaps = [[node for node in nodes if _is_gap(node, side)] for side in ("left", "right")]
+            ends = [{name for gap in of_side for name in names_in(gap)} - {UNKNOWN} for of_side in gaps]
+            unknowns = [node for node in nodes if isinstance(node, ast.Name) and node.id == UNKNOWN]
+            if [len(names) for names in ends] != [1, 1] or len(unknowns) != sum(map(len, gaps)):
+                message = (
+                    f"the unknown {UNKNOWN} is allowed only in ({UNKNOWN} - low) and (high - {UNKNOWN}), both names"
+                )
+                raise fault(self.owner, self.expression, unknowns[0].col_offset if unknowns else 0, message)
+            # The names of the two bounds of L.
+            self.low, self.high = ends[0].pop(), ends[1].pop()
         folder = _Folder(self.expression, self.owner, constants, self.is_equation)
         self.folded = [folder.fold(tree) for tree in self.trees]
 
@@ -320,16 +330,3 @@ def _is_gap(node: ast.AST, side: str) -> bool:
         case ast.BinOp(left=ast.Name(id=left), op=ast.Sub(), right=ast.Name(id=right)):
             return (left if side == "left" else right) == UNKNOWN
     return False
-
-
-def _bounds(sides: Sequence[ast.expr], owner: str, text: str) -> tuple[str, str]:
-    """The names of the two bounds of L."""
-    nodes = [node for side in sides for node in ast.walk(side)]
-    gaps = [node for node in nodes if _is_gap(node, "left") or _is_gap(node, "right")]
-    lows = {name for gap in gaps for name in names_in(gap) if _is_gap(gap, "left")}  # type: ignore[arg-type]
-    highs = {name for gap in gaps for name in names_in(gap) if _is_gap(gap, "right")}  # type: ignore[arg-type]
-    unknowns = [node for node in nodes if isinstance(node, ast.Name) and node.id == UNKNOWN]
-    if not (len(lows) == len(highs) == 2 and len(unknowns) == len(gaps)):
-        message = f"the unknown {UNKNOWN} is allowed only in ({UNKNOWN} - low) and (high - {UNKNOWN}), both names"
-        raise fault(owner, text, unknowns[0].col_offset if unknowns else 0, message)
-    return (lows - {UNKNOWN}).pop(), (highs - {UNKNOWN}).pop()
