@@ -194,11 +194,12 @@ def read_fits(
         InputError: Neither a law nor a table, or flags for a table where there is a law.
     """
     from hf_scaling.fitting import LawFit
+    from hf_scaling.planning.budget import rows_of_stage
 
     law_or_table = _load_law_or_table(arguments)
     if not isinstance(law_or_table, LawFit):
         table = law_or_table
-        arms = _arms(table, arguments.stage) if arguments.arm is None else []
+        arms = rows_of_stage(table, arguments.stage).distinct("arm") if arguments.arm is None else []
         if len(arms) < 2:
             return _fit(table, arguments, arguments.arm), table
         return {arm: _fit(table, arguments, arm) for arm in arms}, table
@@ -226,18 +227,6 @@ def _load_law_or_table(arguments: argparse.Namespace) -> "LawFit | pd.DataFrame"
             return LawFit.from_pretrained(where)
         except InputError as no_law:
             raise InputError(f"{where} is neither a table ({no_table}) nor a law ({no_law})") from None
-
-
-def _arms(table: "pd.DataFrame", stage: str | None) -> list[str]:
-    """The arms in the rows of a stage: by default finetune where there are such rows."""
-    from hf_scaling.fitting.rows import Columns
-
-    columns = Columns.of(table)
-    stages = columns.distinct("stage")
-    wanted = stage or ("finetune" if "finetune" in stages else None)
-    if wanted and stages:
-        columns = columns.where(columns.data["stage"].astype(str) == wanted, f"stage {wanted!r}")
-    return columns.distinct("arm")
 
 
 def _fit(table: "pd.DataFrame", arguments: argparse.Namespace, arm: str | None) -> "LawFit":

@@ -245,7 +245,7 @@ class Law:
     def rises(self, variables: Columns) -> bool:
         """Whether the law is of a score that rises, as `downstream_log` is: at most probed parameters it does."""
         ends = {}
-        for name, sizes in variables.items():
+        for name, sizes in checked_columns(variables, self.variables, self._owner)[0].items():
             positive = sizes[np.isfinite(sizes) & (sizes > 0)]
             ends[name] = np.array([positive.min(), positive.max()]) if len(positive) else np.ones(2)
         with np.errstate(all="ignore"):

@@ -154,7 +154,16 @@ def plan(
     best = min(allocations, key=lambda arm: allocations[arm].predicted["value"])
     chosen = allocations[best]
     p_better, uncertainty = judge_arms(allocations, judge_sizes(chosen, budget, level), level)
-    arms = [{"arm": arm, **a.sizes, **a.predicted, "p_better": p_better[arm]} for arm, a in allocations.items()]
+    arms = _in_own_units(
+        pd.DataFrame(
+            [{"arm": arm, **a.sizes, **a.predicted, "p_better": p_better[arm]} for arm, a in allocations.items()]
+        ),
+        scale,
+    )
+    predicted = arms.iloc[list(allocations).index(best)]
+    marginal = marginal_values(chosen, level)
+    # Improvements of the target in its own units.
+    marginal[["per_unit", "per_cost", "low", "high"]] /= abs(scale.factor)
     cost = {name: float(value[0]) for name, value in chosen.problem.costs.parts(chosen.arrays).items()}
     too_few = [found for one in allocations.values() for found in _too_few_levels(one)]
     notes = too_few + _size_notes(chosen, searched=n_params is None)
@@ -165,14 +174,14 @@ def plan(
         notes += [{**n, "text": of_arm + n["text"]} for n in assumed]
     return Plan(
         allocation={**{n: None if np.isnan(v) else int(v) for n, v in chosen.sizes.items()}, "arm": best},
-        predicted=_in_own_units(pd.DataFrame([chosen.predicted]), scale)[["value", "low", "high"]].iloc[0].to_dict(),
+        predicted={name: float(predicted[name]) for name in ("value", "low", "high")},
         intervals=uncertainty.intervals,
         regret=uncertainty.regret,
         verdict="cannot_tell" if too_few else uncertainty.verdict,
         cost={**cost, "total": sum(cost.values())},
         frontier=_in_own_units(frontier(problems, budget, level), scale),
-        marginal=_per_own_unit(marginal_values(chosen, level), scale),
-        arms=_in_own_units(pd.DataFrame(arms).drop(columns="extrapolation"), scale),
+        marginal=marginal,
+        arms=arms.drop(columns="extrapolation"),
         gap=judge_gap(fits[best], level) if fits[best].law in LAWS_WITH_A_GAP and len(fits[best].draws) else None,
         notes=notes,
         budget=float(budget),
@@ -203,12 +212,6 @@ def _in_own_units(frame: pd.DataFrame, scale: TargetScale) -> pd.DataFrame:
     """The frame with value, low and high converted from what is fitted to the target's own units."""
     value, low, high = (scale.from_fitted(frame[name].to_numpy(float)) for name in ("value", "low", "high"))
     return frame.assign(value=value, low=np.minimum(low, high), high=np.maximum(low, high))
-
-
-def _per_own_unit(marginal: pd.DataFrame, scale: TargetScale) -> pd.DataFrame:
-    """Marginal values as improvements of the target in its own units."""
-    names = ["per_unit", "per_cost", "low", "high"]
-    return marginal.assign(**{name: marginal[name] / abs(scale.factor) for name in names})
 
 
 def _too_few_levels(allocation: Allocation) -> list[dict]:
@@ -316,6 +319,17 @@ _DEFAULT_LAWS = {
 }
 
 
+def rows_of_stage(table: "Table", stage: str | None = None) -> Columns:
+    """The rows that a plan is for: those of a stage, by default finetune where there are such rows, else all.
+
+    Raises:
+        InputError: There are stages, and no row of this one.
+    """
+    columns = Columns.of(table)
+    stage = stage or ("finetune" if "finetune" in columns.distinct("stage") else None)
+    return columns.where_equal("stage", stage) if stage and "stage" in columns.data else columns
+
+
 def default_law(table: "Table", stage: str | None = None, target: str = "loss") -> tuple[str, str | None]:
     """The law for the sizes that a table varies, in its fine-tuned rows where it has any.
 
@@ -330,11 +344,7 @@ def default_law(table: "Table", stage: str | None = None, target: str = "loss") 
     Raises:
         InputError: The rows vary none of n_params, n_pretrain and n_finetune.
     """
-    columns = Columns.of(table)
-    wanted = stage or ("finetune" if "finetune" in columns.distinct("stage") else None)
-    if wanted and "stage" in columns.data:
-        columns = columns.where_equal("stage", wanted)
-    varied = []
+    columns, varied = rows_of_stage(table, stage), []
     for name in SIZES:
         values = columns.numbers(name) if name in columns.data else np.empty(0)
         if len(np.unique(values[np.isfinite(values) & (values > 0)])) > 1:
