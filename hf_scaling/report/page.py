@@ -170,25 +170,11 @@ def as_markdown(table: Table) -> str:
     return markdown_table(table.heads, [[escape_markdown(cell) for cell in row] for row in table.rows])
 
 
-@dataclass(frozen=True)
-class LawTable:
-    """One fitted law.
+def law_tables(found: PartFindings) -> list[dict[str, str | Table]]:
+    """For each fitted law and member of a mixture: title, formula, table of the parameters, and verdict.
 
-    Attributes:
-        title: Target, arm and law.
-        formula: The formula, as `hf-scaling laws` prints it.
-        table: Its parameters with intervals.
-        verdict: Its status, and the facts in which it differs from the other laws of the report.
+    The formula is written as `hf-scaling laws` prints it.
     """
-
-    title: str
-    formula: str
-    table: Table
-    verdict: str
-
-
-def law_tables(found: PartFindings) -> list[LawTable]:
-    """One for each fitted law; the members of a mixture have one each."""
     tables = []
     for law in found.laws:
         for fit in () if law.fit is None else law.fit.members or (law.fit,):
@@ -204,7 +190,8 @@ def law_tables(found: PartFindings) -> list[LawTable]:
                 f"{fit.status}: {VERDICTS[fit.status]}. {scores['n_rows']} rows, "
                 f"{scores['n_configurations']} sizes, log RMSE {scores['log_rmse']:.3g}."
             )
-            tables.append(LawTable(title, formula_of(fit), Table(title, heads, rows), verdict))
+            table = Table(title, heads, rows)
+            tables.append({"title": title, "formula": formula_of(fit), "table": table, "verdict": verdict})
     return tables
 
 
@@ -290,36 +277,24 @@ def content_of(findings: Findings) -> dict[str, Any]:
 
 
 # What JSON contains of each kind of object; an arm is its label, a ranking its table, a problem "" is null.
-_FIELDS: dict[type, tuple[str, ...]] = {
-    Answer: ("code", "question", "statements"),
-    Statement: ("text", "details", "place", "key"),
-    Gap: ("code", "question", "why", "runs", "place"),
-    ArmLaw: ("target", "arm", "best", "fit", "ranking", "forecasts", "problem"),
-    LawFit: ("law", "status", "params", "intervals", "scores", "notes", "weights", "settings"),
-    Boundary: (
-        "status",
-        "n_pretrain",
-        "low",
-        "high",
-        "crossings",
-        "law_free",
-        "sizes",
-        "notes",
-        "x",
-        "level",
-        "difference",
-    ),
-    ArmBoundary: ("target", "arm", "boundary", "problem"),
-    ArmGap: ("target", "arm", "problem"),
-    TransferGaps: ("table", "worth", "notes"),
-    TargetPlan: ("target", "asked", "problem"),
-    Plan: ("allocation", "predicted", "intervals", "verdict", "cost", "budget", "costs", "notes", "frontier"),
-    NextRuns: ("target", "quantity", "budget", "runs", "problem"),
+_FIELDS: dict[type, str] = {
+    Answer: "code question statements",
+    Statement: "text details place key",
+    Gap: "code question why runs place",
+    ArmLaw: "target arm best fit ranking forecasts problem",
+    LawFit: "law status params intervals scores notes weights settings",
+    Boundary: "status n_pretrain low high crossings law_free sizes notes x level difference",
+    ArmBoundary: "target arm boundary problem",
+    ArmGap: "target arm problem",
+    TransferGaps: "table worth notes",
+    TargetPlan: "target asked problem",
+    Plan: "allocation predicted intervals verdict cost budget costs notes frontier",
+    NextRuns: "target quantity budget runs problem",
 }
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    fields = {name: getattr(value, name) for name in _FIELDS[type(value)]}
+    fields = {name: getattr(value, name) for name in _FIELDS[type(value)].split()}
     return fields | {"problem": value.problem or None} if "problem" in fields else fields
 
 

@@ -26,16 +26,7 @@ _PART_COLUMNS = ("task", "upstream", "downstream", "recipe", "eval_split")
 # Columns that separate distilled runs into arms of their own.
 _ARM_COLUMNS = ("distillation", "teacher_n_params")
 # Columns whose meaning the page states: how the numbers were collected.
-_EXPLAINED = (
-    "loss",
-    "error",
-    "n_params",
-    "n_pretrain",
-    "n_finetune",
-    "samples_seen",
-    "train_flops",
-    "teacher_flops",
-)
+_EXPLAINED = ["loss", "error", "n_params", "n_pretrain", "n_finetune", "samples_seen", "train_flops", "teacher_flops"]
 
 
 @dataclass(frozen=True)
