@@ -5,6 +5,7 @@ import itertools
 import json
 
 import pytest
+import yaml
 
 from hf_scaling.errors import InputError, RunError
 from hf_scaling.grid import Grid, PlannedRun, RunSpec
@@ -22,7 +23,7 @@ CONTENT = {
 }
 
 
-def plan_of(grid):
+def plan_of(grid, source=("digits", "0")):
     """The runs of a grid with invented ids and costs, without the process that resolves them."""
     planned = {}
     for run in grid.runs:
@@ -30,7 +31,7 @@ def plan_of(grid):
         spec = RunSpec(
             stage=run.stage,
             model={"name": run.fields.get("model")},
-            source={"name": "digits", "fingerprint": "0"},
+            source=dict(zip(("name", "fingerprint"), source)),
             n_pretrain=(run.parent or run).fields["n_pretrain"],
             n_finetune=run.fields.get("n_finetune", 0),
             n_classes=10,
@@ -234,6 +235,32 @@ def test_a_finished_folder_that_the_table_lacks_is_added_without_training(run):
     engine = run()
     assert run.plan[0].run_id not in {given.run_id for given in engine.given}
     assert len(run.table) == 24
+
+
+def write_run_file(study, run, **changes):
+    spec = {**run.spec.to_dict(), **changes}
+    (study.run_folder(run.run_id) / "run.yaml").write_text(yaml.safe_dump({"run_id": run.run_id, "spec": spec}))
+
+
+def test_a_study_says_once_that_a_changed_source_is_trained_on_again(run, monkeypatch, caplog):
+    run()
+    for planned in run.plan:
+        write_run_file(run.study, planned, source={"name": "digits", "fingerprint": "0123456789abcdef"})
+    changed = ("digits", "fedcba9876543210")
+    monkeypatch.setattr(Grid, "plan", lambda grid, fill=False, guess=False: plan_of(grid, changed))
+    run()
+    (message,) = [record.getMessage() for record in caplog.records if record.name == "hf_scaling.runner.loop"]
+    assert all(part in message for part in ("digits", "0123456789abcdef", "fedcba9876543210"))
+
+
+@pytest.mark.parametrize("source", [("letters", "1"), ("digits", "2")])
+def test_a_study_says_nothing_of_runs_that_are_new(source, run, monkeypatch, caplog):
+    run()
+    for planned in run.plan:
+        write_run_file(run.study, planned, n_classes=99)
+    monkeypatch.setattr(Grid, "plan", lambda grid, fill=False, guess=False: plan_of(grid, source))
+    run()
+    assert [record for record in caplog.records if record.name == "hf_scaling.runner.loop"] == []
 
 
 def test_a_removed_checkpoint_is_trained_again_only_where_it_is_needed(run):

@@ -1,18 +1,24 @@
 """`run_grid`: train every run of a grid that its study does not have yet, each once and after those it depends on."""
 
+import json
+import logging
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from hf_scaling.errors import RunError
+from hf_scaling import files
+from hf_scaling.errors import InputError, RunError
 from hf_scaling.grid import Grid, PlannedRun
 from hf_scaling.results import ResultsTable
 from hf_scaling.runner.engines import Engine, open_engine
 from hf_scaling.runner.machine import Speeds
 from hf_scaling.runner.study_folder import Study
+
+_log = logging.getLogger(__name__)
 
 _ATTEMPTS = 2  # of a run that fails
 _DEATHS = 5  # workers that die during one run before it counts as failed
@@ -70,6 +76,7 @@ def run_grid(
     if runs_to_train(study, table, plan):
         # Planned again with the cache of every source filled, which checks every size before the first run.
         plan = grid.plan(fill=True)
+        _log_changed_sources(study, [run for run in plan if run.run_id not in known])
         _train_missing(study, table, plan, workers, engine, retry_failed, progress)
     _raise_failures(study, plan)
     return study.table()
@@ -97,6 +104,37 @@ def describe_run(run: PlannedRun) -> str:
     size = "" if spec.n_pretrain is None else f" n_pretrain {spec.n_pretrain:,}"
     tuned = f", fine-tuned on {spec.source['name']} n_finetune {spec.n_finetune:,}" if spec.stage == "finetune" else ""
     return f"{run.run_id} ({run.model} {run.arm}{size}{tuned}, seed {spec.seed})"
+
+
+def _log_changed_sources(study: Study, missing: Sequence[PlannedRun]) -> None:
+    """Log, a line a source, that runs are trained again because their source has another fingerprint than before."""
+    by_rest: dict[str, PlannedRun] = {_apart_from_fingerprint(run.spec.to_dict()): run for run in missing}
+    names = {run.spec.source["name"] for run in missing}
+    fingerprints = {run.spec.source["fingerprint"] for run in missing}
+    for path in sorted((study.path / "runs").glob("*/run.yaml")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        # Parsed only where its text says that it can matter: a study may have thousands of runs.
+        if not any(name in text for name in names) or any(fingerprint in text for fingerprint in fingerprints):
+            continue
+        try:
+            before = files.read_yaml(path, "run")["spec"]
+            run = by_rest.get(_apart_from_fingerprint(before))
+        except (InputError, KeyError, TypeError):  # not a run's folder
+            continue
+        name = before["source"]["name"]
+        if run is not None and name in names:
+            names.remove(name)
+            _log.warning(
+                "%s: its content, its labels or the decoding of its images have changed since runs/%s was trained "
+                "(fingerprint %s, now %s), so its runs are trained again",
+                *(name, path.parent.name, before["source"]["fingerprint"], run.spec.source["fingerprint"]),
+            )
+
+
+def _apart_from_fingerprint(spec: Mapping[str, Any]) -> str:
+    """A specification without what a changed source changes: its fingerprint, and the ids of the runs it needs."""
+    source = {name: value for name, value in spec["source"].items() if name != "fingerprint"}
+    return json.dumps({**spec, "source": source, "teacher": None, "parent": None}, sort_keys=True)
 
 
 def _train_missing(
