@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 
 from hf_scaling.cli import exit_status
+from hf_scaling.processes import importing
 
 
 def main() -> None:
     """Read the configuration, resolve the run, train it, print the result, push it."""
-    from hf_scaling import publishing, training
+    with importing():
+        from hf_scaling import publishing, training
 
     fields, args = training.parse_pretrain(sys.argv[1:], Path(__file__).parent / "configs" / "demo.yaml")
     args, at_end = publishing.take_push(args)

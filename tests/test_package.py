@@ -46,6 +46,12 @@ def test_the_deciding_half_imports_nothing_heavy(name):
     assert result.stdout.strip() == "[]", result.stderr
 
 
+def test_training_imports_no_metrics_library():
+    check = "{'evaluate', 'sklearn', 'matplotlib', 'ray'} & sys.modules.keys()"
+    result = python(f"import sys, hf_scaling.training, hf_scaling.publishing; print({check})")
+    assert result.stdout.strip() == "set()", result.stderr
+
+
 def test_every_public_name_exists():
     for name in hf_scaling.__all__:
         assert getattr(hf_scaling, name) is not None

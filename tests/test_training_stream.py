@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import evaluate
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hf_scaling.errors import InputError
 from hf_scaling.models import ImageStatistics
 from hf_scaling.tasks import base
 from hf_scaling.tasks.augmentation import AUGMENTATIONS, augment
+from hf_scaling.tasks.metrics import CrossEntropy, TopOneError
 from hf_scaling.tasks.streams import ImageSet, ImageStream
 
 STATISTICS = ImageStatistics((0.5, 0.4, 0.3), (0.5, 0.25, 0.2))
@@ -137,15 +139,16 @@ def test_unknown_and_repeated_names_are_refused(names):
 
 def test_metrics_are_the_textbook_ones():
     generator = torch.Generator().manual_seed(0)
-    logits, others = (30 * torch.randn(500, 7, generator=generator) for _ in range(2))
+    logits = 30 * torch.randn(500, 7, generator=generator)
     labels = torch.randint(0, 7, (500,), generator=generator)
-    scores = base.score(logits.numpy(), labels.numpy())
-    expected = torch.nn.functional.cross_entropy(logits.double(), labels).item()
     # Both sum 500 terms of size 1 to 100 in float64.
-    assert scores["loss"] == pytest.approx(expected, rel=1e-13)
-    assert scores["error"] == (logits.argmax(1) != labels).double().mean().item()
-    same = (logits.argmax(1) == others.argmax(1)).double().mean().item()
-    assert base.agreement(logits.numpy(), others.numpy()) == pytest.approx(same, abs=1e-15)
+    expected = torch.nn.functional.cross_entropy(logits.double(), labels).item()
+    loss = base.cross_entropy(logits.numpy(), labels.numpy())
+    assert loss == pytest.approx(expected, rel=1e-13)
+    error = base.top_one_error(logits.numpy(), labels.numpy())
+    assert error == (logits.argmax(1) != labels).double().mean().item()
+    metrics = evaluate.combine([TopOneError(keep_in_memory=True), CrossEntropy(keep_in_memory=True)])
+    assert metrics.compute(predictions=logits.numpy(), references=labels.numpy()) == {"error": error, "loss": loss}
 
 
 def test_evaluation_does_not_depend_on_the_batch(monkeypatch):

@@ -4,7 +4,6 @@
 `--dry-run` (see `hf_scaling.processes`).
 """
 
-import gc
 import os
 import sys
 import time
@@ -14,16 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from hf_scaling import files, tasks, training
-from hf_scaling.distillation import distillation_loss
+from hf_scaling import files
 from hf_scaling.errors import InputError, RunError
 from hf_scaling.grid import PlannedRun
-from hf_scaling.processes import Process, ProcessEnded, serve
+from hf_scaling.processes import Process, ProcessEnded, importing, serve
 from hf_scaling.runner.engines import WORKER
 from hf_scaling.runner.study_folder import Study, last_line
 from hf_scaling.text import one_line
+
+with importing():
+    import torch
+
+    from hf_scaling import tasks, training
+    from hf_scaling.distillation import distillation_loss
 
 _LONGEST = 8.0  # seconds of a first step after which no second one is timed
 
@@ -33,9 +35,6 @@ class Worker:
 
     def __init__(self) -> None:
         self._cache = training.ProcessCache()
-        # What is loaded by now stays: no garbage collection needs to look at it again.
-        gc.collect()
-        gc.freeze()
 
     def train(self, study: str, run: Mapping[str, Any], gpus: Sequence[str] = ()) -> dict[str, str]:
         """Train one run into its folder in the study.

@@ -1,4 +1,4 @@
-"""What a task is: one object that loads, batches, evaluates and counts; and the metrics that tasks share."""
+"""What a task is: one object that loads, batches, evaluates and counts; and the scores of logits."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import datasets
-import evaluate
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -281,54 +279,21 @@ class Task(Protocol):
     ) -> Measurement:
         """Read a split once, in float32, and score the model, and its teacher on the same examples."""
 
-    def training_flops(self, model: torch.nn.Module, inputs: Inputs) -> float:
-        """Floating-point operations of training on one example, forward and backward through trained weights."""
+    def training_flops(self, model: torch.nn.Module, inputs: Inputs, forward: float | None = None) -> float:
+        """Floating-point operations of training on one example, forward and backward through trained weights.
+
+        `forward` are those of its forward pass, where they have been counted.
+        """
 
 
-_LOGITS = datasets.Features(
-    {"predictions": datasets.Sequence(datasets.Value("float32")), "references": datasets.Value("int64")}
-)
+def top_one_error(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Share of the examples whose largest logit (n, classes) is not the label's (n,): 0 to 1."""
+    return float(np.mean(np.argmax(logits, axis=1) != labels))
 
 
-class _LogitMetric(evaluate.Metric):
-    """Takes logits, shape (n, classes), and labels, shape (n,)."""
-
-    description = ""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(description=self.description, citation="", features=_LOGITS)
-
-
-class TopOneError(_LogitMetric):
-    """Share of the images whose largest logit is not the label's: 0 to 1."""
-
-    description = "top-1 error rate, 0 to 1"
-
-    def _compute(self, predictions, references) -> dict[str, float]:
-        guesses = np.argmax(np.asarray(predictions), axis=1)
-        return {"error": float(np.mean(guesses != np.asarray(references)))}
-
-
-class CrossEntropy(_LogitMetric):
-    """Cross-entropy in nats per image, summed in float64."""
-
-    description = "cross-entropy, nats per image"
-
-    def _compute(self, predictions, references) -> dict[str, float]:
-        logits = np.asarray(predictions, dtype=np.float64)
-        logits = logits - logits.max(axis=1, keepdims=True)
-        labels = np.asarray(references)
-        of_label = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-        return {"loss": float(np.mean(np.log(np.exp(logits).sum(axis=1)) - of_label))}
-
-
-def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Error (0 to 1) and loss (nats per image) of `logits` (n, classes) against `labels` (n,)."""
-    metrics = evaluate.combine([TopOneError(keep_in_memory=True), CrossEntropy(keep_in_memory=True)])
-    return metrics.compute(predictions=logits, references=labels)
-
-
-def agreement(logits: np.ndarray, teacher_logits: np.ndarray) -> float:
-    """Share of the images to which two models, by their logits (n, classes), give the same class: 0 to 1."""
-    metric = TopOneError(keep_in_memory=True)
-    return 1 - metric.compute(predictions=logits, references=np.argmax(teacher_logits, axis=1))["error"]
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Cross-entropy of logits (n, classes) to labels (n,) in nats per example, summed in float64."""
+    logits = np.asarray(logits, dtype=np.float64)
+    logits = logits - logits.max(axis=1, keepdims=True)
+    of_label = np.take_along_axis(logits, np.asarray(labels)[:, None], axis=1)[:, 0]
+    return float(np.mean(np.log(np.exp(logits).sum(axis=1)) - of_label))

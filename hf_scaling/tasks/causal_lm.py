@@ -277,12 +277,13 @@ class CausalLM:
             raise RunError(f"the loss on the evaluation text is {sums['loss'] / n}")
         return Measurement(n_eval=n, **{name: float(total / n) for name, total in sums.items()})
 
-    def training_flops(self, model: torch.nn.Module, inputs: TextInputs) -> float:
+    def training_flops(self, model: torch.nn.Module, inputs: TextInputs, forward: float | None = None) -> float:
         """FLOPs of training on one window: forward, and backward through the weights that are trained.
 
         Where only low-rank additions are trained, the frozen weights pass a gradient on but get none themselves.
         """
-        forward = models.flops_of(model, inputs.blank(1, next(model.parameters()).device))
+        if forward is None:
+            forward = models.flops_of(model, inputs.blank(1, next(model.parameters()).device))
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         if len(trained) == len(list(model.parameters())):
             return models.TRAINING * forward

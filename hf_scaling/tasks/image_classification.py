@@ -16,8 +16,7 @@ from transformers import BitImageProcessor, PreTrainedModel
 from hf_scaling import models
 from hf_scaling.data import Source, Split, hold_out_validation, nested_subset
 from hf_scaling.errors import InputError, RunError
-from hf_scaling.tasks import base
-from hf_scaling.tasks.base import FinetuneFields, Measurement, PretrainFields, Subset
+from hf_scaling.tasks.base import FinetuneFields, Measurement, PretrainFields, Subset, cross_entropy, top_one_error
 from hf_scaling.tasks.streams import ImageSet, ImageStream, to_tensor
 
 #: How the pixels of students trained from scratch are normalised: to -1..1, whatever the source, so that a checkpoint
@@ -256,23 +255,24 @@ class ImageClassification:
             RunError: The loss is not a finite number.
         """
         logits, teacher_logits = _predict(model, processor, split, batch_size, teacher)
-        scores = base.score(logits, split.labels)
-        if not np.isfinite(scores["loss"]):
-            raise RunError(f"the loss on the evaluation images is {scores['loss']}")
+        error, loss = top_one_error(logits, split.labels), cross_entropy(logits, split.labels)
+        if not np.isfinite(loss):
+            raise RunError(f"the loss on the evaluation images is {loss}")
         if teacher is None:
-            return Measurement(n_eval=len(logits), **scores)
-        teacher_scores = base.score(teacher_logits, split.labels)
+            return Measurement(len(logits), error, loss)
         return Measurement(
-            n_eval=len(logits),
-            **scores,
-            agreement=base.agreement(logits, teacher_logits),
-            teacher_error=teacher_scores["error"],
-            teacher_loss=teacher_scores["loss"],
+            len(logits),
+            error,
+            loss,
+            agreement=1 - top_one_error(logits, np.argmax(teacher_logits, axis=1)),
+            teacher_error=top_one_error(teacher_logits, split.labels),
+            teacher_loss=cross_entropy(teacher_logits, split.labels),
         )
 
-    def training_flops(self, model: PreTrainedModel, inputs: ImageInputs) -> float:
+    def training_flops(self, model: PreTrainedModel, inputs: ImageInputs, forward: float | None = None) -> float:
         """FLOPs of training on one image: forward, and backward through the weights that are trained."""
-        forward = models.flops_of(model, inputs.blank(1, next(model.parameters()).device))
+        if forward is None:
+            forward = models.flops_of(model, inputs.blank(1, next(model.parameters()).device))
         if all(weight.requires_grad for weight in model.parameters()):
             return models.TRAINING * forward
         head = sum(weight.numel() for weight in models.head_parameters(model) if weight.ndim > 1)

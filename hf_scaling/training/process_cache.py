@@ -260,10 +260,13 @@ class ProcessCache:
             # The meta device lacks an operation of this model: it is counted with its weights.
             real = task.build(start.model, start, source, seed=0)
             forward = models.try_forward(real, inputs.blank(1, real.device), n_outputs, start.model)
+        trained = model
         if isinstance(fields, FinetuneFields):
             with torch.device(model.device):
-                model = task.limit_training(model, fields, seed=0)
-        return CountedModel(model, configuration, n_params, forward, task.training_flops(model, inputs))
+                trained = task.limit_training(model, fields, seed=0)
+        # Low-rank weights, which wrap the model, are counted with it.
+        training = task.training_flops(trained, inputs, forward if trained is model else None)
+        return CountedModel(trained, configuration, n_params, forward, training)
 
 
 def size_field(fields: RunFields) -> str:

@@ -34,7 +34,7 @@ from hf_scaling.training.config import (
     rule_of,
 )
 from hf_scaling.training.ladder import Rung, check_previous, rung_of
-from hf_scaling.training.process_cache import ProcessCache, size_field
+from hf_scaling.training.process_cache import CountedModel, ProcessCache, size_field
 from hf_scaling.training.run_folder import Checkpoint, RunFolder, identify
 
 _DISTILLATION = ("kind", "alpha", "temperature", "alpha_schedule")
@@ -80,11 +80,16 @@ class ResolvedRun:
         """The kind of problem."""
         return tasks.find(self.fields.task)
 
-    @cached_property
+    @property
+    def counted(self) -> CountedModel:
+        """Its model in numbers."""
+        start = _start_of(self.fields, self.parent)
+        return self.cache.count(self.task, self.fields, self.source, self.inputs, start)
+
+    @property
     def model(self) -> PreTrainedModel | None:
         """The model as it begins training, on the meta device (a given checkpoint: loaded); None if out of reach."""
-        start = _start_of(self.fields, self.parent)
-        return self.cache.count(self.task, self.fields, self.source, self.inputs, start).model
+        return self.counted.model
 
     @cached_property
     def subset(self) -> Subset:

@@ -73,12 +73,14 @@ class _Training:
         teacher = None if checkpoint is None else run.cache.teacher(self.task, checkpoint.folder)
         parent = self._trained(run.parent, "below" if self.spec.stage == "pretrain" else "parent")
         model, origin = self._start_from(parent, checkpoint, teacher)
-        trainer = self._make_trainer(model, teacher)
+        # A copy of each checkpoint that is fine-tuned would stay in the cache, so that one is counted as it is.
+        counted = run.counted.training if self.spec.stage == "pretrain" else None
+        flops = counted or self.task.training_flops(model, run.inputs)
+        trainer = self._make_trainer(model, teacher, flops)
         overlap = self._count_overlap(None if isinstance(parent, RunFolder) else parent)
         if is_main():
             self.folder.write_resolved(self.spec, configuration | {"overlap": overlap})
         self._report(f"{self.spec.steps:,} steps, run {self.spec.run_id}")
-        flops = self.task.training_flops(trainer.model, run.inputs)
         trainer.train_to_end(parent.trunk if isinstance(parent, RunFolder) else None)
         model = trainer.model if isinstance(trainer.model, PreTrainedModel) else trainer.model.merge_and_unload()
         # The test split is read only now, when nothing can be selected by it any more.
@@ -131,7 +133,7 @@ class _Training:
         model = self.task.limit_training(self.task.adapt(model, run.fields, run.source, seed), run.fields, seed)
         return model, origin | {"downstream": run.source.name, "parent": parent.name}
 
-    def _make_trainer(self, model: Any, teacher: Teacher | None) -> RunTrainer:
+    def _make_trainer(self, model: Any, teacher: Teacher | None, flops: float) -> RunTrainer:
         run, args = self.run, self.run.args
         settings = fixed_arguments(args, self.spec.steps, self.folder.checkpoints)
         if run.fields.patience is not None:
@@ -151,6 +153,7 @@ class _Training:
             processing_class=self.task.processor(model, run.inputs),
             patience=run.fields.patience,
             keep=None if run.rung is None else (run.rung.branch, self.folder.trunk),
+            flops_per_example=flops,
         )
 
     def _count_overlap(self, parent: Checkpoint | None) -> dict[str, int | None]:

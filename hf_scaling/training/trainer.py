@@ -28,10 +28,19 @@ class RunTrainer(DistillationTrainer):
         *args, **kwargs: As for `DistillationTrainer`.
         patience: Evaluations of the validation part without a better one after which it stops; None: it does not.
         keep: A step, and where the training state after it is kept; None: all states are removed in the end.
+        flops_per_example: Of training on one example; None: they are counted.
     """
 
-    def __init__(self, *args, patience: int | None = None, keep: tuple[int, Path] | None = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        patience: int | None = None,
+        keep: tuple[int, Path] | None = None,
+        flops_per_example: float | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
+        self._flops_per_example = flops_per_example
         self._keep = keep
         if patience is not None:
             self.add_callback(EarlyStoppingCallback(patience))
