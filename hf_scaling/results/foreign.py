@@ -146,7 +146,13 @@ def read_delimited(content: bytes, name: str) -> tuple[bytes, str]:
             content = gzip.decompress(content)
         except (OSError, EOFError) as error:
             raise InputError(f"{name}: not readable as gzip: {error}") from None
-    text = _decode(content)
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = content.decode("utf-16", "replace")
+    else:
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("cp1252", "replace")
     lines = text[:200_000].splitlines()
     delimiter = _delimiter_of([line for line in lines[:30] if line.strip()])
     if delimiter == " ":
@@ -162,15 +168,6 @@ def read_delimited(content: bytes, name: str) -> tuple[bytes, str]:
     csv.writer(written, delimiter=delimiter, lineterminator="\n").writerow(names)
     body = text.splitlines(keepends=True)[reader.line_num :]
     return (written.getvalue() + "".join(body)).encode(), delimiter
-
-
-def _decode(content: bytes) -> str:
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return content.decode("utf-16", "replace")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("cp1252", "replace")
 
 
 def _delimiter_of(lines: Sequence[str]) -> str:
@@ -283,26 +280,19 @@ def similar_columns(wanted: Iterable[str], available: Iterable[str]) -> dict[str
     return found
 
 
-def _words(name: str) -> tuple[list[str], float]:
-    """The words of a column name in lower case, without fillers and units; and the factor of its unit."""
+def _rank(ours: str, name: str) -> tuple[int | None, float]:
+    """How usual a name is for one of our columns (0 is best, None is another column), and the factor of its unit."""
     factor = 1.0
     for inside in re.findall(r"[(\[]\s*(?:in\s+)?([A-Za-z]+)[^)\]]*[)\]]", name):
         factor = _UNITS.get(inside.lower(), factor)
     bare = re.sub(r"[(\[][^)\]]*[)\]]", " ", name)
     bare = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", bare)
-    words = [word.lower() for word in re.findall(r"[A-Za-z0-9]+", bare)]
-    if len(words) > 1 and words[-1] in _UNITS:
-        factor = _UNITS[words.pop()]
-    kept = [word for word in words if word not in _FILLERS]
+    every = [word.lower() for word in re.findall(r"[A-Za-z0-9]+", bare)]
+    if len(every) > 1 and every[-1] in _UNITS:
+        factor = _UNITS[every.pop()]
+    words = [word for word in every if word not in _FILLERS]
     # n_images, but not N alone.
-    if len(kept) > 1 and kept[0] in ("n", "x"):
-        kept = kept[1:]
-    return kept or words, factor
-
-
-def _rank(ours: str, name: str) -> tuple[int | None, float]:
-    """How usual a name is for one of our columns (0 is best, None is another column), and the factor of its unit."""
-    words, factor = _words(name)
+    words = words[1:] if len(words) > 1 and words[0] in ("n", "x") else words or every
     joined, own = "".join(words), ours.removeprefix("n_").replace("_", "")
     if joined in (own, ours.replace("_", "")):
         return 0, factor
@@ -340,7 +330,22 @@ def apply_names(
     named = {ours: _column_of(frame, ours, theirs) for ours, theirs in (map or {}).items()}
     used = {name for theirs in (map or {}).values() for name in [_source(frame, theirs)[0]]}
     frame = frame.drop(columns=[name for name in {*named, *used} if name in frame.columns]).assign(**named)
-    return _name_arms(frame, arm_names) if arm_names else frame
+    if not arm_names:
+        return frame
+    if unknown := sorted(set(arm_names) - set(ARMS)):
+        raise InputError(f"arm_names {unknown[0]!r}: an arm is plain or distilled")
+    if "arm" not in frame.columns:
+        raise InputError(
+            f"arm_names: the table has no column 'arm'; map it: map arm=NAME, of {listing(frame.columns)}"
+        )
+    texts, names = arm_texts(frame["arm"].to_numpy()), {}
+    for arm, values in arm_names.items():
+        for value in [values] if isinstance(values, str) or not isinstance(values, Collection) else values:
+            if str(value) not in texts:
+                has = listing(dict.fromkeys(texts))
+                raise InputError(f"arm_names {arm}={value}: the column 'arm' has no such value; it has {has}")
+            names[str(value)] = arm
+    return frame.assign(arm=np.array([names.get(text, text) if text else None for text in texts], dtype=object))
 
 
 def _source(frame: "pd.DataFrame", theirs: str) -> tuple[str, float, bool]:
@@ -373,23 +378,6 @@ def _column_of(frame: "pd.DataFrame", ours: str, theirs: str) -> "pd.Series":
         return 1 - values.astype(float) if inverted else values.astype(float) * factor
     except (TypeError, ValueError):
         raise InputError(f"map {ours}={theirs}: column {name!r} holds values that are not numbers") from None
-
-
-def _name_arms(frame: "pd.DataFrame", arm_names: Mapping[str, Any]) -> "pd.DataFrame":
-    if unknown := sorted(set(arm_names) - set(ARMS)):
-        raise InputError(f"arm_names {unknown[0]!r}: an arm is plain or distilled")
-    if "arm" not in frame.columns:
-        raise InputError(
-            f"arm_names: the table has no column 'arm'; map it: map arm=NAME, of {listing(frame.columns)}"
-        )
-    texts, names = arm_texts(frame["arm"].to_numpy()), {}
-    for arm, values in arm_names.items():
-        for value in [values] if isinstance(values, str) or not isinstance(values, Collection) else values:
-            if str(value) not in texts:
-                has = listing(dict.fromkeys(texts))
-                raise InputError(f"arm_names {arm}={value}: the column 'arm' has no such value; it has {has}")
-            names[str(value)] = arm
-    return frame.assign(arm=np.array([names.get(text, text) if text else None for text in texts], dtype=object))
 
 
 def arm_texts(values: Sequence[object] | np.ndarray) -> list[str]:
@@ -488,12 +476,17 @@ def wide_headings(names: Sequence[str]) -> list[str]:
 
     At least three columns whose names are equal but for one number each.
     """
+    return list(max(wide_groups(names).values(), key=len, default={}).values())
+
+
+def wide_groups(names: Sequence[str]) -> dict[str, dict[float, str]]:
+    """Words of the headings -> size -> column, of the groups of at least three headings with the same sizes."""
     groups: dict[str, dict[float, str]] = {}
     for name in names:
         if parts := split_heading(name):
             groups.setdefault(parts[0], {})[parts[1]] = name
-    columns = max(groups.values(), key=len, default={})
-    return list(columns.values()) if len(columns) >= 3 else []
+    largest = max(groups.values(), key=len, default={})
+    return {stem: group for stem, group in groups.items() if len(largest) >= 3 and set(group) == set(largest)}
 
 
 def split_heading(name: str) -> tuple[str, float] | None:

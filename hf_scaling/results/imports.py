@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_scaling.errors import InputError
-from hf_scaling.results.foreign import apply_names, parse_size, similar_columns, split_heading
+from hf_scaling.results.foreign import apply_names, parse_size, similar_columns, wide_groups
 from hf_scaling.results.table import ResultsTable
 from hf_scaling.text import listing
 
@@ -168,17 +168,14 @@ def _read_trainer(states: Iterable[Path], root: Path) -> _Read:
     if not rows:
         raise InputError(f"{listing(map(str, states), 2)}: log_history holds no evaluation and no training loss")
     frame = pd.DataFrame(rows)
-    return _Read("trainer", frame, _known_of_trainer(list(frame.columns)), notes)
-
-
-def _known_of_trainer(names: Sequence[str]) -> dict[str, str]:
+    names = list(frame.columns)
     losses = ["eval_loss", *(n for n in names if re.fullmatch(r"eval_.+_loss", n)), "train_loss"]
     rates = ["eval_accuracy", *(n for n in names if re.fullmatch(r"eval_.+_accuracy", n))]
     known = {"run": "run", "n_params": "parameters", "n_pretrain": "unique_samples", "samples_seen": "samples"}
     known |= {"train_flops": "flos", "loss": next((name for name in losses if name in names), "")}
     known = {ours: theirs for ours, theirs in known.items() if theirs in names}
     rate = next((name for name in rates if name in names), None)
-    return known | ({"error": f"1-{rate}"} if rate else {})
+    return _Read("trainer", frame, known | ({"error": f"1-{rate}"} if rate else {}), notes)
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -217,29 +214,23 @@ def _rows_of_state(state: Mapping[str, Any], n_train: int | None) -> tuple[list[
     evaluated = [row for row in rows if any(name.startswith("eval_") for name in row)]
     note = "" if evaluated else "nothing was evaluated: the loss is that of training"
     rows = evaluated or [row for row in rows if row["train_loss"] == row["train_loss"]]
-    batch, batch_note = _batch(state, total)
+    # Samples a step, over all devices and accumulated steps.
+    samples, steps = total.get("train_samples_per_second"), total.get("train_steps_per_second")
+    n_steps, notes = state.get("max_steps") or state["global_step"], [note] if note else []
+    if samples and total.get("train_runtime") and n_steps:
+        batch = samples * total["train_runtime"] / n_steps
+    elif samples and steps:
+        batch = samples / steps
+    else:
+        batch = state.get("train_batch_size")
+        if batch and rows and "num_input_tokens_seen" not in rows[-1]:
+            notes.append(
+                "samples are steps times train_batch_size, in whole batches: further devices and accumulation are not "
+                "counted"
+            )
     for row in rows:
         row |= _amounts(row, state, total, batch, n_train)
-    return rows, "; ".join(
-        filter(None, (note, batch_note if rows and "num_input_tokens_seen" not in rows[-1] else ""))
-    )
-
-
-def _batch(state: Mapping[str, Any], total: Mapping[str, Any]) -> tuple[float | None, str]:
-    """Samples a step, over all devices and accumulated steps; and a note where they are not counted."""
-    samples, steps = total.get("train_samples_per_second"), total.get("train_steps_per_second")
-    n_steps = state.get("max_steps") or state["global_step"]
-    if samples and total.get("train_runtime") and n_steps:
-        return samples * total["train_runtime"] / n_steps, ""
-    if samples and steps:
-        return samples / steps, ""
-    size = state.get("train_batch_size")
-    return (
-        size,
-        "samples are steps times train_batch_size, in whole batches: further devices and accumulation are not counted"
-        if size
-        else "",
-    )
+    return rows, "; ".join(notes)
 
 
 def _amounts(
@@ -283,21 +274,19 @@ def _training_samples(folders: Iterable[Path]) -> int | None:
 def _count_parameters(folders: Iterable[Path]) -> int | None:
     """Parameters of the checkpoint beside a state, from the shapes in the safetensors headers; None without one."""
     for folder in folders:
-        files = sorted(folder.glob("model*.safetensors"))
-        counts = [_parameters_in(file) for file in files]
-        if counts and None not in counts:
-            return sum(count for count in counts if count)
+        count = 0
+        try:
+            for path in sorted(folder.glob("model*.safetensors")):
+                with path.open("rb") as file:
+                    length = int.from_bytes(file.read(8), "little")
+                    header = json.loads(file.read(length)) if length <= _MOST_HEADER_BYTES else {}
+                shapes = [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
+                count += sum(int(np.prod(shape)) for shape in shapes)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        if count:
+            return count
     return None
-
-
-def _parameters_in(path: Path) -> int | None:
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length <= _MOST_HEADER_BYTES else {}
-        return sum(int(np.prod(tensor["shape"])) for name, tensor in header.items() if name != "__metadata__")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
 
 
 # --- Tables
@@ -313,7 +302,7 @@ def _read_table(frame: "pd.DataFrame", where: str) -> _Read:
         return _read_chart(frame, series)
     if "Name" in names and len(_WANDB_RUNS & set(names)) >= 2:
         return _read_runs(frame)
-    if groups := _wide_groups(names):
+    if groups := wide_groups(names):
         return _read_wide(frame, groups)
     known = {name: name for name in ("run", "arm") if name in names} or similar_columns(["run"], names)
     known |= {"step": "_step"} if "_step" in names else {}
@@ -372,16 +361,6 @@ def _read_runs(frame: "pd.DataFrame") -> _Read:
         frame, name = frame.assign(run=numbered), "run"
     known = {"run": name} | ({"seconds": "Runtime"} if "Runtime" in frame.columns else {})
     return _Read("wandb_runs", frame, known | ({"arm": "arm"} if "arm" in frame.columns else {}), notes)
-
-
-def _wide_groups(names: Sequence[str]) -> dict[str, dict[float, str]]:
-    """Words of the headings -> size -> column, of the groups of at least three headings with the same sizes."""
-    groups: dict[str, dict[float, str]] = {}
-    for name in names:
-        if parts := split_heading(name):
-            groups.setdefault(parts[0], {})[parts[1]] = name
-    largest = max(groups.values(), key=len, default={})
-    return {stem: group for stem, group in groups.items() if len(largest) >= 3 and set(group) == set(largest)}
 
 
 def _read_wide(frame: "pd.DataFrame", groups: Mapping[str, Mapping[float, str]]) -> _Read:
