@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hf_scaling import Grid, ResultsTable, run_grid
+from hf_scaling import Grid, ResultsTable, data, run_grid
 from hf_scaling.errors import InputError
 from hf_scaling.grid import PlannedRun, resolver
 from hf_scaling.results import same_values
@@ -288,7 +288,12 @@ def test_a_plan_is_kept_until_its_source_changes(tmp_path, monkeypatch):
         patch.setattr(training, "resolve_runs", lambda *_: pytest.fail("resolved again"))
         assert resolve(**source) == first
     write_folder(tmp_path / "images" / "train", 31)
+    opened = []
+    openers = {"images": lambda **arguments: opened.append(tuple(arguments.items())) or data.open_source(**arguments)}
+    monkeypatch.setattr(data.sources, "OPENERS", openers)
+    monkeypatch.setattr(data, "OPENERS", openers)
     second = resolve(**source)
+    assert len(opened) == len(set(opened))  # the check of the plan and the new plan open each source once
     assert {run["spec"]["source"]["fingerprint"] for run in first if run["spec"]["stage"] == "pretrain"}.isdisjoint(
         run["spec"]["source"]["fingerprint"] for run in second if run["spec"]["stage"] == "pretrain"
     )

@@ -343,15 +343,25 @@ class SourceFacts:
         return cls(source.name, source.fingerprint, len(source.class_names), *sizes)
 
 
-def source_facts(data: str, arguments: Mapping[str, Any], fill: bool) -> SourceFacts:
+#: Open sources: the kind of data and the arguments of its opener, as items, to the source.
+OpenSources = dict[tuple, Source | TextSource]
+
+
+def source_facts(
+    data: str, arguments: Mapping[str, Any], fill: bool, opened: OpenSources | None = None
+) -> SourceFacts:
     """Open a source and count it.
 
     Args:
         data: Kind of data, a key of `OPENERS`.
         arguments: Arguments of its opener.
         fill: Whether to fill its cache where it is not filled, so that the sizes are known.
+        opened: Sources that are open already, to which this one is added.
 
     Raises:
         InputError: As the opener and `Source.train` do.
     """
-    return SourceFacts.of(OPENERS[data](**arguments), fill)
+    opened, key = {} if opened is None else opened, (data, *arguments.items())
+    if key not in opened:
+        opened[key] = OPENERS[data](**arguments)
+    return SourceFacts.of(opened[key], fill)

@@ -52,11 +52,12 @@ def plan_runs(runs: Sequence[Mapping[str, Any]], fill: bool, guess: bool) -> lis
         kept = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         kept = None
-    if kept is not None and _is_current(kept, fill, guess):
+    opened: dict[tuple, Any] = {}
+    if kept is not None and _is_current(kept, fill, guess, opened):
         return kept["runs"]
     from hf_scaling import training
 
-    cache = training.ProcessCache(fill, guess)
+    cache = training.ProcessCache(fill, guess, opened)
     planned = [run.to_dict() for run in training.resolve_runs(runs, cache)]
     if not any(run["provisional"] for run in planned):
         checkpoints = {where: _state(where) for where in cache.checkpoints}
@@ -67,11 +68,15 @@ def plan_runs(runs: Sequence[Mapping[str, Any]], fill: bool, guess: bool) -> lis
     return planned
 
 
-def _is_current(kept: Mapping[str, Any], fill: bool, guess: bool) -> bool:
-    """Whether the sources (whose caches are filled where `fill` is set) and checkpoints of a plan are unchanged."""
+def _is_current(kept: Mapping[str, Any], fill: bool, guess: bool, opened: dict[tuple, Any]) -> bool:
+    """Whether the sources (whose caches are filled where `fill` is set) and checkpoints of a plan are unchanged.
+
+    The sources that it opens are added to `opened`.
+    """
     try:
         for source in kept["sources"]:
-            before, now = source["facts"], asdict(data.source_facts(source["data"], source["arguments"], fill))
+            before = source["facts"]
+            now = asdict(data.source_facts(source["data"], source["arguments"], fill, opened))
             # The counts are missing where the cache of the source has been removed since.
             counted = now["n_train"] is not None or now["n_test"] is not None
             if any(now[name] != before[name] for name in (now if counted else ("name", "fingerprint", "n_classes"))):

@@ -8,7 +8,7 @@ cache.sources, cache.checkpoints        # what the plans depend on
 import copy
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,12 @@ class ProcessCache:
         fill: Read every source into its cache on disk, so that all sizes are known and checked.
         guess: Where a source or a checkpoint cannot be reached, continue with guessed sizes; the plans of such runs
             are provisional.
+        opened: Sources that this process has open already, as `data.source_facts` collects them.
     """
 
-    def __init__(self, fill: bool = True, guess: bool = False):
+    def __init__(self, fill: bool = True, guess: bool = False, opened: Mapping[tuple, Any] | None = None):
         self.fill, self.guess = fill, guess
-        self._sources: dict[tuple, Any] = {}
+        self._sources: dict[tuple, Any] = dict(opened or {})
         self._facts: dict[tuple, SourceFacts] = {}
         self._unreachable: dict[tuple, str] = {}
         self._checkpoints: dict[tuple[str, str], Checkpoint] = {}
