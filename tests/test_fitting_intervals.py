@@ -184,3 +184,50 @@ def test_as_many_sizes_as_parameters_leave_no_interval():
 def test_settings_that_cannot_be_used_are_named(settings, words):
     with pytest.raises(InputError, match=words):
         hs.fit_law(study("power_law"), **{"law": "power_law", "bootstrap": 0, **settings})
+
+
+def many_rows(kind, count):
+    generator = np.random.default_rng(0)
+    if kind == "own sizes":
+        sizes = {
+            "n_params": np.exp(generator.uniform(14, 21, count)),
+            "n_pretrain": np.exp(generator.uniform(7, 16, count)),
+        }
+        law, truth = "chinchilla", {"E": 0.5, "A": 60.0, "alpha": 0.3, "B": 10.0, "beta": 0.3}
+    else:
+        sizes = {"n_pretrain": np.repeat(np.geomspace(1e3, 1e7, 10), count // 10)}
+        law, truth = "power_law", {"E": 0.5, "A": 10.0, "a": 0.3}
+    variables = {"x" if law == "power_law" else name: values for name, values in sizes.items()}
+    loss = hs.LAWS[law].predict(truth, variables) * np.exp(0.02 * generator.standard_normal(count))
+    return {**sizes, "loss": loss}, law, truth
+
+
+@pytest.mark.parametrize("method", ["wild", "pairs"])
+@pytest.mark.parametrize("kind", ["own sizes", "equal sizes"])
+def test_many_rows_are_condensed_without_a_change_of_the_intervals(kind, method, monkeypatch):
+    table, law, truth = many_rows(kind, 1500)
+    whole = hs.fit_law(table, law, bootstrap=400, method=method)
+    monkeypatch.setattr("hf_scaling.fitting.bootstrap.MANY_ROWS", 1000)
+    condensed = hs.fit_law(table, law, bootstrap=400, method=method)
+    assert condensed.params == whole.params
+    for name, (low, high) in whole.intervals.items():
+        ends = condensed.intervals[name]
+        # Resampled pairs are other draws; residuals are perturbed by the same ones.
+        tolerance = (0.35 if method == "pairs" else 0.1) * (high - low)
+        np.testing.assert_allclose(ends, (low, high), atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["own sizes", "equal sizes"])
+def test_memory_does_not_grow_with_the_square_of_the_rows(kind):
+    import tracemalloc
+
+    table, law, truth = many_rows(kind, 12_000)
+    tracemalloc.start()
+    fit = hs.fit_law(table, law, bootstrap=100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # One matrix of rows by rows would be 1.2 GB.
+    assert peak < 400e6
+    assert all(
+        low <= truth[name] * 1.001 and high >= truth[name] * 0.999 for name, (low, high) in fit.intervals.items()
+    )

@@ -215,3 +215,20 @@ def test_a_table_may_be_a_path(tmp_path):
     assert by_path.params == fit_power_law(hs.ResultsTable.load(tmp_path)).params
     with pytest.raises(InputError, match="nowhere"):
         fit_power_law(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize("law", ["power_law", "shifted_power_law"])
+def test_equal_rows_count_once_and_are_counted(law):
+    once = pd.DataFrame(table()).assign(host="a", loss=lambda t: t["loss"] * np.exp(0.01 * np.cos(np.arange(len(t)))))
+    twice = pd.concat([once, once.iloc[::2]], ignore_index=True)
+    one, two = (hs.fit_law(rows, law, bootstrap=50) for rows in (once, twice))
+    assert two.params == one.params and two.intervals == one.intervals and two.status == one.status
+    assert "doubled_rows" in two.note_codes and "doubled_rows" not in one.note_codes
+    other = pd.concat([once, once.assign(host="b")], ignore_index=True)
+    assert hs.fit_law(other, law, bootstrap=0).scores["n_rows"] == 2 * len(once)
+
+
+def test_equal_rows_with_lists_and_missing_values_count_once():
+    once = pd.DataFrame(table()).assign(tags=[["a"]] * 13, lr=np.nan)
+    fit = hs.fit_law(pd.concat([once, once]), "power_law", bootstrap=0)
+    assert fit.scores["n_rows"] == 13

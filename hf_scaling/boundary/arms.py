@@ -1,13 +1,13 @@
 """Both arms' runs in pairs, and their laws, fitted to the pairs and redrawn together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hf_scaling.errors import InputError
-from hf_scaling.fitting.bootstrap import draw, hat, small_sample_factor, student_factor
+from hf_scaling.fitting.bootstrap import draw, hat_basis, small_sample_factor, student_factor
 from hf_scaling.fitting.estimate import Estimate, estimate
 from hf_scaling.fitting.fit import FitOptions, scores
 from hf_scaling.fitting.rows import Columns, FitRows, RowFilter, scale_of
@@ -62,6 +62,7 @@ class Pairs:
         flops: FLOPs of each arm (P,), `distilled_with_teacher` with the teacher's; empty where the table has none.
         n_unpaired: Number of rows without a partner.
         target: The column compared.
+        notes: Findings about the rows.
         scale: How its values are fitted; `plain` and `distilled` are what is fitted, where less is better.
     """
 
@@ -74,6 +75,7 @@ class Pairs:
     n_unpaired: int
     target: str
     scale: TargetScale = AS_IT_IS
+    notes: list[dict] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.n_pretrain)
@@ -143,6 +145,7 @@ def find_pairs(table: "Table", row_filter: RowFilter) -> Pairs:
         n_unpaired=n_unpaired,
         target=target,
         scale=scale,
+        notes=columns.notes,
     )
 
 
@@ -181,7 +184,7 @@ def _comparable_rows(columns: Columns, row_filter: RowFilter) -> Columns:
         values = distilled.distinct(name)
         if len(values) > 1:
             raise InputError(f"the distilled rows hold more than one {name}: {', '.join(values)}; {remedy}")
-    return columns
+    return columns.without_doubles()
 
 
 @dataclass(frozen=True)
@@ -254,10 +257,13 @@ def widening(estimates: Sequence[Estimate], evaluator: Evaluator) -> np.ndarray:
         # The HC3 variance of each value is e' M e for unit errors e: add trace M and trace M squared.
         slopes = fitted.slopes()
         influence = gradient @ np.linalg.pinv(slopes.T @ slopes, rcond=1e-12, hermitian=True) @ slopes.T
-        rest = np.eye(len(slopes)) - hat(slopes)
-        weights = (influence / np.maximum(np.diag(rest), 0.05)) ** 2
-        mean = mean + weights @ np.diag(rest)
-        variance = variance + np.einsum("ni,ij,nj->n", weights, rest**2, weights)
+        basis = hat_basis(slopes)
+        rest = 1 - (basis**2).sum(axis=1)
+        weights = (influence / np.maximum(rest, 0.05)) ** 2
+        mean = mean + weights @ rest
+        # w' (R * R) w with R = I - QQ', without a matrix of rows by rows.
+        shared = np.einsum("ik,ni,il->nkl", basis, weights, basis, optimize=True)
+        variance = variance + weights**2 @ (2 * rest - 1) + (shared**2).sum(axis=(1, 2))
     freedom = np.maximum(mean**2 / np.maximum(variance, 1e-300), 1.0)
     given = float(np.mean([small_sample_factor(fitted) for fitted in estimates]))
     return np.maximum(student_factor(freedom) / given, 1.0)

@@ -287,7 +287,7 @@ def _notes(
     pairs, n_sizes = evidence.pairs, len(np.unique(evidence.pairs.n_pretrain))
     span = format_span(measured[0], measured[-1])
     text = f"{len(pairs)} pairs of runs at {n_sizes} sizes; {evidence.arms.description}"
-    notes = [note("evidence", "info", text)]
+    notes = [*pairs.notes, note("evidence", "info", text)]
     if pairs.n_unpaired:
         rows = f"{pairs.n_unpaired} row{'s have' if pairs.n_unpaired > 1 else ' has'}"
         notes.append(note("unpaired", "warn", f"{rows} no partner in the other arm"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hf_scaling.fitting.bootstrap import hat
+from hf_scaling.fitting.bootstrap import hat_basis
 from hf_scaling.fitting.estimate import Estimate, robust_scale
 from hf_scaling.fitting.rows import FitRows, note
 from hf_scaling.fitting.solver import Objective, minimise
@@ -16,6 +16,8 @@ from hf_scaling.text import format_percent
 
 # Extrapolations are compared at this multiple of the largest sizes measured.
 _FAR = 10.0
+# Limit on the memory of the fits that leave out a configuration: configurations times rows.
+_LARGEST_BATCH = 4_000_000
 # The widest 95 % profile interval, as a ratio of its ends, with which an exponent counts as identified.
 _WIDEST = 3.0
 # Multiples of an exponent's estimate at which its profile is computed.
@@ -308,7 +310,8 @@ def leave_one_out_notes(estimate: Estimate) -> list[dict]:
     rows, problem = estimate.rows, estimate.problem
     if rows.n_configurations <= len(estimate.u) + 1:
         return []
-    leverages = np.diag(hat(estimate.slopes()))
+    slopes = estimate.slopes()
+    leverages = (hat_basis(slopes) ** 2).sum(axis=1)
     scale = max(estimate.scale, 1e-9) * np.sqrt(1 - np.minimum(leverages, 0.95))
     studentised = estimate.weighted_residuals / scale
     notes = []
@@ -318,18 +321,28 @@ def leave_one_out_notes(estimate: Estimate) -> list[dict]:
         text = f"row {rows.labels[row]} is {studentised[row]:+.0f} robust standard deviations off the law"
         text += f", {factor:.2f} times the fitted value" if np.isfinite(factor) else ""
         notes.append(note("outlier", "warn", f"{text}: check the run"))
-    # All configurations left out in turn, in one batch.
-    kept = rows.configuration[None, :] != np.arange(rows.n_configurations)[:, None]
+    far = estimate.law.evaluator(_far_sizes(rows))
+    # All configurations left out in turn, in one batch; of very many those that move the prediction most to first
+    # order.
+    left_out = np.arange(rows.n_configurations)
+    if rows.n_configurations * len(rows.target) > _LARGEST_BATCH:
+        gradient = replace(problem, evaluator=far, target=np.zeros(1), root_weights=np.ones(1))
+        towards = gradient.residuals(estimate.u[None])[1][0, :, 0] * ~estimate.held
+        influence = slopes @ (np.linalg.pinv(slopes.T @ slopes, rcond=1e-12, hermitian=True) @ towards)
+        moves = np.bincount(
+            rows.configuration, influence * estimate.weighted_residuals / (1 - np.minimum(leverages, 0.95))
+        )
+        left_out = np.argsort(-np.abs(moves), kind="stable")[: max(1, _LARGEST_BATCH // (8 * len(rows.target)))]
+    kept = rows.configuration[None, :] != left_out[:, None]
     without = replace(problem, root_weights=problem.root_weights * kept)
     solved = minimise(without, np.repeat(estimate.u[None], len(kept), axis=0), iterations=12, tolerance=1e-5)
-    far = estimate.law.evaluator(_far_sizes(rows))
     moved = far.value(problem.coordinates.to_theta(solved.u))[:, 0]
     value = far.value(estimate.theta[None])[0, 0]
     # A share of a target that may be negative means nothing: its moves are shares of its measured span.
     shift = (moved - value) / (value if (rows.target > 0).all() else np.ptp(rows.target))
     worst = int(np.argmax(np.abs(shift)))
     if abs(shift[worst]) > 0.1:
-        labels = ", ".join(rows.labels[i] for i in np.flatnonzero(rows.configuration == worst)[:4])
+        labels = ", ".join(rows.labels[i] for i in np.flatnonzero(rows.configuration == left_out[worst])[:4])
         size = f"{100 * shift[worst]:+.0f} %"
         text = f"without row {labels} the prediction at ten times the largest scale moves by {size}"
         notes.append(note("influential", "warn", text))

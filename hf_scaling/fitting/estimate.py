@@ -27,6 +27,8 @@ _ENOUGH_FREEDOM = 10
 _MOST_CANDIDATES = 1500
 # Starts followed by the solver: more where a thinned grid is coarse, many more where no parameter enters linearly.
 _N_STARTS, _N_STARTS_THINNED, _N_STARTS_NONLINEAR = 6, 24, 60
+# With more rows than this, half as many of them place the starts: a grid of all rows would not fit into memory.
+_MOST_ROWS_OF_STARTS = 4096
 # Solver steps from every start, then from the quarter of them with the smallest loss.
 _FIRST_STEPS, _MORE_STEPS = 25, 100
 
@@ -147,7 +149,13 @@ def estimate(rows: FitRows, law: Law, coordinates: Coordinates, objective: Objec
     weights = emphasis if rows.weights is None else emphasis * rows.weights
     evaluator = law.evaluator(rows.variables)
     problem = Problem(evaluator, coordinates, first, objective.scale(rows.target), np.sqrt(weights))
-    starts = search_starts(problem, law, rows.variables, seed)
+    if len(weights) > _MOST_ROWS_OF_STARTS:
+        some = np.random.default_rng(seed).permutation(len(weights))[: _MOST_ROWS_OF_STARTS // 2]
+        sizes = {name: values[some] for name, values in rows.variables.items()}
+        part = replace(problem, evaluator=law.evaluator(sizes), target=problem.target[some])
+        starts = search_starts(replace(part, root_weights=problem.root_weights[some]), law, sizes, seed)
+    else:
+        starts = search_starts(problem, law, rows.variables, seed)
     solved = minimise(problem, starts, iterations=_FIRST_STEPS, tolerance=1e-4)
     promising = np.argsort(solved.cost, kind="stable")[: max(4, len(starts) // 4)]
     solved = minimise(problem, solved.u[promising], iterations=_MORE_STEPS, tolerance=1e-4)

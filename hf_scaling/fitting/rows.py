@@ -127,10 +127,11 @@ class Columns:
     Attributes:
         data: Column name to values (N,).
         labels: (N,) names of the rows for messages: the index of a DataFrame, else numbers from 0.
+        notes: Findings about the rows.
     """
 
-    def __init__(self, data: dict[str, np.ndarray], labels: np.ndarray):
-        self.data, self.labels = data, labels
+    def __init__(self, data: dict[str, np.ndarray], labels: np.ndarray, notes: Sequence[dict] = ()):
+        self.data, self.labels, self.notes = data, labels, list(notes)
 
     @classmethod
     def of(cls, table: "Table") -> "Columns":
@@ -178,7 +179,23 @@ class Columns:
         """
         if not keep.any():
             raise InputError(f"no row of the table has {description}")
-        return Columns({name: values[keep] for name, values in self.data.items()}, self.labels[keep])
+        return Columns({name: values[keep] for name, values in self.data.items()}, self.labels[keep], self.notes)
+
+    def without_doubles(self) -> "Columns":
+        """The rows without those that are equal to an earlier one in every column, and the note `doubled_rows`."""
+        import pandas as pd
+
+        try:
+            doubled = pd.DataFrame(self.data).duplicated().to_numpy()
+        except TypeError:
+            # A column holds lists or mappings.
+            doubled = pd.DataFrame({name: values.astype(str) for name, values in self.data.items()}).duplicated()
+            doubled = doubled.to_numpy()
+        if not doubled.any():
+            return self
+        text = f"{doubled.sum()} of {len(self)} rows are equal to another in every column: equal rows count once"
+        kept = self.where(~doubled, "a row of its own")
+        return Columns(kept.data, kept.labels, [*kept.notes, note("doubled_rows", "warn", text)])
 
     def where_equal(self, name: str, value: str) -> "Columns":
         """The rows where a column's text equals `value`.
@@ -285,6 +302,11 @@ class FitRows:
             labels=[label for label, kept in zip(self.labels, keep) if kept],
         )
 
+    def members(self) -> list[np.ndarray]:
+        """The rows of each configuration."""
+        order = np.argsort(self.configuration, kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(self.configuration[order])) + 1)
+
     @property
     def n_configurations(self) -> int:
         """Number of distinct sets of sizes."""
@@ -349,7 +371,7 @@ def read_columns(table: "Table", law: Law, row_filter: RowFilter) -> Columns:
         if len(values) > 1:
             remedy = f"choose one with {argument}=" if argument else f"filter the table by {name} before fitting"
             raise InputError(f"the rows hold more than one {name}: {', '.join(values)}; {remedy}")
-    return _collapse_repeats(columns, used)
+    return _collapse_repeats(columns.without_doubles(), used)
 
 
 def _collapse_repeats(columns: Columns, names: list[str]) -> Columns:
@@ -375,7 +397,7 @@ def take_rows(columns: Columns, law: Law, row_filter: RowFilter) -> FitRows:
     Raises:
         InputError: A value cannot be used; the message names the column and the row.
     """
-    mapping, notes = column_of(law, row_filter.x), []
+    mapping, notes = column_of(law, row_filter.x), list(columns.notes)
     usable = _usable_sizes(columns, law, mapping, row_filter.zeros)
     if not usable.all():
         left_out = int((~usable).sum())
@@ -430,7 +452,7 @@ def scale_of(columns: Columns, row_filter: RowFilter, sizes: Iterable[str] = ())
     return target_scale(
         row_filter.target,
         columns.finite(row_filter.target),
-        columns.labels,
+        list(columns.labels),
         {name: columns.numbers(name, strict=False) for name in names},
         row_filter.direction,
         row_filter.bounds,

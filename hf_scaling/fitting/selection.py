@@ -385,16 +385,28 @@ def _held_out_errors(rows: FitRows, law: Law, fold: Fold, objective: Objective, 
 
 def last_value(rows: FitRows, fold: Fold, target: np.ndarray) -> np.ndarray:
     """(T,) for each held-out row the mean target at the largest fitted size among the rows nearest to it otherwise."""
+    from scipy.spatial import cKDTree
+
     logs = {name: np.log(np.maximum(values, 1e-12)) for name, values in rows.variables.items()}
     along = next(name for name, column in rows.columns.items() if column == fold.column)
-    inside = np.flatnonzero(fold.train)
+    inside, beyond = np.flatnonzero(fold.train), np.flatnonzero(fold.test)
+    others = [values for name, values in logs.items() if name != along]
+
+    def at_largest(near: np.ndarray) -> float:
+        return float(target[near[logs[along][near] >= logs[along][near].max() - 1e-9]].mean())
+
+    if not others:
+        return np.full(len(beyond), at_largest(inside))
+    # Rows that are equal in the other sizes are equally near.
+    places, number = np.unique(np.stack(others, axis=1)[inside].round(9), axis=0, return_inverse=True)
+    wanted, row_number = np.unique(np.stack(others, axis=1)[beyond].round(9), axis=0, return_inverse=True)
+    tree = cKDTree(places)
+    distance, _ = tree.query(wanted, p=1)
+    members = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number.reshape(-1)))[:-1])
     last = []
-    for row in np.flatnonzero(fold.test):
-        apart = sum((np.abs(logs[n][inside] - logs[n][row]) for n in logs if n != along), np.zeros(len(inside)))
-        near = inside[apart <= apart.min() + 1e-9]
-        largest = near[logs[along][near] >= logs[along][near].max() - 1e-9]
-        last.append(target[largest].mean())
-    return np.array(last)
+    for near in tree.query_ball_point(wanted, distance + 1e-8, p=1):
+        last.append(at_largest(inside[np.concatenate([members[place] for place in near])]))
+    return np.array(last)[row_number.reshape(-1)]
 
 
 def _small_effects(fit: LawFit) -> list[dict]:
