@@ -33,6 +33,7 @@ _ROWS: dict[str, dict[str, Any]] = {
         "metavar": "LOW,HIGH",
         "help": "range of the target, an end left out for no limit (default: 0,1 for error and rates)",
     },
+    "cluster": {"metavar": "COLUMN", "help": "column of the rows that share their luck (default: run, else parent)"},
     "weights": {"metavar": "COLUMN", "help": "column of positive weights (default: equal, or from n_eval)"},
 }
 _FITTING: dict[str, dict[str, Any]] = {

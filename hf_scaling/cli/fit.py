@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hf_scaling.cli._arguments import (
     INTERVALS,
+    ROWS,
     add_pairs,
     add_results_arguments,
     keywords,
@@ -24,7 +25,7 @@ EXAMPLE = "hf-scaling fit results.csv --law chinchilla --map n_pretrain=tokens -
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    add_results_arguments(parser, fitting=("objective", "delta", "seed", *INTERVALS, "method"))
+    add_results_arguments(parser, (*ROWS, "cluster"), fitting=("objective", "delta", "seed", *INTERVALS, "method"))
     law = parser.add_argument_group("law")
     name_help = "see `hf-scaling laws`; auto selects (default: transfer_gap)"
     law.add_argument("--law", default="transfer_gap", metavar="NAME", help=name_help)

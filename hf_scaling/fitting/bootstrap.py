@@ -6,11 +6,13 @@ Naive resampling of residuals covers 74 % where 95 % is claimed: residuals are s
 high, and in these designs it is high everywhere.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hf_scaling.fitting.estimate import Estimate, lift_zeros
+from hf_scaling.fitting.clusters import cluster_effects
+from hf_scaling.fitting.estimate import Estimate, hat_basis, lift_zeros, student_factor
 from hf_scaling.fitting.rows import FitRows, number_configurations
 from hf_scaling.fitting.solver import Problem, minimise
 from hf_scaling.laws import Evaluator
@@ -44,47 +46,58 @@ def draw(estimate: Estimate, count: int, method: str = "wild", seed: int = 0) ->
         seed: Equal seeds give equal draws, and two fits of tables with equal configurations that share a seed share
             their multipliers (what a paired comparison of arms needs).
     """
-    generator = np.random.default_rng(seed)
-    groups = estimate.rows.n_configurations
-
-    def multipliers(n_draws: int) -> np.ndarray:
-        if method == "wild":
-            return generator.choice(np.concatenate([_WEBB, -_WEBB]), size=(n_draws, groups))
-        if groups > MANY_ROWS:
-            # The same distribution: a multinomial draw over so many groups takes a time of its own.
-            chosen = generator.integers(groups, size=(n_draws, groups))
-            return np.stack([np.bincount(row, minlength=groups) for row in chosen]).astype(float)
-        return generator.multinomial(groups, np.full(groups, 1 / groups), size=n_draws).astype(float)
-
-    size = max(1, _LARGEST_BATCH // len(estimate.rows.target))
+    generator, rows = np.random.default_rng(seed), estimate.rows
+    size = max(1, _LARGEST_BATCH // len(rows.target))
     blocks = [min(size, count - i) for i in range(0, count, size)]
-    if len(estimate.rows.target) > MANY_ROWS:
+    if method == "pairs":
+        problem = estimate.problem
+        unit = rows.configuration if rows.cluster is None else rows.cluster
+        resampled = _resample(generator, unit, blocks)
+    else:
+        problem = replace(estimate.problem, objective=estimate.problem.objective.with_delta(np.inf))
+        resampled = _perturb(generator, estimate, blocks)
+    if len(rows.target) > MANY_ROWS:
         condensed = Condensed.of(estimate)
-        data = [condensed.resample(multipliers(block), method) for block in blocks]
         problem = replace(estimate.problem, objective=estimate.problem.objective.with_delta(np.inf))
         problem = replace(problem, evaluator=condensed.evaluator)
+        data = [condensed.resample(block, method) for block in resampled]
         target, weights = (np.concatenate(parts) for parts in zip(*data))
         size = max(1, _LARGEST_BATCH // target.shape[1])
-        parts = [
-            _solve(estimate, replace(problem, target=target[i : i + size], root_weights=weights[i : i + size]))
+        problems = [
+            replace(problem, target=target[i : i + size], root_weights=weights[i : i + size])
             for i in range(0, count, size)
         ]
+    elif method == "pairs":
+        problems = [replace(problem, counts=counts) for counts in resampled]
     else:
-        drawn = multipliers(count)
-        parts = [_refit(estimate, drawn[i : i + size], method) for i in range(0, count, size)]
+        problems = [replace(problem, target=estimate.fitted + deviations) for deviations in resampled]
+    parts = [_solve(estimate, problem) for problem in problems]
     return Draws(np.concatenate([u for u, _ in parts]), float(np.concatenate([c for _, c in parts]).mean()))
 
 
-def _refit(estimate: Estimate, multipliers: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
-    """Solutions (B, F) and which converged (B,) of the refits with these multipliers (B, configurations)."""
-    problem = estimate.problem
-    spread = multipliers[:, estimate.rows.configuration]
-    if method == "wild":
-        target = estimate.fitted + spread * adjusted_residuals(estimate)
-        problem = replace(problem, objective=problem.objective.with_delta(np.inf), target=target)
-    else:
-        problem = replace(problem, counts=spread)
-    return _solve(estimate, problem)
+def _perturb(generator: np.random.Generator, estimate: Estimate, blocks: Sequence[int]) -> Iterator[np.ndarray]:
+    """(B, N) deviations from the law for each block of B draws, on the objective's scale."""
+    effects = cluster_effects(estimate)
+    if effects is not None:
+        yield from (effects.draw(generator, block) for block in blocks)
+        return
+    residuals, configuration = adjusted_residuals(estimate), estimate.rows.configuration
+    for block in blocks:
+        drawn = generator.choice(np.concatenate([_WEBB, -_WEBB]), size=(block, estimate.rows.n_configurations))
+        yield drawn[:, configuration] * residuals
+
+
+def _resample(generator: np.random.Generator, unit: np.ndarray, blocks: Sequence[int]) -> Iterator[np.ndarray]:
+    """(B, N) how often each row counts, for each block of B draws of whole units with replacement."""
+    groups = int(unit.max()) + 1
+    for block in blocks:
+        if groups > MANY_ROWS:
+            # The same distribution: a multinomial draw over so many groups takes a time of its own.
+            chosen = generator.integers(groups, size=(block, groups))
+            drawn = np.stack([np.bincount(row, minlength=groups) for row in chosen])
+        else:
+            drawn = generator.multinomial(groups, np.full(groups, 1 / groups), size=block)
+        yield drawn.astype(float)[:, unit]
 
 
 def _solve(estimate: Estimate, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
@@ -112,18 +125,16 @@ class Condensed:
         fitted: (G,) the law there, on the objective's scale.
         order: (N,) the rows, sorted by group.
         first: (G,) the place of each group's first row in that order.
-        residuals: {"wild", "pairs"} to (N,) what perturbs each row, on the objective's scale, in that order.
+        residuals: (N,) the rows' pseudo-values in that order, on the objective's scale.
         weights: (N,) the rows' weights in that order.
-        configuration: (N,) the rows' configurations in that order.
     """
 
     evaluator: Evaluator
     fitted: np.ndarray
     order: np.ndarray
     first: np.ndarray
-    residuals: dict[str, np.ndarray]
+    residuals: np.ndarray
     weights: np.ndarray
-    configuration: np.ndarray
 
     @classmethod
     def of(cls, estimate: Estimate) -> "Condensed":
@@ -140,17 +151,15 @@ class Condensed:
             sizes[name] = np.exp(logs)
         evaluator = estimate.law.evaluator(sizes)
         fitted = estimate.problem.objective.scale(evaluator.value(estimate.theta[None])[0])
-        influence = adjusted_residuals(estimate, for_leverage=False)
-        residuals = {"wild": adjusted_residuals(estimate)[order], "pairs": influence[order]}
-        weights = np.broadcast_to(estimate.problem.root_weights**2, len(order))[order]
-        return cls(evaluator, fitted, order, first, residuals, weights, rows.configuration[order])
+        roots = np.broadcast_to(estimate.problem.root_weights, order.shape)[order]
+        return cls(evaluator, fitted, order, first, estimate.pseudo_values[order] / roots, roots**2)
 
-    def resample(self, multipliers: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
-        """Targets and roots of weights, each (B, G), of draws with these multipliers (B, configurations)."""
-        spread = multipliers[:, self.configuration]
-        weights = self.weights * spread if method == "pairs" else np.broadcast_to(self.weights, spread.shape)
+    def resample(self, drawn: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
+        """Targets and roots of weights, each (B, G), of draws (B, N): deviations, or how often each row counts."""
+        drawn = drawn[:, self.order]
+        weights = self.weights * drawn if method == "pairs" else np.broadcast_to(self.weights, drawn.shape)
         total = np.add.reduceat(weights, self.first, axis=1)
-        shifted = self.weights * spread * self.residuals[method]
+        shifted = weights * (self.residuals if method == "pairs" else drawn)
         mean = np.add.reduceat(shifted, self.first, axis=1) / np.maximum(total, 1e-300)
         return self.fitted + mean, np.sqrt(total)
 
@@ -170,24 +179,13 @@ def _groups_of(rows: FitRows) -> np.ndarray:
     return number_configurations(cells)
 
 
-def adjusted_residuals(estimate: Estimate, for_leverage: bool = True) -> np.ndarray:
+def adjusted_residuals(estimate: Estimate) -> np.ndarray:
     """(N,) what the wild bootstrap perturbs by, on the objective's scale: pseudo-values, inflated for leverage.
 
-    Under the Huber loss refits to wild residuals spread too little: points whose own residual is small are nearly
-    noise-free in every draw, and a robust fit leans on them. So residuals are replaced by psi(r) / mean psi' (the
-    estimator's influence function, Huber 1964), whose least-squares refits have the Huber fit's own spread. Each
-    configuration's are then inflated by (I - H_gg)^-1 (HC3 by cluster), and all by the ratio of Student's and the
-    normal quantile at 95 %, since the scale is estimated from few degrees of freedom.
+    Each configuration's pseudo-values are inflated by (I - H_gg)^-1 (HC3 by cluster), and all by the ratio of
+    Student's and the normal quantile at 95 %, since the scale is estimated from few degrees of freedom.
     """
-    root, objective = estimate.problem.root_weights, estimate.problem.objective
-    residual = estimate.weighted_residuals
-    weights = np.broadcast_to(objective.reweighting(residual), residual.shape)
-    inside = max(float((weights >= 1).mean()), 1 / len(residual))
-    # Huber's (1981) finite-sample correction: psi' varies from row to row, and so does what a refit can use.
-    correction = 1 + len(estimate.u) / len(residual) * (1 - inside) / inside
-    adjusted = correction * weights * residual / inside
-    if not for_leverage:
-        return adjusted / root
+    adjusted, root = estimate.pseudo_values, estimate.problem.root_weights
     basis = hat_basis(estimate.slopes())
     alone = np.bincount(estimate.rows.configuration)[estimate.rows.configuration] == 1
     adjusted[alone] /= np.maximum(1 - (basis[alone] ** 2).sum(axis=1), 0.05)
@@ -203,21 +201,3 @@ def adjusted_residuals(estimate: Estimate, for_leverage: bool = True) -> np.ndar
 def small_sample_factor(estimate: Estimate) -> float:
     """`student_factor` for the configurations beyond the free parameters, as degrees of freedom."""
     return float(student_factor(max(estimate.rows.n_configurations - int((~estimate.held).sum()), 1)))
-
-
-def student_factor(freedom: float | np.ndarray) -> np.ndarray:
-    """Student's quantile at 97.5 % over the normal one, at the degrees of freedom given."""
-    from scipy.special import stdtrit
-
-    return np.asarray(stdtrit(freedom, 0.975) / 1.959964)
-
-
-def hat_basis(slopes: np.ndarray) -> np.ndarray:
-    """Orthonormal columns (N, K) that span those of slopes (N, F), robust to columns of zeros and dependent ones.
-
-    The sums of their squares are the leverages: how much of its own fitted value each row determines, 0 to 1.
-    """
-    scale = np.sqrt((slopes**2).sum(axis=0))
-    kept = slopes[:, scale > 0] / scale[scale > 0]
-    left, values, _ = np.linalg.svd(kept, full_matrices=False)
-    return left[:, values > 1e-8 * values.max(initial=0.0)]

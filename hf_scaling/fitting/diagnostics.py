@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hf_scaling.fitting.bootstrap import hat_basis
-from hf_scaling.fitting.estimate import Estimate, robust_scale
+from hf_scaling.fitting.clusters import ClusterEffects, cluster_notes
+from hf_scaling.fitting.estimate import Estimate, hat_basis, robust_scale
 from hf_scaling.fitting.rows import FitRows, note
 from hf_scaling.fitting.solver import Objective, minimise
 from hf_scaling.text import format_percent
@@ -24,10 +24,17 @@ _WIDEST = 3.0
 _STEPS = 3.0 ** np.array([-1.0, -0.75, -0.5, -0.3, -0.15, 0.15, 0.3, 0.5, 0.75, 1.0])
 
 
-def judge(estimate: Estimate) -> tuple[str, list[dict]]:
-    """The status of a fit, the first that holds of not_identifiable, at_bound, poor_fit and ok, and all notes."""
-    unidentified = design_notes(estimate.rows) + identification_notes(estimate)
-    bounds, misfit = bound_notes(estimate), misfit_notes(estimate)
+def judge(estimate: Estimate, effects: ClusterEffects | None = None) -> tuple[str, list[dict]]:
+    """The status of a fit, the first that holds of not_identifiable, at_bound, poor_fit and ok, and all notes.
+
+    Args:
+        estimate: The fit.
+        effects: What the rows of each cluster share; None where rows are independent.
+    """
+    unidentified = design_notes(estimate.rows) + identification_notes(estimate, effects)
+    if effects is not None:
+        unidentified += cluster_notes(estimate, effects)
+    bounds, misfit = bound_notes(estimate), misfit_notes(estimate, effects)
     notes = [*unidentified, *bounds, *zero_notes(estimate)]
     if any(n["code"] == "not_identifiable" for n in unidentified):
         notes += trade_off_notes(estimate)
@@ -65,13 +72,13 @@ def design_notes(rows: FitRows) -> list[dict]:
     return notes
 
 
-def identification_notes(estimate: Estimate) -> list[dict]:
+def identification_notes(estimate: Estimate, effects: ClusterEffects | None = None) -> list[dict]:
     """Errors for too few configurations and for each exponent that the rows do not determine."""
     notes, count = [], estimate.rows.n_configurations
     if count <= len(estimate.u):
         text = f"{count} distinct sizes, however often repeated, do not determine {len(estimate.u)} parameters"
         notes.append(note("too_few_configurations", "error", text))
-    for profile in profile_exponents(estimate):
+    for profile in profile_exponents(estimate, effects):
         if not profile.identified:
             text = f"these runs do not determine {profile.describe()}: add larger and smaller sizes, or seeds"
             notes.append(note("not_identifiable", "error", text))
@@ -101,8 +108,8 @@ class Profile:
         return f"{self.name} = {self.value:.3g} (95 % profile interval: {low} to {high})"
 
 
-def profile_exponents(estimate: Estimate) -> list[Profile]:
-    """Profile the loss over each free exponent, all refits in one batch."""
+def profile_exponents(estimate: Estimate, effects: ClusterEffects | None = None) -> list[Profile]:
+    """Profile the loss over each free exponent, all refits in one batch; clusters lower its rise."""
     from scipy.special import stdtrit
 
     coordinates = estimate.problem.coordinates
@@ -118,10 +125,16 @@ def profile_exponents(estimate: Estimate) -> list[Profile]:
         starts[batch, i] = low[batch, i] = high[batch, i] = values
     solved = minimise(estimate.problem, starts, low, high, iterations=40, tolerance=1e-6)
     root = np.sqrt(2 * np.maximum(solved.cost - estimate.cost, 0) / max(estimate.variance, 1e-24))
-    critical = float(stdtrit(estimate.freedom, 0.975))
+    freedom, rise = np.full(len(estimate.u), float(estimate.freedom)), np.ones(len(estimate.u))
+    if effects is not None:
+        slopes = estimate.slopes()
+        independent = estimate.variance * np.diag(np.linalg.pinv(slopes.T @ slopes, rcond=1e-12, hermitian=True))
+        clustered, freedom = effects.variance_of(slopes)
+        rise = np.sqrt(np.minimum(independent / clustered, 1.0))
     profiles, middle = [], len(_STEPS) // 2
     for i, batch in zip(exponents, batches):
-        value, values, drop = float(estimate.u[i]), starts[batch, i], root[batch]
+        value, values, drop = float(estimate.u[i]), starts[batch, i], root[batch] * rise[i]
+        critical = float(stdtrit(freedom[i], 0.975))
         below = _profile_end(value, values[:middle][::-1], drop[:middle][::-1], critical)
         above = _profile_end(value, values[middle:], drop[middle:], critical)
         profiles.append(Profile(coordinates.names[i], value, below, above))
@@ -201,7 +214,7 @@ def trade_off_notes(estimate: Estimate) -> list[dict]:
     return [note("trade_off", "info", text)]
 
 
-def misfit_notes(estimate: Estimate) -> list[dict]:
+def misfit_notes(estimate: Estimate, effects: ClusterEffects | None = None) -> list[dict]:
     """Notes on configurations off the law by more than their replicates scatter, and on residuals with a shape."""
     if estimate.variance < 1e-16:
         return []
@@ -210,7 +223,7 @@ def misfit_notes(estimate: Estimate) -> list[dict]:
     if estimate.problem.objective.is_log and size > 0.25:
         text = f"the law typically misses by {format_percent(size)} of the value: do not plan with it"
         notes.append(note("large_residuals", "error", text))
-    structured = structured_columns(estimate)
+    structured = structured_columns(estimate, effects)
     if structured:
         text = (
             f"residuals rise and fall along {', '.join(structured)} instead of scattering: another law may fit better"
@@ -241,9 +254,11 @@ def lack_of_fit_notes(estimate: Estimate) -> list[dict]:
     return [note("lack_of_fit", "error", text)]
 
 
-def structured_columns(estimate: Estimate) -> list[str]:
+def structured_columns(estimate: Estimate, effects: ClusterEffects | None = None) -> list[str]:
     """Columns along which neighbouring configurations' residuals agree in sign far more often than by chance."""
     rows, residual = estimate.rows, estimate.weighted_residuals
+    if effects is not None:
+        residual = effects.within * effects.root_weights
     limit = 3 * max(robust_scale(residual, len(estimate.u)), 1e-300)
     residual = np.clip(residual, -limit, limit)
     structured = []
@@ -324,16 +339,15 @@ def leave_one_out_notes(estimate: Estimate) -> list[dict]:
     far = estimate.law.evaluator(_far_sizes(rows))
     # All configurations left out in turn, in one batch; of very many those that move the prediction most to first
     # order.
-    left_out = np.arange(rows.n_configurations)
-    if rows.n_configurations * len(rows.target) > _LARGEST_BATCH:
+    unit = rows.configuration if rows.cluster is None else rows.cluster
+    left_out = np.arange(int(unit.max()) + 1)
+    if len(left_out) * len(rows.target) > _LARGEST_BATCH:
         gradient = replace(problem, evaluator=far, target=np.zeros(1), root_weights=np.ones(1))
         towards = gradient.residuals(estimate.u[None])[1][0, :, 0] * ~estimate.held
         influence = slopes @ (np.linalg.pinv(slopes.T @ slopes, rcond=1e-12, hermitian=True) @ towards)
-        moves = np.bincount(
-            rows.configuration, influence * estimate.weighted_residuals / (1 - np.minimum(leverages, 0.95))
-        )
+        moves = np.bincount(unit, influence * estimate.weighted_residuals / (1 - np.minimum(leverages, 0.95)))
         left_out = np.argsort(-np.abs(moves), kind="stable")[: max(1, _LARGEST_BATCH // (8 * len(rows.target)))]
-    kept = rows.configuration[None, :] != left_out[:, None]
+    kept = unit[None, :] != left_out[:, None]
     without = replace(problem, root_weights=problem.root_weights * kept)
     solved = minimise(without, np.repeat(estimate.u[None], len(kept), axis=0), iterations=12, tolerance=1e-5)
     moved = far.value(problem.coordinates.to_theta(solved.u))[:, 0]
@@ -342,7 +356,7 @@ def leave_one_out_notes(estimate: Estimate) -> list[dict]:
     shift = (moved - value) / (value if (rows.target > 0).all() else np.ptp(rows.target))
     worst = int(np.argmax(np.abs(shift)))
     if abs(shift[worst]) > 0.1:
-        labels = ", ".join(rows.labels[i] for i in np.flatnonzero(rows.configuration == left_out[worst])[:4])
+        labels = ", ".join(rows.labels[i] for i in np.flatnonzero(unit == left_out[worst])[:4])
         size = f"{100 * shift[worst]:+.0f} %"
         text = f"without row {labels} the prediction at ten times the largest scale moves by {size}"
         notes.append(note("influential", "warn", text))

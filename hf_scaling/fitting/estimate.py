@@ -112,6 +112,21 @@ class Estimate:
         inside = max(float((weights >= 1).mean()), 1 / len(residual))
         return float(((weights * residual) ** 2).sum() / self.freedom / inside)
 
+    @property
+    def pseudo_values(self) -> np.ndarray:
+        """(N,) weighted residuals as least squares would leave them: psi(r) / mean psi' (Huber 1964).
+
+        Under the Huber loss refits to resampled residuals spread too little: points whose own residual is small are
+        nearly noise-free in every draw, and a robust fit leans on them. Least-squares refits to the estimator's
+        influence function have the Huber fit's own spread.
+        """
+        residual = self.weighted_residuals
+        weights = np.broadcast_to(self.problem.objective.reweighting(residual), residual.shape)
+        inside = max(float((weights >= 1).mean()), 1 / len(residual))
+        # Huber's (1981) finite-sample correction: psi' varies from row to row, and so does what a refit can use.
+        correction = 1 + len(self.u) / len(residual) * (1 - inside) / inside
+        return correction * weights * residual / inside
+
     def slopes(self) -> np.ndarray:
         """(N, F) derivatives of the weighted fitted values; zero for coordinates on a bound."""
         _, jacobian = self.problem.residuals(self.u[None])
@@ -374,3 +389,21 @@ def lift_zeros(problem: Problem, u: np.ndarray) -> np.ndarray:
         if coordinates.is_log[column] and share < 1e-4 and np.isfinite(enough) and enough > 0:
             lifted[column] = np.clip(np.log(enough), coordinates.low[column], coordinates.high[column])
     return lifted
+
+
+def student_factor(freedom: float | np.ndarray) -> np.ndarray:
+    """Student's quantile at 97.5 % over the normal one, at the degrees of freedom given."""
+    from scipy.special import stdtrit
+
+    return np.asarray(stdtrit(freedom, 0.975) / 1.959964)
+
+
+def hat_basis(slopes: np.ndarray) -> np.ndarray:
+    """Orthonormal columns (N, K) that span those of slopes (N, F), robust to columns of zeros and dependent ones.
+
+    The sums of their squares are the leverages: how much of its own fitted value each row determines, 0 to 1.
+    """
+    scale = np.sqrt((slopes**2).sum(axis=0))
+    kept = slopes[:, scale > 0] / scale[scale > 0]
+    left, values, _ = np.linalg.svd(kept, full_matrices=False)
+    return left[:, values > 1e-8 * values.max(initial=0.0)]

@@ -8,6 +8,7 @@ import numpy as np
 
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.bootstrap import METHODS, draw
+from hf_scaling.fitting.clusters import cluster_effects
 from hf_scaling.fitting.diagnostics import judge
 from hf_scaling.fitting.discrepancy import estimate_discrepancy, extrapolation_notes, hold_out
 from hf_scaling.fitting.estimate import Estimate, estimate
@@ -56,6 +57,7 @@ def fit_law(
     zeros: Literal["refuse", "leave_out"] | None = None,
     direction: Literal["up", "down"] | None = None,
     bounds: tuple[float | None, float | None] | None = None,
+    cluster: str | None = None,
 ) -> LawFit:
     """Fit a scaling law to a results table.
 
@@ -86,6 +88,8 @@ def fit_law(
             name says, else its trend over the sizes.
         bounds: Least and most that the target can be, None for no limit; by default 0 to 1 for `error` and for rates,
             0 to infinity for `loss`, none for others. Predictions stay inside.
+        cluster: Column whose equal values name rows that share their luck, such as checkpoints of one run; by default
+            `run`, else `parent` of fine-tuned rows, else the ladder that pre-trained rows are of.
 
     Returns:
         A LawFit. Every usable table gives one; doubts are in its status and notes.
@@ -108,6 +112,7 @@ def fit_law(
         zeros=zeros or default_zeros(table),
         direction=direction,
         bounds=bounds,
+        cluster=cluster,
     )
     options = FitOptions(
         objective, delta, bootstrap, method, level, seed, fixed or {}, list(tied or []), supervised, combine
@@ -229,14 +234,18 @@ def fit_rows(rows: FitRows, law: Law, options: FitOptions) -> LawFit:
         if drawn.converged < 0.9:
             text = f"{format_percent(1 - drawn.converged)} of the refits did not converge"
             notes.append(note("draws_not_converged", "warn", text))
-    status, findings = judge(estimated)
+    effects = cluster_effects(estimated)
+    status, findings = judge(estimated, effects)
     held_out = hold_out(estimated)
     badly = extrapolation_notes(estimated, held_out)
     status, findings = "extrapolates_badly" if badly and status == "ok" else status, findings + badly
-    problem = estimated.problem
-    discrepancy = estimate_discrepancy(
-        held_out, rows, problem.target, problem.root_weights, estimated.fitted, objective.is_log
-    )
+    problem, noise = estimated.problem, estimated.residuals * np.sqrt(count / estimated.freedom)
+    fitted = estimated.fitted
+    if effects is not None:
+        # Rows of one cluster agree with each other by what they share, not because the law is wrong.
+        fitted = problem.target - effects.within
+        noise *= np.hypot(effects.shared, effects.own) / max(float(np.sqrt(np.mean(noise**2))), 1e-300)
+    discrepancy = estimate_discrepancy(held_out, rows, problem.target, problem.root_weights, fitted, objective.is_log)
     intervals = {}
     if len(draws):
         low, high = quantiles(draws, options.level, estimated.theta)
@@ -265,7 +274,7 @@ def fit_rows(rows: FitRows, law: Law, options: FitOptions) -> LawFit:
         data={**describe_rows(rows), "discrepancy": discrepancy},
         definition=law,
         draws=draws,
-        noise=estimated.residuals * np.sqrt(count / estimated.freedom),
+        noise=noise,
         held_out=held_out,
     )
 

@@ -50,6 +50,8 @@ _RECORDED = (
 )
 # The key under which given weights pass through the filters with their rows.
 _WEIGHTS = "(weights)"
+# The key under which the clusters of the rows do.
+_CLUSTER = "(cluster)"
 # A foreign table may hold a different size in every row; a cost curve needs no more points than this.
 _MOST_POINTS = 256
 
@@ -83,6 +85,8 @@ class RowFilter:
             its trend over the sizes.
         bounds: The range of the target, None for no limit; None for 0 to 1 where the target is `error` or a rate, 0 to
             infinity where it is `loss`, and none elsewhere.
+        cluster: Column that names the rows that share their luck; None for `run`, else `parent` of fine-tuned rows,
+            else the ladder that pre-trained rows are of.
 
     Raises:
         InputError: `zeros` is neither.
@@ -99,6 +103,7 @@ class RowFilter:
     zeros: Literal["refuse", "leave_out"] = "refuse"
     direction: str | None = None
     bounds: tuple[float | None, float | None] | None = None
+    cluster: str | None = None
 
     def __post_init__(self) -> None:
         if self.zeros not in ("refuse", "leave_out"):
@@ -189,8 +194,8 @@ class Columns:
             doubled = pd.DataFrame(self.data).duplicated().to_numpy()
         except TypeError:
             # A column holds lists or mappings.
-            doubled = pd.DataFrame({name: values.astype(str) for name, values in self.data.items()}).duplicated()
-            doubled = doubled.to_numpy()
+            texts = {name: list(map(str, values)) for name, values in self.data.items()}
+            doubled = pd.DataFrame(texts).duplicated().to_numpy()
         if not doubled.any():
             return self
         text = f"{doubled.sum()} of {len(self)} rows are equal to another in every column: equal rows count once"
@@ -274,6 +279,9 @@ class FitRows:
         notes: Findings about the rows.
         scale: How the column's values are fitted.
         emphasis: (N,) how much each row counts beyond its weight, or None.
+        cluster: (N,) a number for each set of rows that share their luck (`_name_clusters`); None where every row is
+            one of its own.
+        cluster_name: The column that they come from.
     """
 
     columns: dict[str, str]
@@ -288,6 +296,8 @@ class FitRows:
     notes: list[dict] = field(default_factory=list)
     scale: TargetScale = AS_IT_IS
     emphasis: np.ndarray | None = None
+    cluster: np.ndarray | None = None
+    cluster_name: str = ""
 
     def subset(self, keep: np.ndarray) -> "FitRows":
         """The rows where `keep` (N,) is true, with their configurations renumbered."""
@@ -300,6 +310,7 @@ class FitRows:
             emphasis=None if self.emphasis is None else self.emphasis[keep],
             configuration=np.unique(self.configuration[keep], return_inverse=True)[1],
             labels=[label for label, kept in zip(self.labels, keep) if kept],
+            cluster=None if self.cluster is None else np.unique(self.cluster[keep], return_inverse=True)[1],
         )
 
     def members(self) -> list[np.ndarray]:
@@ -345,7 +356,7 @@ def select_rows(table: "Table", law: Law, row_filter: RowFilter) -> FitRows:
 
 def read_columns(table: "Table", law: Law, row_filter: RowFilter) -> Columns:
     """The table's columns with the filters applied and repeated run ids collapsed."""
-    columns = Columns.of(table)
+    columns = _name_clusters(Columns.of(table), row_filter.cluster)
     used = [*column_of(law, row_filter.x).values(), row_filter.target]
     weights = row_filter.weights
     if isinstance(weights, str):
@@ -437,7 +448,50 @@ def take_rows(columns: Columns, law: Law, row_filter: RowFilter) -> FitRows:
         study={name: values for name in _RECORDED if (values := columns.distinct(name))},
         notes=notes,
         scale=scale,
+        **_clusters_of(columns),
     )
+
+
+def _clusters_of(columns: Columns) -> dict[str, Any]:
+    """The fields cluster and cluster_name of FitRows."""
+    if _CLUSTER not in columns.data:
+        return {}
+    number = np.unique(columns.data[_CLUSTER], return_inverse=True)[1].reshape(-1)
+    names = {name.split("=")[0] for name in columns.data[_CLUSTER]} - {""}
+    return {"cluster": number, "cluster_name": " and ".join(sorted(names))} if number.max() + 1 < len(number) else {}
+
+
+def _name_clusters(columns: Columns, name: str | None) -> Columns:
+    """The columns with one more, which names the cluster of each row as "column=value".
+
+    Args:
+        columns: The whole table: a ladder is followed from rung to rung before rows are filtered.
+        name: The column to cluster by; by default `run`, else `parent` of fine-tuned rows, else the first rung of the
+            ladder that a pre-trained row is of.
+    """
+    if name is not None:
+        columns.require(name)
+    name = name or ("run" if "run" in columns.data else None)
+    count, data = len(columns), columns.data
+    if name is not None:
+        clusters = [f"={row}" if _is_missing(value) else f"{name}={value}" for row, value in enumerate(data[name])]
+    elif "parent" in data and columns.distinct("parent"):
+        ids = data["run_id"] if "run_id" in data else [None] * count
+        above = {run: parent for run, parent in zip(ids, data["parent"]) if not _is_missing(run)}
+        stages = data["stage"] if "stage" in data else [None] * count
+        labelled = columns.numbers("n_finetune", strict=False) > 0
+        clusters = []
+        for row, (run, parent) in enumerate(zip(ids, data["parent"])):
+            if not _is_missing(parent) and (stages[row] == "finetune" or (stages[row] is None and labelled[row])):
+                clusters.append(f"parent={parent}")
+                continue
+            steps = 0
+            while not _is_missing(parent) and steps < count:
+                run, parent, steps = parent, above.get(parent), steps + 1
+            clusters.append(f"={row}" if _is_missing(run) else f"ladder={run}")
+    else:
+        return columns
+    return Columns({**data, _CLUSTER: np.array(clusters)}, columns.labels, columns.notes)
 
 
 def scale_of(columns: Columns, row_filter: RowFilter, sizes: Iterable[str] = ()) -> TargetScale:
