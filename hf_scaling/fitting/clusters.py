@@ -71,10 +71,14 @@ def cluster_effects(estimate: Estimate) -> ClusterEffects | None:
     if number is None:
         return None
     count = int(number.max()) + 1
-    roots = np.broadcast_to(estimate.problem.root_weights, number.shape)
+    # Emphasis on some rows (a mixture's, on larger sizes) says nothing about their noise.
+    emphasis = estimate.rows.emphasis
+    stress = np.sqrt(np.ones(len(number)) if emphasis is None else emphasis)
+    roots = estimate.problem.root_weights / stress
     # Not pseudo-values: of few clusters, whole ones lie outside delta, and their luck would be counted too small.
     limit = _OUTLIER * max(estimate.scale, 1e-300)
-    residual, basis = np.clip(estimate.weighted_residuals, -limit, limit), hat_basis(estimate.slopes())
+    residual = np.clip(estimate.residuals * roots, -limit, limit)
+    basis = hat_basis(estimate.slopes() / stress[:, None])
     weights = np.bincount(number, roots**2, minlength=count)
     sums = _sums(basis * roots[:, None], number, count)
     # tr M Z Z' and tr (Z' M Z)^2 with M = I - QQ', Z the clusters' columns.
