@@ -87,6 +87,24 @@ def test_a_study_becomes_a_data_set_models_a_law_a_space_and_a_collection(hub, s
     assert hub.asked("POST", "/commit/") == []
 
 
+def test_push_and_pull_print_json_alone(hub, study, tmp_path):
+    argv = ["push", study, "--namespace", "spoken", "--json"]
+    for extra, states in ((["--dry-run"], {"planned"}), ([], {"pushed"}), ([], {"unchanged", "pushed"})):
+        status, out, err = command(hub, tmp_path, *argv, *extra)
+        content = json.loads(out)
+        assert (status, content["kind"], content["n_lost"]) == (0, "study", 0), err
+        assert {part["kind"] for part in content["parts"]} == {"results", "model", "law", "report", "collection"}
+        assert {part["status"] for part in content["parts"]} <= states
+    status, out, _ = command(hub, tmp_path, "push", study / "laws/loss", "--repo", "spoken/law", "--json")
+    (part,) = json.loads(out)["parts"]
+    assert (status, part["status"], part["repo_type"]) == (0, "pushed", "model")
+    assert {change["kind"] for change in part["changes"]} == {"add"}
+    status, out, _ = command(hub, tmp_path, "pull", "spoken/demo", "--out", "pulled", "--json")
+    content = json.loads(out)
+    assert (status, content["n_rows"], content["laws"]) == (0, len(ids_of(study)), ["loss"])
+    assert content["next"].startswith("hf-scaling run")
+
+
 def test_models_best_pushes_one_of_each_size_and_none_pushes_none(hub, study, tmp_path):
     status, _, err = command(hub, tmp_path, "push", study, "--namespace", "few", "--name", "none", "--models", "none")
     assert status == 0, err

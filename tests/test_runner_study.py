@@ -165,17 +165,31 @@ def interrupt(grid, out):
 def test_a_failing_run_does_not_stop_the_others(tmp_path):
     broken = [{"where": {"arm": "distilled"}, "pretrain": {"learning_rate": "1e30", "max_grad_norm": 0}}]
     grid, out = write_grid(tmp_path / "tiny.yaml", models=["vit-30k"], overrides=broken), tmp_path / "study"
-    process = command("run", grid, "--out", out, "--workers", 1)
-    _, err = process.communicate(timeout=300)
+    process = command("run", grid, "--out", out, "--workers", 1, "--json")
+    printed, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
     assert "failures.jsonl" in err.splitlines()[-1]
+    content = json.loads(printed)
+    assert set(content) == {"study", "n_rows", "failures", "findings", "report", "next"}
+    assert content["n_rows"] == 3
     assert len(rows_of(out)) == 3
     (failed, *waiting) = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
     assert "step" in failed["error"]
     assert "Traceback" in (out / failed["log"]).read_text()
     assert [record["waiting_on"] for record in waiting] == [failed["run_id"]] * 2
     assert failed["run_id"] in err
-    assert [line.split() for line in status.describe_state(out).splitlines()[1:5]] == [
+    assert content["failures"] == [{"run_id": failed["run_id"], "error": failed["error"]}]
+    state = status.study_state(out)
+    assert {name: state[name] for name in ("runs", *status.STATES)} == {
+        "runs": 6,
+        "finished": 3,
+        "running": 0,
+        "failed": 1,
+        "missing": 2,
+    }
+    assert [failure["run_id"] for failure in state["failures"]] == [failed["run_id"]]
+    assert sum(group["runs"] for group in state["groups"]) == 6
+    assert [line.split() for line in status.describe_state(state).splitlines()[1:5]] == [
         ["pretrain", "plain", "1", "1", "0", "0", "0"],
         ["pretrain", "distilled", "1", "0", "0", "1", "0"],
         ["finetune", "plain", "2", "2", "0", "0", "0"],
@@ -188,7 +202,10 @@ def test_a_dry_run_counts_and_trains_nothing(study, tmp_path, monkeypatch):
     larger = Grid.load(write_grid(tmp_path / "larger.yaml", n_finetune=[20, 30, 60]))
     # The study was trained here, so that no step needs to be timed.
     monkeypatch.setattr(dry_run, "Process", lambda *_: pytest.fail("a step was timed"))
-    text = dry_run.describe(larger, study, workers=2)
+    content = dry_run.estimate(larger, study, workers=2)
+    assert [content[name] for name in ("runs", "finished", "left", "workers")] == [16, 12, 4, 2]
+    assert sum(group["train_flops"] for group in content["groups"]) == content["train_flops"] > 0
+    text = dry_run.describe(content)
     cells = {line.split()[0]: line.split()[1:4] for line in text.splitlines() if line.split()}
     assert cells["all"] == ["16", "12", "4"]
     assert {"time", "disk"} <= set(cells)
@@ -201,7 +218,7 @@ def test_a_dry_run_on_a_fresh_machine_times_a_step(tmp_path, monkeypatch):
     grid = Grid.load(write_grid(tmp_path / "tiny.yaml"))
     plan = grid.plan()
     assert machine.Speeds().nearest(plan[0], 100) is None
-    text = dry_run.describe(grid, tmp_path / "study", workers=2)
+    text = dry_run.describe(dry_run.estimate(grid, tmp_path / "study", workers=2))
     assert "unknown" not in text
     assert machine.Speeds().nearest(plan[0], 2).seconds > 0
     assert not (tmp_path / "study").exists()

@@ -105,6 +105,11 @@ def add_pairs(parser: argparse._ActionsContainer, flag: str, help: str, metavar:
     parser.add_argument(flag, action="append", default=[], metavar=metavar, help=help)
 
 
+def add_json_argument(parser: argparse.ArgumentParser, keys: str) -> None:
+    """Declare --json, with the keys that it prints."""
+    parser.add_argument("--json", action="store_true", help=f"print JSON: {keys}")
+
+
 def keywords(arguments: argparse.Namespace) -> dict[str, Any]:
     """The shared flags of rows and fits that the command has, as keyword arguments of the Python API."""
     return {name: value for name, value in vars(arguments).items() if name in _ROWS or name in _FITTING}

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_scaling.cli._arguments import add_names_arguments, arm_names, pairs, to_json
+from hf_scaling.cli._arguments import add_json_argument, add_names_arguments, arm_names, pairs, to_json
 from hf_scaling.errors import InputError
 from hf_scaling.text import listing
 
@@ -29,9 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_names_arguments(parser)
     out_help = "a .csv or .parquet file, or a folder (default: NAME-results.csv in the current folder)"
     parser.add_argument("--out", metavar="FOLDER", help=out_help)
-    parser.add_argument(
-        "--json", action="store_true", help="print JSON: kind, mapping, unused, notes, n_rows, path, next"
-    )
+    add_json_argument(parser, "kind, mapping, unused, notes, n_rows, n_runs, path, next")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -2,6 +2,8 @@
 
 import argparse
 
+from hf_scaling.cli._arguments import add_json_argument, to_json
+
 HELP = "Merge results tables into one: the union by run_id."
 EXAMPLE = "hf-scaling merge studies/here studies/there --out merged"
 
@@ -10,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("results", nargs="+", metavar="RESULTS", help="file, folder, study or Hub id")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder to write results.parquet to")
+    add_json_argument(parser, "path, n_rows (of the merged table), n_read (of all tables)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -21,4 +24,8 @@ def run(arguments: argparse.Namespace) -> None:
     for table in tables[1:]:
         merged = merged.merge(table)
     path = merged.save(arguments.out)
-    print(f"{len(merged)} rows ({sum(map(len, tables))} read) in {path}")
+    n_read = sum(map(len, tables))
+    if arguments.json:
+        print(to_json({"path": str(path), "n_rows": len(merged), "n_read": n_read}))
+    else:
+        print(f"{len(merged)} rows ({n_read} read) in {path}")

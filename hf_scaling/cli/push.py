@@ -2,8 +2,9 @@
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hf_scaling.cli._arguments import add_json_argument, to_json
 from hf_scaling.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", metavar="WHICH", help="study: all (default), best (of each size) or none")
     parser.add_argument("--private", action="store_true", default=None, help="make new repositories private")
     parser.add_argument("--dry-run", action="store_true", help="show what would be written where, and write nothing")
+    add_json_argument(
+        parser, "kind, dry_run, parts (kind, repo_id, repo_type, url, status, changes, text, error), n_lost"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int | None:
@@ -48,6 +52,9 @@ def run(arguments: argparse.Namespace) -> int | None:
     if arguments.repo is None:
         raise InputError("--repo is missing: give ORG/NAME")
     written = _push(kind, arguments, hub.full_id(arguments.repo))
+    if arguments.json:
+        print(_content(kind, arguments, [_part(kind, written.repo_id, written)]))
+        return None
     if isinstance(written, hub.Planned):
         print(written)
         return None
@@ -93,8 +100,11 @@ def _push_study(arguments: argparse.Namespace) -> int:
         arguments.models or "all",
         private=arguments.private,
         dry_run=arguments.dry_run,
-        on_outcome=_print_outcome,
+        on_outcome=_log_outcome if arguments.json else _print_outcome,
     )
+    if arguments.json:
+        parts = [_part(outcome.kind, outcome.repo_id, outcome.written, outcome.error) for outcome in outcomes]
+        print(_content("study", arguments, parts))
     lost = [outcome for outcome in outcomes if outcome.error]
     if not lost:
         return 0
@@ -102,6 +112,39 @@ def _push_study(arguments: argparse.Namespace) -> int:
     counts = f"{len(lost)} of {len(outcomes)} parts did not arrive"
     print(f"error: {counts} ({names}); run the same command again to push them", file=sys.stderr)
     return 1
+
+
+def _content(kind: str, arguments: argparse.Namespace, parts: "list[dict[str, Any]]") -> str:
+    for part in parts:
+        # The collection of a dry run is described by a text.
+        part["status"] = "planned" if arguments.dry_run and not part["error"] else part["status"]
+    n_lost = sum(part["status"] == "lost" for part in parts)
+    return to_json({"kind": kind, "dry_run": arguments.dry_run, "parts": parts, "n_lost": n_lost})
+
+
+def _part(
+    kind: str, repo_id: str, written: "Commit | Planned | str | None", error: str | None = None
+) -> dict[str, Any]:
+    """A part that was pushed; its status is pushed, unchanged, planned or lost."""
+    changes = getattr(written, "changes", ())
+    planned = written is not None and hasattr(written, "creates")
+    text = written if isinstance(written, str) else None
+    return {
+        "kind": kind,
+        "repo_id": repo_id,
+        "repo_type": getattr(written, "repo_type", None),
+        "url": getattr(written, "url", None),
+        "status": "lost" if error else "planned" if planned else "pushed" if changes or text else "unchanged",
+        "changes": [{"path": change.path, "kind": change.kind, "n_bytes": change.n_bytes} for change in changes],
+        "text": text,
+        "error": error,
+    }
+
+
+def _log_outcome(outcome: "Outcome", number: int, total: int) -> None:
+    """One line on stderr, since stdout holds the JSON."""
+    state = outcome.error or ("done" if outcome.written else "unchanged")
+    print(f"[{number}/{total}] {outcome.kind} {outcome.repo_id}: {state}", file=sys.stderr, flush=True)
 
 
 def _print_outcome(outcome: "Outcome", number: int, total: int) -> None:

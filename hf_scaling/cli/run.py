@@ -5,7 +5,7 @@ import logging
 import sys
 from pathlib import Path
 
-from hf_scaling.cli._arguments import add_pairs
+from hf_scaling.cli._arguments import add_json_argument, add_pairs, to_json
 from hf_scaling.errors import InputError
 from hf_scaling.text import one_line
 
@@ -25,12 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     set_help = "replace a key of the grid: seeds=[0,1] or pretrain.learning_rate=1e-3; repeat for several"
     add_pairs(parser, "--set", set_help, "KEY=VALUE")
     parser.add_argument("--retry-failed", action="store_true", help="train failed runs again")
+    add_json_argument(
+        parser, "study, n_rows, failures, findings, report, next; with --dry-run: runs, seconds, disk_bytes, ..."
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train the missing runs and summarise the study; 1 where some runs failed."""
     from hf_scaling.grid import Grid
     from hf_scaling.runner import dry_run, loop, machine, status
+    from hf_scaling.runner.study_folder import Study
 
     workers = machine.default_workers() if arguments.workers is None else arguments.workers
     if workers < 1:
@@ -38,34 +42,51 @@ def run(arguments: argparse.Namespace) -> int:
     grid = Grid.load(arguments.grid, arguments.set)
     out = arguments.out or loop.default_folder(grid)
     if arguments.dry_run:
-        print(dry_run.describe(grid, out, workers))
+        content = dry_run.estimate(grid, out, workers)
+        print(to_json(content) if arguments.json else dry_run.describe(content))
         return 0
     failure = None
     try:
         loop.run_grid(grid, out, workers, arguments.engine, arguments.retry_failed)
     except loop.RunsFailedError as error:
         failure = error
-    print(status.summarise(out))
-    print(f"next    {status.next_command(out)}", flush=True)
-    _write_report(Path(out))
+    study, following = Study(out), status.next_command(out)
+    if not arguments.json:
+        print(status.summarise(out))
+        print(f"next    {following}", flush=True)
+    found, page = _write_report(Path(out))
+    if arguments.json:
+        finished = study.table().run_ids()
+        failed = [r for run_id, r in study.failures().items() if "error" in r and run_id not in finished]
+        failures = [{"run_id": record["run_id"], "error": record["error"]} for record in failed]
+        content = {"study": str(out), "n_rows": len(study.table()), "failures": failures, "findings": found}
+        print(to_json({**content, "report": page, "next": following}))
+    else:
+        for line in found:
+            print(f"found   {line}")
+        if found:
+            print(f"report  {page}", flush=True)
     if failure is None:
         return 0
     print(f"error: {failure}", file=sys.stderr)
     return 1
 
 
-def _write_report(study: Path) -> None:
-    """Write the report of a study whose results are newer than it; a report that fails is a warning only."""
+def _write_report(study: Path) -> tuple[list[str], str | None]:
+    """Write the report of a study whose results are newer than it; a report that fails is a warning only.
+
+    Returns:
+        Its answers, empty where it was not written now; and its path, None where there is none.
+    """
     page, files = study / "report.html", list((study / "results").glob("*.parquet"))
     if not files or (page.exists() and page.stat().st_mtime >= max(file.stat().st_mtime for file in files)):
-        return
+        return [], str(page) if page.exists() else None
     try:
         from hf_scaling.report import write_report
         from hf_scaling.report.answers import headlines
 
-        for line in headlines(write_report(study, page)):
-            print(f"found   {line}")
-        print(f"report  {page}", flush=True)
+        return list(headlines(write_report(study, page))), str(page)
     except Exception as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
         logger.warning("no report: %s (hf-scaling report %s --debug shows where)", reason, study)
+        return [], None

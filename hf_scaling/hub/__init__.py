@@ -14,6 +14,7 @@ from hf_scaling.hub.client import (
     is_hub_id,
     is_repo_id,
     local_folder,
+    login_state,
 )
 from hf_scaling.hub.errors import NotOnHubError, hub_errors, push_errors, retried
 
@@ -29,6 +30,7 @@ __all__ = [
     "is_hub_id",
     "is_repo_id",
     "local_folder",
+    "login_state",
     "push_errors",
     "retried",
 ]

@@ -6,6 +6,7 @@ a random mark in its message and not made twice.
 """
 
 import hashlib
+import os
 import re
 import uuid
 import warnings
@@ -57,6 +58,40 @@ def full_id(name: str) -> str:
         return name
     with push_errors(f"the repository {name}"), _quiet():
         return f"{retried(lambda: HfApi().whoami())['name']}/{name}"
+
+
+def login_state() -> dict[str, str | bool | None]:
+    """The Hub that is talked to and whether the token there is accepted, with one request; never the token itself.
+
+    Returns:
+        endpoint; offline, whether HF_HUB_OFFLINE is set; token, where it comes from: "environment", "file" or None;
+        user, None where it is not known; login: "logged in", "not logged in", "token not accepted" or "not checked".
+    """
+    from huggingface_hub import HfApi, constants, get_token
+    from huggingface_hub.errors import HfHubHTTPError
+
+    token = get_token()
+    in_environment = any(os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))
+    state: dict[str, str | bool | None] = {
+        # Without a password that it may hold.
+        "endpoint": re.sub(r"//[^/@]*@", "//", HfApi().endpoint),
+        "offline": bool(constants.HF_HUB_OFFLINE),
+        "token": None if not token else "environment" if in_environment else "file",
+        "user": None,
+        "login": "not checked" if token else "not logged in",
+    }
+    if not token or state["offline"]:
+        return state
+    try:
+        with _quiet():
+            state |= {"user": str(HfApi().whoami()["name"]), "login": "logged in"}
+    except HfHubHTTPError as error:
+        refused = error.response is not None and error.response.status_code in (401, 403)
+        state["login"] = "token not accepted" if refused else "not checked"
+    except Exception:
+        # No connection, in the words of whichever HTTP library is installed: the rest of the answer still holds.
+        state["login"] = "not checked"
+    return state
 
 
 def download(

@@ -2,8 +2,9 @@
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hf_scaling.grid import Grid, PlannedRun
 from hf_scaling.processes import Process
@@ -24,8 +25,8 @@ _BATCH = 32  # examples of a timed step
 _LONGEST = 8.0  # seconds of a timed step; larger models are extrapolated from it
 
 
-def describe(grid: Grid, folder: str | Path, workers: int) -> str:
-    """What a grid would train, as text: runs, FLOPs, time and disk.
+def estimate(grid: Grid, folder: str | Path, workers: int) -> dict[str, Any]:
+    """What a grid would train: runs, FLOPs, time and disk.
 
     The time follows from what this machine has trained before (`Speeds`), or from a step of some of the models that is
     timed now.
@@ -34,6 +35,11 @@ def describe(grid: Grid, folder: str | Path, workers: int) -> str:
         grid: The grid.
         folder: The study's folder; runs that it holds are finished.
         workers: Number of runs trained at once.
+
+    Returns:
+        study, the folder; workers; runs, finished and left, numbers of runs; train_flops and worker_seconds of those
+        left; groups, the same by stage and arm; seconds with the workers; disk_bytes needed, free_bytes; uncertain,
+        what is guessed of the runs. Times are NaN where no similar speed is known or can be measured.
 
     Raises:
         InputError: The grid cannot be run as written.
@@ -45,45 +51,57 @@ def describe(grid: Grid, folder: str | Path, workers: int) -> str:
     seconds = {}
     for run in left:
         speed = speeds.nearest(run, _EXTRAPOLATED)
-        # NaN where no similar speed is known or can be measured.
         seconds[run.run_id] = math.nan if speed is None else _OVERHEAD + run.flops * speed.seconds / speed.flops
-    groups = list(dict.fromkeys((run.spec.stage, run.arm) for run in plan))
-    lines = []
-    for stage, arm in groups:
-        runs, open_runs = ([run for run in part if (run.spec.stage, run.arm) == (stage, arm)] for part in (plan, left))
-        lines.append([stage, arm, *_cells(runs, open_runs, seconds)])
-    lines.append(["all", "", *_cells(plan, left, seconds)])
-    heads = ["stage", "arm", "runs", "finished", "left", "training FLOPs left", "time on one worker"]
-    return "\n".join([*text_table(heads, lines), "", *_totals(study, plan, left, seconds, workers)])
-
-
-def _cells(runs: Sequence[PlannedRun], left: Sequence[PlannedRun], seconds: dict[str, float]) -> list[str]:
-    counts = [f"{count:,}" for count in (len(runs), len(runs) - len(left), len(left))]
-    flops = sum(run.train_flops for run in left)
-    return [*counts, f"{flops:.2e}", format_duration(sum(seconds[run.run_id] for run in left))]
-
-
-def _totals(
-    study: Study, plan: Sequence[PlannedRun], left: Sequence[PlannedRun], seconds: dict[str, float], workers: int
-) -> list[str]:
-    """Lines on time and disk, and on what is guessed."""
+    groups = []
+    for stage, arm in dict.fromkeys((run.spec.stage, run.arm) for run in plan):
+        of_group = [[run for run in runs if (run.spec.stage, run.arm) == (stage, arm)] for runs in (plan, left)]
+        groups.append({"stage": stage, "arm": arm, **_counts(*of_group, seconds)})
     # The workers share the work, but a chain of runs that wait for each other takes as long as it is.
     ends: dict[str, float] = {}
     for run in left:
         ends[run.run_id] = max((ends.get(need, 0.0) for need in run.needs), default=0.0) + seconds[run.run_id]
-    total = max(math.fsum(seconds.values()) / workers, *ends.values()) + _START if left else 0.0
     sizes = sorted((run.n_params or 0 for run in left), reverse=True)
-    disk = sum(sizes) * _CHECKPOINT + 2 * sum(sizes[:workers]) * _TRAINING_STATE
     existing = next(path for path in (study.path, *study.path.absolute().parents) if path.exists())
-    time = format_duration(total) if math.isnan(total) else f"about {format_duration(total)}"
+    return {
+        "study": str(study.path),
+        "workers": workers,
+        **_counts(plan, left, seconds),
+        "groups": groups,
+        "seconds": max(math.fsum(seconds.values()) / workers, *ends.values()) + _START if left else 0.0,
+        "disk_bytes": sum(sizes) * _CHECKPOINT + 2 * sum(sizes[:workers]) * _TRAINING_STATE,
+        "free_bytes": shutil.disk_usage(existing).free,
+        "uncertain": sorted({run.provisional for run in plan if run.provisional}),
+    }
+
+
+def _counts(runs: Sequence[PlannedRun], left: Sequence[PlannedRun], seconds: Mapping[str, float]) -> dict[str, Any]:
+    flops, time = sum(run.train_flops for run in left), sum(seconds[run.run_id] for run in left)
+    counts = {"runs": len(runs), "finished": len(runs) - len(left), "left": len(left)}
+    return counts | {"train_flops": flops, "worker_seconds": time}
+
+
+def describe(content: Mapping[str, Any]) -> str:
+    """The result of `estimate` as text."""
+    workers = content["workers"]
+    heads = ["stage", "arm", "runs", "finished", "left", "training FLOPs left", "time on one worker"]
     lines = [
-        f"time    {time} with {workers} worker{'s' * (workers != 1)} on this machine",
-        f"disk    about {format_bytes(disk)} in {study.path}, {format_bytes(shutil.disk_usage(existing).free)} free",
+        [
+            *(group["stage"], group["arm"]),
+            *(f"{group[name]:,}" for name in ("runs", "finished", "left")),
+            *(f"{group['train_flops']:.2e}", format_duration(group["worker_seconds"])),
+        ]
+        for group in [*content["groups"], {**content, "stage": "all", "arm": ""}]
     ]
-    guessed = sorted({run.provisional for run in plan if run.provisional})
-    if guessed:
-        lines += ["uncertain, since the finished runs and the classes are guessed:", *(f"  {why}" for why in guessed)]
-    return lines
+    time = format_duration(content["seconds"])
+    about = time if math.isnan(content["seconds"]) else f"about {time}"
+    disk, free = (format_bytes(content[name]) for name in ("disk_bytes", "free_bytes"))
+    lines_below = [
+        f"time    {about} with {workers} worker{'s' * (workers != 1)} on this machine",
+        f"disk    about {disk} in {content['study']}, {free} free",
+    ]
+    if content["uncertain"]:
+        lines_below.append("uncertain, since the finished runs and the classes are guessed:")
+    return "\n".join([*text_table(heads, lines), "", *lines_below, *(f"  {why}" for why in content["uncertain"])])
 
 
 def _time_models(plan: Sequence[PlannedRun], left: Sequence[PlannedRun], speeds: Speeds) -> None:

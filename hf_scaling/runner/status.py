@@ -50,11 +50,16 @@ def next_command(folder: str | Path) -> str:
     return f"hf-scaling fit {folder} --law transfer_gap --target loss --arm plain{option}"
 
 
-def describe_state(folder: str | Path) -> str:
-    """How far a study is: counts by stage and arm, then one line per failure.
+def study_state(folder: str | Path) -> dict[str, Any]:
+    """How far a study is.
 
     Args:
         folder: The study's folder.
+
+    Returns:
+        study, the folder; runs, finished, running, failed and missing, numbers of runs of its grid; groups, the same
+        by stage and arm; failures, a list of run_id, run and error; uncertain, what is guessed of runs whose id
+        depends on others.
 
     Raises:
         InputError: The folder is not a study.
@@ -76,21 +81,30 @@ def describe_state(folder: str | Path) -> str:
     counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for run in plan:
         counts[run.spec.stage, run.arm][states[run.run_id]] += 1
-    table = text_table(
-        ["stage", "arm", "runs", *STATES],
-        [
-            [*group, str(counts[group].total()), *(str(counts[group][state]) for state in STATES)]
-            for group in sorted(counts, reverse=True)
+    totals = Counter(states[run.run_id] for run in plan)
+    return {
+        "study": str(study.path),
+        "runs": len(plan),
+        **{state: totals[state] for state in STATES},
+        "groups": [
+            {"stage": stage, "arm": arm, "runs": of.total(), **{state: of[state] for state in STATES}}
+            for (stage, arm), of in sorted(counts.items(), reverse=True)
         ],
-    )
-    failed = [run for run in plan if states[run.run_id] == "failed"]
-    return "\n".join(
-        [
-            *table,
-            *(f"failed: {describe_run(run)}: {failures[run.run_id]['error']}" for run in failed),
-            *sorted({f"uncertain: {run.provisional}" for run in plan if run.provisional}),
-        ]
-    )
+        "failures": [
+            {"run_id": run.run_id, "run": describe_run(run), "error": failures[run.run_id]["error"]}
+            for run in plan
+            if states[run.run_id] == "failed"
+        ],
+        "uncertain": sorted({run.provisional for run in plan if run.provisional}),
+    }
+
+
+def describe_state(state: Mapping[str, Any]) -> str:
+    """The result of `study_state` as text: counts by stage and arm, then one line per failure."""
+    heads = ["stage", "arm", "runs", *STATES]
+    table = text_table(heads, [[str(group[name]) for name in heads] for group in state["groups"]])
+    failed = [f"failed: {failure['run']}: {failure['error']}" for failure in state["failures"]]
+    return "\n".join([*table, *failed, *(f"uncertain: {why}" for why in state["uncertain"])])
 
 
 def _blocks(rows: Sequence[Mapping[str, Any]], place: str, x: str, largest: str | None = None) -> list[str]:
