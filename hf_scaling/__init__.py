@@ -20,6 +20,7 @@ _HOMES = {
     "find_boundary": "boundary",
     "fit_law": "fitting",
     "import_results": "results",
+    "need": "planning",
     "plan": "planning",
     "suggest_runs": "planning",
     "transfer_gaps": "planning",

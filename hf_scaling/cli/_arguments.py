@@ -189,9 +189,13 @@ def read_table(arguments: argparse.Namespace) -> "pd.DataFrame":
 
 
 def read_fits(
-    arguments: argparse.Namespace,
+    arguments: argparse.Namespace, law: str | None = None
 ) -> "tuple[LawFit | dict[str, LawFit], pd.DataFrame | None]":
     """Load the law at RESULTS_OR_LAW, or fit laws to the table there.
+
+    Args:
+        arguments: The command's.
+        law: The law of a table where --law names none; None for that of the sizes that vary.
 
     Returns:
         The fit, or arm -> fit where the rows hold both arms and --arm selects none; and the table, None for a law.
@@ -207,14 +211,26 @@ def read_fits(
         table = law_or_table
         arms = rows_of_stage(table, arguments.stage).distinct("arm") if arguments.arm is None else []
         if len(arms) < 2:
-            return _fit(table, arguments, arguments.arm), table
-        return {arm: _fit(table, arguments, arm) for arm in arms}, table
+            return _fit(table, arguments, arguments.arm, law), table
+        return {arm: _fit(table, arguments, arm, law) for arm in arms}, table
     for name in ("arm", "upstream", "downstream", "stage", "x", "weights", "law"):
         if getattr(arguments, name) is not None:
             raise InputError(
                 f"--{name} selects rows of a table, but {arguments.results} is a fitted law: leave it out"
             )
     return law_or_table, None
+
+
+def read_fit(arguments: argparse.Namespace, law: str | None = None) -> "tuple[LawFit, pd.DataFrame | None]":
+    """`read_fits` where only one arm makes sense.
+
+    Raises:
+        InputError: As `read_fits`, or the rows hold both arms and --arm selects none.
+    """
+    fits, table = read_fits(arguments, law)
+    if isinstance(fits, dict):
+        raise InputError(f"the rows hold more than one arm: {', '.join(fits)}; select one with --arm")
+    return fits, table
 
 
 def _load_law_or_table(arguments: argparse.Namespace) -> "LawFit | pd.DataFrame":
@@ -235,16 +251,23 @@ def _load_law_or_table(arguments: argparse.Namespace) -> "LawFit | pd.DataFrame"
             raise InputError(f"{where} is neither a table ({no_table}) nor a law ({no_law})") from None
 
 
-def _fit(table: "pd.DataFrame", arguments: argparse.Namespace, arm: str | None) -> "LawFit":
+def _fit(table: "pd.DataFrame", arguments: argparse.Namespace, arm: str | None, default: str | None) -> "LawFit":
     from hf_scaling.fitting import fit_law
     from hf_scaling.planning.budget import default_law
 
     options = keywords(arguments) | {"arm": arm}
-    law = arguments.law
+    law = arguments.law or default
     if law is None:
         law, x = default_law(table, arguments.stage, arguments.target)
         options["x"] = arguments.x or x
     return fit_law(table, law, **options, zeros="leave_out")
+
+
+def has_one_variable(law: str | None) -> bool:
+    """Whether a law given by name takes one size, whose column --x names."""
+    from hf_scaling.laws import LAWS
+
+    return law is not None and law != "auto" and len(LAWS[law].variables) == 1
 
 
 def to_json(content: Mapping[str, Any]) -> str:

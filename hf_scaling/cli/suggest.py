@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_scaling.cli._arguments import add_pairs, add_planning_arguments, numbers, read_fits, read_table, to_json
+from hf_scaling.cli._arguments import add_pairs, add_planning_arguments, numbers, read_fit, read_table, to_json
 from hf_scaling.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,12 +65,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> "tuple[LawFit, pd.DataFrame | str | None]":
-    fits, table = read_fits(arguments)
-    if isinstance(fits, dict):
-        raise InputError(f"the rows hold more than one arm: {', '.join(fits)}; select one with --arm")
+    fit, table = read_fit(arguments)
     if table is not None and arguments.runs:
         raise InputError("--runs is for a law: RESULTS is a table already")
-    return fits, arguments.runs if table is None else table
+    return fit, arguments.runs if table is None else table
 
 
 def _boundary(arguments: argparse.Namespace) -> "tuple[Boundary, pd.DataFrame]":

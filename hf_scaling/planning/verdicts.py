@@ -20,6 +20,7 @@ from hf_scaling.text import (
 
 if TYPE_CHECKING:
     from hf_scaling.planning.budget import Plan
+    from hf_scaling.planning.need import Need
     from hf_scaling.planning.next_runs.suggest import SuggestedRuns
     from hf_scaling.planning.transfer import TransferGaps
 
@@ -34,6 +35,13 @@ GAP_VERDICTS = {
     "low": "pre-train more",
     "high": "label more",
     "cannot_tell": "these runs do not determine whether to pre-train or to label more",
+}
+#: Verdict on a need to its meaning.
+NEED_VERDICTS = {
+    "reached_inside": "reached at measured sizes",
+    "extrapolated": "reached beyond the measured sizes, if the law holds there",
+    "never": "not reached by any amount, if the law holds",
+    "cannot_tell": "these runs do not determine how much the target takes",
 }
 #: Verdict on suggested runs to its meaning.
 RUN_VERDICTS = {"cannot_tell": "a size takes too few levels for any law; these runs add levels"}
@@ -164,6 +172,18 @@ def describe_runs(runs: "SuggestedRuns") -> str:
         ]
         lines += ["", *text_table([str(name) for name in runs], list(zip(*columns)))]
     return "\n".join([*lines, *_note_lines(aim.notes)])
+
+
+def describe_need(need: "Need") -> str:
+    """The size that a target takes with its interval, the verdict, what to collect now, and the notes."""
+    at = "".join(f", {name} {format_count(size)}" for name, size in need.sizes.items())
+    lines = [f"{need.solve_for} for {need.target} {format_value(need.target, need.target_value)}{at}:"]
+    interval = f"   {format_percent(need.level)} {_ends(need.low, need.high)}" if not np.isnan(need.low) else ""
+    lines.append(f"  {_number(need.value)}  {unit_of(need.solve_for)}{interval}")
+    lines.append(f"{need.verdict}: {NEED_VERDICTS[need.verdict]}")
+    if need.collect is not None:
+        lines.append(f"collect now: up to {format_count(need.collect)} {need.solve_for} in all, then ask again")
+    return "\n".join([*lines, *_note_lines(need.notes)])
 
 
 def _number(value: float | None) -> str:

@@ -1,0 +1,136 @@
+"""`hf-scaling predict`: what a law predicts at any sizes, with intervals."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hf_scaling.cli._arguments import (
+    INTERVALS,
+    add_pairs,
+    add_results_arguments,
+    has_one_variable,
+    numbers,
+    read_fit,
+    to_json,
+)
+from hf_scaling.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hf_scaling.fitting import LawFit
+
+HELP = "Predict the target at any sizes, with intervals, by a kept law or by one fitted to a table."
+EXAMPLE = "hf-scaling predict studies/demo --target error --at n_pretrain=1e6 --arm plain"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    add_results_arguments(parser, fitting=("objective", "delta", "seed", *INTERVALS), or_law=True)
+    law_help = "see `hf-scaling laws`; auto selects or combines (default: auto)"
+    parser.add_argument("--law", metavar="NAME", help=law_help)
+    place = parser.add_argument_group("sizes")
+    at_help = "a size of the law; a name given again begins another set, with the other sizes of the set before"
+    add_pairs(place, "--at", at_help)
+    place.add_argument("--frame", metavar="FILE", help="CSV or Parquet file with a column for each size of the law")
+    place.add_argument("--kind", default="mean", metavar="NAME", help="band of the mean (default) or of a new_run")
+    parser.add_argument("--csv", action="store_true", help="print CSV: the sizes, value, low, high, extrapolation")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Predict and print."""
+    if arguments.json and arguments.csv:
+        raise InputError("--json and --csv: choose one")
+    if bool(arguments.at) == bool(arguments.frame):
+        raise InputError("give the sizes to predict at: --at NAME=VALUE for each size of the law, or --frame FILE")
+    sets = sets_of_sizes(arguments.at)
+    frame = _read_sizes(arguments.frame) if arguments.frame else None
+    named = list(frame) if frame is not None else list(dict.fromkeys(name for one in sets for name in one))
+    if arguments.x is None and has_one_variable(arguments.law) and len(named) == 1:
+        arguments.x = named[0]
+    fit, _ = read_fit(arguments, law="auto")
+    sizes = _sizes(fit, sets) if frame is None else frame
+    predicted = sizes.join(fit.predict(sizes, arguments.kind, arguments.level))
+    if arguments.csv:
+        predicted.to_csv(sys.stdout, index=False)
+    elif arguments.json:
+        content = {"law": fit.law, "status": fit.status, "target": fit.settings["target"], "level": arguments.level}
+        content |= {"kind": arguments.kind, "predictions": predicted.to_dict("records"), "notes": fit.notes}
+        print(to_json(content))
+    else:
+        print(_describe(fit, predicted, arguments.level))
+
+
+def sets_of_sizes(given: Sequence[str]) -> list[dict[str, float]]:
+    """The sets of sizes in the arguments of --at: a name given again begins the next set.
+
+    Example:
+        ["n_params=1e6", "n_pretrain=1e4", "n_pretrain=1e5"] are two sets with the same n_params.
+
+    Raises:
+        InputError: An argument is not NAME=NUMBER.
+    """
+    sets: list[dict[str, float]] = []
+    named: set[str] = set()
+    for text in given:
+        size = numbers([text], "--at")
+        if not sets or named & set(size):
+            sets.append(dict(sets[-1]) if sets else {})
+            named = set()
+        sets[-1] |= size
+        named |= set(size)
+    return sets
+
+
+def _sizes(fit: "LawFit", sets: list[dict[str, float]]) -> "pd.DataFrame":
+    import pandas as pd
+
+    from hf_scaling.text import did_you_mean
+
+    columns = list(dict.fromkeys(fit.columns.values()))
+    for sizes in sets:
+        for name in [*sizes, *columns]:
+            if name not in columns:
+                known = f"{fit.law} has {', '.join(columns)}{did_you_mean(name, columns)}"
+                raise InputError(f"--at {name}: it is not a size of the law; {known}")
+            if name not in sizes:
+                raise InputError(f"--at: {name} is missing; {fit.law} needs {', '.join(columns)}")
+    return pd.DataFrame(sets)[columns]
+
+
+def _read_sizes(path: str) -> "pd.DataFrame":
+    import pandas as pd
+
+    try:
+        frame = pd.read_parquet(path) if path.endswith(".parquet") else pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--frame {path}: not a readable CSV or Parquet file ({error})") from None
+    if frame.empty:
+        raise InputError(f"--frame {path}: the file holds no rows")
+    return frame.drop(columns=["value", "low", "high", "extrapolation"], errors="ignore")
+
+
+def _describe(fit: "LawFit", predicted: "pd.DataFrame", level: float) -> str:
+    """A row a set of sizes, then the law's status and its warnings."""
+    import numpy as np
+
+    from hf_scaling.fitting.law_fit import VERDICTS
+    from hf_scaling.text import format_count, format_interval, format_percent, format_value, text_table, wrap
+
+    target, names = fit.settings["target"], list(dict.fromkeys(fit.columns.values()))
+    heads = [*names, target, format_percent(level), "beyond"]
+    rows = [
+        [
+            *(format_count(row[name]) for name in names),
+            format_value(target, row["value"]),
+            format_interval(target, row["low"], row["high"]),
+            f"{format_count(np.exp(row['extrapolation']))}x" if row["extrapolation"] > 0 else "",
+        ]
+        for row in predicted.to_dict("records")
+    ]
+    lines = [f"{fit.law}, status {fit.status}: {VERDICTS[fit.status]}", *text_table(heads, rows)]
+    lines += ["", "beyond: factor outside the measured sizes"] if (predicted["extrapolation"] > 0).any() else []
+    for n in fit.notes:
+        lines += wrap(f"[{n['grade']}] {n['code']}: {n['text']}", "  ", "    ") if n["grade"] != "info" else []
+    return "\n".join(lines)
