@@ -228,7 +228,7 @@ def test_auto_leaves_out_what_the_rows_do_not_determine_and_counts_large_sizes_m
     rows = {"x": select_rows(curve(), hs.LAWS["power_law"], RowFilter())}
     emphasis = selection.emphasise_sizes(rows)["x"].emphasis
     assert emphasis.mean() == pytest.approx(1)
-    np.testing.assert_allclose(emphasis / emphasis[-1], (X / X[-1]) ** 0.75)
+    np.testing.assert_allclose(emphasis / emphasis[-1], (X / X[-1]) ** 0.5)
 
 
 def test_auto_without_combining_gives_the_best_single_law(ranking):

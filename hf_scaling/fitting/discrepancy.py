@@ -29,8 +29,9 @@ _NEAREST = 0.1
 _PRIOR, _PRIOR_WEIGHT = 0.02, 2
 # No window counts as more than this per factor of e.
 _LARGEST = 0.5
-# Standard errors by which neighbours must agree better with each other than with the law for the error to count whole.
-_CLEAR = 0.5
+# Standard errors by which neighbours must agree better with each other than with the law: from the first the error
+# counts, from the second it counts whole.
+_DOUBTFUL, _CLEAR = 0.5, 1.0
 # With fewer degrees of freedom neighbours cannot show that a law is wrong, and its error counts whole.
 _ENOUGH_FREEDOM = 10
 # Half-widths of a window's own band, and the relative miss, beyond which a law extrapolates badly.
@@ -60,11 +61,13 @@ class HeldOut:
         windows: The windows.
         values: (W, N) predictions of every row, on the objective's scale.
         basis: (N, K) orthonormal columns that span the slopes of the fitted values: the directions the fit can follow.
+        spread: (W, N) standard deviation of the values over the laws of a mean; zero for one law.
     """
 
     windows: list[Window]
     values: np.ndarray
     basis: np.ndarray
+    spread: np.ndarray
 
 
 def log_sizes(sizes: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -117,13 +120,14 @@ def hold_out(estimate: Estimate) -> HeldOut:
     problem, rows = estimate.problem, estimate.rows
     windows, basis = expanding_windows(rows, len(estimate.u) + 1), hat_basis(estimate.slopes())
     if not windows:
-        return HeldOut([], np.empty((0, len(rows.target))), basis)
+        none = np.empty((0, len(rows.target)))
+        return HeldOut([], none, basis, none)
     kept = np.stack([window.train for window in windows])
     batch = replace(problem, root_weights=problem.root_weights * kept)
     start = np.repeat(estimate.u[None], len(windows), axis=0)
     solved = minimise(batch, start, iterations=40, tolerance=1e-5)
     values = problem.evaluator.value(problem.coordinates.to_theta(solved.u))
-    return HeldOut(windows, problem.objective.scale(values), basis)
+    return HeldOut(windows, problem.objective.scale(values), basis, np.zeros_like(values))
 
 
 def neighbours(rows: FitRows) -> tuple[np.ndarray, np.ndarray]:
@@ -193,17 +197,19 @@ def estimate_discrepancy(
     """
     prior = _PRIOR * (1.0 if is_log else float(np.mean(np.abs(rows.target))))
     squares = []
-    for window, values in zip(held_out.windows, held_out.values):
-        miss, distance = (target - values)[window.distance > 1e-9], window.distance[window.distance > 1e-9]
-        slopes = miss / np.maximum(distance, _NEAREST * distance.max())
-        slopes = np.where(np.isfinite(slopes), slopes, np.inf)
-        squares.append(min(float(np.mean(slopes**2)), (_LARGEST / _PRIOR * prior) ** 2))
+    for window, values, spread in zip(held_out.windows, held_out.values, held_out.spread):
+        beyond = window.distance > 1e-9
+        distance = np.maximum(window.distance[beyond], _NEAREST * window.distance.max())
+        # How far the laws of a mean disagree is in its draws already.
+        square = np.maximum((target - values)[beyond] ** 2 - spread[beyond] ** 2, 0.0) / distance**2
+        largest = (_LARGEST / _PRIOR * prior) ** 2
+        squares.append(min(float(np.mean(np.nan_to_num(square, nan=largest, posinf=largest))), largest))
     freedom = len(squares) + _PRIOR_WEIGHT
     per_log = np.sqrt((sum(squares) + _PRIOR_WEIGHT * prior**2) / freedom)
     share = 1.0
     if len(target) - held_out.basis.shape[1] >= _ENOUGH_FREEDOM:
         excess = misfit((target - fitted) * root_weights, rows, held_out.basis)
-        share = float(np.clip(excess / _CLEAR, 0.0, 1.0))
+        share = float(np.clip((excess - _DOUBTFUL) / (_CLEAR - _DOUBTFUL), 0.0, 1.0))
     low, high = log_ranges(log_sizes(rows.variables))
     return {
         "per_log": float(share * per_log),
@@ -260,6 +266,8 @@ def combine_held_out(parts: Sequence[HeldOut], weights: Sequence[float]) -> Held
     """The weighted mean of several laws in the windows that all of them have; the basis is the largest of theirs."""
     shared = set.intersection(*({window.train.tobytes() for window in part.windows} for part in parts))
     kept = [[i for i, window in enumerate(part.windows) if window.train.tobytes() in shared] for part in parts]
-    values = sum(weight * part.values[rows] for weight, part, rows in zip(weights, parts, kept))
+    values = np.stack([part.values[rows] for part, rows in zip(parts, kept)])
+    mean = np.average(values, axis=0, weights=weights)
+    spread = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights))
     basis = max((part.basis for part in parts), key=lambda basis: basis.shape[1])
-    return HeldOut([parts[0].windows[i] for i in kept[0]], np.asarray(values), basis)
+    return HeldOut([parts[0].windows[i] for i in kept[0]], mean, basis, spread)

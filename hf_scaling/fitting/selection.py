@@ -43,8 +43,8 @@ _SHARES = (0.1, 0.2, 0.3)
 _CLOSE = 1.25
 # A mixture of one variable takes laws of at most this many parameters.
 _FEW_PARAMETERS = 4
-# Rows of a mixture's members count by (size / largest size) to this power.
-_EMPHASIS = 0.75
+# Rows of a mixture's members count by (size / largest size) to this power, in one variable and in several.
+_EMPHASIS, _EMPHASIS_SEVERAL = 0.5, 1.0
 # A variable that moves the target by less than this share over its whole measured range hardly matters.
 _SMALL_EFFECT = 0.05
 # The power of (x / largest x) with which rows count as "at the largest sizes".
@@ -460,20 +460,20 @@ def _mixed_laws(ranking: Ranking) -> list[str]:
     """The laws that a mixture averages, all with the same weight.
 
     Short backtests select badly among forms that disagree little, so weights by backtest lose to equal ones. But a law
-    that was never held out, or cannot beat carrying the last value forward, has not shown that it follows the shape.
-    A law that the rows do not determine is free to predict anything beyond them: on grids it is left out where
-    another is determined, and of one variable the laws of five and more parameters are, which curves of ordinary
-    length seldom determine. Where no law passes, AICc decides.
+    that was never held out has not shown that it follows the shape. A law that the rows do not determine is free to
+    predict anything beyond them: on grids it is left out where another is determined, and of one variable the laws of
+    five and more parameters are, which curves of ordinary length seldom determine. Where no law passes, AICc decides.
     """
     fits, backtest = ranking.fits, ranking.backtest
     one_variable = ranking.best in _one_variable(fits[ranking.best].columns.values())
     # On grids a single window that a law cannot predict at all would decide a root mean square.
-    errors = {name: (backtest.score if one_variable else backtest.typical)(name) for name in [*fits, BASELINE]}
-    scored = [name for name in fits if errors[name] <= errors[BASELINE]]
+    errors = {name: backtest.typical(name) for name in [*fits, BASELINE]}
+    scored = [name for name in fits if not np.isnan(errors[name])]
     if one_variable:
         names = [name for name in scored if len(fits[name].params) <= _FEW_PARAMETERS]
     else:
-        closest = [name for name in scored if fits[name].status != "not_identifiable"] or scored
+        beating = [name for name in scored if errors[name] <= errors[BASELINE]]
+        closest = [name for name in beating if fits[name].status != "not_identifiable"] or beating
         names = [name for name in closest if errors[name] <= _CLOSE * min(errors[n] for n in closest)]
     return names or [min(scored or fits, key=lambda name: (fits[name].scores["aicc"], len(fits[name].params)))]
 
@@ -487,7 +487,8 @@ def emphasise_sizes(rows: Mapping[str, FitRows]) -> dict[str, FitRows]:
     sizes = {view.columns[name]: values for view in rows.values() for name, values in view.variables.items()}
     column = next((name for name in ("n_finetune", "n_pretrain") if name in sizes), next(iter(sizes)))
     smallest = sizes[column][sizes[column] > 0].min()
-    emphasis = (np.maximum(sizes[column], smallest) / sizes[column].max()) ** _EMPHASIS
+    power = _EMPHASIS if len(sizes) == 1 else _EMPHASIS_SEVERAL
+    emphasis = (np.maximum(sizes[column], smallest) / sizes[column].max()) ** power
     return {name: replace(view, emphasis=emphasis / emphasis.mean()) for name, view in rows.items()}
 
 
