@@ -104,7 +104,7 @@ def stored_scale(settings: Mapping[str, Any], measured: Sequence[float]) -> Targ
 def target_scale(
     name: str,
     values: np.ndarray,
-    labels: Sequence[Any],
+    labels: np.ndarray,
     sizes: Mapping[str, np.ndarray],
     direction: str | None = None,
     bounds: tuple[float | None, float | None] | None = None,
@@ -115,7 +115,7 @@ def target_scale(
     Args:
         name: The column.
         values: (N,) its values, finite.
-        labels: Names of the rows for messages.
+        labels: (N,) names of the rows for messages.
         sizes: The sizes that vary, by column, each (N,).
         direction: "up" where more is better, "down" where less is; by default by the name, else by the trend.
         bounds: The range of the target; by default 0 to 1 for `error` and for rates, 0 to infinity for `loss`.
@@ -169,15 +169,15 @@ def _checked_bounds(bounds: tuple[float | None, float | None]) -> tuple[float, f
     return low, high
 
 
-def _check_error_rate(name: str, values: np.ndarray, labels: Sequence[Any], n_eval: np.ndarray | None) -> None:
+def _check_error_rate(name: str, values: np.ndarray, labels: np.ndarray, n_eval: np.ndarray | None) -> None:
     """Refuse an error rate that is not between 0 and 1, with the factor to divide by."""
     for row in np.flatnonzero(values < 0):
         raise InputError(f"column {name!r}, row {labels[row]}: {values[row]:g} is negative; an error rate is 0 to 1")
-    row = int(np.argmax(values)) if len(values) else 0
-    if not len(values) or values[row] <= 1:
+    highest = int(np.argmax(values)) if len(values) else 0
+    if not len(values) or values[highest] <= 1:
         return
-    place = f"column {name!r}, row {labels[row]}: {values[row]:g} is above 1, and an error rate is 0 to 1"
-    if values[row] <= 100:
+    place = f"column {name!r}, row {labels[highest]}: {values[highest]:g} is above 1, and an error rate is 0 to 1"
+    if values[highest] <= 100:
         raise InputError(f"{place}: these are percent; divide the column by 100")
     if n_eval is not None and bool((values <= n_eval).all()):
         raise InputError(f"{place}: these are counts of errors; divide the column by n_eval")

@@ -48,7 +48,7 @@ class ResultsTable:
         elif self._renamed:
             raise InputError("map and arm_names are for a DataFrame: rows have the columns of a results table")
         else:
-            self._table = drop_repeats(to_arrow(list(rows)), "the rows given")  # type: ignore[arg-type]
+            self._table = drop_repeats(to_arrow(list(rows)), "the rows given")
 
     @classmethod
     def load(
