@@ -174,26 +174,26 @@ def _unit(boundary: Boundary, noun: str) -> str:
     return "FLOPs" if boundary.x == "train_flops" else noun
 
 
-def boundary_statement(found: ArmBoundary, part: Part) -> Statement:
+def boundary_statement(compared: ArmBoundary, part: Part) -> Statement:
     """Where one way of distilling stops paying: by size, without laws, and at equal compute."""
-    boundary, noun = found.boundary, part.noun
-    place = f"{part.title}, {found.arm.label}" if len(part.arms_of("distilled")) > 1 else part.title
+    boundary, noun = compared.boundary, part.noun
+    place = f"{part.title}, {compared.arm.label}" if len(part.arms_of("distilled")) > 1 else part.title
     if boundary is None:
-        return Statement(f"By {found.target}, no answer: {found.problem}.", (), place)
+        return Statement(f"By {compared.target}, no answer: {compared.problem}.", (), place)
     crossing = boundary.status == "crossing"
     details = [f"At {_amounts(boundary.sizes, noun)}."] if boundary.sizes and crossing else []
-    if {each.status for _, _, each in found.by_size} == {boundary.status} != {"crossing"}:
-        names = dict.fromkeys(amount_name(column, noun) for column, _, _ in found.by_size)
+    if {at_size.status for _, _, at_size in compared.by_size} == {boundary.status} != {"crossing"}:
+        names = dict.fromkeys(amount_name(column, noun) for column, _, _ in compared.by_size)
         details.append(f"The same at every measured number of {' and '.join(names)}.")
-    elif found.by_size:
+    elif compared.by_size:
         sizes = [
             f"{format_amount(column, value, noun)}: "
             + (
-                f"{format_count(each.n_pretrain)} ({format_span(each.low, each.high)})"
-                if each.status == "crossing"
-                else BOUNDARY_STATUSES[each.status]
+                f"{format_count(at_size.n_pretrain)} ({format_span(at_size.low, at_size.high)})"
+                if at_size.status == "crossing"
+                else BOUNDARY_STATUSES[at_size.status]
             )
-            for column, value, each in found.by_size
+            for column, value, at_size in compared.by_size
         ]
         details.append(f"By size: {'; '.join(sizes)}.")
     free, law_free = boundary.law_free, "no crossing inside the measured sizes"
@@ -201,26 +201,26 @@ def boundary_statement(found: ArmBoundary, part: Part) -> Statement:
         ends = f" ({format_span(free['low'], free['high'])})" if free["low"] == free["low"] else ""
         law_free = f"{format_count(free['n_pretrain'])}{ends} {_unit(boundary, noun)}"
     details.append(f"From the paired differences alone: {law_free}.")
-    if found.compute is not None:
-        details.append(f"At equal compute, including the teacher's: {_boundary_clause(found.compute, noun)}.")
-    elif found.compute_problem:
-        details.append(f"At equal compute, no answer: {found.compute_problem}.")
+    if compared.compute is not None:
+        details.append(f"At equal compute, including the teacher's: {_boundary_clause(compared.compute, noun)}.")
+    elif compared.compute_problem:
+        details.append(f"At equal compute, no answer: {compared.compute_problem}.")
     key = f"{format_count(boundary.n_pretrain)} {noun}" if crossing else BOUNDARY_STATUSES[boundary.status]
-    text = describe_boundary(boundary, found.target, noun)
+    text = describe_boundary(boundary, compared.target, noun)
     return Statement(text, (*details, *_warnings(boundary.notes)), place, key)
 
 
-def performance_statements(found: PartFindings, findings: Findings) -> list[Statement]:
+def performance_statements(of_part: PartFindings, findings: Findings) -> list[Statement]:
     """For each target, the best run, the forecast of its arm's law, and every arm's law."""
-    statements, part = [], found.part
+    statements, part = [], of_part.part
     for target in findings.request.targets:
-        laws = [law for law in found.laws_of(target) if law.best is not None]
+        laws = [law for law in of_part.laws_of(target) if law.best is not None]
         if laws:
             best = best_arm(laws, target)
             value = format_value(target, float(best.best[target]))
             run = _describe_run(best.best, best.arm.label if best.arm.kind else "", part.noun)
             text = f"{'Highest' if best.rises else 'Lowest'} {target} measured: {value}{f' ({run})' if run else ''}."
-            details = [sentence(describe_law(law)) for law in found.laws_of(target)]
+            details = [sentence(describe_law(law)) for law in of_part.laws_of(target)]
             if best.forecasts:
                 forecast = best.forecasts[-1]
                 sizes = forecast["sizes"]
@@ -263,7 +263,7 @@ def describe_law(law: ArmLaw) -> str:
     best = errors[law.ranking.best]
     if math.isnan(best):
         return f"{described}; too few sizes to hold out the largest"
-    factor = max((each.factor for each in law.held_out), default=law.ranking.table["factor_out"].iloc[0])
+    factor = max((fold.factor for fold in law.held_out), default=law.ranking.table["factor_out"].iloc[0])
     who = law.ranking.best if law.fit.members else "it"
     unit = abs(law.fit.scale.factor)
     misses = [
@@ -281,16 +281,16 @@ def _relative(log_rmse: float) -> str:
     return format_percent(math.expm1(log_rmse), 2) if math.isfinite(log_rmse) and log_rmse < 5 else "a large factor"
 
 
-def gap_statement(found: ArmGap, part: Part) -> Statement:
+def gap_statement(arm_gap: ArmGap, part: Part) -> Statement:
     """Whether to pre-train or to label more, and what pre-training was worth in labels."""
-    subject = f"By {found.target}, {found.arm.label}" if found.arm.kind else f"By {found.target}"
-    if found.gaps is None:
-        return Statement(f"{subject}: no answer: {found.problem}.", (), part.title)
-    row, worth = found.gaps.table.iloc[0], found.gaps.worth
+    subject = f"By {arm_gap.target}, {arm_gap.arm.label}" if arm_gap.arm.kind else f"By {arm_gap.target}"
+    if arm_gap.gaps is None:
+        return Statement(f"{subject}: no answer: {arm_gap.problem}.", (), part.title)
+    row, worth = arm_gap.gaps.table.iloc[0], arm_gap.gaps.worth
     share = f"{format_percent(row['share'])} ({100 * row.share_low:.0f} to {format_percent(row.share_high)})"
     details = [
-        f"Share of the {found.target} above the floor that more pre-training cannot remove: {share}. A verdict needs "
-        "the whole interval on one side of half."
+        f"Share of the {arm_gap.target} above the floor that more pre-training cannot remove: {share}. A verdict "
+        "needs the whole interval on one side of half."
     ]
     details += ["A larger model removes part of it."] if row.larger_model_helps else []
     known = worth[worth["worth"].notna()]
@@ -302,7 +302,7 @@ def gap_statement(found: ArmGap, part: Part) -> Statement:
             f"{format_count(most.against)} upstream {part.noun}."
         )
     key = GAP_VERDICTS[row.verdict]
-    return Statement(f"{subject}: {key}.", (*details, *_warnings(found.gaps.notes)), part.title, key)
+    return Statement(f"{subject}: {key}.", (*details, *_warnings(arm_gap.gaps.notes)), part.title, key)
 
 
 def plan_statements(part: PartFindings, findings: Findings) -> list[Statement]:
@@ -312,36 +312,36 @@ def plan_statements(part: PartFindings, findings: Findings) -> list[Statement]:
     return [plan_statement(plan, part.part) for plan in plans]
 
 
-def plan_statement(found: TargetPlan, part: Part) -> Statement:
+def plan_statement(target_plan: TargetPlan, part: Part) -> Statement:
     """The sizes that a budget buys, their predicted target and their costs."""
-    plan, target = found.plan, found.target
+    plan, target = target_plan.plan, target_plan.target
     if plan is None:
-        return Statement(f"For {target}, no plan: {found.problem}.", (), part.title)
+        return Statement(f"For {target}, no plan: {target_plan.problem}.", (), part.title)
     sizes = _amounts({name: value for name, value in plan.allocation.items() if name != "arm" and value}, part.noun)
     arm = f", {plan.allocation['arm']}" if plan.allocation["arm"] else ""
     value = format_value(target, plan.predicted["value"])
     ends = format_interval(target, plan.predicted["low"], plan.predicted["high"])
     budget = format_count(plan.budget)
-    given = f"With {budget}" if found.asked else f"With the compute of the most expensive runs ({budget} FLOPs)"
+    given = f"With {budget}" if target_plan.asked else f"With the compute of the most expensive runs ({budget} FLOPs)"
     spent = [f"{name.replace('_', ' ')} {format_count(v)}" for name, v in plan.cost.items() if v and name != "total"]
     details = [sentence(PLAN_VERDICTS[plan.verdict])] if plan.verdict else []
-    details += [f"Costs: {', '.join(spent)}{'' if found.asked else ' FLOPs'}."] if spent else []
-    if not found.asked:
+    details += [f"Costs: {', '.join(spent)}{'' if target_plan.asked else ' FLOPs'}."] if spent else []
+    if not target_plan.asked:
         details.append("No budget was given: `--budget 500 --cost label=0.5 --cost hour=2` plans for one.")
     text = f"{given}: {sizes}{arm}; predicted {target} {value} ({ends})."
     return Statement(text, (*details, *_warnings(plan.notes)), part.title, sizes)
 
 
-def next_runs_statements(found: NextRuns | None, part: Part) -> list[Statement]:
+def next_runs_statements(next_runs: NextRuns | None, part: Part) -> list[Statement]:
     """The suggested runs, what they cost, and how far they narrow the interval."""
-    if found is None:
+    if next_runs is None:
         return []
-    aim = f"the {found.quantity} by {found.target}"
-    if found.runs is None or found.runs.empty:
-        reason = found.problem or "no run within a quarter of the FLOPs spent so far narrows it"
+    aim = f"the {next_runs.quantity} by {next_runs.target}"
+    if next_runs.runs is None or next_runs.runs.empty:
+        reason = next_runs.problem or "no run within a quarter of the FLOPs spent so far narrows it"
         return [Statement(f"For {aim}, none: {reason}.", (), part.title)]
-    runs = found.runs
-    one, many = ("pair of runs", "pairs of runs") if found.quantity == "boundary" else ("run", "runs")
+    runs = next_runs.runs
+    one, many = ("pair of runs", "pairs of runs") if next_runs.quantity == "boundary" else ("run", "runs")
     key = f"{len(runs)} {one if len(runs) == 1 else many}"
     now, then = _interval(runs.aim.low, runs.aim.high), _interval(*runs.after)
     rows = f" --downstream {part.values['downstream']}" if "downstream" in part.values else ""
@@ -354,8 +354,8 @@ def next_runs_statements(found: NextRuns | None, part: Part) -> list[Statement]:
             for row, count in zip(sizes, seeds)
         ),
         f"Interval now: {now}; expected after these runs: {f'still {then}' if then == now else then}.",
-        f"`hf-scaling suggest RESULTS{rows} --target {found.target} --quantity {found.quantity} "
-        f"--budget {found.budget:.3g} --out next.yaml` writes them as a grid.",
+        f"`hf-scaling suggest RESULTS{rows} --target {next_runs.target} --quantity {next_runs.quantity} "
+        f"--budget {next_runs.budget:.3g} --out next.yaml` writes them as a grid.",
     ]
     text = f"To narrow {aim}: {key}, for {format_count(runs['cost'].sum())} FLOPs."
     return [Statement(text, tuple(details), part.title, key)]

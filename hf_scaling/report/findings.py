@@ -330,7 +330,7 @@ def collect_findings(
 def _analyse(part: Part, table: pd.DataFrame, request: Request) -> PartFindings:
     targets = request.targets
     laws = tuple(find_law(arm, target, part.stage, request, table) for target in targets for arm in part.arms)
-    boundaries = tuple(each for target in targets for each in find_boundaries(part, target, request))
+    boundaries = tuple(compared for target in targets for compared in find_boundaries(part, target, request))
     return PartFindings(
         part,
         laws,
@@ -499,9 +499,11 @@ def find_next_runs(
     spent = sum(float(np.nansum(numbers(part.rows, name))) for name in ("train_flops", "teacher_flops"))
     budget = _NEXT_RUNS_SHARE * spent
     aims: list[tuple[str, Boundary | LawFit]] = [
-        ("boundary", each.boundary)
-        for each in boundaries
-        if each.target == target and each.boundary is not None and each.boundary.status in ("crossing", "not_resolved")
+        ("boundary", compared.boundary)
+        for compared in boundaries
+        if compared.target == target
+        and compared.boundary is not None
+        and compared.boundary.status in ("crossing", "not_resolved")
     ]
     fitted = [law for law in laws if law.target == target and law.fit is not None]
     if fitted:

@@ -47,23 +47,23 @@ class Panels:
     drawings: tuple[Drawing, ...]
 
 
-def panels_of(found: PartFindings, number: int, request: Request) -> list[Panels]:
+def panels_of(findings: PartFindings, number: int, request: Request) -> list[Panels]:
     """The figures of one part of the table.
 
     Args:
-        found: The part's findings.
+        findings: The part's findings.
         number: Number of the part, with which the names of its files begin.
         request: The arguments of the report.
     """
-    sets = "-".join(found.part.values[name] for name in ("upstream", "downstream") if name in found.part.values)
+    sets = "-".join(findings.part.values[name] for name in ("upstream", "downstream") if name in findings.part.values)
     letters = "".join(c if c.isascii() and c.isalnum() else "-" for c in sets.lower())
     name = f"{number}-{'-'.join(filter(None, letters.split('-')))[:40].strip('-') or 'runs'}"
-    axes = dict.fromkeys(axis for arm in found.part.arms for axis in varied_sizes(arm, request.x))
+    axes = dict.fromkeys(axis for arm in findings.part.arms for axis in varied_sizes(arm, request.x))
     groups = [
-        difference_panels(found, name, request),
-        *(curve_panels(found, axis, name, request) for axis in axes),
-        check_panels(found, name, request),
-        frontier_panels(found, name),
+        difference_panels(findings, name, request),
+        *(curve_panels(findings, axis, name, request) for axis in axes),
+        check_panels(findings, name, request),
+        frontier_panels(findings, name),
     ]
     return [group for group in groups if group.drawings]
 
@@ -72,11 +72,11 @@ def _labelled(column: str, noun: str) -> str:
     return f"{column}: {axis_label(column, noun)}"
 
 
-def difference_panels(found: PartFindings, name: str, request: Request) -> Panels:
+def difference_panels(findings: PartFindings, name: str, request: Request) -> Panels:
     """For each target and distilled arm the difference with its boundary, and the boundary against the other sizes."""
-    noun, several = found.part.noun, len(found.part.arms_of("distilled")) > 1
+    noun, several = findings.part.noun, len(findings.part.arms_of("distilled")) > 1
     drawings = []
-    for i, of_arm in enumerate((one for one in found.boundaries if one.boundary is not None), 1):
+    for i, of_arm in enumerate((one for one in findings.boundaries if one.boundary is not None), 1):
         boundary, target = of_arm.boundary, of_arm.target
         sizes = ", ".join(format_amount(size, value, noun) for size, value in boundary.sizes.items())
         drawings.append(
@@ -141,11 +141,13 @@ class Level:
         return (values >= self.low * (1 - 1e-9)) & (values <= self.high * (1 + 1e-9))
 
 
-def curve_panels(found: PartFindings, axis: str, name: str, request: Request) -> Panels:
+def curve_panels(findings: PartFindings, axis: str, name: str, request: Request) -> Panels:
     """A panel for each target and model size; those of a target share their axes."""
     drawings = []
     for target in request.targets:
-        panels = {level: _series(found, target, axis, level, request) for level in model_levels(found.part, axis)}
+        panels = {
+            level: _series(findings, target, axis, level, request) for level in model_levels(findings.part, axis)
+        }
         panels = {level: series for level, series in panels.items() if series}
         if not panels:
             continue
@@ -155,11 +157,11 @@ def curve_panels(found: PartFindings, axis: str, name: str, request: Request) ->
             drawings.append(
                 Drawing(
                     f"{name}-{target}-{axis}-{i}",
-                    heading=level.label or found.part.title,
+                    heading=level.label or findings.part.title,
                     title=f"{target} against {axis}" + (f", {level.label}" if level.label else ""),
                     caption=f"Without a fitted law: {unfitted}." if unfitted else "",
-                    x_label=_labelled(axis, found.part.noun),
-                    y_label=_labelled(target, found.part.noun),
+                    x_label=_labelled(axis, findings.part.noun),
+                    y_label=_labelled(target, findings.part.noun),
                     paint=curves_painter(series, limits),
                     n_series=len(series) if len(series) > 1 else 0,
                 )
@@ -170,14 +172,14 @@ def curve_panels(found: PartFindings, axis: str, name: str, request: Request) ->
     return Panels(f"{targets[:1].upper()}{targets[1:]} against {axis}", text, tuple(drawings))
 
 
-def _series(found: PartFindings, target: str, axis: str, model: Level, request: Request) -> list[Curve]:
+def _series(findings: PartFindings, target: str, axis: str, model: Level, request: Request) -> list[Curve]:
     """Each arm at the smallest and the largest amount of the data that is not on the axis, with its law's curve.
 
     The curve extends a little beyond the runs; sizes that are neither on the axis nor a level are at the centre of
     their range.
     """
     series = []
-    for number, law in enumerate(found.laws_of(target)):
+    for number, law in enumerate(findings.laws_of(target)):
         frame = law.arm.rows
         if axis not in frame.columns:
             continue
@@ -244,13 +246,14 @@ def _select_levels(sizes: np.ndarray, most: int) -> list[tuple[float, float]]:
     return [(float(part[0]), float(part[-1])) for part in (bins if most >= 4 else [bins[0], bins[-1]])]
 
 
-def check_panels(found: PartFindings, name: str, request: Request) -> Panels:
+def check_panels(findings: PartFindings, name: str, request: Request) -> Panels:
     """Predicted against measured values, and residuals, for each target."""
     drawings = []
     for target in request.targets:
-        laws = [law for law in found.laws_of(target) if law.fit is not None]
+        laws = [law for law in findings.laws_of(target) if law.fit is not None]
         if laws:
-            drawings += [*_prediction_drawings(laws, name, found.part), *_residual_drawings(laws, name, found.part)]
+            drawings += _prediction_drawings(laws, name, findings.part)
+            drawings += _residual_drawings(laws, name, findings.part)
     text = (
         "Filled marks are the fitted runs. Hollow marks are the largest scales, predicted by the best single law "
         "fitted without them: they show how far to trust an extrapolation."
@@ -269,7 +272,7 @@ def _prediction_drawings(laws: Sequence[ArmLaw], name: str, part: Part) -> list[
             f"{law.arm.label}, held out",
             i,
             *(
-                in_axis_unit(target, np.concatenate([getattr(each, values) for each in law.held_out]))
+                in_axis_unit(target, np.concatenate([getattr(fold, values) for fold in law.held_out]))
                 for values in ("predicted", "measured")
             ),
             hollow=True,
@@ -321,10 +324,10 @@ def _points(law: ArmLaw, number: int, x: np.ndarray, y: np.ndarray, target: str 
     return Points(law.arm.label, number, in_axis_unit(target, x[keep]), in_axis_unit(target, y[keep]))
 
 
-def frontier_panels(found: PartFindings, name: str) -> Panels:
+def frontier_panels(findings: PartFindings, name: str) -> Panels:
     """The best prediction for each budget, for each target."""
     drawings = []
-    for target_plan in found.plans:
+    for target_plan in findings.plans:
         plan, target = target_plan.plan, target_plan.target
         if plan is None or len(plan.frontier) < 2 or not (plan.frontier["value"] > 0).all():
             continue
@@ -343,6 +346,6 @@ def frontier_panels(found: PartFindings, name: str) -> Panels:
             )
         )
     text = "The best that each budget is predicted to buy, dotted outside the measured sizes."
-    if not any(each.asked for each in found.plans):
+    if not any(target_plan.asked for target_plan in findings.plans):
         text += " No budget was given, so budgets are training FLOPs, teachers included."
     return Panels("What a budget buys", text, tuple(drawings))

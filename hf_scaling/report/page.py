@@ -170,13 +170,13 @@ def as_markdown(table: Table) -> str:
     return markdown_table(table.heads, [[escape_markdown(cell) for cell in row] for row in table.rows])
 
 
-def law_tables(found: PartFindings) -> list[dict[str, str | Table]]:
+def law_tables(findings: PartFindings) -> list[dict[str, str | Table]]:
     """For each fitted law and member of a mixture: title, formula, table of the parameters, and verdict.
 
     The formula is written as `hf-scaling laws` prints it.
     """
     tables = []
-    for law in found.laws:
+    for law in findings.laws:
         for fit in () if law.fit is None else law.fit.members or (law.fit,):
             share = f" ({format_percent(law.fit.weights[fit.law])} of the mean)" if law.fit.members else ""
             title = f"{law.target}, {law.arm.label}: {fit.law}{share}"
@@ -195,7 +195,7 @@ def law_tables(found: PartFindings) -> list[dict[str, str | Table]]:
     return tables
 
 
-def ranking_tables(found: PartFindings) -> list[Table]:
+def ranking_tables(findings: PartFindings) -> list[Table]:
     """The laws compared for each target and arm; none where nothing could be held out."""
     return [
         Table(
@@ -211,7 +211,7 @@ def ranking_tables(found: PartFindings) -> list[Table]:
                 for row in law.ranking.table.itertuples()
             ],
         )
-        for law in found.laws
+        for law in findings.laws
         if law.ranking is not None and law.ranking.backtest.folds
     ]
 
@@ -221,7 +221,7 @@ def notes_of(findings: Findings) -> list[dict[str, str]]:
     places: dict[tuple[str, str, str], dict[str, None]] = {}
     for part in findings.parts:
         sources = [(f"{law.target}, {law.arm.label}", law.fit) for law in part.laws]
-        sources += [(f"boundary by {each.target}", each.boundary) for each in part.boundaries]
+        sources += [(f"boundary by {compared.target}", compared.boundary) for compared in part.boundaries]
         for about, source in sources:
             for note in () if source is None else source.notes:
                 key = (note["grade"], note["code"], note["text"])
@@ -253,22 +253,22 @@ def content_of(findings: Findings) -> dict[str, Any]:
             "gaps": findings.gaps,
             "parts": [
                 {
-                    "title": found.part.title,
-                    "stage": found.part.stage,
-                    **found.part.values,
-                    "n_rows": len(found.part.rows),
-                    "laws": found.laws,
+                    "title": part.part.title,
+                    "stage": part.part.stage,
+                    **part.part.values,
+                    "n_rows": len(part.part.rows),
+                    "laws": part.laws,
                     "boundaries": [
-                        _fields(each)
-                        | {"by_size": [{name: value, **_fields(at)} for name, value, at in each.by_size]}
-                        | {"compute_matched": each.compute}
-                        for each in found.boundaries
+                        _fields(compared)
+                        | {"by_size": [{name: value, **_fields(at)} for name, value, at in compared.by_size]}
+                        | {"compute_matched": compared.compute}
+                        for compared in part.boundaries
                     ],
-                    "transfer_gaps": [{"notes": []} | _with_result(each, each.gaps) for each in found.transfer_gaps],
-                    "plans": [_with_result(each, each.plan) for each in found.plans],
-                    "next_runs": found.next_runs,
+                    "transfer_gaps": [{"notes": []} | _with_result(gap, gap.gaps) for gap in part.transfer_gaps],
+                    "plans": [_with_result(plan, plan.plan) for plan in part.plans],
+                    "next_runs": part.next_runs,
                 }
-                for found in findings.parts
+                for part in findings.parts
             ],
             "left_out": findings.left_out,
             "facts": findings.facts,
@@ -298,8 +298,8 @@ def _fields(value: Any) -> dict[str, Any]:
     return fields | {"problem": value.problem or None} if "problem" in fields else fields
 
 
-def _with_result(found: ArmGap | TargetPlan, result: TransferGaps | Plan | None) -> dict[str, Any]:
-    return _fields(found) | ({} if result is None else _fields(result))
+def _with_result(of_arm: ArmGap | TargetPlan, result: TransferGaps | Plan | None) -> dict[str, Any]:
+    return _fields(of_arm) | ({} if result is None else _fields(result))
 
 
 def _plain(value: Any) -> Any:
