@@ -101,6 +101,9 @@ COLUMNS = {
     "parent": Column("run_id or Hub id of the checkpoint that was fine-tuned"),
     "seed": Column("seed of the initial weights, the subset, the order and the augmentation"),
     "upstream": Column("data set of the pre-training"),
+    "classes": Column(
+        "JSON list: the upstream classes used, for a fine-tuned run its checkpoint's; null where all were"
+    ),
     "downstream": Column("data set of the fine-tuning; null in pretrain"),
     "eval_split": Column("split on which error and loss were measured, once, at the end"),
     "n_eval": Column("number of images (or tokens) in it"),
@@ -116,6 +119,7 @@ COLUMNS = {
         "cross-entropy, nats",
         falls=True,
     ),
+    "class_errors": Column("JSON: downstream class -> its error rate, 0 to 1; null where class_errors was not set"),
     "samples_seen": Column(
         "training images (or tokens): steps times batch, repeats counted",
         "images (or tokens) seen in training, repeats counted",

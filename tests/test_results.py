@@ -25,13 +25,13 @@ def row(run_id="a" * 16, **values):
 
 def test_the_schema_is_the_published_one():
     names = """run_id study task stage arm distillation recipe model n_params n_pretrain n_finetune image_size teacher
-    teacher_n_params teacher_n_pretrain teacher_loss teacher_error agreement parent seed upstream downstream eval_split
-    n_eval error loss samples_seen train_flops teacher_flops seconds device precision versions schema_version
-    created_at"""
+    teacher_n_params teacher_n_pretrain teacher_loss teacher_error agreement parent seed upstream classes
+    downstream eval_split n_eval error loss class_errors samples_seen train_flops teacher_flops seconds
+    device precision versions schema_version created_at"""
     assert list(SCHEMA) == names.split()
     assert ResultsTable().column_names == names.split()
     assert list(MEANINGS) == names.split()
-    assert row()["schema_version"] == 1
+    assert row()["schema_version"] == 2
     assert row()["created_at"].utcoffset() == datetime.timedelta(0)
 
 
@@ -89,9 +89,20 @@ def test_one_run_id_with_two_values_is_refused_with_both():
 
 
 def test_rows_are_equal_but_for_the_incidental_columns():
+    full = row(classes='["a"]', class_errors='{"b": 0.5}')
     for name in SCHEMA:
-        other = {**row(), name: "something else"}
-        assert same_values(row(), other) == (name in INCIDENTAL)
+        other = {**full, name: "something else"}
+        assert same_values(full, other) == (name in INCIDENTAL)
+
+
+@pytest.mark.parametrize("name", ["classes", "class_errors"])
+def test_a_row_without_an_optional_column_is_the_same_run_and_the_row_that_has_it_is_kept(name):
+    full, bare = row(**{name: '["a"]'}), row()
+    for first, second in ((bare, full), (full, bare)):
+        merged = ResultsTable([first, row("b")]).merge(ResultsTable([second]))
+        assert [(item["run_id"], item[name]) for item in merged.rows()] == [("a" * 16, '["a"]'), ("b", None)]
+    with pytest.raises(InputError, match=name):
+        ResultsTable([full]).merge(ResultsTable([row(**{name: '["b"]'})]))
 
 
 def test_a_foreign_table_is_kept_as_it_is(tmp_path):
@@ -116,15 +127,17 @@ def test_a_table_of_the_first_version_stays_readable():
     """tests/data/results_v1 was written when schema_version was 1; expected.json holds its rows."""
     rows = ResultsTable.load(STORED).rows()
     expected = json.loads((STORED / "expected.json").read_text())
+    new = {"classes": None, "class_errors": None, "schema_version": 2}
+    expected = [item | new for item in expected]
     assert [json.loads(json.dumps(item, default=lambda value: value.isoformat())) for item in rows] == expected
 
 
 def test_a_table_of_an_older_version_is_upgraded(monkeypatch, tmp_path):
     monkeypatch.setitem(SCHEMA, "energy", "float64")
-    monkeypatch.setattr(files, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(files, "SCHEMA_VERSION", 3)
     old = ResultsTable.load(STORED)
-    assert {(item["energy"], item["schema_version"]) for item in old.rows()} == {(None, 2)}
-    merged = old.merge(ResultsTable([row(energy=1.5, schema_version=2)]))
+    assert {(item["energy"], item["schema_version"]) for item in old.rows()} == {(None, 3)}
+    merged = old.merge(ResultsTable([row(energy=1.5, schema_version=3)]))
     merged.save(tmp_path)
     assert [item["energy"] for item in ResultsTable.load(tmp_path).rows()] == [None] * len(old) + [1.5]
 
@@ -135,7 +148,7 @@ def test_a_table_without_some_columns_gets_them_as_null(tmp_path):
     old = ResultsTable([row()]).to_dataset().data.table.drop_columns(["agreement", "precision", "schema_version"])
     pyarrow.parquet.write_table(old, tmp_path / "old.parquet")
     loaded = ResultsTable.load(tmp_path / "old.parquet").rows()[0]
-    assert (loaded["agreement"], loaded["error"], loaded["schema_version"]) == (None, 0.25, 1)
+    assert (loaded["agreement"], loaded["error"], loaded["schema_version"]) == (None, 0.25, 2)
 
 
 def test_smaller_types_are_widened_and_a_time_without_a_zone_is_utc(tmp_path):
@@ -157,13 +170,13 @@ def test_smaller_types_are_widened_and_a_time_without_a_zone_is_utc(tmp_path):
 
 
 def test_a_table_of_a_newer_version_is_refused_with_the_version_to_install(tmp_path):
-    ResultsTable([row(schema_version=2)]).save(tmp_path / "unnamed")
-    with pytest.raises(InputError, match=r"unnamed.*schema 2"):
+    ResultsTable([row(schema_version=3)]).save(tmp_path / "unnamed")
+    with pytest.raises(InputError, match=r"unnamed.*schema 3"):
         ResultsTable.load(tmp_path / "unnamed")
     written_by = [{"hf_scaling": "0.9.12"}, {"hf_scaling": "0.10.2"}, "?"]
-    rows = [row(str(i), schema_version=2, versions=json.dumps(item)) for i, item in enumerate(written_by)]
+    rows = [row(str(i), schema_version=3, versions=json.dumps(item)) for i, item in enumerate(written_by)]
     ResultsTable(rows).save(tmp_path / "named")
-    with pytest.raises(InputError, match=r"named.*schema 2.*0\.10\.2"):
+    with pytest.raises(InputError, match=r"named.*schema 3.*0\.10\.2"):
         ResultsTable.load(tmp_path / "named")
 
 

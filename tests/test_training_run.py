@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -63,7 +64,7 @@ def test_the_row_describes_the_run(distilled):
         "samples_seen": 12 * 32,
         "device": "cpu",
         "precision": "fp32",
-        "schema_version": 1,
+        "schema_version": 2,
     }
     assert {name: row[name] for name in expected} == expected
     assert 0 <= row["error"] <= 1
@@ -306,3 +307,22 @@ def test_wrong_input_of_finetuning_is_one_line(distilled, tmp_path, argv, named)
     for word in named:
         assert word in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_rows_have_the_upstream_classes_and_the_error_of_each_downstream_class(tmp_path):
+    (tmp_path / "five").write_text("1\n3\n4\n7\n8\n")
+    parent, upstream = run_pretrain(
+        tmp_path / "parent", f"--classes={tmp_path / 'five'}", "--n_pretrain=60", "--max_steps=2"
+    )
+    assert json.loads(upstream["classes"]) == ["1", "3", "4", "7", "8"]
+    assert upstream["class_errors"] is None
+    arguments = (f"--checkpoint={parent}", "--n_finetune=60", "--max_steps=4")
+    _, bare = run_finetune(tmp_path / "bare", *arguments)
+    _, asked = run_finetune(tmp_path / "asked", *arguments, "--class_errors=true")
+    assert (asked["run_id"], asked["classes"]) == (bare["run_id"], upstream["classes"])
+    assert bare["class_errors"] is None
+    errors = json.loads(asked["class_errors"])
+    assert list(errors) == [str(digit) for digit in range(10)]
+    counts = np.bincount(data.open_source("digits", image_size=28).test.labels)
+    assert np.average(list(errors.values()), weights=counts) == pytest.approx(asked["error"])
+    assert len(set(errors.values())) > 1

@@ -185,21 +185,26 @@ class Source:
 
     def __init__(self, origin: Origin, class_ids: np.ndarray, image_size: int, options: ReadingOptions, root: Path):
         self.name, self.image_size = origin.name, image_size
+        self._origin, self._class_ids, self._options = origin, class_ids, options
         self.class_names = [origin.class_names[class_id] for class_id in class_ids]
         basis = {
             "identity": origin.identity(),
             "image_size": image_size,
             "decoding": 1 if origin.is_generated else DECODING_VERSION,  # what is generated is never decoded
-            "classes": None if len(class_ids) == len(origin.class_names) else self.class_names,
+            "classes": self.selected_classes,
         }
         if options.background is not None and not origin.is_generated:
             basis["background"] = options.background
         self.fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:16]
         self._root, self._prefix = root, f"{re.sub(r'[^A-Za-z0-9._-]+', '_', self.name)}-{image_size}px-"
         self._folder = root / f"{self._prefix}{self.fingerprint}"
-        self._origin, self._class_ids, self._options = origin, class_ids, options
         self._pixel_file = self._folder / f"pixels-v{CACHE_VERSION}.json"
         self._rules = PixelRules(self._decide, options.background)
+
+    @property
+    def selected_classes(self) -> list[str] | None:
+        """The selected classes, in label order; None where these are all."""
+        return None if len(self.class_names) == len(self._origin.class_names) else list(self.class_names)
 
     @property
     def is_available(self) -> bool:

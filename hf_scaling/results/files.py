@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 from hf_scaling import __version__, files
 from hf_scaling.errors import InputError
 from hf_scaling.results.foreign import DELIMITED, apply_names, as_numbers, check_distinct, read_delimited
-from hf_scaling.results.schema import SCHEMA, SCHEMA_VERSION, check_columns, differences, has_results_columns
+from hf_scaling.results.schema import (
+    OPTIONAL,
+    SCHEMA,
+    SCHEMA_VERSION,
+    check_columns,
+    differences,
+    has_results_columns,
+)
 from hf_scaling.text import one_line
 
 if TYPE_CHECKING:
@@ -195,7 +202,7 @@ def concatenate(tables: Sequence["pyarrow.Table"]) -> "pyarrow.Table":
 
 
 def drop_repeats(table: "pyarrow.Table", where: str) -> "pyarrow.Table":
-    """Keep the first row of each run_id; a foreign table is returned as it is.
+    """Keep the first row of each run_id, or the first with the most `OPTIONAL` columns; a foreign table stays.
 
     Args:
         table: Rows in the current schema, or a foreign table.
@@ -214,6 +221,8 @@ def drop_repeats(table: "pyarrow.Table", where: str) -> "pyarrow.Table":
         old, new = (table.slice(at, 1).to_pylist()[0] for at in (first[run_id], position))
         if different := differences(old, new):
             raise InputError(f"{where}: run_id {run_id} has rows with different values: {'; '.join(different)}")
+        if sum(new[name] is not None for name in OPTIONAL) > sum(old[name] is not None for name in OPTIONAL):
+            first[run_id] = position
     return table if len(first) == len(run_ids) else table.take(list(first.values()))
 
 

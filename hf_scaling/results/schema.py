@@ -7,7 +7,7 @@ from typing import Any
 from hf_scaling.errors import InputError
 from hf_scaling.text import COLUMNS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: Column -> type, in the order of the row. Units: error 0 to 1, loss in nats per image, FLOPs are counts (not rates).
 SCHEMA = {
@@ -32,11 +32,13 @@ SCHEMA = {
     "parent": "string",
     "seed": "int64",
     "upstream": "string",
+    "classes": "string",
     "downstream": "string",
     "eval_split": "string",
     "n_eval": "int64",
     "error": "float64",
     "loss": "float64",
+    "class_errors": "string",
     "samples_seen": "int64",
     "train_flops": "float64",
     "teacher_flops": "float64",
@@ -53,6 +55,9 @@ MEANINGS = {name: COLUMNS[name].meaning for name in SCHEMA}
 
 #: The columns in which two measurements of one run may differ.
 INCIDENTAL = ("seconds", "device", "versions", "created_at")
+
+#: The columns that are null where they were not asked for, or are older than they are: a null one equals any value.
+OPTIONAL = ("classes", "class_errors")
 
 
 def new_row(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,13 +94,17 @@ def check_columns(row: Mapping[str, Any]) -> None:
 
 
 def same_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two rows are equal in every column but the `INCIDENTAL` ones."""
+    """Whether two rows are equal in every column but the `INCIDENTAL` ones; null `OPTIONAL` ones equal any value."""
     return not differences(first, second)
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """The columns in which two rows differ, each with both values; the `INCIDENTAL` columns are left out."""
-    names = [name for name in SCHEMA if name not in INCIDENTAL]
+    """The columns in which two rows differ, as `same_values` compares them, each with both values."""
+    names = [
+        name
+        for name in SCHEMA
+        if name not in INCIDENTAL and not (name in OPTIONAL and None in (first.get(name), second.get(name)))
+    ]
     pairs = [(name, first.get(name), second.get(name)) for name in names]
     # A table edited by hand may hold NaN, which counts as equal to itself here.
     return [f"{name} {a!r} and {b!r}" for name, a, b in pairs if a != b and not (a != a and b != b)]

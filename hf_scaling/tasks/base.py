@@ -162,6 +162,7 @@ class Measurement:
         loss: Cross-entropy, nats per image or token.
         agreement: Share of them to which the teacher gives the same class; None without a teacher, as the next two.
         teacher_error, teacher_loss: The teacher's own scores on the same examples.
+        class_errors: Class -> error, as JSON; None where it was not asked for.
     """
 
     n_eval: int
@@ -170,6 +171,7 @@ class Measurement:
     agreement: float | None = None
     teacher_error: float | None = None
     teacher_loss: float | None = None
+    class_errors: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Column -> value."""

@@ -1,5 +1,6 @@
 """Image classification: how to load, batch, evaluate and count."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +81,7 @@ class FinetuneImages(_ImageFields, FinetuneFields):
     train_part: Literal["all", "head"] = field(
         default="all", metadata={"help": "weights to train: all, or the new head alone"}
     )
+    class_errors: bool = field(default=False, metadata={"help": "store the error of each downstream class in the row"})
 
 
 @dataclass(frozen=True)
@@ -245,11 +247,13 @@ class ImageClassification:
         split: Split,
         batch_size: int,
         teacher: Callable | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> Measurement:
         """Read a split once, in float32, and score the model, and its teacher on the same images.
 
         Pixels go through the checkpoint's own processor, so that `pipeline` gives the same predictions. The processes
-        share the batches; every process gets the whole result.
+        share the batches; every process gets the whole result. With `class_names`, in label order, each class's error
+        is measured too; classes without images are left out.
 
         Raises:
             RunError: The loss is not a finite number.
@@ -258,8 +262,15 @@ class ImageClassification:
         error, loss = top_one_error(logits, split.labels), cross_entropy(logits, split.labels)
         if not np.isfinite(loss):
             raise RunError(f"the loss on the evaluation images is {loss}")
+        of_classes = None
+        if class_names is not None:
+            wrong = logits.argmax(axis=1) != split.labels
+            errors = {
+                class_names[label]: float(wrong[split.labels == label].mean()) for label in np.unique(split.labels)
+            }
+            of_classes = json.dumps(errors, ensure_ascii=False)
         if teacher is None:
-            return Measurement(len(logits), error, loss)
+            return Measurement(len(logits), error, loss, class_errors=of_classes)
         return Measurement(
             len(logits),
             error,
@@ -267,6 +278,7 @@ class ImageClassification:
             agreement=1 - top_one_error(logits, np.argmax(teacher_logits, axis=1)),
             teacher_error=top_one_error(teacher_logits, split.labels),
             teacher_loss=cross_entropy(teacher_logits, split.labels),
+            class_errors=of_classes,
         )
 
     def training_flops(self, model: PreTrainedModel, inputs: ImageInputs, forward: float | None = None) -> float:

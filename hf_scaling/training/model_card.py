@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
 # Columns that the card gives in its text rather than in its table.
-_NOT_IN_TABLE = ("versions", "schema_version", "created_at")
+_NOT_IN_TABLE = ("versions", "schema_version", "created_at", "classes", "class_errors")
 _NORMAL_95 = 1.96
 
 

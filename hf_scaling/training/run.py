@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -23,7 +24,16 @@ from hf_scaling.training.run_folder import Checkpoint, RunFolder, identify
 from hf_scaling.training.trainer import RunTrainer, fixed_arguments
 
 #: Columns that the row of a fine-tuned run takes from its parent's row: how the parent was trained.
-_INHERITED = ("arm", "distillation", "model", "teacher", "teacher_n_params", "teacher_n_pretrain", "upstream")
+_INHERITED = (
+    "arm",
+    "distillation",
+    "model",
+    "teacher",
+    "teacher_n_params",
+    "teacher_n_pretrain",
+    "upstream",
+    "classes",
+)
 
 
 def train(run: ResolvedRun, folder: str | Path | None = None) -> tuple[Path, dict[str, Any]]:
@@ -86,7 +96,10 @@ class _Training:
         # The test split is read only now, when nothing can be selected by it any more.
         batch_size = trainer.args.per_device_eval_batch_size
         processor = trainer.processing_class
-        measurement = self.task.evaluate(model, processor, run.source.test, batch_size, teacher=trainer.teacher)
+        options: dict[str, Any] = {"teacher": trainer.teacher}
+        if getattr(run.fields, "class_errors", False):
+            options["class_names"] = run.source.class_names
+        measurement = self.task.evaluate(model, processor, run.source.test, batch_size, **options)
         row = self._row(model, trainer, flops, measurement, origin)
         if is_main():
             self._write(model, processor, row, overlap, subset.hashes)
@@ -109,11 +122,12 @@ class _Training:
         """The model to begin with, and the columns of the row that say how it came to be."""
         run, seed = self.run, self.spec.seed
         if self.spec.stage == "pretrain":
-            distillation = self.spec.distillation
+            distillation, classes = self.spec.distillation, getattr(run.source, "selected_classes", None)
             origin = {
                 "arm": self.spec.arm,
                 "model": run.fields.model,
                 "upstream": run.source.name,
+                "classes": None if classes is None else json.dumps(classes, ensure_ascii=False),
                 "distillation": distillation and " ".join(f"{name}={value}" for name, value in distillation.items()),
             }
             if teacher is not None:
