@@ -164,6 +164,21 @@ def fit_law_of(frame):
     return hs.fit_law(frame, "power_law", x="n_params", bootstrap=0)
 
 
+def test_a_percent_sign_divides_by_a_hundred(tmp_path):
+    for texts in (["5.8%", "4.25%", ""], ["5.8 %", "4.25 %", "-"]):
+        pd.DataFrame({"n_params": [1, 2, 3], "error": texts}).to_csv(tmp_path / "t.csv", index=False)
+        error = hs.ResultsTable.load(tmp_path / "t.csv").to_pandas().error
+        assert error.tolist()[:2] == pytest.approx([0.058, 0.0425])
+        assert np.isnan(error[2])
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.xlsx"])
+def test_a_spreadsheet_is_refused_by_its_name(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(40))
+    with pytest.raises(InputError, match=rf"{name}.*CSV"):
+        hs.ResultsTable.load(tmp_path / name)
+
+
 def test_a_text_in_a_column_of_sizes_is_refused_with_its_row():
     frame = pd.DataFrame({"n_params": [*WRITTEN[0][:-1], "huge"], "loss": LOSS})
     with pytest.raises(InputError, match=r"n_params.*row 6.*huge"):
@@ -361,7 +376,14 @@ def test_a_report_names_the_arms_of_the_table_and_how_to_map_them(tmp_path, colu
     assert f"plain={plain},distilled={distilled}" in text
     if column == "arm":
         # Each arm has laws of its own.
-        assert text.count("Lowest loss measured") == 1
+        assert text.count("the last value carried forward") == 2
+
+
+def test_a_report_of_unmapped_sizes_names_the_map(tmp_path):
+    frame = pd.DataFrame({"params": 1e6, "tokens": SIZES, "loss": LOSS})
+    text = " ".join(hs.write_report(frame, tmp_path / "r.html", bootstrap=100).summary().split())
+    assert "--map n_params=params --map n_pretrain=tokens" in text
+    assert "--law" not in text
 
 
 def test_wrong_names_of_arms_are_refused(run, tmp_path):

@@ -296,6 +296,12 @@ def test_an_import_never_writes_over_its_source(run, tmp_path):
     assert (tmp_path / "t.csv").read_text() == "a,1,2,3\n1,2,3,4\n"
 
 
+def test_a_results_table_is_not_imported(run, tmp_path):
+    hs.ResultsTable([{"run_id": "a" * 16, "loss": 0.5}]).save(tmp_path / "mine")
+    status, _, err = run("import", "mine")
+    assert (status, err.count("\n")) == (2, 1)
+
+
 @pytest.mark.parametrize("what", ["absent.csv", "empty"])
 def test_what_cannot_be_imported_is_named(run, tmp_path, what):
     (tmp_path / "empty").mkdir()

@@ -266,7 +266,7 @@ def _candidates(table: "Table", row_filter: RowFilter, laws: Iterable[str | Law]
     if not several:
         columns = Columns.of(table)
         if not any(name in columns.data for name in SIZES):
-            raise missing_columns(columns.data, SIZES, row_filter.target)
+            raise missing_columns(columns.data, SIZES, row_filter.target, any_size=True)
         sizes = ", ".join(varied) or "no size"
         raise InputError(f"no law has the variables that this table varies ({sizes}): choose laws= or x=")
     return several

@@ -350,7 +350,7 @@ def default_law(table: "Table", stage: str | None = None, target: str = "loss") 
         if len(np.unique(values[np.isfinite(values) & (values > 0)])) > 1:
             varied.append(name)
     if not any(name in columns.data for name in SIZES):
-        raise missing_columns(columns.data, SIZES, target)
+        raise missing_columns(columns.data, SIZES, target, any_size=True)
     if not varied:
         raise InputError(f"the rows vary none of {', '.join(SIZES)}: a plan needs at least two values of one")
     return (_DEFAULT_LAWS[tuple(varied)], None) if len(varied) > 1 else ("power_law", varied[0])

@@ -32,7 +32,7 @@ from hf_scaling.report.parts import (
     split_table,
     texts,
 )
-from hf_scaling.results.foreign import propose_arms
+from hf_scaling.results.foreign import propose_arms, similar_columns
 from hf_scaling.text import format_count, format_span, listing
 
 # Factors beyond the largest measured scale at which the report predicts.
@@ -574,7 +574,7 @@ def missing_sizes(part: Part) -> Gap | None:
     if len(sizes) >= _ENOUGH_SIZES:
         return None
     if not len(sizes):
-        return Gap(code, question, f"No run states its `{column}`.", f"Add the column `{column}`.")
+        return Gap(code, question, f"No run states its `{column}`.", _add_column(part, column))
     amounts = "amount" if len(sizes) == 1 else "amounts"
     why = (
         f"Only {len(sizes)} {amounts} of {what} measured ({_list_sizes(sizes)}): too few to fit a curve and its floor."
@@ -589,10 +589,17 @@ def missing_models(part: Part) -> Gap | None:
     if len(sizes) > 1:
         return None
     if not len(sizes):
-        return Gap("one_model_size", question, "The table has no column `n_params`.", "Add it, and vary it.")
+        return Gap("one_model_size", question, "The table has no column `n_params`.", _add_column(part, "n_params"))
     why = f"Only one model size measured ({format_count(sizes[0])} parameters)."
     others = f"{format_count(sizes[0] / 2)} and {format_count(2 * sizes[0])} parameters"
     return Gap("one_model_size", question, why, f"The same amounts of data with two more models, about {others}.")
+
+
+def _add_column(part: Part, column: str) -> str:
+    """How to add a column: by its other name where the table seems to have it."""
+    if near := similar_columns([column], part.rows.columns):
+        return f"`--map {column}={near[column]}`, if your column `{near[column]}` holds it."
+    return f"Add the column `{column}`, and vary it."
 
 
 def missing_seeds(part: Part) -> Gap | None:

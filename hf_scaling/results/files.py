@@ -82,7 +82,9 @@ def read_bytes(content: bytes, name: str) -> "pyarrow.Table":
 
     is_text, delimiter = name.lower().endswith(DELIMITED), ","
     if not is_text and Path(name).suffix != ".parquet":
-        raise InputError(f"{name}: a results file ends in .parquet, .csv or .tsv (or .csv.gz, .tsv.gz)")
+        raise InputError(
+            f"{name}: a results file ends in .parquet, .csv or .tsv (or .csv.gz, .tsv.gz); save a spreadsheet as CSV"
+        )
     if is_text:
         content, delimiter = read_delimited(content, name)
     # Arrow's threads read from memory that Arrow owns. A Python object as the source is released by one of these

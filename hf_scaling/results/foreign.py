@@ -141,6 +141,8 @@ def read_delimited(content: bytes, name: str) -> tuple[bytes, str]:
     Raises:
         InputError: A damaged gzip file, or two columns of one name.
     """
+    if content[:4] == b"PK\x03\x04":
+        raise InputError(f"{name}: this is a spreadsheet or a zip archive, not text: save the table as CSV")
     if content[:2] == b"\x1f\x8b":
         try:
             content = gzip.decompress(content)
@@ -154,12 +156,15 @@ def read_delimited(content: bytes, name: str) -> tuple[bytes, str]:
         except UnicodeDecodeError:
             text = content.decode("cp1252", "replace")
     lines = text[:200_000].splitlines()
-    delimiter = _delimiter_of([line for line in lines[:30] if line.strip()])
-    if delimiter == " ":
-        text = "\n".join("\t".join(line.split()) for line in text.splitlines())
-        delimiter = "\t"
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    header = next((row for row in reader if any(cell.strip() for cell in row)), [])
+    try:
+        delimiter = _delimiter_of([line for line in lines[:30] if line.strip()])
+        if delimiter == " ":
+            text = "\n".join("\t".join(line.split()) for line in text.splitlines())
+            delimiter = "\t"
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        header = next((row for row in reader if any(cell.strip() for cell in row)), [])
+    except csv.Error as error:
+        raise InputError(f"{name}: not readable as a table of text: {error}") from None
     names = [" ".join(cell.split()) or f"column {number}" for number, cell in enumerate(header, 1)]
     check_distinct(names, name)
     if not names:
@@ -221,13 +226,18 @@ def parse_size(text: object) -> float:
     return number * _UNITS.get(unit, math.nan)
 
 
-def as_numbers(values: Sequence[object] | np.ndarray, column: str, decimal_comma: bool = False) -> np.ndarray | None:
+def as_numbers(
+    values: Sequence[object] | np.ndarray, column: str, decimal_comma: bool = False, scale: float = 1.0
+) -> np.ndarray | None:
     """The values of a text column as floats, where all that are given are numbers; None where they are not.
+
+    "5.8 %" is 0.058.
 
     Args:
         values: (N,) the column.
         column: Its name: a column of sizes may hold "1.3B" or "1,024".
         decimal_comma: Whether "0,35" may be 0.35: in a file whose delimiter is not a comma.
+        scale: Factor of the numbers.
     """
     texts = ["" if value is None or value != value else str(value).strip() for value in values]
     given = [text for text in texts if text.lower() not in _NO_VALUE]
@@ -238,9 +248,11 @@ def as_numbers(values: Sequence[object] | np.ndarray, column: str, decimal_comma
             texts = [text.replace(",", ".") for text in texts]
             given = [text.replace(",", ".") for text in given]
     read = parse_size if is_size else _plain_number
+    if given and all(text.endswith("%") for text in given):
+        return as_numbers([text.removesuffix("%") for text in texts], column, decimal_comma, 0.01 * scale)
     if not given or any(math.isnan(read(text)) for text in given):
         return None
-    return np.array([math.nan if text.lower() in _NO_VALUE else read(text) for text in texts])
+    return scale * np.array([math.nan if text.lower() in _NO_VALUE else read(text) for text in texts])
 
 
 def _plain_number(text: str) -> float:
@@ -396,7 +408,7 @@ def arm_texts(values: Sequence[object] | np.ndarray) -> list[str]:
 
 
 def missing_columns(
-    table: "Data", sizes: Sequence[str], target: str | None = None, others: Sequence[str] = ()
+    table: "Data", sizes: Sequence[str], target: str | None = None, others: Sequence[str] = (), any_size: bool = False
 ) -> ColumnsError:
     """The error of a table that lacks columns, with the arguments that supply them.
 
@@ -405,17 +417,21 @@ def missing_columns(
         sizes: The variables of the law; a law of other sizes is proposed where the table has none of these.
         target: The column to fit.
         others: Further columns that are needed.
+        any_size: Whether one of the sizes is enough, since a law is selected for those that the table has.
     """
     names = [str(name) for name in _names(table)]
     absent = [name for name in (*sizes, *([target] if target else []), *others) if name not in names]
     problem = f"the table has no column {', '.join(map(repr, dict.fromkeys(absent)))}: it has {listing(names, 20)}"
+    if any_size:
+        lacks_target = f", and no {target!r}" if target in absent else ""
+        problem = f"the table has no column {' or '.join(map(repr, sizes))}{lacks_target}: it has {listing(names, 20)}"
     if headings := wide_headings(names):
         text = f"{problem}; it seems to have one column a size ({listing(headings, 4)}): bring it into long form first"
         return ColumnsError(text, wide=True)
     remedy: dict[str, list[str]] = {}
     maps = similar_columns([name for name in (*sizes, *others) if name in absent], names)
     target_map, wanted = _target_remedy(target, [name for name in names if name not in maps.values()], table)
-    if any(name in absent and name not in maps for name in sizes):
+    if any(name in absent and name not in maps for name in sizes) and not (any_size and maps):
         maps, remedy = _other_law(table, names, {*target_map.values(), wanted or target or ""})
     maps |= target_map
     if wanted:

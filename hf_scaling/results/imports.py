@@ -107,7 +107,10 @@ def import_results(
     elif path.is_dir() and (states := sorted(path.rglob(_STATE))):
         read = _read_trainer(states, path)
     else:
-        read = _read_table(ResultsTable.load(what).to_pandas(), str(what))
+        table = ResultsTable.load(what)
+        if not table.is_foreign:
+            raise InputError(f"{what} is a results table already: there is nothing to import")
+        read = _read_table(table.to_pandas(), str(what))
     mapping = _mapping(read, map or {})
     constants = {
         ours: parse_size(theirs)
