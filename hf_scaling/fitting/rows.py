@@ -506,7 +506,7 @@ def scale_of(columns: Columns, row_filter: RowFilter, sizes: Iterable[str] = ())
     return target_scale(
         row_filter.target,
         columns.finite(row_filter.target),
-        list(columns.labels),
+        columns.labels,
         {name: columns.numbers(name, strict=False) for name in names},
         row_filter.direction,
         row_filter.bounds,

@@ -405,7 +405,8 @@ def last_value(rows: FitRows, fold: Fold, target: np.ndarray) -> np.ndarray:
     members = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number.reshape(-1)))[:-1])
     last = []
     for near in tree.query_ball_point(wanted, distance + 1e-8, p=1):
-        last.append(at_largest(inside[np.concatenate([members[place] for place in near])]))
+        nearest = [members[place] for place in near]  # type: ignore[union-attr]  # near is a list: wanted has rows
+        last.append(at_largest(inside[np.concatenate(nearest)]))
     return np.array(last)[row_number.reshape(-1)]
 
 
