@@ -69,7 +69,15 @@ class Teacher:
             InputError: The two have different classes or tokens, or the normalisation of one is unknown.
         """
         ours, theirs = getattr(student, "config", None), getattr(self.model, "config", None)
-        self._check_vocabulary(ours, theirs, vocabulary)
+        n_ours, n_theirs = getattr(ours, "vocab_size", None), getattr(theirs, "vocab_size", None)
+        if None not in (n_ours, n_theirs) and n_ours != n_theirs:
+            raise InputError(
+                f"teacher: it has a vocabulary of {n_theirs:,} tokens, the student one of {n_ours:,}: "
+                "they must share a tokenizer"
+            )
+        if None not in (vocabulary, self.vocabulary) and vocabulary != self.vocabulary:
+            token, token_id = min(set(vocabulary.items()) ^ set(self.vocabulary.items()))
+            raise InputError(f"teacher: its tokenizer is not the student's: they differ in {token!r} (id {token_id})")
         order = self.class_order
         if order is None:
             order = _match_classes(ours, theirs) if ours is not None and theirs is not None else None
@@ -85,20 +93,6 @@ class Teacher:
             )
         return AdaptedTeacher(self, statistics, order)
 
-    def _check_vocabulary(
-        self, ours: PretrainedConfig | None, theirs: PretrainedConfig | None, vocabulary: Mapping[str, int] | None
-    ) -> None:
-        """Refuse a language model whose ids are of other tokens."""
-        n_ours, n_theirs = getattr(ours, "vocab_size", None), getattr(theirs, "vocab_size", None)
-        if None not in (n_ours, n_theirs) and n_ours != n_theirs:
-            raise InputError(
-                f"teacher: it has a vocabulary of {n_theirs:,} tokens, the student one of {n_ours:,}: "
-                "they must share a tokenizer"
-            )
-        if None not in (vocabulary, self.vocabulary) and vocabulary != self.vocabulary:
-            token, token_id = min(set(vocabulary.items()) ^ set(self.vocabulary.items()))
-            raise InputError(f"teacher: its tokenizer is not the student's: they differ in {token!r} (id {token_id})")
-
 
 class AdaptedTeacher(nn.Module):
     """A frozen teacher that takes its student's inputs; in evaluation mode whatever `train()` is called.
@@ -113,7 +107,17 @@ class AdaptedTeacher(nn.Module):
         self.model = teacher.model.requires_grad_(False)
         self.image_size = teacher.image_size or (hasattr(self.model, "config") and input_size(self.model)) or None
         self.register_buffer("order", None if order is None else torch.tensor(order))
-        scale, shift = _renormalisation(statistics, teacher.statistics)
+        # Scale and shift, (1, channels, 1, 1), from the student's pixels to the teacher's; None where they are equal.
+        scale = shift = None
+        if teacher.statistics not in (None, statistics):
+            n_ours, n_theirs = len(statistics.mean), len(teacher.statistics.mean)
+            if n_ours != n_theirs:
+                raise InputError(f"teacher: its images have {n_theirs} channels, the student's {n_ours}")
+            mean_s, std_s, mean_t, std_t = (
+                torch.tensor(values).view(1, -1, 1, 1)
+                for values in (statistics.mean, statistics.std, teacher.statistics.mean, teacher.statistics.std)
+            )
+            scale, shift = std_s / std_t, (mean_s - mean_t) / std_t
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
         self.eval()
@@ -149,20 +153,6 @@ def input_settings(processor: Any) -> dict[str, Any]:
 def logits_of(outputs: Any) -> Tensor:
     """The logits in a model's outputs: a ModelOutput or dict with that key, or a tuple that starts with them."""
     return outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-
-
-def _renormalisation(
-    student: ImageStatistics | None, teacher: ImageStatistics | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """Scale and shift, (1, channels, 1, 1), from the student's pixels to the teacher's; None where they are equal."""
-    if teacher is None or teacher == student:
-        return None, None
-    if len(student.mean) != len(teacher.mean):
-        raise InputError(f"teacher: its images have {len(teacher.mean)} channels, the student's {len(student.mean)}")
-    mean_s, std_s, mean_t, std_t = (
-        torch.tensor(values).view(1, -1, 1, 1) for values in (student.mean, student.std, teacher.mean, teacher.std)
-    )
-    return std_s / std_t, (mean_s - mean_t) / std_t
 
 
 def _match_classes(student: PretrainedConfig, teacher: PretrainedConfig) -> list[int] | None:

@@ -105,7 +105,17 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         # Labels are at the positions of their logits, those of text too.
         self._loss_shifts_labels = False
-        self.teacher = None if teacher is None else self._prepare_teacher(teacher)
+        self.teacher: AdaptedTeacher | None = None
+        if teacher is not None:
+            teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+            if teacher.model is self.model:
+                raise InputError("teacher: it is the student itself; load the model a second time")
+            # Not accelerator.prepare_model: that would neither freeze it nor move it under FSDP, and the accelerator
+            # would treat it as a model in training.
+            adapted = teacher.adapt_to(self.model, **input_settings(self.processing_class))
+            self.teacher = adapted.to(self.args.device)
+            if args.torch_compile:
+                self.teacher.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         self._parts = _RunningParts()
         self._flops_per_example: float | None = None
         if args.label_names is None:
@@ -138,8 +148,15 @@ class DistillationTrainer(Trainer):
         outputs = model(**features)
         if model.training:
             loss = self._training_loss(logits_of(outputs), teacher_logits, labels, alpha, num_items_in_batch)
+        elif self.args.world_size == 1:
+            loss = distillation_loss(logits_of(outputs), None, labels, alpha=0).loss
         else:
-            loss = self._evaluation_loss(logits_of(outputs), inputs)
+            # The mean over this batch on all processes, the same number on each of them.
+            self._ignore_repeated(inputs)
+            count = (inputs["labels"] != IGNORED).sum()
+            total = distillation_loss(logits_of(outputs), None, inputs["labels"], alpha=0, num_items=1).loss
+            total, count = self.accelerator.reduce(torch.stack([total, count.to(total)]), reduction="sum")
+            loss = total / count
         # The teacher's logits are not added to the outputs: evaluation gathers every key of them.
         return (loss, outputs) if return_outputs else loss
 
@@ -156,7 +173,14 @@ class DistillationTrainer(Trainer):
         until_passed = self._until_passed
         if self.is_in_train and until_passed is not None and eval_dataset is None:
             if until_passed.teacher_loss is None:
-                until_passed.teacher_loss = self._teacher_validation_loss()
+                losses = []
+                for inputs in self.get_eval_dataloader():
+                    inputs = self._prepare_inputs(inputs)
+                    labels = inputs.pop("labels")
+                    logits = self._run_teacher(inputs).flatten(end_dim=-2)
+                    loss = nn.functional.cross_entropy(logits, labels.flatten(), reduction="none").view_as(labels)
+                    losses.append(self.accelerator.gather_for_metrics(loss))
+                until_passed.teacher_loss = torch.cat(losses).double().mean().item()
             until_passed.compare(metrics[f"{metric_key_prefix}_loss"])
         return metrics
 
@@ -184,17 +208,6 @@ class DistillationTrainer(Trainer):
         # Looked up each time: on resuming the Trainer may replace the callback by a restored copy.
         callbacks = self.callback_handler.callbacks
         return next((callback for callback in callbacks if isinstance(callback, UntilPassed)), None)
-
-    def _prepare_teacher(self, teacher: PreTrainedModel | Teacher) -> AdaptedTeacher:
-        teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
-        if teacher.model is self.model:
-            raise InputError("teacher: it is the student itself; load the model a second time")
-        # Not accelerator.prepare_model: that would neither freeze it nor move it under FSDP, and the accelerator would
-        # treat it as a model in training.
-        adapted = teacher.adapt_to(self.model, **input_settings(self.processing_class)).to(self.args.device)
-        if self.args.torch_compile:
-            adapted.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
-        return adapted
 
     def _run_teacher(self, features: dict[str, Any]) -> Tensor:
         with self.accelerator.autocast():
@@ -225,16 +238,6 @@ class DistillationTrainer(Trainer):
             self._parts.add(parts, alpha, self.state.global_step)
         return parts.loss
 
-    def _evaluation_loss(self, logits: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """Mean cross-entropy over this batch on all processes, the same number on each of them."""
-        if self.args.world_size == 1:
-            return distillation_loss(logits, None, inputs["labels"], alpha=0).loss
-        self._ignore_repeated(inputs)
-        count = (inputs["labels"] != IGNORED).sum()
-        total = distillation_loss(logits, None, inputs["labels"], alpha=0, num_items=1).loss
-        total, count = self.accelerator.reduce(torch.stack([total, count.to(total)]), reduction="sum")
-        return total / count
-
     def _ignore_repeated(self, inputs: dict[str, Any]) -> bool:
         """Ignore the examples that accelerate repeats in the last batch so that all processes have equally many."""
         progress = self.accelerator.gradient_state
@@ -244,17 +247,6 @@ class DistillationTrainer(Trainer):
         inputs["labels"] = inputs["labels"].clone()
         inputs["labels"][max(own, 0) :] = IGNORED
         return True
-
-    @torch.no_grad()
-    def _teacher_validation_loss(self) -> float:
-        losses = []
-        for inputs in self.get_eval_dataloader():
-            inputs = self._prepare_inputs(inputs)
-            labels = inputs.pop("labels")
-            logits = self._run_teacher(inputs).flatten(end_dim=-2)
-            loss = nn.functional.cross_entropy(logits, labels.flatten(), reduction="none").view_as(labels)
-            losses.append(self.accelerator.gather_for_metrics(loss))
-        return torch.cat(losses).double().mean().item()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self._is_pretrained_folder(resume_from_checkpoint):

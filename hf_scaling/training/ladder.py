@@ -58,7 +58,15 @@ def rung_of(fields: PretrainFields, args: TrainingArguments, examples: Sequence[
     Raises:
         InputError: Arguments that a ladder sets itself, or rungs too close for the batch.
     """
-    _check_arguments(fields, args)
+    values = {name: getattr(args, name) for name in _SET_BY_LADDER}
+    given = [name for name, rest in _SET_BY_LADDER.items() if getattr(values[name], "value", values[name]) not in rest]
+    given += ["min_steps"] * (fields.min_steps > 0) + ["patience"] * (fields.patience is not None)
+    if given:
+        raise InputError(f"{given[0]}: leave it out: a ladder makes one pass at a constant rate, then decays")
+    if fields.teacher is not None and getattr(args, "alpha_schedule", "constant") != "constant":
+        raise InputError("alpha_schedule: must be constant: the rungs of a ladder share the teacher's weight")
+    if holds_out(args) and args.load_best_model_at_end:
+        raise InputError("load_best_model_at_end: leave it out: every rung of a ladder trains to its end")
     steps = [math.ceil(n / global_batch(args)) for n in examples]
     branches = [n - max(1, round(fields.decay * n)) for n in steps]
     warmup = math.ceil(args.warmup_steps * steps[0]) if args.warmup_steps < 1 else int(args.warmup_steps)
@@ -81,15 +89,3 @@ def check_previous(spec: RunSpec, previous: RunSpec, rungs: Sequence[int]) -> No
     for name in ("n_pretrain", "model", "source", "rule", "seed", "teacher", "distillation"):
         if present[name] != wanted[name]:
             raise InputError(f"trunk: run {previous.run_id} is not the previous rung: it has another {name}")
-
-
-def _check_arguments(fields: PretrainFields, args: TrainingArguments) -> None:
-    values = {name: getattr(args, name) for name in _SET_BY_LADDER}
-    given = [name for name, rest in _SET_BY_LADDER.items() if getattr(values[name], "value", values[name]) not in rest]
-    given += ["min_steps"] * (fields.min_steps > 0) + ["patience"] * (fields.patience is not None)
-    if given:
-        raise InputError(f"{given[0]}: leave it out: a ladder makes one pass at a constant rate, then decays")
-    if fields.teacher is not None and getattr(args, "alpha_schedule", "constant") != "constant":
-        raise InputError("alpha_schedule: must be constant: the rungs of a ladder share the teacher's weight")
-    if holds_out(args) and args.load_best_model_at_end:
-        raise InputError("load_best_model_at_end: leave it out: every rung of a ladder trains to its end")

@@ -32,10 +32,25 @@ def write_card(folder: Path, task: Task, row: Mapping[str, Any], overlap: str) -
     """
     # Half the width of the 95 % interval of the error that the number of evaluation examples leaves.
     margin = _NORMAL_95 * math.sqrt(row["error"] * (1 - row["error"]) / row["n_eval"])
+    summary = (
+        f"A model of {row['n_params']:,} parameters, pretrained on {_amount(task, row, 'n_pretrain', 'upstream')}"
+    )
+    if row["arm"] == "distilled":
+        summary += " with distillation"
+    if row["stage"] == "finetune":
+        summary += f", then fine-tuned on {_amount(task, row, 'n_finetune', 'downstream')}"
+    limits = (
+        f"One seed ({row['seed']}): the card does not show how much seeds differ.",
+        f"Evaluated on `{_evaluated(row)}` alone: nothing is known about other data, about groups of people in it, or "
+        "about adversarial inputs.",
+        f"Overlap: of the evaluation {task.data}, {overlap}.",
+        "Trained with hyperparameters that all sizes of a study share, so that they compare, not with the best for "
+        "its size.",
+    )
     table = [(name, value) for name, value in row.items() if value is not None and name not in _NOT_IN_TABLE]
     values = {
         "title": _title(row),
-        "summary": _summary(task, row),
+        "summary": f"{summary}. It is one run of a scaling study with hf_scaling.",
         "data": _evaluated(row),
         "eval_split": row["eval_split"],
         "error": f"{row['error']:.4f}",
@@ -43,7 +58,7 @@ def write_card(folder: Path, task: Task, row: Mapping[str, Any], overlap: str) -
         "loss": f"{row['loss']:.4f}",
         "n_eval": f"{row['n_eval']:,}",
         "training": _training(task, row),
-        "limits": _limits(task, row, overlap),
+        "limits": "\n".join(f"- {line}" for line in limits),
         "table": markdown_table(("column", "value"), table),
         "citation": CITATION,
         "versions": ", ".join(f"{name} {version}" for name, version in json.loads(row["versions"]).items()),
@@ -66,15 +81,6 @@ def _amount(task: Task, row: Mapping[str, Any], count: str, source: str) -> str:
     n = "an unknown number of" if row[count] is None else f"{row[count]:,}"
     of = "unknown data" if row[source] is None else f"`{row[source]}`"
     return f"{n} {task.unit}{'' if row[count] == 1 else 's'} of {of}"
-
-
-def _summary(task: Task, row: Mapping[str, Any]) -> str:
-    text = f"A model of {row['n_params']:,} parameters, pretrained on {_amount(task, row, 'n_pretrain', 'upstream')}"
-    if row["arm"] == "distilled":
-        text += " with distillation"
-    if row["stage"] == "finetune":
-        text += f", then fine-tuned on {_amount(task, row, 'n_finetune', 'downstream')}"
-    return f"{text}. It is one run of a scaling study with hf_scaling."
 
 
 def _training(task: Task, row: Mapping[str, Any]) -> str:
@@ -101,18 +107,6 @@ def _training(task: Task, row: Mapping[str, Any]) -> str:
         f"Hyperparameters: recipe `{row['recipe']}` in {row['precision']}; {row['samples_seen']:,} {task.unit}s seen.",
         f"Cost: {row['train_flops']:.3g} FLOPs forward and backward{teacher}; {row['seconds']:,.0f} s on "
         f"{row['device']}. Energy was not measured.",
-    ]
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _limits(task: Task, row: Mapping[str, Any], overlap: str) -> str:
-    lines = [
-        f"One seed ({row['seed']}): the card does not show how much seeds differ.",
-        f"Evaluated on `{_evaluated(row)}` alone: nothing is known about other data, about groups of people in it, or "
-        "about adversarial inputs.",
-        f"Overlap: of the evaluation {task.data}, {overlap}.",
-        "Trained with hyperparameters that all sizes of a study share, so that they compare, not with the best for "
-        "its size.",
     ]
     return "\n".join(f"- {line}" for line in lines)
 

@@ -190,12 +190,17 @@ class ProcessCache:
             self._teacher = folder, Teacher(task.load_model(folder), **task.teacher_terms(folder))
         return self._teacher[1]
 
-    def teacher_flops(self, task: Task, checkpoint: Checkpoint, student: PreTrainedModel, inputs: Inputs) -> float:
-        """FLOPs of a trained teacher's prediction for one example of the student's.
+    def teacher_flops(
+        self, task: Task, fields: RunFields, checkpoint: Checkpoint, student: PreTrainedModel, inputs: Inputs
+    ) -> float:
+        """FLOPs of a trained teacher's prediction for one example of the student's; 0 where that is not known.
 
         Raises:
             InputError: The two do not fit together.
         """
+        if not checkpoint.is_reachable:
+            _, guessed = task.guess_checkpoint(checkpoint.name, fields)
+            return 0.0 if guessed is None else models.flops_of(guessed, inputs.blank(1, guessed.device))
         key = (checkpoint.folder, id(student))
         if key not in self._teacher_flops:
             teacher = self.teacher(task, checkpoint.folder)

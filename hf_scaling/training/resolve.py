@@ -18,7 +18,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from hf_scaling import models, tasks
+from hf_scaling import tasks
 from hf_scaling.distillation import DistillationArguments
 from hf_scaling.errors import InputError, RunError
 from hf_scaling.grid import PlannedRun, RunSpec
@@ -197,8 +197,14 @@ def resolve(
     counted = cache.count(task, fields, sized.source, inputs, _start_of(fields, parent))
     if isinstance(fields, PretrainFields):
         teacher = teacher or _find_teacher(task, fields, args, cache)
-        parent = parent or _find_previous_rung(fields, args, cache)
-    teacher_flops = _count_teacher(task, fields, teacher, counted.model, inputs, cache)
+        if parent is None and fields.rungs:
+            previous = dataclasses.replace(fields, n_pretrain=fields.rungs[-1], rungs=fields.rungs[:-1])
+            parent = RunFolder(fields.trunk) if fields.trunk else resolve(previous, args, cache=cache)
+    teacher_flops = 0.0
+    if isinstance(teacher, ResolvedRun):
+        teacher_flops = cache.count(task, teacher.fields, teacher.source, inputs, teacher.fields).forward
+    elif teacher is not None:
+        teacher_flops = cache.teacher_flops(task, fields, teacher, counted.model, inputs)
     rung = rung_of(fields, args, sized.examples) if getattr(fields, "decay", None) is not None else None
     steps = rung.steps if rung else count_steps(args, sized.examples[-1], fields.min_steps)
     spec = _specify(fields, args, sized, counted.configuration, steps, teacher, parent)
@@ -302,41 +308,11 @@ def _find_teacher(
     return cache.checkpoint(name, task)
 
 
-def _find_previous_rung(
-    fields: PretrainFields, args: DistillationArguments, cache: ProcessCache
-) -> ResolvedRun | RunFolder | None:
-    if not fields.rungs:
-        return None
-    if fields.trunk is not None:
-        return RunFolder(fields.trunk)
-    previous = dataclasses.replace(fields, n_pretrain=fields.rungs[-1], rungs=fields.rungs[:-1])
-    return resolve(previous, args, cache=cache)
-
-
 def _start_of(fields: RunFields, parent: ResolvedRun | Checkpoint | RunFolder | None) -> PretrainFields | Checkpoint:
     """How a model begins: the fields by which it is built, or the checkpoint from which it is loaded."""
     if isinstance(fields, PretrainFields):
         return fields
     return parent.fields if isinstance(parent, ResolvedRun) else parent
-
-
-def _count_teacher(
-    task: Task,
-    fields: RunFields,
-    teacher: ResolvedRun | Checkpoint | None,
-    student: PreTrainedModel | None,
-    inputs: Inputs,
-    cache: ProcessCache,
-) -> float:
-    """FLOPs of the teacher's prediction for one example; 0 without a teacher, or where it is not known."""
-    if teacher is None:
-        return 0.0
-    if isinstance(teacher, ResolvedRun):
-        return cache.count(task, teacher.fields, teacher.source, inputs, teacher.fields).forward
-    if teacher.is_reachable:
-        return cache.teacher_flops(task, teacher, student, inputs)
-    _, guessed = task.guess_checkpoint(teacher.name, fields)
-    return 0.0 if guessed is None else models.flops_of(guessed, inputs.blank(1, guessed.device))
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +95,14 @@ class RunTrainer(DistillationTrainer):
 
     def _save_checkpoint(self, *args, **kwargs) -> None:
         self._check_weights()
-        with _full_disk_named(self.args.output_dir):
+        folder = self.args.output_dir
+        try:
             super()._save_checkpoint(*args, **kwargs)
+        except Exception as error:
+            # torch reports a full disk as an unexpected position in a file.
+            if shutil.disk_usage(folder).free > _NO_ROOM:
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder) from error
         # The other processes write their random states into the same folder.
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
@@ -126,21 +130,6 @@ class _SaveAt(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_save |= state.global_step == self.step
-
-
-@contextmanager
-def _full_disk_named(folder: str) -> Iterator[None]:
-    """Name a full disk, which torch reports as an unexpected position in a file.
-
-    Raises:
-        OSError: In place of any error that leaves no room on the disk.
-    """
-    try:
-        yield
-    except Exception as error:
-        if shutil.disk_usage(folder).free > _NO_ROOM:
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder) from error
 
 
 def fixed_arguments(args: TrainingArguments, steps: int, checkpoints: Path) -> dict[str, Any]:
