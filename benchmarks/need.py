@@ -80,12 +80,12 @@ def measure(job: tuple[pd.DataFrame, str, int]) -> list[dict]:
         value = error_at(curve.rows, truth)
         found = curve.need(curve.largest, value)
         row = {"multiple": multiple, "verdict": found.verdict, "ratio": found.value / truth}
-        row |= {"inside": found.low <= truth <= found.high, "open": np.isinf(found.high)}
+        row |= {"low": found.low / truth, "inside": found.low <= truth <= found.high, "open": np.isinf(found.high)}
         row |= {rule: curve.collected(rule, value, truth) / truth for rule in RULES}
         rows.append(row)
     name = f"{curve.rows['task'].iloc[0]} {curve.rows['model'].iloc[0]}"
-    told = ", ".join(f"{row['verdict']} {row['ratio']:.2f}" for row in rows)
-    print(f"{name}: {told}", file=sys.stderr, flush=True)
+    answers = ", ".join(f"{row['verdict']} {row['ratio']:.2f} (low {row['low']:.2f})" for row in rows)
+    print(f"{name}, value and low / truth: {answers}", file=sys.stderr, flush=True)
     return rows
 
 

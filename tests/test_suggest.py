@@ -1,5 +1,6 @@
 """`suggest_runs`: expected gain, costs, selection, and errors that name the argument."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from grids import CONTENT
 
 import hf_scaling as hs
+from hf_scaling.cli import main
 from hf_scaling.grid import Grid
 from hf_scaling.planning.next_runs.costs import RunCosts
 from hf_scaling.planning.next_runs.gain import ExpectedGain, narrowed
@@ -334,3 +336,56 @@ def test_every_note_is_documented():
     assert {"cost_by_size", "budget_too_small", "nothing_to_gain"} <= codes
     page = (root / "docs/suggest.md").read_text()
     assert all(f"| `{code}` |" in page for code in codes)
+
+
+def pool(seed=0):
+    """Finished runs of a power law: a seed each, costs as given."""
+    sizes = np.geomspace(250, 64_000, 17).round()
+    loss = 0.3 + 12 * sizes**-0.35
+    noise = np.exp(0.01 * np.random.default_rng(seed).standard_normal(len(sizes)))
+    return pd.DataFrame(
+        {"n_pretrain": sizes, "loss": loss * noise, "cost": sizes / 1000}, index=list("abcdefghijklmnopq")
+    )
+
+
+def test_finished_runs_are_replayed_by_their_rows():
+    finished = pool()
+    known, spent = finished[:9], []
+    for _ in range(2):
+        fit = hs.fit_law(known, "auto", bootstrap=100)
+        runs = hs.suggest_runs(fit, among=finished, table=known, budget=60.0, at={"n_pretrain": 640_000})
+        assert set(runs.index) <= set(finished.index) - set(known.index) and len(runs)
+        assert runs["cost"].tolist() == finished.loc[runs.index, "cost"].tolist() and runs["cost"].sum() <= 60
+        spent.append(runs)
+        known = pd.concat([known, finished.loc[runs.index]])
+    # Each law of the mixture says what it expects of a run.
+    first = spent[0]
+    names = [member.law for member in hs.fit_law(finished[:9], "auto", bootstrap=0).members]
+    assert len(names) > 1 and set(names) <= set(first)
+    expected = 0.3 + 12 * first["n_pretrain"] ** -0.35
+    assert np.allclose(first[names].mean(axis=1), expected, rtol=0.2)
+
+
+def test_finished_runs_cost_their_flops_where_no_cost_is_known():
+    finished = pool().drop(columns="cost").assign(train_flops=1e6, teacher_flops=[None, 5e5] * 8 + [None], arm="plain")
+    fit = hs.fit_law(finished[:9], "power_law", bootstrap=100)
+    runs = hs.suggest_runs(fit, among=finished.assign(extra=1), table=finished[:9], budget=3e6)
+    flops = finished["train_flops"] + finished["teacher_flops"].astype(float).fillna(0)
+    assert runs["cost"].tolist() == flops[runs.index].tolist()
+    others = finished.assign(arm="distilled")
+    with pytest.raises(hs.InputError, match="among"):
+        hs.suggest_runs(fit, among=others, table=finished[:9], budget=3e6)
+    with pytest.raises(hs.InputError, match="candidates"):
+        hs.suggest_runs(fit, finished, among=finished, budget=3e6)
+
+
+def test_the_command_selects_among_finished_runs(tmp_path, capsys):
+    finished = pool()
+    finished[:9].to_csv(tmp_path / "known.csv", index=False)
+    finished.to_csv(tmp_path / "pool.csv", index=False)
+    argv = ["suggest", tmp_path / "known.csv", "--among", tmp_path / "pool.csv", "--law", "power_law", "--budget", 60]
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, argv), "--bootstrap", "100", "--json"])
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert ended.value.code == 0 and runs
+    assert {run["n_pretrain"] for run in runs} <= set(finished["n_pretrain"][9:])

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_pairs(aim, "--at", "a size of the prediction (default: ten times the largest measured), or of the boundary")
     runs = parser.add_argument_group("runs")
     runs.add_argument("--candidates", metavar="GRID.yaml", help="select among the runs of this grid")
+    runs.add_argument("--among", metavar="RESULTS", help="select among finished runs of this table (a replay)")
     add_pairs(runs, "--at-most", "largest size among the candidates")
     runs.add_argument("--grid", metavar="GRID.yaml", help="write runs like those of this grid (default: the study's)")
     runs.add_argument("--out", metavar="NEXT.yaml", help="write a grid for `hf-scaling run`")
@@ -56,12 +57,22 @@ def run(arguments: argparse.Namespace) -> None:
         at_most=numbers(arguments.at_most, "--at-most") or None,
         flops_per_param=arguments.flops_per_param,
         flops_per_second=arguments.flops_per_second,
+        among=_finished(arguments),
     )
     print(to_json(_content(suggestion)) if arguments.json else suggestion.summary())
     if arguments.out:
         suggestion.to_grid(arguments.out)
         study = arguments.results if grid else "STUDY"
         print(f"written to {arguments.out}; to train: hf-scaling run {arguments.out} --out {study}", file=sys.stderr)
+
+
+def _finished(arguments: argparse.Namespace) -> "pd.DataFrame | None":
+    """The table of --among, read as RESULTS is."""
+    if arguments.among is None:
+        return None
+    if arguments.out:
+        raise InputError("--out writes a grid of runs to train, and those of --among are finished: leave it out")
+    return read_table(argparse.Namespace(**{**vars(arguments), "results": arguments.among}))
 
 
 def _fit(arguments: argparse.Namespace) -> "tuple[LawFit, pd.DataFrame | str | None]":

@@ -189,6 +189,51 @@ def given_candidates(
     return frame
 
 
+def finished_candidates(among: Any, law: LawFit | None, columns: tuple[str, ...], table: Any) -> pd.DataFrame:
+    """Candidates from the rows of a results table that the law was not fitted to.
+
+    Args:
+        among: The loaded table.
+        law: The law; rows of another task, recipe, stage, arm, upstream or downstream than its own are left out.
+        columns: The sizes that a run is chosen by.
+        table: The loaded results that the law was fitted to; None where they are unknown.
+
+    Returns:
+        The rows' sizes, with run_id, model and seed where known, and their cost: the column cost, else the measured
+        FLOPs of the student and its teacher. The index is that of the rows.
+
+    Raises:
+        InputError: A size is missing, or no row is left.
+    """
+    if law is None:
+        raise InputError("among= chooses rows of one law: a boundary needs pairs of runs, so give candidates=")
+    rows = Columns.of(among)
+    for name in columns:
+        rows.require(name)
+    keep = np.ones(len(rows), dtype=bool)
+    for name in ("task", "recipe", "stage", "arm", "upstream", "downstream", "eval_split"):
+        if law.data["study"].get(name) and name in rows.data:
+            keep &= np.isin(rows.data[name].astype(str), law.data["study"][name])
+    if law.data["study"].get("stage") == ["finetune"] and "n_finetune" in columns:
+        keep &= rows.numbers("n_finetune") > 0
+    target = law.settings["target"]
+    known = [name for name in (*columns, target) if name in rows.data]
+    if table is not None and target in known:
+        fitted = Columns.of(table)
+        measured = set(zip(*(fitted.numbers(name, strict=False) for name in known)))
+        keep &= np.array([row not in measured for row in zip(*(rows.numbers(name) for name in known))], dtype=bool)
+    if not keep.any():
+        raise InputError("among: every row that the law can use is measured already")
+    frame = pd.DataFrame({name: rows.numbers(name) for name in columns}, index=rows.labels)
+    frame = frame.assign(**{name: rows.data[name] for name in ("run_id", "model", "seed") if name in rows.data})
+    if "cost" in rows.data:
+        frame["cost"] = rows.numbers("cost")
+    elif "train_flops" in rows.data:
+        frame["cost"] = rows.numbers("train_flops") + np.nan_to_num(rows.numbers("teacher_flops", strict=False))
+        frame = frame.drop(columns="cost") if frame["cost"][keep].isna().any() else frame
+    return frame[keep]
+
+
 def complete_candidates(frame: pd.DataFrame, measured: MeasuredRuns, arms: tuple[str, ...]) -> pd.DataFrame:
     """Candidates with the model, other sizes, arm, downstream and seed of a study; measured runs are left out.
 

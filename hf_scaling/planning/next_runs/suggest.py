@@ -24,6 +24,7 @@ from hf_scaling.planning.next_runs.candidates import (
     MeasuredRuns,
     complete_candidates,
     default_candidates,
+    finished_candidates,
     given_candidates,
     measured_runs,
 )
@@ -79,7 +80,8 @@ class SuggestedRuns(pd.DataFrame):
     Columns: what a run is (its sizes; model, arm, downstream and seed where known; arm "both" is a pair), `cost` (what
     it adds to the costs of those above it), `gain` (the share of today's interval that it is expected to take away
     after those above it), `low` and `high` (the interval expected after it and those above it). Gain and interval are
-    NaN where the measured sizes take too few levels to expect anything.
+    NaN where the measured sizes take too few levels to expect anything. Of a mixture each law has a column: what it
+    expects of the run.
     """
 
     _metadata = ["aim"]  # noqa: RUF012 (how pandas declares attributes that copies keep)
@@ -148,12 +150,14 @@ def suggest_runs(
     at_most: Mapping[str, float] | None = None,
     flops_per_param: float | None = None,
     flops_per_second: float | None = None,
+    among: "TableLike | None" = None,
 ) -> SuggestedRuns:
     """Select the runs to measure next: those that narrow the interval of a quantity most for a budget.
 
     Args:
-        fit: A law's fit with bootstrap draws; for quantity "boundary" a `Boundary`, both arms' fits as {"plain": ...,
-            "distilled": ...}, or a table to find it in.
+        fit: A law's fit with bootstrap draws; of a mixture (law="auto") the runs are chosen over all its laws, whose
+            disagreement is part of the interval, and each law's expectation of a run is a column. For quantity
+            "boundary" a `Boundary`, both arms' fits as {"plain": ..., "distilled": ...}, or a table to find it in.
         candidates: Runs to select among: a DataFrame, mapping or list of rows with the law's sizes (and seed, model
             and the like where they matter, and `cost` where it is known), or a grid or its path. By default the
             measured sizes, the steps halfway between them and one beyond the largest, each up to three times with
@@ -171,6 +175,8 @@ def suggest_runs(
         at_most: The largest sizes by column among the default candidates.
         flops_per_param: Training FLOPs per parameter and sample, instead of the table's train_flops.
         flops_per_second: FLOPs per second that the price of an hour is converted with.
+        among: A results table of finished runs: select among its rows that are not in `table`, as in a replay. Their
+            cost is the column cost, else their measured FLOPs, unless costs= is given; the index names the rows.
 
     Returns:
         A DataFrame of runs in the order of selection with `cost` and `gain`, and `to_grid(path)`.
@@ -194,14 +200,20 @@ def suggest_runs(
     measured = measured_runs(source, estimate.columns, table)
     too_few = _too_few_levels(estimate, measured)
     missing = {column: levels for found in too_few for column, levels in found["add"].items()}
+    law = source if isinstance(source, LawFit) else None
+    if among is not None:
+        if candidates is not None:
+            raise InputError("among= and candidates= both say what to select among: give one")
+        candidates = finished_candidates(as_table(among), law, estimate.columns, table)
+        candidates = candidates if costs is None else candidates.drop(columns="cost", errors="ignore")
     if candidates is None:
         frame = default_candidates(measured, estimate.columns, at_most, missing)
     else:
         frame = given_candidates(candidates, estimate.columns, estimate.arms, measured)
+        if at_most is not None:
+            raise InputError("at_most= limits the default candidates: leave it out, or drop such candidates")
     if "cost" in frame and costs is not None:
         raise InputError("the candidates have a column cost: leave costs= out, or drop the column")
-    if candidates is not None and at_most is not None:
-        raise InputError("at_most= limits the default candidates: leave it out, or drop such candidates")
     frame = complete_candidates(frame, measured, estimate.arms)
     options = CostOptions(flops_per_param=flops_per_param, flops_per_second=flops_per_second)
     run_cost, prices, notes = run_costs(frame, estimate.columns, source, measured, costs, table, options)
@@ -213,20 +225,29 @@ def suggest_runs(
     notes = too_few + notes
     if not selection.rows:
         notes = [*notes, _why_none(expected.gains()[configuration], run_cost.added(), budget, list(missing))]
-    rows = frame.iloc[selection.rows].drop(columns="cost", errors="ignore")
-    whole = [n for n in rows if rows[n].dtype.kind == "f" and bool((np.isfinite(rows[n]) & (rows[n] % 1 == 0)).all())]
-    rows = rows.astype(dict.fromkeys(whole, int))
-    value = float(np.nanmedian(estimate.draws)) if estimate.value is None else estimate.value
-    ends = [(np.nan, np.nan)] * len(selection.rows)
-    if not too_few:
-        ends = [narrowed(estimate.draws, value, estimate.level, width) for width in selection.width]
-    gain = -np.diff([1.0, *selection.width])
-    low, high = [end[0] for end in ends], [end[1] for end in ends]
-    runs = SuggestedRuns(rows.assign(cost=selection.cost, gain=gain, low=low, high=high))
+    runs = _as_runs(frame.iloc[selection.rows], selection, estimate, law)
     today = (estimate.name, estimate.value, estimate.low, estimate.high, estimate.level)
     verdict = "cannot_tell" if too_few else None
     runs.aim = Aim(*today, budget=float(budget), costs=prices, notes=notes, grid=grid, verdict=verdict)
     return runs
+
+
+def _as_runs(rows: pd.DataFrame, selection: "Selection", estimate: Estimate, law: LawFit | None) -> SuggestedRuns:
+    """The selected candidates with their costs and gains, and in a mixture what each law expects of them."""
+    rows = rows.drop(columns="cost", errors="ignore")
+    whole = [n for n in rows if rows[n].dtype.kind == "f" and bool((np.isfinite(rows[n]) & (rows[n] % 1 == 0)).all())]
+    rows = rows.astype(dict.fromkeys(whole, int))
+    if law is not None and len(law.members) > 1:
+        sizes = {name: rows[name].to_numpy(dtype=float) for name in estimate.columns}
+        rows = rows.assign(**{m.law: law.scale.from_fitted(m.fitted_values(sizes)) for m in law.members})
+    value = float(np.nanmedian(estimate.draws)) if estimate.value is None else estimate.value
+    ends = [
+        (np.nan, np.nan) if np.isnan(width) else narrowed(estimate.draws, value, estimate.level, width)
+        for width in selection.width
+    ]
+    gain = -np.diff([1.0, *selection.width])
+    low, high = [end[0] for end in ends], [end[1] for end in ends]
+    return SuggestedRuns(rows.assign(cost=selection.cost, gain=gain, low=low, high=high))
 
 
 def _too_few_levels(estimate: Estimate, measured: MeasuredRuns) -> list[dict[str, Any]]:
