@@ -236,13 +236,10 @@ class FolderScan:
                 with os.scandir(handle) as entries:
                     for entry in entries:
                         name = entry.name
-                        if name[0] == "." or name in _HIDDEN:
+                        if name[0] == ".":
                             continue
                         suffix = name[name.rfind(".") :]
-                        if entry.is_dir():
-                            inner = f"{path}/{name}"
-                            folders.append((name, inner, self._above(inner, above) if entry.is_symlink() else above))
-                        elif suffix in suffixes or suffix.lower() in suffixes:
+                        if (suffix in suffixes or suffix.lower() in suffixes) and not entry.is_dir():
                             try:
                                 status = entry.stat()
                             except FileNotFoundError:
@@ -250,6 +247,11 @@ class FolderScan:
                                 continue
                             paths.append(prefix + name)
                             stamps += status.st_size, status.st_mtime_ns, status.st_ctime_ns
+                        elif name in _HIDDEN:
+                            continue
+                        elif entry.is_dir():
+                            inner = f"{path}/{name}"
+                            folders.append((name, inner, self._above(inner, above) if entry.is_symlink() else above))
                         elif name in _METADATA and prefix.count("/") < 2:
                             self.metadata[prefix.rstrip("/")] = name
                         else:
@@ -276,7 +278,9 @@ class FolderScan:
 
 
 def _joined(parts: Iterable[_Files]) -> _Files:
-    joined = _Files()
+    parts, joined = [files for files in parts if files.paths], _Files()
+    if len(parts) == 1:
+        return parts[0]
     for files in parts:
         joined.paths += files.paths
         joined.stamps += files.stamps
@@ -488,7 +492,8 @@ def hash_contents(folder: ImageFolder, memory: Path, progress: bool = False) -> 
     try:
         bar = tqdm(paths, "reading files' content", delay=2, disable=not progress, unit=" files", miniters=1000)
         for path, stamp in zip(bar, stamps.tolist()):
-            digests += known.get((path, *stamp)) or xxhash.xxh3_128_digest(_read(path, stamp[0], base))
+            digest = known.get((path, *stamp)) if known else None
+            digests += digest or xxhash.xxh3_128_digest(_read(path, stamp[0], base))
     except OSError as error:
         raise InputError(f"{folder.root / path}: cannot be read: {error.strerror}") from error
     finally:

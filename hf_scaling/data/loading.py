@@ -207,14 +207,15 @@ class DatasetOrigin:
         labels = LabelIds(self.class_names, class_ids, where, self._names, files)
         rows = RowPacker(self._image, self._label, labels, packer, skip_corrupt, where)
         errors = functools.partial(dataset_errors, self.name)
-        n_rows = (
-            sum(file.n_rows for file in files) if files and all(file.n_rows is not None for file in files) else None
-        )
+        are_counted = bool(files) and all(file.n_rows is not None for file in files)
+        n_rows = sum(file.n_rows for file in files) if are_counted else None
         with errors():
             builder = self._located.builder()
             if self._streaming:
                 stream = builder.as_streaming_dataset()[name]
-                return StreamReader(self._undecoded(stream), n_rows, rows, errors)
+                if not are_counted and builder.info.splits and name in builder.info.splits:
+                    n_rows = builder.info.splits[name].num_examples  # as a README says, which may be out of date
+                return StreamReader(self._undecoded(stream), n_rows, rows, errors, are_counted)
             builder.download_and_prepare()
             prepared = builder.as_dataset(name)
         if n_rows not in (None, len(prepared)):
@@ -522,12 +523,20 @@ class StreamReader:
         n_rows: Number of rows, if it is known.
         packer: Decodes its rows.
         errors: Turns the errors of its files into messages.
+        is_exact: Whether `n_rows` was read from the files, so that another number of rows is refused.
     """
 
     sequential = True
 
-    def __init__(self, dataset, n_rows: int | None, packer: "RowPacker", errors: Callable[[], AbstractContextManager]):
-        self.n_rows = n_rows
+    def __init__(
+        self,
+        dataset,
+        n_rows: int | None,
+        packer: "RowPacker",
+        errors: Callable[[], AbstractContextManager],
+        is_exact: bool = False,
+    ):
+        self.n_rows, self._is_exact = n_rows, is_exact
         self.n_images = None if n_rows is None else round(n_rows * packer.labels.share)
         self._dataset, self._packer, self._errors = dataset, packer, errors
         self._initial_state = dataset.state_dict()
@@ -545,7 +554,7 @@ class StreamReader:
                     next(self._rows)
             rows = [row for _, row in zip(range(stop - start), self._rows)]
             self._position = start + len(rows)
-            if len(rows) < stop - start and self.n_rows not in (None, self._position):
+            if len(rows) < stop - start and self._is_exact and self._position != self.n_rows:
                 raise InputError(
                     f"{self._packer.where}: {self._position:,} rows were read, but its files hold {self.n_rows:,}"
                 )
