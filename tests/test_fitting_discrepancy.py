@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 
 import hf_scaling as hs
-from hf_scaling.fitting.discrepancy import distance_outside, expanding_windows, log_ranges, log_sizes, misfit
+from hf_scaling.fitting.discrepancy import (
+    HeldOut,
+    distance_outside,
+    estimate_discrepancy,
+    expanding_windows,
+    log_ranges,
+    log_sizes,
+    misfit,
+)
 from hf_scaling.fitting.rows import RowFilter, select_rows
 
 SIZES = 100 * 1.4 ** np.arange(24)
@@ -114,3 +122,24 @@ def test_a_mixture_has_an_error_of_its_own():
     fit = hs.fit_law(curve(steepening(SIZES)), "auto", target="error", bootstrap=60)
     assert fit.law == "mixture"
     assert fit.data["discrepancy"]["windows"] >= 3
+
+
+def test_misses_that_the_laws_disagreement_covers_are_not_counted_again():
+    rows = select_rows(curve(power(SIZES)), hs.LAWS["power_law"], RowFilter(target="error"))
+    windows, target = expanding_windows(rows, 4), np.log(rows.target)
+    values, basis = (
+        np.stack([target + 0.1 * w.distance for w in windows]),
+        np.ones((len(SIZES), 1)) / np.sqrt(len(SIZES)),
+    )
+    wave, ones = 0.1 * np.sin(np.linspace(0, 9, len(SIZES))), np.ones(len(SIZES))
+
+    def per_log(spread):
+        held_out = HeldOut(windows, values, basis, spread)
+        return estimate_discrepancy(held_out, rows, target, ones, target - wave, True)["per_log"]
+
+    # The windows miss by 0.1 per factor of e, and the prior of 0.02 weighs as much as two of them.
+    count = len(windows)
+    assert per_log(np.zeros_like(values)) == pytest.approx(
+        np.sqrt((count * 0.01 + 2 * 0.0004) / (count + 2)), rel=0.05
+    )
+    assert per_log(np.full_like(values, 9.0)) < 0.02

@@ -204,8 +204,11 @@ def estimate_discrepancy(
         square = np.maximum((target - values)[beyond] ** 2 - spread[beyond] ** 2, 0.0) / distance**2
         largest = (_LARGEST / _PRIOR * prior) ** 2
         squares.append(min(float(np.mean(np.nan_to_num(square, nan=largest, posinf=largest))), largest))
-    freedom = len(squares) + _PRIOR_WEIGHT
-    per_log = np.sqrt((sum(squares) + _PRIOR_WEIGHT * prior**2) / freedom)
+    freedom, total = len(squares) + _PRIOR_WEIGHT, sum(squares)
+    if held_out.spread.any():
+        # A member that fails in one window moves the mean of laws there alone: as in `law="auto"`, it does not decide.
+        total = len(squares) * float(np.exp(np.mean(np.log(np.maximum(squares, 1e-4 * prior**2)))))
+    per_log = np.sqrt((total + _PRIOR_WEIGHT * prior**2) / freedom)
     share = 1.0
     if len(target) - held_out.basis.shape[1] >= _ENOUGH_FREEDOM:
         excess = misfit((target - fitted) * root_weights, rows, held_out.basis)

@@ -44,7 +44,7 @@ _CLOSE = 1.25
 # A mixture of one variable takes laws of at most this many parameters.
 _FEW_PARAMETERS = 4
 # Rows of a mixture's members count by (size / largest size) to this power, in one variable and in several.
-_EMPHASIS, _EMPHASIS_SEVERAL = 0.5, 1.0
+_EMPHASIS, _EMPHASIS_SEVERAL = 0.5, 0.75
 # A variable that moves the target by less than this share over its whole measured range hardly matters.
 _SMALL_EFFECT = 0.05
 # The power of (x / largest x) with which rows count as "at the largest sizes".
