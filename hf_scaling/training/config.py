@@ -242,6 +242,24 @@ def holds_out(args: TrainingArguments) -> bool:
     return _plain(args.eval_strategy) != "no"
 
 
+def check_selection(fields: RunFields, args: DistillationArguments) -> None:
+    """Refuse what compares on a validation part where none is held out.
+
+    Raises:
+        InputError: alpha_schedule or patience; what it needs is named.
+    """
+    passing = getattr(fields, "teacher", None) is not None and args.alpha_schedule == "until_passed"
+    if passing and not holds_out(args):
+        raise InputError(
+            "alpha_schedule until_passed compares on a validation part: give eval_strategy and eval_steps"
+        )
+    if fields.patience is not None and not (holds_out(args) and args.load_best_model_at_end):
+        raise InputError(
+            "patience waits for a better model by a validation part: give eval_strategy, eval_steps, save_strategy, "
+            "save_steps and load_best_model_at_end"
+        )
+
+
 def global_batch(args: TrainingArguments) -> int:
     """Examples in an optimiser step, over all processes and accumulated batches."""
     return args.per_device_train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)

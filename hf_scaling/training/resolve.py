@@ -28,6 +28,7 @@ from hf_scaling.training.config import (
     build_fields,
     changed_values,
     check_processes,
+    check_selection,
     count_steps,
     holds_out,
     read_values,
@@ -188,7 +189,7 @@ def resolve(
         args = dataclasses.replace(args, per_device_train_batch_size=args.per_device_train_batch_size * processes)
     if teacher is not None:
         fields = dataclasses.replace(fields, teacher=teacher.fields.model)
-    _check_selection(fields, args)
+    check_selection(fields, args)
     inputs, parent = _find_inputs(task, fields, parent, cache)
     if not cache.guess:
         # A model that cannot take these inputs is refused before any image is read.
@@ -256,20 +257,6 @@ def resolve_runs(runs: Sequence[Mapping[str, Any]], cache: ProcessCache) -> list
     for resolved_run in resolved:
         plans.setdefault(resolved_run.run_id, resolved_run.plan)
     return list(plans.values())
-
-
-def _check_selection(fields: RunFields, args: DistillationArguments) -> None:
-    """Refuse what compares on a validation part where none is held out."""
-    passing = getattr(fields, "teacher", None) is not None and args.alpha_schedule == "until_passed"
-    if passing and not holds_out(args):
-        raise InputError(
-            "alpha_schedule until_passed compares on a validation part: give eval_strategy and eval_steps"
-        )
-    if fields.patience is not None and not (holds_out(args) and args.load_best_model_at_end):
-        raise InputError(
-            "patience waits for a better model by a validation part: give eval_strategy, eval_steps, save_strategy, "
-            "save_steps and load_best_model_at_end"
-        )
 
 
 def _find_inputs(

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,7 +101,11 @@ class _Training:
         measurement = self.task.evaluate(model, processor, run.source.test, batch_size, **options)
         row = self._row(model, trainer, flops, measurement, origin)
         if is_main():
-            self._write(model, processor, row, overlap, subset.hashes)
+            self.folder.save_model(model, processor)
+            if self.spec.stage == "pretrain":
+                self.folder.write_seen(subset.hashes())
+            write_card(self.folder.path, self.task, row, describe_overlap(overlap, self.task.data))
+            self.folder.finish(row)
         PartialState().wait_for_everyone()
         return row
 
@@ -223,21 +226,6 @@ class _Training:
             "versions": versions(),
         }
         return new_row(values | dict(inputs.columns) | measurement.to_dict() | dict(origin))
-
-    def _write(
-        self, model: PreTrainedModel, processor: Any, row: Mapping[str, Any], overlap: Mapping[str, Any], hashes: Any
-    ) -> None:
-        """Write the checkpoint aside and move it into the folder, then the card, and the row last."""
-        aside = self.folder.checkpoints / "final"
-        model.save_pretrained(aside)
-        processor.save_pretrained(aside)
-        for path in aside.iterdir():
-            os.replace(path, self.folder.path / path.name)
-        aside.rmdir()
-        if self.spec.stage == "pretrain":
-            self.folder.write_seen(hashes())
-        write_card(self.folder.path, self.task, row, describe_overlap(overlap, self.task.data))
-        self.folder.finish(row)
 
     def _report(self, line: str) -> None:
         """A line of progress on stderr, from one process."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 import yaml
+from transformers import PreTrainedModel
 
 from hf_scaling import files, hub, tasks
 from hf_scaling.errors import InputError
@@ -90,6 +91,15 @@ class RunFolder:
         if resolved is None:
             raise InputError(f"{self.path} has no run.yaml: give the folder of a run")
         return RunSpec.from_dict(resolved["spec"])
+
+    def save_model(self, model: PreTrainedModel, processor: Any) -> None:
+        """Write the checkpoint and its processor aside, then move them into the folder."""
+        aside = self.checkpoints / "final"
+        model.save_pretrained(aside)
+        processor.save_pretrained(aside)
+        for path in aside.iterdir():
+            os.replace(path, self.path / path.name)
+        aside.rmdir()
 
     def write_seen(self, hashes: np.ndarray) -> None:
         """Write the hashes of the training data, by which a fine-tuning of this run finds overlap."""
