@@ -360,6 +360,13 @@ def test_a_boundary_maps_arms_sizes_and_target_at_once(run, tmp_path):
     assert run(*words[1:])[0] == 0
 
 
+def test_a_boundary_of_a_table_without_arms_proposes_no_command(run, tmp_path):
+    (tmp_path / "t.csv").write_text(delimited(",", ("tokens", "val_loss")))
+    status, _, err = run("boundary", tmp_path / "t.csv")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "'arm'" in err and "hf-scaling boundary" not in err
+
+
 def test_an_arm_that_is_asked_for_by_our_name_is_proposed(run, tmp_path):
     two_arms("baseline", "KD").to_csv(tmp_path / "t.csv", index=False)
     options = ["--law", "power_law", "--bootstrap", 0]

@@ -115,7 +115,12 @@ def _advice(error: ColumnsError, argv: Sequence[str], arguments: argparse.Namesp
     where = getattr(arguments, "results", "FILE")
     if error.wide:
         return f"; try: {shlex.join(['hf-scaling', 'import', where])}"
-    flags = {name: values for name, values in error.remedy.items() if hasattr(arguments, name)}
+    # A target that is given with a value, loss=2.4, is not another column's.
+    flags = {
+        name: values
+        for name, values in error.remedy.items()
+        if hasattr(arguments, name) and not (name == "target" and "=" in str(arguments.target))
+    }
     if not flags:
         return ""
     # A flag that is replaced, and one that is repeated.

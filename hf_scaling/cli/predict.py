@@ -100,12 +100,13 @@ def _sizes(fit: "LawFit", sets: list[dict[str, float]]) -> "pd.DataFrame":
 
 
 def _read_sizes(path: str) -> "pd.DataFrame":
-    import pandas as pd
+    from hf_scaling.results import ResultsTable
 
     try:
-        frame = pd.read_parquet(path) if path.endswith(".parquet") else pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--frame {path}: not a readable CSV or Parquet file ({error})") from None
+        # As a table of runs is read: any delimiter, sizes such as 1.3B.
+        frame = ResultsTable.load(path).to_pandas()
+    except InputError as error:
+        raise InputError(f"--frame {error}") from None
     if frame.empty:
         raise InputError(f"--frame {path}: the file holds no rows")
     return frame.drop(columns=["value", "low", "high", "extrapolation"], errors="ignore")

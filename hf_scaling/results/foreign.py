@@ -578,6 +578,8 @@ def missing_arms(
             remedy["map"] = [f"arm={column}"]
         renamed = ",".join(f"{arm}={value}" for arm, value in arms.items() if value != arm)
         remedy["arm_names"] = [renamed] if renamed else []
+    if proposal is None and "arm" not in names:
+        return ColumnsError(f"{problem}; the rows of such a column are plain or distilled, and both are compared")
     if any(name not in names for name in (*others, *([target] if target else []))):
         rest = {name: table[name] for name in _names(table) if not proposal or name != proposal[0]}
         further = missing_columns(rest, (), target, others).remedy
