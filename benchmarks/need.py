@@ -1,6 +1,6 @@
 """How well `need` says what a target takes: published few-shot curves with their last eighths hidden.
 
-    OMP_NUM_THREADS=1 python benchmarks/need.py [--law auto] [--bootstrap 400] [--workers 2] [--data FOLDER]
+    OMP_NUM_THREADS=1 python benchmarks/need.py [--law auto] [--rounds 5] [--workers 2] [--data FOLDER]
 
 Known are the rows of a curve with n_pretrain at most an eighth of the largest, where there are at least eight.
 Targets are the errors that the curve reaches at 2, 4 and 8 times the largest known size, so that the truth is known.
@@ -24,7 +24,7 @@ from hf_scaling.text import format_percent
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MULTIPLES = (2.0, 4.0, 8.0)
-ROUNDS, FEWEST = 5, 8
+FEWEST = 8
 # What each rule aims at; the steps of one round are those of `need`.
 RULES = ("collect", "value, no least step", "upper end, 75 %")
 
@@ -58,10 +58,10 @@ class Curve:
             self.fits[len(known)] = hs.fit_law(known, self.law, "error", bootstrap=self.bootstrap, **settings)
         return hs.need(self.fits[len(known)], "error", value, "n_pretrain", level=level)
 
-    def collected(self, rule: str, value: float, truth: float) -> float:
+    def collected(self, rule: str, value: float, truth: float, rounds: int) -> float:
         """The amount after the rounds of a rule."""
         most = self.largest
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             if most >= truth:
                 break
             found = self.need(most, value, 0.5 if rule.startswith("upper") else 0.95)
@@ -72,16 +72,17 @@ class Curve:
         return most
 
 
-def measure(job: tuple[pd.DataFrame, str, int]) -> list[dict]:
+def measure(job: tuple[pd.DataFrame, str, int, int]) -> list[dict]:
     """A row a target of one curve."""
-    curve, rows = Curve(*job), []
+    *of_curve, rounds = job
+    curve, rows = Curve(*of_curve), []
     for multiple in MULTIPLES:
         truth = multiple * curve.largest
         value = error_at(curve.rows, truth)
         found = curve.need(curve.largest, value)
         row = {"multiple": multiple, "verdict": found.verdict, "ratio": found.value / truth}
         row |= {"low": found.low / truth, "inside": found.low <= truth <= found.high, "open": np.isinf(found.high)}
-        row |= {rule: curve.collected(rule, value, truth) / truth for rule in RULES}
+        row |= {rule: curve.collected(rule, value, truth, rounds) / truth for rule in RULES if rounds}
         rows.append(row)
     name = f"{curve.rows['task'].iloc[0]} {curve.rows['model'].iloc[0]}"
     answers = ", ".join(f"{row['verdict']} {row['ratio']:.2f} (low {row['low']:.2f})" for row in rows)
@@ -93,12 +94,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--law", default="auto")
     parser.add_argument("--bootstrap", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=5, help="0 for the first table alone")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--data", type=Path, default=DATA)
     given = parser.parse_args()
     if not given.data.exists():
         sys.exit(f"{given.data} is absent: the published curves are needed")
-    jobs = [(rows, given.law, given.bootstrap) for rows in curves(given.data)]
+    jobs = [(rows, given.law, given.bootstrap, given.rounds) for rows in curves(given.data)]
     with ProcessPoolExecutor(given.workers) as pool:
         table = pd.DataFrame([row for rows in pool.map(measure, jobs) for row in rows])
     print(f"{len(jobs)} curves, law {given.law}\n")
@@ -113,7 +115,9 @@ def main() -> None:
         name = "all" if multiple is None else f"{multiple:g} x"
         print(f"| {name} | {len(part)} | {counts} | {cells} |")
     print(f"\nfalse nevers: {(table['verdict'] == 'never').sum()} of {len(table)}")
-    print(f"\n| rule, at most {ROUNDS} rounds | missed | collected / needed: median | 90 % |\n|---|---|---|---|")
+    if not given.rounds:
+        return
+    print(f"\n| rule, at most {given.rounds} rounds | missed | collected / needed: median | 90 % |\n|---|---|---|---|")
     for rule in RULES:
         reached = table.loc[table[rule] >= 1, rule]
         missed = format_percent(float((table[rule] < 1).mean()))

@@ -11,6 +11,7 @@ import pytest
 
 import hf_scaling as hs
 from hf_scaling.cli import main
+from hf_scaling.planning.need import Curves
 from hf_scaling.planning.verdicts import NEED_VERDICTS
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
@@ -54,6 +55,18 @@ def test_without_noise_the_size_is_exact():
     found = hs.need(fit, "loss", 0.12, "n_pretrain")
     assert found.value == pytest.approx((0.1 / 3) ** (-1 / 0.4), rel=2e-3)
     assert (found.low, found.high) == pytest.approx((found.value, found.value))
+
+
+def test_a_band_that_widens_below_the_measured_sizes_keeps_its_interval():
+    """The favourable end reaches the target again far below, where nothing was measured."""
+    logs = np.linspace(-5, 10, 300)
+    law = np.exp(-0.2 * logs)
+    band = np.exp(np.where(logs < 0, -1.5 * logs, -np.log(0.9)))
+    curves = Curves(logs, law, np.stack([law / band, law, law * 1.1] * 20))
+    value = math.exp(-0.2 * 4)
+    assert math.log(curves.reach(value)) == pytest.approx(4, abs=1e-3)
+    assert math.log(curves.reach(value, 0.025)) == pytest.approx(4 + math.log(0.9) / 0.2, abs=1e-3)
+    assert math.log(curves.reach(value, 0.975)) == pytest.approx(4 + math.log(1.1) / 0.2, abs=1e-3)
 
 
 def test_a_target_below_the_floor_is_never_reached():

@@ -244,7 +244,10 @@ class Curves:
             return cls(logs, sign * fit.values(sizes), sign * fit.draw_values(sizes))
 
     def reach(self, value: float, share: float | None = None) -> float:
-        """The smallest size at which the law, or a quantile of its draws, reaches a value.
+        """The size at which the law, or a quantile of its draws, reaches a value.
+
+        Bands widen on both sides of the measured sizes, so that a quantile may reach the value again far below them:
+        what counts is its crossing next to that of the law.
 
         Args:
             value: The value, turned as the curves are.
@@ -253,22 +256,34 @@ class Curves:
         Returns:
             The size; 0 where every size reaches it, inf where none does, NaN without draws.
         """
-        curve = self.values
-        if share is not None:
-            if not len(self.draws):
-                return math.nan
-            curve = quantiles(self.draws, abs(2 * share - 1), self.values)[int(share > 0.5)]
-        reached = np.flatnonzero(curve <= value)
-        if np.isnan(curve).all():
+        reached = self.values <= value
+        place = int(reached.argmax()) if reached.any() else len(reached) - 1
+        if share is None:
+            return math.nan if np.isnan(self.values).all() else self._size(self.values, reached, place, value)
+        if not len(self.draws):
             return math.nan
-        if not len(reached):
+        curve = quantiles(self.draws, abs(2 * share - 1), self.values)[int(share > 0.5)]
+        reached = curve <= value
+        if share > 0.5:
+            # The first size from the law's own that the unfavourable end reaches it at.
+            after = np.flatnonzero(reached[place:])
+            place = place + int(after[0]) if len(after) else len(reached) - 1
+        else:
+            # Back from there (or from the last size that reaches it) to where the favourable end stops reaching it.
+            place = place if reached[place] or not reached.any() else int(np.flatnonzero(reached)[-1])
+            missed = np.flatnonzero(~reached[:place])
+            place = place if not reached[place] else int(missed[-1]) + 1 if len(missed) else 0
+        return self._size(curve, reached, place, value)
+
+    def _size(self, curve: np.ndarray, reached: np.ndarray, place: int, value: float) -> float:
+        """The size between `place` and the one before it at which a curve crosses a value."""
+        if not reached[place]:
             return math.inf
-        first = int(reached[0])
-        if first == 0:
+        if place == 0:
             return 0.0
-        above, below = curve[first - 1], curve[first]
-        part = (above - value) / (above - below) if np.isfinite(above) else 1.0
-        return float(np.exp(self.logs[first - 1] + part * (self.logs[first] - self.logs[first - 1])))
+        above, below = curve[place - 1], curve[place]
+        part = (above - value) / (above - below) if np.isfinite(above) and above > value else 1.0
+        return float(np.exp(self.logs[place - 1] + part * (self.logs[place] - self.logs[place - 1])))
 
 
 def _next_amount(aim: float, largest: float) -> float:
