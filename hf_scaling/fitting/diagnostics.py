@@ -10,9 +10,10 @@ import numpy as np
 
 from hf_scaling.fitting.clusters import ClusterEffects, cluster_notes
 from hf_scaling.fitting.estimate import Estimate, hat_basis, robust_scale
+from hf_scaling.fitting.law_fit import quantiles
 from hf_scaling.fitting.rows import FitRows, note
 from hf_scaling.fitting.solver import Objective, minimise
-from hf_scaling.text import format_percent
+from hf_scaling.text import format_number, format_percent
 
 # Extrapolations are compared at this multiple of the largest sizes measured.
 _FAR = 10.0
@@ -20,28 +21,55 @@ _FAR = 10.0
 _LARGEST_BATCH = 4_000_000
 # The widest 95 % profile interval, as a ratio of its ends, with which an exponent counts as identified.
 _WIDEST = 3.0
+# Shares of failed refits above which a fit is not ok, and factors between the ends of an interval that is open.
+_MOST_FAILED, _OPEN = 0.1, 100.0
+# Residuals, of the value or the target's span, of a table that the law meets exactly.
+_EXACT = 1e-9
 # Multiples of an exponent's estimate at which its profile is computed.
 _STEPS = 3.0 ** np.array([-1.0, -0.75, -0.5, -0.3, -0.15, 0.15, 0.3, 0.5, 0.75, 1.0])
 
 
-def judge(estimate: Estimate, effects: ClusterEffects | None = None) -> tuple[str, list[dict]]:
+@dataclass(frozen=True)
+class Refits:
+    """What the bootstrap gave.
+
+    Attributes:
+        draws: (B, P) the law's parameters of every refit.
+        failed: Share of refits that did not converge.
+        level: Level of the intervals.
+    """
+
+    draws: np.ndarray
+    failed: float
+    level: float
+
+
+def judge(
+    estimate: Estimate, effects: ClusterEffects | None = None, refits: Refits | None = None
+) -> tuple[str, list[dict]]:
     """The status of a fit, the first that holds of not_identifiable, at_bound, poor_fit and ok, and all notes.
 
     Args:
         estimate: The fit.
         effects: What the rows of each cluster share; None where rows are independent.
+        refits: The bootstrap's; None without one.
     """
     unidentified = design_notes(estimate.rows) + identification_notes(estimate, effects)
     if effects is not None:
         unidentified += cluster_notes(estimate, effects)
     bounds, misfit = bound_notes(estimate), misfit_notes(estimate, effects)
+    influence = leave_one_out_notes(estimate, refits)
+    if refits is not None:
+        of_draws = refit_notes(estimate, refits)
+        unidentified += [n for n in of_draws if n["code"] != "interval_at_bound"]
+        bounds += [n for n in of_draws if n["code"] == "interval_at_bound"]
     notes = [*unidentified, *bounds, *zero_notes(estimate)]
     if any(n["code"] == "not_identifiable" for n in unidentified):
         notes += trade_off_notes(estimate)
-    notes += misfit + replicate_notes(estimate) + leave_one_out_notes(estimate) + objective_notes(estimate)
+    notes += misfit + replicate_notes(estimate) + influence + objective_notes(estimate)
     if not estimate.converged:
         notes.append(note("not_converged", "warn", "the solver did not converge along the flattest direction"))
-    if any(n["grade"] == "error" for n in unidentified):
+    if any(n["grade"] == "error" for n in unidentified + influence):
         return "not_identifiable", notes
     if any(n["grade"] == "warn" for n in bounds):
         return "at_bound", notes
@@ -78,18 +106,58 @@ def identification_notes(estimate: Estimate, effects: ClusterEffects | None = No
     if count <= len(estimate.u):
         text = f"{count} distinct sizes, however often repeated, do not determine {len(estimate.u)} parameters"
         notes.append(note("too_few_configurations", "error", text))
-    for profile in profile_exponents(estimate, effects):
-        if not profile.identified:
+    for profile in profile_parameters(estimate, effects):
+        if profile.kind == "exponent" and not profile.identified:
             text = f"these runs do not determine {profile.describe()}: add larger and smaller sizes, or seeds"
             notes.append(note("not_identifiable", "error", text))
+        elif profile.kind != "exponent" and profile.high is None:
+            text = f"these runs give no upper end to {profile.describe()}: add runs at which it matters, or fix it"
+            notes.append(note("open_parameter", "error", text))
+        elif profile.kind != "exponent" and profile.low is None:
+            text = f"these runs give no lower end to {profile.describe()}: the law without it may do"
+            notes.append(note("open_parameter", "info", text))
+    return notes
+
+
+def refit_notes(estimate: Estimate, refits: Refits) -> list[dict]:
+    """What the draws themselves cannot say: failed refits, parameters without an interval, rows met exactly."""
+    size = np.abs(estimate.residuals).max()
+    if size <= _EXACT * (1.0 if estimate.problem.objective.is_log else np.ptp(estimate.rows.target)):
+        return [note("exact", "info", "the law meets every row exactly: intervals have no width")]
+    failed = 1 - (1 - refits.failed) * float(np.isfinite(refits.draws).all(axis=1).mean())
+    notes = []
+    if failed > _MOST_FAILED:
+        text = f"{format_percent(failed)} of the refits did not converge: intervals are not to be trusted"
+        notes.append(note("draws_not_converged", "error", text))
+    elif failed > 0.01:
+        notes.append(note("draws_not_converged", "info", f"{format_percent(failed)} of the refits did not converge"))
+    low, high = quantiles(refits.draws, refits.level, estimate.theta)
+    coordinates = estimate.problem.coordinates
+    for place in np.flatnonzero(coordinates.spread.any(axis=1)):
+        name, column = estimate.law.names[place], int(np.argmax(coordinates.spread[place]))
+        width = high[place] - low[place]
+        if not width > 1e-12 * abs(estimate.theta[place]):
+            if estimate.held[column]:
+                text = f"{name} is on its bound in the fit and in its whole interval: read it as a limit"
+                notes.append(note("interval_at_bound", "warn", text))
+            else:
+                notes.append(note("no_interval", "error", f"{name} has no interval: its refits do not move, or fail"))
+        elif _kinds(estimate)[name] in ("scale", "shape") and high[place] > _OPEN * max(low[place], 0.0) > 0:
+            ends = f"{format_number(low[place])} to {format_number(high[place])}"
+            text = f"the interval of {name}, {ends}, spans more than a factor of {_OPEN:g}: these runs hardly show it"
+            notes.append(note("wide_interval", "warn", text))
     return notes
 
 
 @dataclass(frozen=True)
 class Profile:
-    """An exponent's 95 % profile interval; an end that the profile did not reach within a factor of 3 is None."""
+    """A parameter's 95 % profile interval.
+
+    An end that the profile did not reach within a factor of 3 (of a scale or shape, 10) is None.
+    """
 
     name: str
+    kind: str
     value: float
     low: float | None
     high: float | None
@@ -102,18 +170,26 @@ class Profile:
     def describe(self) -> str:
         """The estimate and its interval as part of a sentence."""
         if self.low is None and self.high is None:
-            return f"{self.name} = {self.value:.3g} (a third of it or three times as much fit about as well)"
+            factor = "three" if self.kind == "exponent" else "ten"
+            return f"{self.name} = {self.value:.3g} (a {factor} times smaller or larger one fits about as well)"
         low = "no lower end" if self.low is None else f"{self.low:.3g}"
         high = "no upper end" if self.high is None else f"{self.high:.3g}"
         return f"{self.name} = {self.value:.3g} (95 % profile interval: {low} to {high})"
 
 
-def profile_exponents(estimate: Estimate, effects: ClusterEffects | None = None) -> list[Profile]:
-    """Profile the loss over each free exponent, all refits in one batch; clusters lower its rise."""
+def profile_parameters(estimate: Estimate, effects: ClusterEffects | None = None) -> list[Profile]:
+    """Profile the loss over each free exponent, scale and shape, all in one batch; clusters lower its rise.
+
+    A scale or a shape that is held by a bound, or so small that the law is as if it were 0, is left out.
+    """
     from scipy.special import stdtrit
 
-    coordinates = estimate.problem.coordinates
-    exponents = [i for i, name in enumerate(coordinates.names) if _kinds(estimate)[name] == "exponent"]
+    coordinates, kinds = estimate.problem.coordinates, _kinds(estimate)
+    exponents = [
+        i
+        for i, name in enumerate(coordinates.names)
+        if kinds[name] == "exponent" or (kinds[name] in ("scale", "shape") and _is_felt(estimate, i))
+    ]
     if not exponents:
         return []
     count = len(exponents) * len(_STEPS)
@@ -121,7 +197,11 @@ def profile_exponents(estimate: Estimate, effects: ClusterEffects | None = None)
     low, high = (np.repeat(bound[None], count, axis=0) for bound in (coordinates.low, coordinates.high))
     batches = [slice(k * len(_STEPS), (k + 1) * len(_STEPS)) for k in range(len(exponents))]
     for i, batch in zip(exponents, batches):
-        values = np.clip(estimate.u[i] * _STEPS, coordinates.low[i], coordinates.high[i])
+        steps = estimate.u[i] * _STEPS
+        if coordinates.is_log[i]:
+            # From a tenth to ten times.
+            steps = estimate.u[i] + np.log(_STEPS) * np.log(10.0) / np.log(3.0)
+        values = np.clip(steps, coordinates.low[i], coordinates.high[i])
         starts[batch, i] = low[batch, i] = high[batch, i] = values
     solved = minimise(estimate.problem, starts, low, high, iterations=40, tolerance=1e-6)
     root = np.sqrt(2 * np.maximum(solved.cost - estimate.cost, 0) / max(estimate.variance, 1e-24))
@@ -137,8 +217,23 @@ def profile_exponents(estimate: Estimate, effects: ClusterEffects | None = None)
         critical = float(stdtrit(freedom[i], 0.975))
         below = _profile_end(value, values[:middle][::-1], drop[:middle][::-1], critical)
         above = _profile_end(value, values[middle:], drop[middle:], critical)
-        profiles.append(Profile(coordinates.names[i], value, below, above))
+        kind = kinds[coordinates.names[i]]
+        if coordinates.is_log[i]:
+            value, below, above = (None if end is None else float(np.exp(end)) for end in (value, below, above))
+        profiles.append(Profile(coordinates.names[i], kind, value, below, above))
     return profiles
+
+
+def _is_felt(estimate: Estimate, column: int) -> bool:
+    """Whether a scale or shape is off its bounds and moves a fitted value."""
+    coordinates = estimate.problem.coordinates
+    if estimate.held[column] or not coordinates.is_log[column]:
+        return False
+    without = estimate.u.copy()
+    without[column] = max(coordinates.low[column], -300.0)
+    values = estimate.problem.evaluator.value(coordinates.to_theta(np.stack([estimate.u, without])))
+    moved = np.abs(values[1] - values[0]).max()
+    return not moved <= 1e-6 * np.abs(values[0]).max()
 
 
 def _profile_end(value: float, values: np.ndarray, root: np.ndarray, critical: float) -> float | None:
@@ -298,12 +393,13 @@ def replication(estimate: Estimate) -> tuple[float, float, float] | None:
     from scipy.special import fdtrc
 
     rows, residual = estimate.rows, estimate.residuals
-    counts = np.bincount(rows.configuration)
+    group = rows.configuration if rows.repeat is None else rows.repeat
+    counts = np.bincount(group)
     free = len(residual) - len(counts)
     if free < 1:
         return None
-    means = np.bincount(rows.configuration, residual) / counts
-    seed_variance = float(((residual - means[rows.configuration]) ** 2).sum() / free)
+    means = np.bincount(group, residual) / counts
+    seed_variance = float(((residual - means[group]) ** 2).sum() / free)
     seeds = float(len(residual) / len(counts))
     # The variance of the means beyond what seeds explain; 0 unless it stands out (F test at 5 %).
     expected, free_lack, misfit = seed_variance / seeds, len(counts) - len(estimate.u), 0.0
@@ -320,8 +416,11 @@ def _far_sizes(rows: FitRows) -> dict[str, np.ndarray]:
     return {n: np.array([v.max() * (_FAR if v.max() > 1 else 1.0)]) for n, v in rows.variables.items()}
 
 
-def leave_one_out_notes(estimate: Estimate) -> list[dict]:
-    """Outliers, and the configuration without which a prediction moves most."""
+def leave_one_out_notes(estimate: Estimate, refits: Refits | None = None) -> list[dict]:
+    """Outliers, and the configuration (or cluster) without which the far prediction moves most.
+
+    It is an error where the prediction moves out of its own interval.
+    """
     rows, problem = estimate.rows, estimate.problem
     if rows.n_configurations <= len(estimate.u) + 1:
         return []
@@ -355,11 +454,16 @@ def leave_one_out_notes(estimate: Estimate) -> list[dict]:
     # A share of a target that may be negative means nothing: its moves are shares of its measured span.
     shift = (moved - value) / (value if (rows.target > 0).all() else np.ptp(rows.target))
     worst = int(np.argmax(np.abs(shift)))
-    if abs(shift[worst]) > 0.1:
+    outside = False
+    if refits is not None:
+        low, high = quantiles(far.value(refits.draws)[:, 0], refits.level, value)
+        outside = abs(shift[worst]) > 0.02 and not low <= moved[worst] <= high
+    if abs(shift[worst]) > 0.1 or outside:
         labels = ", ".join(rows.labels[i] for i in np.flatnonzero(unit == left_out[worst])[:4])
         size = f"{100 * shift[worst]:+.0f} %"
         text = f"without row {labels} the prediction at ten times the largest scale moves by {size}"
-        notes.append(note("influential", "warn", text))
+        text += ", out of its own interval: repeat it before using the law" if outside else ""
+        notes.append(note("influential", "error" if outside else "warn", text))
     return notes
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.bootstrap import METHODS, draw
 from hf_scaling.fitting.clusters import cluster_effects
-from hf_scaling.fitting.diagnostics import judge
+from hf_scaling.fitting.diagnostics import Refits, judge
 from hf_scaling.fitting.discrepancy import estimate_discrepancy, extrapolation_notes, hold_out
 from hf_scaling.fitting.estimate import Estimate, estimate
 from hf_scaling.fitting.law_fit import LawFit, quantiles
@@ -25,7 +25,6 @@ from hf_scaling.fitting.rows import (
 )
 from hf_scaling.fitting.solver import Objective, coordinates_of, make_objective
 from hf_scaling.laws import LAWS, Law
-from hf_scaling.text import format_percent
 
 if TYPE_CHECKING:
     from hf_scaling.fitting.rows import Table, TableLike
@@ -227,15 +226,13 @@ def fit_rows(rows: FitRows, law: Law, options: FitOptions) -> LawFit:
     if count < free:
         raise InputError(f"{law.name} has {free} free parameters and the table gives {count} rows: add runs")
     estimated = estimate(rows, law, coordinates, objective, options.seed)
-    draws = np.full((options.bootstrap, len(law.parameters)), np.nan)
+    draws, refits = np.full((options.bootstrap, len(law.parameters)), np.nan), None
     if options.bootstrap and estimated.has_scatter:
         drawn = draw(estimated, options.bootstrap, options.method, options.seed)
         draws = estimated.problem.coordinates.to_theta(drawn.u)
-        if drawn.converged < 0.9:
-            text = f"{format_percent(1 - drawn.converged)} of the refits did not converge"
-            notes.append(note("draws_not_converged", "warn", text))
+        refits = Refits(draws, 1 - drawn.converged, options.level)
     effects = cluster_effects(estimated)
-    status, findings = judge(estimated, effects)
+    status, findings = judge(estimated, effects, refits)
     held_out = hold_out(estimated)
     badly = extrapolation_notes(estimated, held_out)
     status, findings = "extrapolates_badly" if badly and status == "ok" else status, findings + badly

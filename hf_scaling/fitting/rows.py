@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hf_scaling.errors import ColumnsError, InputError
+from hf_scaling.fitting.mixed import mixed_columns
 from hf_scaling.fitting.target import AS_IT_IS, TargetScale, target_scale
 from hf_scaling.laws import Law
 from hf_scaling.results.foreign import as_numbers, check_distinct, missing_arms, missing_columns, parse_size
@@ -282,6 +283,7 @@ class FitRows:
         cluster: (N,) a number for each set of rows that share their luck (`_name_clusters`); None where every row is
             one of its own.
         cluster_name: The column that they come from.
+        repeat: (N,) a number for each set of rows that are repeats of one run; None for the configurations.
     """
 
     columns: dict[str, str]
@@ -298,6 +300,7 @@ class FitRows:
     emphasis: np.ndarray | None = None
     cluster: np.ndarray | None = None
     cluster_name: str = ""
+    repeat: np.ndarray | None = None
 
     def subset(self, keep: np.ndarray) -> "FitRows":
         """The rows where `keep` (N,) is true, with their configurations renumbered."""
@@ -310,6 +313,7 @@ class FitRows:
             emphasis=None if self.emphasis is None else self.emphasis[keep],
             configuration=np.unique(self.configuration[keep], return_inverse=True)[1],
             labels=[label for label, kept in zip(self.labels, keep) if kept],
+            repeat=None if self.repeat is None else np.unique(self.repeat[keep], return_inverse=True)[1],
             cluster=None if self.cluster is None else np.unique(self.cluster[keep], return_inverse=True)[1],
         )
 
@@ -436,18 +440,26 @@ def take_rows(columns: Columns, law: Law, row_filter: RowFilter) -> FitRows:
             raise InputError(f"weights, row {columns.labels[row]}: {weights[row]} is not a positive number")
         weights = weights / weights.mean()
     n_eval = columns.numbers("n_eval") if "n_eval" in columns.data else np.array([np.nan])
+    fitted, configuration = scale.to_fitted(target), number_configurations(sizes.values())
+    taken = [*mapping.values(), row_filter.target, *([row_filter.cluster] if row_filter.cluster else [])]
+    taken += [row_filter.weights] if isinstance(row_filter.weights, str) else []
+    mixed = mixed_columns(columns.data, taken, configuration, fitted, law.name)
+    for column in mixed:
+        notes.append(note("mixed", "warn", f"{column.text}: they are fitted together, and are no seeds of one run"))
+    repeat = number_configurations([configuration, *(column.levels for column in mixed)]) if mixed else None
     return FitRows(
         columns=mapping,
         variables=sizes,
         target_name=row_filter.target,
-        target=scale.to_fitted(target),
+        target=fitted,
         weights=weights,
         n_eval=n_eval if np.isfinite(n_eval).all() and (n_eval > 0).all() else None,
-        configuration=number_configurations(sizes.values()),
+        configuration=configuration,
         labels=[str(label) for label in columns.labels],
         study={name: values for name in _RECORDED if (values := columns.distinct(name))},
         notes=notes,
         scale=scale,
+        repeat=repeat,
         **_clusters_of(columns),
     )
 

@@ -11,6 +11,7 @@ from hf_scaling.fitting.discrepancy import HeldOut, combine_held_out, estimate_d
 from hf_scaling.fitting.estimate import estimate
 from hf_scaling.fitting.fit import FitOptions, describe_rows, fit_rows, resolve_law, suited_to
 from hf_scaling.fitting.law_fit import LawFit
+from hf_scaling.fitting.mixed import MixedRowsError
 from hf_scaling.fitting.rows import (
     SIZES,
     Columns,
@@ -200,6 +201,7 @@ def rank(
     row_filter = _with_stage(table, row_filter)
     candidates = _candidates(table, row_filter, laws)
     rows, notes = _shared_rows(table, row_filter, candidates)
+    candidates = {name: law for name, law in candidates.items() if name in rows}
     if laws is None:
         candidates, left_out = _small_enough(candidates, rows)
         notes += left_out
@@ -315,10 +317,17 @@ def _shared_rows(
     if len(shared) < most:
         text = f"{most - len(shared)} of {most} rows left out: not every law compared can use them"
         notes.append(note("rows_left_out", "info", text))
-    rows = {}
+    rows: dict[str, FitRows] = {}
+    refused: MixedRowsError | None = None
     for name, law in laws.items():
         own = columns[name].where(np.isin(columns[name].labels, shared), "sizes that every law can use")
-        rows[name] = take_rows(own, law, filters[name])
+        try:
+            rows[name] = take_rows(own, law, filters[name])
+        except MixedRowsError as error:
+            refused = refused or error
+            notes.append(note("laws_left_out", "info", f"{name} left out of the comparison: {error}"))
+    if not rows and refused is not None:
+        raise refused
     return rows, notes
 
 

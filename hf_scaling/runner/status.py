@@ -43,11 +43,40 @@ def next_command(folder: str | Path) -> str:
     Args:
         folder: The study's folder.
     """
-    downstream = sorted({row["downstream"] for row in Study(folder).table().rows() if row["downstream"]})
-    if not downstream:
-        return f"hf-scaling fit {folder} --law power_law --target error --arm plain"
-    option = f" --downstream {downstream[0]}" if len(downstream) > 1 else ""
-    return f"hf-scaling fit {folder} --law transfer_gap --target loss --arm plain{option}"
+    rows = [row for row in Study(folder).table().rows() if row["arm"] == "plain"]
+    tuned = [row for row in rows if row["downstream"]]
+    options, target = "", "error"
+    if tuned:
+        rows, target = [row for row in tuned if (row["n_finetune"] or 0) > 0] or tuned, "loss"
+        rows, options = _of_one(rows, "downstream")
+        if len({row["n_finetune"] for row in rows}) == 1:
+            options += " --stage finetune"
+    rows, upstream = _of_one(rows, "upstream")
+    varied = [name for name in ("n_params", "n_pretrain", "n_finetune") if len({row[name] for row in rows}) > 1]
+    law = _LAWS_BY_SIZES.get(tuple(varied))
+    if law is None or not rows or any(len({row[name] for row in rows}) > 1 for name in ("recipe", "image_size")):
+        return f"hf-scaling report {folder}"
+    return f"hf-scaling fit {folder} --law {law} --target {target} --arm plain{options}{upstream}"
+
+
+# The sizes that vary to a law that takes all of them, as `fit` is told it.
+_LAWS_BY_SIZES = {
+    ("n_pretrain",): "power_law",
+    ("n_params",): "power_law --x n_params",
+    ("n_finetune",): "rectified",
+    ("n_params", "n_pretrain"): "chinchilla",
+    ("n_pretrain", "n_finetune"): "transfer_gap",
+    ("n_params", "n_finetune"): "joint_multiplicative",
+    ("n_params", "n_pretrain", "n_finetune"): "transfer_gap_joint",
+}
+
+
+def _of_one(rows: list[dict[str, Any]], column: str) -> tuple[list[dict[str, Any]], str]:
+    """The rows of the first value of a column, and the option that selects it where there are several."""
+    names = sorted({row[column] for row in rows if row[column]})
+    if len(names) < 2:
+        return rows, ""
+    return [row for row in rows if row[column] == names[0]], f" --{column} {names[0]}"
 
 
 def study_state(folder: str | Path) -> dict[str, Any]:
