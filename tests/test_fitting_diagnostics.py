@@ -100,7 +100,14 @@ PLANTED = [
     ("objectives", "info", "power_law", study("power_law", 0.01), "log_mse", "ok"),
     ("objectives_differ", "warn", "power_law", _one_row(2, 5), "mse", "ok"),
     ("replicates", "info", "power_law", study("power_law", 0.03, points=13, seeds=3), "", "ok"),
-    ("ignored_variable", "warn", "power_law", study("chinchilla", 0.01), "n_params", None),
+    (
+        "ignored_variable",
+        "warn",
+        "power_law",
+        study("power_law", 0.01) | {"n_params": np.arange(64) + 9},
+        "n_params",
+        "ok",
+    ),
 ]
 
 

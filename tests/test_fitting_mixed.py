@@ -128,3 +128,11 @@ def test_the_next_command_of_a_study_takes_every_size_that_varies(rows, words, m
     for name in ("n_params", "n_pretrain", "n_finetune") if law else ():
         varies = len({row.get(name) for row in rows}) > 1
         assert not varies or name in hs.LAWS[law].variables or hs.LAWS[law].variables == ("x",)
+
+
+@pytest.mark.parametrize("column", ["acc", "grade"])
+def test_another_measurement_is_no_kind(column):
+    table = kinds("other", 0.0, seeds=4, noise=0.05).drop(columns="other")
+    rounded = table.assign(**{column: np.round(1 - table["loss"] / 4, 1)})
+    assert rounded[column].nunique() <= 12
+    assert "mixed" not in hs.fit_law(rounded, "power_law", bootstrap=0).note_codes

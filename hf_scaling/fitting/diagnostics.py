@@ -219,7 +219,8 @@ def profile_parameters(estimate: Estimate, effects: ClusterEffects | None = None
         above = _profile_end(value, values[middle:], drop[middle:], critical)
         kind = kinds[coordinates.names[i]]
         if coordinates.is_log[i]:
-            value, below, above = (None if end is None else float(np.exp(end)) for end in (value, below, above))
+            value = float(np.exp(value))
+            below, above = (None if end is None else float(np.exp(end)) for end in (below, above))
         profiles.append(Profile(coordinates.names[i], kind, value, below, above))
     return profiles
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from hf_scaling.errors import InputError
-from hf_scaling.text import format_percent, listing
+from hf_scaling.fitting.target import is_metric
+from hf_scaling.text import format_count, format_percent, listing
 
 # Columns in which repeats of one run differ, and columns that are measured.
 _REPEATS = re.compile(
@@ -24,6 +25,8 @@ _MOST_LEVELS = 12
 # Standard errors of the difference of two levels at which their rows are not fitted together; more where there are so
 # few degrees of freedom that chance reaches as many more often than this.
 _APART, _CHANCE = 4.0, 1e-3
+# Share of all pairs of a size and a level at which the levels of a number are those of a condition.
+_CROSSED = 0.5
 # With fewer degrees of freedom, standard errors say nothing.
 _FEWEST_FREEDOM = 3
 
@@ -73,14 +76,20 @@ def mixed_columns(
         texts = np.array([_text(value) for value in values])
         names, levels = np.unique(texts, return_inverse=True)
         levels = levels.reshape(-1)
-        # Of numbers, levels are few and repeated: others are measured.
+        # Levels of a condition are few and repeated; those of numbers also occur at most sizes: others are measured.
         if not 2 <= len(names) <= min(_MOST_LEVELS, count // 2):
             continue
         meeting = np.unique(np.stack([configuration, levels], axis=1), axis=0)
         if not (np.bincount(meeting[:, 0]) > 1).any():
             continue
+        if _is_numeric(values) and (
+            is_metric(name) or len(meeting) < _CROSSED * len(names) * (configuration.max() + 1)
+        ):
+            continue
         difference, apart, limit, (one, two) = _largest_difference(scaled, configuration, levels, len(names))
         size = format_percent(float(np.expm1(difference)), 2) if is_log else f"{difference:.3g}"
+        if _is_numeric(values):
+            names = np.array([format_count(float(level)) if level else "none" for level in names])
         text = f"rows of one size differ in {name} ({listing(names, 4)})"
         if apart > limit:
             ends = f"{name} {names[one]} and {names[two]} are {size} apart, {apart:.0f} standard errors"
@@ -88,6 +97,14 @@ def mixed_columns(
             raise MixedRowsError(f"{text}, and {ends}: {remedy}")
         mixed.append(MixedColumn(name, levels, apart, text))
     return mixed
+
+
+def _is_numeric(values: np.ndarray) -> bool:
+    try:
+        values.astype(float)
+    except (TypeError, ValueError):
+        return False
+    return values.dtype != bool
 
 
 def _text(value: Any) -> str:

@@ -425,9 +425,9 @@ def take_rows(columns: Columns, law: Law, row_filter: RowFilter) -> FitRows:
         # The law is of a score that rises itself.
         scale = replace(scale, offset=0.0, factor=1.0)
     elif scale.rises:
-        fitted = scale.describe(row_filter.target)
-        text = f"{row_filter.target} rises with size (higher is better): {fitted} is fitted, and predictions are in "
-        notes.append(note("rising_score", "info", f"{text}{row_filter.target}'s own units"))
+        name = row_filter.target
+        text = f"{name} rises with size (higher is better): {scale.describe(name)} is fitted, and predictions are in "
+        notes.append(note("rising_score", "info", f"{text}{name}'s own units"))
     for name in (*SIZES, "image_size"):
         levels = len(columns.distinct(name))
         if name not in mapping.values() and levels > 1:

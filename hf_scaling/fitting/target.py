@@ -184,6 +184,11 @@ def _check_error_rate(name: str, values: np.ndarray, labels: np.ndarray, n_eval:
     raise InputError(f"{place}: divide the column by what was counted, or set bounds= where it is no rate")
 
 
+def is_metric(name: str) -> bool:
+    """Whether a column's name is that of a loss, an error or a score."""
+    return bool(_direction_of_name(name)[0])
+
+
 def _direction_of_name(name: str) -> tuple[str, bool]:
     """The direction ("" where the name does not say it), and whether it is the name of a rate."""
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
