@@ -10,6 +10,7 @@ import yaml
 from hf_scaling.errors import InputError, RunError
 from hf_scaling.grid import Grid, PlannedRun, RunSpec
 from hf_scaling.results import ResultsTable, new_row
+from hf_scaling.results.sources import read_sources, record_sources
 from hf_scaling.runner import loop
 from hf_scaling.runner.loop import Schedule
 from hf_scaling.runner.study_folder import Study
@@ -301,3 +302,24 @@ def test_planned_runs_read_back_as_written(run):
         again = PlannedRun.from_dict(json.loads(json.dumps(planned.to_dict())))
         assert dataclasses.asdict(again) == dataclasses.asdict(planned)
         assert again.run_id == planned.run_id
+
+
+def test_a_study_records_the_sources_that_were_counted(run):
+    parts = [None, {"train": 1297, "test": 500}, {"train": 1168, "test": 500}]
+    planned = [dataclasses.replace(item, source_parts=part) for item, part in zip(run.plan, parts)]
+    run()
+    path = run.study.path / "sources.json"
+    assert not path.exists() and read_sources(run.study.path) == {}
+    record_sources(run.study.path, planned)
+    assert read_sources(run.study.path) == {"digits": {"train": 1168, "test": 500, "classes": 10}}
+    before = path.stat().st_mtime_ns
+    record_sources(run.study.path, planned)
+    assert path.stat().st_mtime_ns == before
+    unlimited = dataclasses.replace(
+        plan_of(Grid.from_dict(CONTENT), ("glyphs", "0"))[0], source_parts={"train": None, "test": 2000}
+    )
+    record_sources(run.study.path, [unlimited, dataclasses.replace(planned[0], source_parts=parts[1])])
+    assert read_sources(run.study.path) == {
+        "digits": {"train": 1297, "test": 500, "classes": 10},
+        "glyphs": {"train": None, "test": 2000, "classes": 10},
+    }

@@ -230,6 +230,11 @@ def resolve(guess=False, **changes):
     return plans.plan_runs(resolver.to_json(runs), fill=False, guess=guess)
 
 
+def test_a_study_records_how_much_its_sources_have(study):
+    sources = json.loads((study / "sources.json").read_text())
+    assert sources["digits"] == {"train": 1297, "test": 500, "classes": 10}
+
+
 def test_a_source_out_of_reach_is_guessed_where_that_is_allowed():
     far = {"pretrain": {**CONTENT["pretrain"], "source": "org/name"}}
     with pytest.raises(InputError, match="org/name"):

@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
         flops_per_param=arguments.flops_per_param,
         flops_per_second=arguments.flops_per_second,
         table=arguments.runs,
+        study=arguments.runs or arguments.results,
     )
     if not arguments.json:
         print(result.summary())

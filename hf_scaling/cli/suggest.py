@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
         flops_per_param=arguments.flops_per_param,
         flops_per_second=arguments.flops_per_second,
         among=_finished(arguments),
+        study=arguments.runs or arguments.results,
     )
     print(to_json(_content(suggestion)) if arguments.json else suggestion.summary())
     if arguments.out:

@@ -207,6 +207,11 @@ class Source:
         return None if len(self.class_names) == len(self._origin.class_names) else list(self.class_names)
 
     @property
+    def is_unlimited(self) -> bool:
+        """Whether any number of training images can be drawn: those of glyphs are."""
+        return isinstance(self._origin, GlyphOrigin)
+
+    @property
     def is_available(self) -> bool:
         """Whether its images are cached or generated, so that reading them downloads and decodes nothing."""
         parts = ("train", "test") if self._origin.has_test else ("train",)
@@ -326,6 +331,7 @@ class SourceFacts:
         n_train: Size of the training part.
         n_test: Size of the test part.
         n_held_out: Part of `n_train` that a run which selects by a validation part cannot train on.
+        is_unlimited: Whether any number of training images can be drawn.
     """
 
     name: str
@@ -334,6 +340,7 @@ class SourceFacts:
     n_train: int | None
     n_test: int | None
     n_held_out: int | None
+    is_unlimited: bool = False
 
     @classmethod
     def of(cls, source: Source | TextSource, fill: bool) -> "SourceFacts":
@@ -342,10 +349,11 @@ class SourceFacts:
         Raises:
             InputError: See `Source.train`.
         """
+        known = source.name, source.fingerprint, len(source.class_names)
         if not (fill or source.is_available):
-            return cls(source.name, source.fingerprint, len(source.class_names), None, None, None)
+            return cls(*known, None, None, None)
         sizes = len(source.train), len(source.test), source.n_held_out
-        return cls(source.name, source.fingerprint, len(source.class_names), *sizes)
+        return cls(*known, *sizes, getattr(source, "is_unlimited", False))
 
 
 #: Open sources: the kind of data and the arguments of its opener, as items, to the source.

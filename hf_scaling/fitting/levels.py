@@ -41,13 +41,16 @@ def levels_of(fit: "LawFit", column: str) -> np.ndarray:
     return distinct_levels(measured)
 
 
-def levels_to_add(levels: np.ndarray, least: int = LEAST_LEVELS, span: float = 1.0) -> list[float]:
+def levels_to_add(
+    levels: np.ndarray, least: int = LEAST_LEVELS, span: float = 1.0, most: float = np.inf
+) -> list[float]:
     """The levels that make a size's levels enough; none where they are.
 
     Args:
         levels: The distinct levels, ascending.
         least: How many are needed.
         span: The factor that they must span.
+        most: The largest level that there can be.
 
     Returns:
         Levels in ascending order, rounded to three digits: the middle of a gap that is wide enough, else beyond the
@@ -64,13 +67,22 @@ def levels_to_add(levels: np.ndarray, least: int = LEAST_LEVELS, span: float = 1
             new = np.sqrt(levels[place] * levels[place + 1])
         else:
             new = levels[-1] * _STEP if len(added) % 2 == 0 else levels[0] / _STEP
+            if new > most:
+                # All there is, with three digits, unless that is too near to what is measured.
+                digit = 10 ** (np.floor(np.log10(most)) - 2)
+                new = np.floor(most / digit) * digit
+                new = new if new >= np.sqrt(_STEP) * levels[-1] else levels[0] / _STEP
         added.append(float(f"{new:.3g}"))
         levels = np.sort(np.append(levels, added[-1]))
     return sorted(added)
 
 
 def level_notes(
-    levels: Mapping[str, np.ndarray], question: str, least: int = LEAST_LEVELS, span: float = 1.0
+    levels: Mapping[str, np.ndarray],
+    question: str,
+    least: int = LEAST_LEVELS,
+    span: float = 1.0,
+    most: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """An error for each size that takes too few levels for a question.
 
@@ -79,13 +91,14 @@ def level_notes(
         question: What cannot be separated, as the end of the sentence.
         least: How many levels are needed.
         span: The factor that they must span.
+        most: Column to the largest level that there can be.
 
     Returns:
         Notes `too_few_levels`; beside code, grade and text each has `add`, the column to the levels to add.
     """
     notes = []
     for column, values in levels.items():
-        added = levels_to_add(values, least, span)
+        added = levels_to_add(values, least, span, (most or {}).get(column, np.inf))
         if not added:
             continue
         have = listing(map(format_count, values)) if len(values) else "none"

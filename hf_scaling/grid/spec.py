@@ -167,6 +167,8 @@ class PlannedRun:
         eval_flops: Floating-point operations of its evaluation, the teacher's included.
         provisional: Why the spec is a guess, and its id not final; None where it is known.
         steps_before: Steps of the spec that earlier rungs of its ladder have trained.
+        source_parts: Images or tokens of its source that can be trained on (`train`; None: any number) and evaluated
+            on (`test`); None where the source has not been counted.
     """
 
     spec: RunSpec
@@ -181,6 +183,7 @@ class PlannedRun:
     eval_flops: float = 0.0
     provisional: str | None = None
     steps_before: int = 0
+    source_parts: Mapping[str, int | None] | None = None
 
     @property
     def run_id(self) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from hf_scaling.fitting.levels import level_notes, levels_of
 from hf_scaling.fitting.rows import SIZES, Columns, note
 from hf_scaling.fitting.target import TargetScale
 from hf_scaling.planning.costs import CostOptions, LogCurve, check_prices, compute_of, cost_model, is_positive
+from hf_scaling.planning.limits import Available, available_sizes, study_of
 from hf_scaling.planning.optimum import (
     CLEAR_SHARE,
     Allocation,
@@ -100,6 +102,7 @@ def plan(
     flops_per_param: float | None = None,
     flops_per_second: float | None = None,
     table: "TableLike | None" = None,
+    study: str | Path | None = None,
 ) -> Plan:
     """Find the allocation of a budget with the best predicted target: the smallest, or the highest of a score.
 
@@ -115,10 +118,12 @@ def plan(
         reuse: Number of downstream sets that share one pre-trained model: each pays its share of pre-training.
         teacher_free: Whether the teacher of a distilled arm is not counted; by default its training and its forward
             passes are.
-        at_most: The most n_pretrain and n_finetune that are available.
+        at_most: The most n_pretrain and n_finetune that are available; by default what the sources of `study` have.
         flops_per_param: Training FLOPs per parameter and sample, instead of the table's train_flops.
         flops_per_second: FLOPs per second that the price of an hour is converted with, instead of the table's seconds.
         table: Results to read train_flops, samples_seen and seconds from; by default those stored with the law.
+        study: Folder of the study whose sources.json says how many images and labels there are; by default `table`,
+            where that is one.
 
     Returns:
         A Plan; doubts are in its verdict and notes.
@@ -137,11 +142,13 @@ def plan(
     scale = next(iter(fits.values())).scale
     fits = {arm: law.in_fitted_units() for arm, law in fits.items()}
     options = CostOptions(epochs, reuse, teacher_free, flops_per_param, flops_per_second)
-    problems = {}
+    problems, available = {}, {}
+    folder = study_of(study, table)
     for arm, law in fits.items():
         compute = compute_of(law, table)
         model = cost_model(law.columns.values(), compute, costs, options)
-        problems[arm] = make_problem(law, model, compute, n_params, limits)
+        available[arm] = available_sizes(folder, law.columns.values(), law.data["study"], limits)
+        problems[arm] = make_problem(law, model, compute, n_params, limits, available[arm].most)
     allocations = best_by_arm(problems, budget, level)
     if not allocations:
         least = min(
@@ -165,9 +172,10 @@ def plan(
     # Improvements of the target in its own units.
     marginal[["per_unit", "per_cost", "low", "high"]] /= abs(scale.factor)
     cost = {name: float(value[0]) for name, value in chosen.problem.costs.parts(chosen.arrays).items()}
-    too_few = [found for one in allocations.values() for found in _too_few_levels(one)]
-    notes = too_few + _size_notes(chosen, searched=n_params is None)
+    too_few = [found for arm, one in allocations.items() for found in _too_few_levels(one, available[arm])]
+    notes = too_few + _size_notes(chosen, searched=n_params is None, source=available[best].source)
     notes += _certainty_notes(allocations, best, p_better[best], uncertainty, level)
+    notes += available[best].notes(chosen.problem.bought)
     for arm, allocation in allocations.items():
         of_arm = f"{arm}: " if len(allocations) > 1 else ""
         assumed = (*allocation.problem.costs.notes, *allocation.problem.notes)
@@ -214,7 +222,7 @@ def _in_own_units(frame: pd.DataFrame, scale: TargetScale) -> pd.DataFrame:
     return frame.assign(value=value, low=np.minimum(low, high), high=np.maximum(low, high))
 
 
-def _too_few_levels(allocation: Allocation) -> list[dict]:
+def _too_few_levels(allocation: Allocation, available: Available) -> list[dict]:
     """Errors for sizes that were chosen by the law and take too few levels for one."""
     problem, fit = allocation.problem, allocation.problem.fit
     names = list(problem.bought)
@@ -222,15 +230,16 @@ def _too_few_levels(allocation: Allocation) -> list[dict]:
         low, high = fit.data["ranges"]["n_params"]
         inside = low / _INSIDE <= allocation.sizes["n_params"] <= high * _INSIDE
         names += ["n_params"] if problem.any_n_params or len(problem.n_params) > 1 or not inside else []
-    return level_notes({name: levels_of(fit, name) for name in names}, "what more of it is worth")
+    return level_notes({name: levels_of(fit, name) for name in names}, "what more of it is worth", most=available.most)
 
 
-def _size_notes(chosen: Allocation, searched: bool) -> list[dict]:
+def _size_notes(chosen: Allocation, searched: bool, source: Mapping[str, str]) -> list[dict]:
     """Sizes, and passes over the images, outside the measured ones; sizes that could grow.
 
     Args:
         chosen: The best allocation.
         searched: Whether the measured model sizes were searched, rather than given ones.
+        source: Size to the name of the source that has no more of it.
     """
     problem, sizes, notes = chosen.problem, chosen.sizes, []
     for name, (low, high) in problem.fit.data["ranges"].items():
@@ -247,7 +256,8 @@ def _size_notes(chosen: Allocation, searched: bool) -> list[dict]:
         notes.append(note("largest_model", "info", text))
     for name in problem.bought:
         if sizes[name] >= problem.ends[name][1] / _INSIDE:
-            text = f"{name} {format_whole(sizes[name])} is the most that may be bought: see the marginal value of more"
+            all_of = f"all that {source[name]} has" if name in source else "the most that may be bought"
+            text = f"{name} {format_whole(sizes[name])} is {all_of}: see the marginal value of more"
             notes.append(note("limit_reached", "info", text))
     samples, training = problem.compute.get("pretrain", {}).get("samples", []), problem.costs.pretraining
     if training is not None and len(samples) and sizes["n_pretrain"] > 0:

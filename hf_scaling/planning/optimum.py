@@ -60,8 +60,11 @@ def make_problem(
     compute: dict,
     n_params: float | Sequence[float] | str | None,
     at_most: Mapping[str, float],
+    available: Mapping[str, float],
 ) -> Problem:
     """The problem that a law, its costs and the arguments `n_params` and `at_most` of `plan` set.
+
+    Where `at_most` has no limit, what is `available` of a size is the most that is bought.
 
     Raises:
         InputError: A variable of the law is not a size that can be bought, none has a price, a limit is unusable, or
@@ -81,6 +84,7 @@ def make_problem(
     sizes = compute.get("sizes", {})
     models, any_size = _model_sizes(fit, costs, sizes.get("n_params", ()), n_params, notes)
     ends = {name: _ends(fit, costs, name, sizes.get(name, ()), at_most.get(name), notes) for name in SIZES[1:]}
+    ends = {name: (low, max(low, min(high, available.get(name, high)))) for name, (low, high) in ends.items()}
     bought = tuple(name for name, (least, most) in ends.items() if least < most)
     if not bought and not ("n_params" in columns and costs.has_price("n_params")):
         raise InputError(f"costs: no price of a size that {fit.law} depends on ({', '.join(columns)}); give one")

@@ -14,6 +14,7 @@ from hf_scaling import files
 from hf_scaling.errors import InputError, RunError
 from hf_scaling.grid import Grid, PlannedRun
 from hf_scaling.results import ResultsTable
+from hf_scaling.results.sources import record_sources
 from hf_scaling.runner.engines import Engine, open_engine
 from hf_scaling.runner.machine import Speeds
 from hf_scaling.runner.study_folder import Study
@@ -66,6 +67,7 @@ def run_grid(
     study = Study(default_folder(grid) if out is None else out)
     plan = grid.plan()
     study.prepare(grid)
+    record_sources(study.path, plan)
     table = study.table()
     known = table.run_ids()
     for run in plan:
@@ -76,6 +78,7 @@ def run_grid(
     if runs_to_train(study, table, plan):
         # Planned again with the cache of every source filled, which checks every size before the first run.
         plan = grid.plan(fill=True)
+        record_sources(study.path, plan)
         _log_changed_sources(study, [run for run in plan if run.run_id not in known])
         _train_missing(study, table, plan, workers, engine, retry_failed, progress)
     _raise_failures(study, plan)

@@ -223,6 +223,7 @@ def resolve(
         n_params=counted.n_params,
         train_flops=trained * (counted.training + teacher_flops),
         eval_flops=sized.n_test * (counted.forward + teacher_flops),
+        source_parts=sized.parts,
         provisional=sized.provisional or _provisional(teacher) or _provisional(parent),
         steps_before=steps_before,
     )
@@ -313,6 +314,7 @@ class _SizedData:
         n_train: Units trained on.
         examples: Examples up to each rung of the run's ladder; the last is all of them.
         n_test: Examples that it is evaluated on.
+        parts: Units of the source to train on (None: any number) and to evaluate on; None where not counted.
         provisional: Why the sizes are a guess; None where they are known.
     """
 
@@ -322,6 +324,7 @@ class _SizedData:
     n_train: int
     examples: tuple[int, ...]
     n_test: int
+    parts: dict[str, int | None] | None
     provisional: str | None
 
 
@@ -350,6 +353,7 @@ def _size_data(
         n_train=sizes[-1],
         examples=examples,
         n_test=max(1, n_test // inputs.example_size),
+        parts={"train": None if facts.is_unlimited else available, "test": facts.n_test} if is_known else None,
         provisional=provisional,
     )
 

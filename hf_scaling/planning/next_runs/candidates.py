@@ -18,6 +18,8 @@ from hf_scaling.text import format_whole
 
 # Of measured sizes at most this many are used: all products of them are candidates.
 _MOST_LEVELS = 8
+# Levels within this factor of each other are not both candidates where images run out.
+_DISTINCT = 1.1
 # Number of runs of one configuration among the candidates, each with its own seed.
 _REPEATS = 3
 # Columns that hold whole numbers.
@@ -118,11 +120,13 @@ def default_candidates(
     columns: tuple[str, ...],
     at_most: Mapping[str, float] | None,
     missing: Mapping[str, Sequence[float]],
+    available: Mapping[str, float],
 ) -> pd.DataFrame:
     """Measured sizes, the steps halfway between them, one step beyond the largest, each several times.
 
     Model sizes are the measured ones where models have names: nothing lies halfway between two of them. `missing` has
-    further levels of sizes that take too few.
+    further levels of sizes that take too few. Steps beyond what is `available` of a
+    size are all of it.
     """
     axes = {}
     for name in columns:
@@ -137,6 +141,10 @@ def default_candidates(
             levels = np.unique(np.concatenate([levels, steps.round() if name in _COUNTS else steps]))
         if not named:
             levels = np.unique(np.concatenate([levels, np.asarray(missing.get(name, ()), dtype=float)]))
+        if levels.max() > (most := available.get(name, np.inf)):
+            inside = levels[levels <= most]
+            is_new = not len(inside) or most > _DISTINCT * inside.max()
+            levels = np.append(inside, most) if is_new else inside
         axes[name] = levels
     for name, most in (at_most or {}).items():
         if name not in axes:

@@ -16,10 +16,11 @@ from hf_scaling.boundary import Boundary, find_boundary
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
 from hf_scaling.fitting.levels import distinct_levels, level_notes
-from hf_scaling.fitting.rows import as_table, note
+from hf_scaling.fitting.rows import Columns, as_table, note
 from hf_scaling.grid import Grid
 from hf_scaling.grid.schema import PLAIN, check
 from hf_scaling.planning.costs import CostOptions, is_positive
+from hf_scaling.planning.limits import SOURCE_OF, Available, available_sizes, study_of
 from hf_scaling.planning.next_runs.candidates import (
     MeasuredRuns,
     complete_candidates,
@@ -41,7 +42,7 @@ from hf_scaling.planning.verdicts import describe_runs
 from hf_scaling.text import format_count, format_percent, format_whole
 
 if TYPE_CHECKING:
-    from hf_scaling.fitting.rows import TableLike
+    from hf_scaling.fitting.rows import Table, TableLike
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ def suggest_runs(
     flops_per_param: float | None = None,
     flops_per_second: float | None = None,
     among: "TableLike | None" = None,
+    study: str | Path | None = None,
 ) -> SuggestedRuns:
     """Select the runs to measure next: those that narrow the interval of a quantity most for a budget.
 
@@ -172,11 +174,13 @@ def suggest_runs(
             default what is stored with the fit: all products of its sizes, with all its seeds.
         grid: The study's grid, for `to_grid`; by default the grid.yaml of the folder given as `table`, or the grid
             given as candidates.
-        at_most: The largest sizes by column among the default candidates.
+        at_most: The largest sizes by column among the default candidates; by default what the sources of `study` have.
         flops_per_param: Training FLOPs per parameter and sample, instead of the table's train_flops.
         flops_per_second: FLOPs per second that the price of an hour is converted with.
         among: A results table of finished runs: select among its rows that are not in `table`, as in a replay. Their
             cost is the column cost, else their measured FLOPs, unless costs= is given; the index names the rows.
+        study: Folder of the study whose sources.json says how many images and labels there are: candidates beyond them
+            are left out. By default `table`, or the folder of `grid`, where that is one.
 
     Returns:
         A DataFrame of runs in the order of selection with `cost` and `gain`, and `to_grid(path)`.
@@ -194,11 +198,13 @@ def suggest_runs(
     if quantity == "boundary" and not of_arms and not isinstance(fit, LawFit | Boundary):
         table = fit if table is None else table  # type: ignore[assignment]  # no fits left
         source = find_boundary(as_table(fit))  # type: ignore[arg-type]
+    folder = study_of(study, table, grid)
     grid = _study_grid(grid, candidates, table)
     table = None if table is None else as_table(table)
     estimate = estimate_quantity(source, quantity, at)
     measured = measured_runs(source, estimate.columns, table)
-    too_few = _too_few_levels(estimate, measured)
+    available = available_sizes(folder, estimate.columns, _source_names(source, table), at_most or ())
+    too_few = _too_few_levels(estimate, measured, available)
     missing = {column: levels for found in too_few for column, levels in found["add"].items()}
     law = source if isinstance(source, LawFit) else None
     if among is not None:
@@ -207,11 +213,13 @@ def suggest_runs(
         candidates = finished_candidates(as_table(among), law, estimate.columns, table)
         candidates = candidates if costs is None else candidates.drop(columns="cost", errors="ignore")
     if candidates is None:
-        frame = default_candidates(measured, estimate.columns, at_most, missing)
+        frame = default_candidates(measured, estimate.columns, at_most, missing, available.most)
     else:
         frame = given_candidates(candidates, estimate.columns, estimate.arms, measured)
         if at_most is not None:
             raise InputError("at_most= limits the default candidates: leave it out, or drop such candidates")
+        # Finished runs exist whatever is left of the source.
+        frame = _within(frame, available) if among is None else frame
     if "cost" in frame and costs is not None:
         raise InputError("the candidates have a column cost: leave costs= out, or drop the column")
     frame = complete_candidates(frame, measured, estimate.arms)
@@ -222,7 +230,7 @@ def suggest_runs(
         selection = select_levels(frame, measured, missing, run_cost, configuration, budget)
     else:
         selection = select_runs(expected, run_cost, configuration, budget)
-    notes = too_few + notes
+    notes = too_few + notes + (available.notes() if candidates is None else [])
     if not selection.rows:
         notes = [*notes, _why_none(expected.gains()[configuration], run_cost.added(), budget, list(missing))]
     runs = _as_runs(frame.iloc[selection.rows], selection, estimate, law)
@@ -250,7 +258,29 @@ def _as_runs(rows: pd.DataFrame, selection: "Selection", estimate: Estimate, law
     return SuggestedRuns(rows.assign(cost=selection.cost, gain=gain, low=low, high=high))
 
 
-def _too_few_levels(estimate: Estimate, measured: MeasuredRuns) -> list[dict[str, Any]]:
+def _source_names(source: Source, table: "Table | None") -> dict[str, list[str]]:
+    """The names of the upstream and downstream sources behind fits, or behind a boundary's table."""
+    if isinstance(source, Boundary):
+        columns = None if table is None else Columns.of(table)
+        return {} if columns is None else {name: columns.distinct(name) for name in SOURCE_OF.values()}
+    laws = [source] if isinstance(source, LawFit) else list(source.values())
+    return {name: [one for law in laws for one in law.data["study"].get(name, ())] for name in SOURCE_OF.values()}
+
+
+def _within(frame: pd.DataFrame, available: Available) -> pd.DataFrame:
+    """The given candidates for which there are images and labels.
+
+    Raises:
+        InputError: There are none.
+    """
+    for name, most in available.most.items():
+        if not (frame[name] <= most).any():
+            raise InputError(f"candidates: {name}: {available.source[name]} has {format_whole(most)} at most")
+        frame = frame[frame[name] <= most]
+    return frame
+
+
+def _too_few_levels(estimate: Estimate, measured: MeasuredRuns, available: Available) -> list[dict[str, Any]]:
     """Errors for sizes of which the quantity needs the whole curve and that take too few levels."""
     levels = {}
     for name in ("n_pretrain",) if estimate.arms else estimate.columns:
@@ -258,7 +288,7 @@ def _too_few_levels(estimate: Estimate, measured: MeasuredRuns) -> list[dict[str
         # At a measured size the curve of that size plays no part.
         if name not in estimate.at or not np.isclose(values, estimate.at[name], rtol=1e-3).any():
             levels[name] = values
-    return level_notes(levels, f"the {estimate.name}")
+    return level_notes(levels, f"the {estimate.name}", most=available.most)
 
 
 def _why_none(gains: np.ndarray, costs: np.ndarray, budget: float, missing: Sequence[str]) -> dict:
