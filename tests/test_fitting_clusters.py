@@ -112,3 +112,15 @@ def test_a_table_of_many_checkpoints_is_condensed(monkeypatch):
     condensed = hs.fit_law(table, "chinchilla", bootstrap=300)
     for parameter in TRUTH:
         assert width(condensed, parameter) == pytest.approx(width(whole, parameter), rel=0.05)
+
+
+@pytest.mark.parametrize("column", ["run", "parent"])
+def test_rows_of_one_run_alone_are_judged_within_it(column):
+    table = checkpoints(runs=2, each=10).query("run == 1").drop(columns=["n_params", "run"])
+    table["loss"] -= table["loss"].min() / 2
+    if column == "run":
+        named = table.assign(run="only")
+    else:
+        named = table.assign(run_id=[f"r{i}" for i in range(10)], parent=[None, *(f"r{i}" for i in range(9))])
+    alone, one = (hs.fit_law(rows, "power_law", bootstrap=100) for rows in (table, named))
+    assert one.intervals == alone.intervals and one.status == alone.status and "few_clusters" in one.note_codes

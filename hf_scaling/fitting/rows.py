@@ -446,6 +446,12 @@ def take_rows(columns: Columns, law: Law, row_filter: RowFilter) -> FitRows:
     mixed = mixed_columns(columns.data, taken, configuration, fitted, law.name)
     for column in mixed:
         notes.append(note("mixed", "warn", f"{column.text}: they are fitted together, and are no seeds of one run"))
+    if len(columns) > 1 and _CLUSTER in columns.data and len(set(columns.data[_CLUSTER])) == 1:
+        which = columns.data[_CLUSTER][0].replace("=", " ")
+        text = (
+            f"all rows are of one cluster, {which}: intervals are for this one, not for another with luck of its own"
+        )
+        notes.append(note("few_clusters", "warn", text))
     repeat = number_configurations([configuration, *(column.levels for column in mixed)]) if mixed else None
     return FitRows(
         columns=mapping,
@@ -469,6 +475,8 @@ def _clusters_of(columns: Columns) -> dict[str, Any]:
     if _CLUSTER not in columns.data:
         return {}
     number = np.unique(columns.data[_CLUSTER], return_inverse=True)[1].reshape(-1)
+    if number.max() == 0:
+        return {}
     names = {name.split("=")[0] for name in columns.data[_CLUSTER]} - {""}
     return {"cluster": number, "cluster_name": " and ".join(sorted(names))} if number.max() + 1 < len(number) else {}
 
