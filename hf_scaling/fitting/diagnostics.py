@@ -171,7 +171,7 @@ class Profile:
         """The estimate and its interval as part of a sentence."""
         if self.low is None and self.high is None:
             factor = "three" if self.kind == "exponent" else "ten"
-            return f"{self.name} = {self.value:.3g} (a {factor} times smaller or larger one fits about as well)"
+            return f"{self.name} = {self.value:.3g} (one {factor} times smaller or larger fits about as well)"
         low = "no lower end" if self.low is None else f"{self.low:.3g}"
         high = "no upper end" if self.high is None else f"{self.high:.3g}"
         return f"{self.name} = {self.value:.3g} (95 % profile interval: {low} to {high})"
