@@ -46,14 +46,14 @@ def main() -> None:
     for way, rule in WAYS.items():
         rows = {n: [] for n in SIZES}
         for seed in range(options.seeds):
-            trunk = None
+            previous = None
             for at, n in enumerate(SIZES):
                 argv = {**RULE, **rule, "n_pretrain": n, "seed": seed}
                 folder = out / way.replace(", ", "-").replace(" ", "-") / f"{n}-{seed}"
                 line = [f"--{name}={value}" for name, value in argv.items()] + [f"--output_dir={folder}"]
                 if way == "ladder" and at:
-                    line += [f"--trunk={trunk}", "--rungs", *map(str, SIZES[:at])]
-                trunk, row = train(resolve(*parse_pretrain(line, None)))
+                    line += [f"--previous_rung={previous}", "--rungs", *map(str, SIZES[:at])]
+                previous, row = train(resolve(*parse_pretrain(line, None)))
                 rows[n].append(row)
         for n, of_seeds in rows.items():
             losses, errors = ([row[name] for row in of_seeds] for name in ("loss", "error"))

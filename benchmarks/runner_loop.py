@@ -107,7 +107,10 @@ def time_calls(study: Study, plan: Sequence[PlannedRun], sample: int | None, fol
 
 def time_call(study: Study, run: PlannedRun, folder: Path) -> float:
     """Seconds of one `python recipes/*.py` call."""
-    needs = {"teacher": run.teacher, {"pretrain": "trunk", "finetune": "checkpoint"}[run.spec.stage]: run.parent}
+    needs = {
+        "teacher": run.teacher,
+        {"pretrain": "previous_rung", "finetune": "checkpoint"}[run.spec.stage]: run.parent,
+    }
     folders = {name: str(study.run_folder(run_id)) for name, run_id in needs.items() if run_id is not None}
     values = {**run.fields, **folders, "output_dir": str(folder / "loop" / run.run_id)}
     config = folder / "config.yaml"

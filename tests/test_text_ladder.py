@@ -55,7 +55,9 @@ def test_the_examples_of_a_smaller_rung_come_first():
 def test_one_command_trains_the_previous_rungs(texts, tmp_path):
     argv = [*TEXT, f"--source={texts}", "--decay=0.25", "--warmup_steps=2"]
     folder, row = run(tmp_path / "top", *argv, "--n_pretrain=4000", "--rungs", "1000", "2000")
-    (middle,), (bottom,) = (ResultsTable.load(folder / name).rows() for name in ("below", "below/below"))
+    (middle,), (bottom,) = (
+        ResultsTable.load(folder / name).rows() for name in ("previous_rung", "previous_rung/previous_rung")
+    )
     assert [rung["n_pretrain"] for rung in (bottom, middle, row)] == [1_000, 2_000, 4_000]
     assert [rung["parent"] for rung in (bottom, middle, row)] == [None, bottom["run_id"], middle["run_id"]]
     assert len({rung["recipe"] for rung in (bottom, middle, row)}) == 1
@@ -70,9 +72,9 @@ def test_one_command_trains_the_previous_rungs(texts, tmp_path):
 def test_stopping_at_a_rung_does_not_change_the_next(texts, tmp_path):
     argv = [*TEXT, f"--source={texts}", "--decay=0.25", "--warmup_steps=2", "--n_pretrain=2000", "--rungs", "1000"]
     folder, row = run(tmp_path / "ladder", *argv)
-    (tmp_path / "ladder" / "below" / "trunk" / "optimizer.pt").unlink()
-    with pytest.raises(InputError, match="trunk"):
-        run(tmp_path / "again", *argv, f"--trunk={folder / 'below'}")
+    (tmp_path / "ladder" / "previous_rung" / "resume_state" / "optimizer.pt").unlink()
+    with pytest.raises(InputError, match="resume_state"):
+        run(tmp_path / "again", *argv, f"--previous_rung={folder / 'previous_rung'}")
     # The same rule and order from the first step, without a rung to stop at.
     resolved = resolve(*parse_pretrain([*argv, "--save_strategy=no"], None))
     undisturbed, same = train(dataclasses.replace(resolved, parent=None), tmp_path / "undisturbed")
@@ -80,10 +82,10 @@ def test_stopping_at_a_rung_does_not_change_the_next(texts, tmp_path):
     assert same_values(row, same)
 
 
-def test_a_trunk_of_another_run_is_refused(texts, tmp_path):
+def test_a_previous_rung_of_another_run_is_refused(texts, tmp_path):
     argv = [*TEXT, f"--source={texts}", "--decay=0.25"]
     folder, _ = run(tmp_path / "first", *argv, "--n_pretrain=1000")
-    above = [*argv, "--n_pretrain=2000", f"--trunk={folder}"]
+    above = [*argv, "--n_pretrain=2000", f"--previous_rung={folder}"]
     with pytest.raises(InputError, match="n_pretrain"):
         run(tmp_path / "other", *above, "--rungs", "900")
     with pytest.raises(InputError, match="rule"):
@@ -97,7 +99,7 @@ def test_a_trunk_of_another_run_is_refused(texts, tmp_path):
 def test_images_have_ladders_too(tmp_path):
     argv = [*IMAGES, "--decay=0.2", "--n_pretrain=1200", "--rungs", "300"]
     folder, row = run(tmp_path / "images", *argv)
-    below = ResultsTable.load(folder / "below").rows()[0]
+    below = ResultsTable.load(folder / "previous_rung").rows()[0]
     assert (row["task"], row["samples_seen"], below["samples_seen"]) == ("image_classification", 1_200, 304)
     assert load_model(folder).config.num_labels == 10
     assert (row["parent"], below["parent"]) == (below["run_id"], None)
@@ -134,7 +136,7 @@ def test_a_grid_trains_a_ladder_and_resumes_it_after_a_kill(texts, tmp_path):
     rungs = [run for run in plan if run.spec.stage == "pretrain"]
     assert [rung.spec.n_pretrain for rung in rungs] == [1_000, 2_000, 4_000]
     assert [rung.parent for rung in rungs] == [None, rungs[0].run_id, rungs[1].run_id]
-    # Each pays for its own part of the trunk alone: 16, 32 - 13 and 63 - 26 steps.
+    # Each pays for its own part alone: 16, 32 - 13 and 63 - 26 steps.
     step = rungs[0].train_flops / 16
     assert [round(rung.train_flops / step) for rung in rungs] == [16, 19, 37]
     losses = {row["n_pretrain"]: row["loss"] for row in table.rows() if row["stage"] == "pretrain"}

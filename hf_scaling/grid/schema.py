@@ -35,7 +35,7 @@ _FROM_GRID: dict[str, dict[str, str | None]] = {
         "n_pretrain": "n_pretrain",
         "teacher": "arms",
         "rungs": "schedule",
-        "trunk": "schedule",
+        "previous_rung": "schedule",
         "seed": "seeds",
         "output_dir": None,
         "config": None,

@@ -83,7 +83,7 @@ class PretrainFields(RunFields):
     rungs: list[int] = field(
         default_factory=list, metadata={"help": "the smaller n_pretrain of the ladder that this run continues"}
     )
-    trunk: str | None = field(
+    previous_rung: str | None = field(
         default=None, metadata={"help": "folder of the run of the previous rung; by default it is trained first"}
     )
 
@@ -93,8 +93,10 @@ class PretrainFields(RunFields):
             self.teacher = None
         if self.decay is not None and not 0 < self.decay < 1:
             raise InputError(f"decay {self.decay}: must be a share of the steps, above 0 and below 1")
-        if self.decay is None and (self.rungs or self.trunk):
-            raise InputError("decay: missing; rungs and trunk need it: the share of the steps over which rates fall")
+        if self.decay is None and (self.rungs or self.previous_rung):
+            raise InputError(
+                "decay: missing; rungs and previous_rung need it: the share of the steps over which rates fall"
+            )
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Ladders: one pass over the data at a constant rate, from which each rung branches off and decays.
 
 A rung is a run of its own. It starts from the training state that the previous rung saved where its decay began (its
-trunk), saves its own state where its own decay begins, and ends as a finished model. So the constant part is trained
+resume_state), saves its own state where its own decay begins, and ends as a finished model. So the constant part is trained
 once for all rungs, and the order of the examples puts those of a smaller rung before those that a larger one adds.
 """
 
@@ -28,7 +28,7 @@ class Rung:
     Attributes:
         warmup: Steps until the rate is constant.
         start: The step at which it continues from the previous rung; 0 in the first.
-        branch: The step at which its rate begins to fall, and its trunk is saved.
+        branch: The step at which its rate begins to fall, and its state is saved.
         steps: Steps in all, those of the previous rungs included.
     """
 
@@ -88,4 +88,4 @@ def check_previous(spec: RunSpec, previous: RunSpec, rungs: Sequence[int]) -> No
     wanted, present = spec.to_dict() | {"n_pretrain": rungs[-1]}, previous.to_dict()
     for name in ("n_pretrain", "model", "source", "rule", "seed", "teacher", "distillation"):
         if present[name] != wanted[name]:
-            raise InputError(f"trunk: run {previous.run_id} is not the previous rung: it has another {name}")
+            raise InputError(f"previous_rung: run {previous.run_id} is not the previous rung: it has another {name}")

@@ -139,12 +139,12 @@ class ResolvedRun:
         if plan.teacher is not None:
             given["teacher"] = str(folder_of(plan.teacher))
         if plan.parent is not None:
-            given["trunk" if stage == "pretrain" else "checkpoint"] = str(folder_of(plan.parent))
+            given["previous_rung" if stage == "pretrain" else "checkpoint"] = str(folder_of(plan.parent))
         fields, args = build_fields(stage, given)
         task = tasks.find(fields.task)
         if stage == "pretrain":
             teacher = None if fields.teacher is None else identify(fields.teacher, task)
-            parent = None if fields.trunk is None else RunFolder(fields.trunk)
+            parent = None if fields.previous_rung is None else RunFolder(fields.previous_rung)
             inputs = task.inputs(fields)
         else:
             teacher, parent = None, identify(fields.checkpoint, task)
@@ -172,7 +172,7 @@ def resolve(
         args: TrainingArguments; by default those of an empty configuration.
         teacher: The teacher, where it is a run of its own; by default `fields.teacher`.
         parent: What it fine-tunes, or the previous rung, where that is a run of its own; by default
-            `fields.checkpoint` or `fields.trunk`.
+            `fields.checkpoint` or `fields.previous_rung`.
         processes: Processes that the run will be spread over.
         cache: What this process keeps between runs, and whether sources are read and guesses are allowed.
 
@@ -200,7 +200,7 @@ def resolve(
         teacher = teacher or _find_teacher(task, fields, args, cache)
         if parent is None and fields.rungs:
             previous = dataclasses.replace(fields, n_pretrain=fields.rungs[-1], rungs=fields.rungs[:-1])
-            parent = RunFolder(fields.trunk) if fields.trunk else resolve(previous, args, cache=cache)
+            parent = RunFolder(fields.previous_rung) if fields.previous_rung else resolve(previous, args, cache=cache)
     teacher_flops = 0.0
     if isinstance(teacher, ResolvedRun):
         teacher_flops = cache.count(task, teacher.fields, teacher.source, inputs, teacher.fields).forward

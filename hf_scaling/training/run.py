@@ -38,7 +38,7 @@ _INHERITED = (
 def train(run: ResolvedRun, folder: str | Path | None = None) -> tuple[Path, dict[str, Any]]:
     """Train a run, evaluate it, and write its folder; resume a killed run; a finished run is read.
 
-    The runs that it needs are trained first, in folders inside its own: `teacher`, `below` (the previous rung of a
+    The runs that it needs are trained first, in folders inside its own: `teacher`, `previous_rung` (the previous rung of a
     ladder) and `parent`.
 
     Args:
@@ -80,7 +80,7 @@ class _Training:
         subset = run.subset
         checkpoint = self._trained(run.teacher, "teacher")
         teacher = None if checkpoint is None else run.cache.teacher(self.task, checkpoint.folder)
-        parent = self._trained(run.parent, "below" if self.spec.stage == "pretrain" else "parent")
+        parent = self._trained(run.parent, "previous_rung" if self.spec.stage == "pretrain" else "parent")
         model, origin = self._start_from(parent, checkpoint, teacher)
         # A copy of each checkpoint that is fine-tuned would stay in the cache, so that one is counted as it is.
         counted = run.counted.training if self.spec.stage == "pretrain" else None
@@ -90,7 +90,7 @@ class _Training:
         if is_main():
             self.folder.write_resolved(self.spec, configuration | {"overlap": overlap})
         self._report(f"{self.spec.steps:,} steps, run {self.spec.run_id}")
-        trainer.train_to_end(parent.trunk if isinstance(parent, RunFolder) else None)
+        trainer.train_to_end(parent.resume_state if isinstance(parent, RunFolder) else None)
         model = trainer.model if isinstance(trainer.model, PreTrainedModel) else trainer.model.merge_and_unload()
         # The test split is read only now, when nothing can be selected by it any more.
         batch_size = trainer.args.per_device_eval_batch_size
@@ -117,7 +117,7 @@ class _Training:
             return needed
         folder = RunFolder(self.folder.path / name)
         _Training(needed, folder, "teacher" if name == "teacher" else "").execute()
-        return folder if name == "below" else identify(folder.path, self.task)
+        return folder if name == "previous_rung" else identify(folder.path, self.task)
 
     def _start_from(
         self, parent: Checkpoint | RunFolder | None, teacher: Checkpoint | None, loaded: Teacher | None
@@ -169,7 +169,7 @@ class _Training:
             data_collator=collate,
             processing_class=self.task.processor(model, run.inputs),
             patience=run.fields.patience,
-            keep=None if run.rung is None else (run.rung.branch, self.folder.trunk),
+            keep=None if run.rung is None else (run.rung.branch, self.folder.resume_state),
             flops_per_example=flops,
         )
 

@@ -43,9 +43,9 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
-    def trunk(self) -> Path:
+    def resume_state(self) -> Path:
         """The training state from which a ladder's next rung continues."""
-        return self.path / "trunk"
+        return self.path / "resume_state"
 
     def claim(self, spec: RunSpec) -> dict[str, Any] | None:
         """Check that this folder is empty or belongs to the run.
@@ -151,14 +151,14 @@ def read_notes(checkpoint: Path) -> dict[str, Any]:
     return json.loads((checkpoint / _COMPLETE).read_text(encoding="utf-8"))["notes"]
 
 
-def save_trunk(checkpoint: Path, trunk: Path) -> None:
+def save_resume_state(checkpoint: Path, resume_state: Path) -> None:
     """Copy a complete training state to where it is not replaced by later ones; an existing copy stays."""
-    if trunk.is_dir():
+    if resume_state.is_dir():
         return
-    partial = trunk.with_name(f".{trunk.name}.partial")
+    partial = resume_state.with_name(f".{resume_state.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(checkpoint, partial)
-    os.replace(partial, trunk)
+    os.replace(partial, resume_state)
 
 
 def newest_complete(checkpoints: Path) -> Path | None:

@@ -57,11 +57,11 @@ class RunTrainer(DistillationTrainer):
         """Seconds of training, those before a kill included up to the checkpoint that was resumed."""
         return self._seconds_before + time.monotonic() - self._started
 
-    def train_to_end(self, trunk: Path | None = None) -> None:
-        """Train to the last step, from the newest complete checkpoint, else from `trunk` if that is given.
+    def train_to_end(self, previous: Path | None = None) -> None:
+        """Train to the last step, from the newest complete checkpoint, else from `previous` if that is given.
 
         Raises:
-            InputError: `trunk` is not a complete training state.
+            InputError: `previous` is not a complete training state.
             RunError: A loss or a weight is not finite; the checkpoints before it are kept.
         """
         checkpoints = Path(self.args.output_dir)
@@ -69,12 +69,12 @@ class RunTrainer(DistillationTrainer):
         if self.is_world_process_zero():
             run_folder.remove_incomplete(checkpoints)
         self.accelerator.wait_for_everyone()
-        if resume_state is None and trunk is not None:
-            if not run_folder.is_complete(trunk):
+        if resume_state is None and previous is not None:
+            if not run_folder.is_complete(previous):
                 raise InputError(
-                    f"{trunk} is not a complete training state: remove its run's folder and train it again"
+                    f"{previous} is not a complete training state: remove its run's folder and train it again"
                 )
-            resume_state = trunk
+            resume_state = previous
         if resume_state is not None:
             notes = run_folder.read_notes(resume_state)
             self._seconds_before, self._batches_distilled = notes["seconds"], notes["batches_taught"]
@@ -110,7 +110,7 @@ class RunTrainer(DistillationTrainer):
             notes = {"seconds": self.seconds, "batches_taught": self._batches_distilled}
             run_folder.mark_complete(checkpoint, notes)
             if self._keep is not None and self._keep[0] == self.state.global_step:
-                run_folder.save_trunk(checkpoint, self._keep[1])
+                run_folder.save_resume_state(checkpoint, self._keep[1])
 
     def _check_weights(self) -> None:
         if not all(torch.isfinite(weight).all() for weight in self.model.parameters()):
