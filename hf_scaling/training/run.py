@@ -38,8 +38,8 @@ _INHERITED = (
 def train(run: ResolvedRun, folder: str | Path | None = None) -> tuple[Path, dict[str, Any]]:
     """Train a run, evaluate it, and write its folder; resume a killed run; a finished run is read.
 
-    The runs that it needs are trained first, in folders inside its own: `teacher`, `previous_rung` (the previous rung of a
-    ladder) and `parent`.
+    The runs that it needs are trained first, in folders inside its own: `teacher`, `previous_rung` (of a ladder)
+    and `parent`.
 
     Args:
         run: What `resolve` gave.
