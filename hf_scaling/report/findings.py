@@ -6,6 +6,7 @@ findings.parts[0].boundaries[0].boundary.status
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from hf_scaling.fitting.rows import Columns, as_table, scale_of, select_rows
 from hf_scaling.fitting.selection import Ranking, fit_ranked, rank, run_backtest
 from hf_scaling.laws import LAWS
 from hf_scaling.planning import Plan, TransferGaps, plan, suggest_runs, transfer_gaps
+from hf_scaling.planning.limits import study_of
 from hf_scaling.report.parts import (
     MOST_PARTS,
     Arm,
@@ -312,7 +314,7 @@ def collect_findings(
     frame = pd.DataFrame(columns.data, index=columns.labels)
     frame = filter_rows(frame, {"arm": arm, "upstream": upstream, "downstream": downstream, "stage": stage})
     targets = find_targets(frame, target)
-    request = Request(targets, x, weights, options, budget, costs, direction, bounds)
+    request = Request(targets, x, weights, options, budget, costs, direction, bounds, study_of(table))
     parts = split_table(frame)
     names = [part.values[name] for name in ("upstream", "downstream") for part in parts if name in part.values]
     names = list(dict.fromkeys(names)) or [part.title for part in parts]
@@ -337,7 +339,7 @@ def _analyse(part: Part, table: pd.DataFrame, request: Request) -> PartFindings:
         boundaries,
         tuple(gap for target in targets for gap in find_transfer_gaps(part, target, request)),
         tuple(find_plan(part, target, laws, table, request) for target in targets),
-        find_next_runs(part, targets[0], laws, boundaries, table),
+        find_next_runs(part, targets[0], laws, boundaries, table, request.study),
     )
 
 
@@ -485,15 +487,20 @@ def find_plan(part: Part, target: str, laws: Sequence[ArmLaw], table: pd.DataFra
     n_params = None if in_laws or not len(sizes) else float(sizes[-1])
     laws_or_law = next(iter(fits.values())) if len(fits) == 1 else fits
     try:
-        return TargetPlan(
-            target, plan(laws_or_law, budget, costs or {}, n_params=n_params, level=request.options.level), asked
-        )
+        level, study = request.options.level, request.study
+        best = plan(laws_or_law, budget, costs or {}, n_params=n_params, level=level, study=study)
+        return TargetPlan(target, best, asked)
     except InputError as error:
         return TargetPlan(target, asked=asked, problem=str(error))
 
 
 def find_next_runs(
-    part: Part, target: str, laws: Sequence[ArmLaw], boundaries: Sequence[ArmBoundary], table: pd.DataFrame
+    part: Part,
+    target: str,
+    laws: Sequence[ArmLaw],
+    boundaries: Sequence[ArmBoundary],
+    table: pd.DataFrame,
+    study: Path | None = None,
 ) -> NextRuns | None:
     """Suggest runs that narrow the boundary where it is not settled, else the prediction of the best arm's law."""
     spent = sum(float(np.nansum(numbers(part.rows, name))) for name in ("train_flops", "teacher_flops"))
@@ -512,7 +519,7 @@ def find_next_runs(
         return None
     quantity, aim = aims[0]
     try:
-        runs = suggest_runs(aim, budget=budget, quantity=quantity, table=table)
+        runs = suggest_runs(aim, budget=budget, quantity=quantity, table=table, study=study)
     except InputError as error:
         return NextRuns(target, quantity, budget, problem=str(error))
     return NextRuns(target, quantity, budget, runs)

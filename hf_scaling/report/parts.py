@@ -7,6 +7,7 @@ for part in split_table(frame):
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,7 @@ class Request:
         costs: Prices, as for `plan`.
         direction: up or down; None for what the target's name or trend says.
         bounds: Range of the target; None for the default.
+        study: Folder of the study, which says how many images its sources have; None where the table is not a study's.
     """
 
     targets: tuple[str, ...]
@@ -52,6 +54,7 @@ class Request:
     costs: Mapping[str, float] | None = None
     direction: str | None = None
     bounds: tuple[float | None, float | None] | None = None
+    study: Path | None = None
 
     @property
     def row_filter(self) -> RowFilter:

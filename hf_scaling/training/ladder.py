@@ -2,7 +2,8 @@
 
 A rung is a run of its own. It starts from the training state that the previous rung saved where its decay began (its
 resume_state), saves its own state where its own decay begins, and ends as a finished model. So the constant part is
-trained once for all rungs, and the order of the examples puts those of a smaller rung before those that a larger one adds.
+trained once for all rungs, and the order of the examples puts those of a smaller rung before those that a larger one
+adds.
 """
 
 import math
