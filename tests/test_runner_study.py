@@ -56,8 +56,7 @@ def test_the_table_is_complete_and_printed(study):
     out, err = (study.parent / name for name in ("out", "err"))
     lines = [line.split() for line in out.read_text().splitlines()]
     assert {("vit-30k", "plain"), ("vit-50k", "distilled")} <= {tuple(line[:2]) for line in lines}
-    # One size of everything: there is no law to fit yet.
-    assert ["next", "hf-scaling", "report"] in [line[:3] for line in lines]
+    assert ["next", "hf-scaling", "fit"] in [line[:3] for line in lines]
     assert "n_finetune 30" in out.read_text()
     assert f"{N_RUNS}/{N_RUNS}" in err.read_text()
     report = ["report.html", "report.md", "report_figures"]
