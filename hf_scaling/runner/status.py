@@ -59,7 +59,7 @@ def next_command(folder: str | Path) -> str:
     return f"hf-scaling fit {folder} --law {law} --target {target} --arm plain{options}{upstream}"
 
 
-# The sizes that vary to a law that takes all of them, as `fit` is told it.
+# The sizes that vary to the `--law` that takes all of them.
 _LAWS_BY_SIZES = {
     ("n_pretrain",): "power_law",
     ("n_params",): "power_law --x n_params",
