@@ -172,11 +172,14 @@ def by_transformers(images: Path, epochs: int, workers: int) -> None:
 
 
 def by_hf_scaling(images: Path, epochs: int, workers: int) -> None:
-    """The recipe, its evaluation on the test part included; the cache is empty at the first call."""
-    from transformers import TrainerCallback
+    """What recipes/pretrain.py does, evaluation on the test part included; the cache is empty at the first call."""
+    from hf_scaling.processes import importing
 
-    from hf_scaling.training import parse_pretrain, resolve, train
-    from hf_scaling.training import trainer as trainers
+    with importing():
+        from transformers import TrainerCallback
+
+        from hf_scaling.training import parse_pretrain, resolve, train
+        from hf_scaling.training import trainer as trainers
 
     marks: list[float] = []
 
@@ -251,9 +254,6 @@ def main() -> None:
     parser.add_argument("--only", choices=CONTENDERS, nargs="+", default=list(CONTENDERS))
     options = parser.parse_args()
     if options.contender:
-        import torch
-
-        torch.set_num_threads(1)
         CONTENDERS[options.contender](options.folder, options.epochs, options.workers)
         return
     with tempfile.TemporaryDirectory() as scratch:

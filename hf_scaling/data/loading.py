@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,8 @@ _BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
 _OPENED_VERSION = 1  # of what `remembered` stores
 #: Suffixes of files, other than images, that `datasets` reads.
 _DATA_SUFFIXES = {".parquet", ".arrow", ".csv", ".json", ".jsonl", ".tar"}
+# Below this time an image is mostly Python's work, which threads only delay: small images are decoded in one thread.
+_SMALL_SECONDS = 5e-4
 _GROUP = 32  # images per task of a thread; one by one, handing over small images costs more than decoding them
 
 
@@ -568,7 +571,7 @@ class StreamReader:
 class RowPacker:
     """Turns raw rows into a `Block`: selects classes, decodes, fits and packs.
 
-    Images are decoded in threads, which PIL allows to run at once. `where` is the part, for messages.
+    Large images are decoded in threads, which PIL allows to run at once. `where` is the part, for messages.
     """
 
     image_column: str
@@ -600,11 +603,17 @@ class RowPacker:
         return block
 
     def _pack_images(self, images: list[tuple[int, dict | None]]) -> list[Packed | str]:
-        groups = [images[begin : begin + _GROUP] for begin in range(0, len(images), _GROUP)]
+        def pack_group(group: list[tuple[int, dict | None]]) -> list[Packed | str]:
+            return [self._pack_one(row, image) for row, image in group]
+
+        start = time.thread_time()
+        packed = pack_group(images[:_GROUP])
+        if time.thread_time() - start < _SMALL_SECONDS * len(packed):
+            return packed + pack_group(images[_GROUP:])
+        groups = [images[begin : begin + _GROUP] for begin in range(_GROUP, len(images), _GROUP)]
         n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         with ThreadPoolExecutor(max(1, n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))) as pool:
-            results = pool.map(lambda group: [self._pack_one(row, image) for row, image in group], groups)
-            return [result for group in results for result in group]
+            return packed + [result for group in pool.map(pack_group, groups) for result in group]
 
     def _pack_one(self, row: int, image: dict | None) -> Packed | str:
         """A packed image, or what is wrong with it."""
