@@ -143,23 +143,17 @@ def read_image_folder(path: "Path | FolderScan", label_column: str | None = None
     labels = _metadata_labels(walk, by_class, label_column)
     if labels is not None:
         by_class = {part: _grouped(walk, classes, labels) for part, classes in by_class.items()}
-    folder = _assemble(walk, by_class)
     empty = sorted(top for top, n in n_images.items() if top and not n)
     if empty:
         remarks.append(f"{walk.root}: folders without images: {listing(empty)}")
-    if walk.unused.total():
-        remarks.append(f"{walk.root}: {describe_unused(walk.unused)}")
-    if {"test", "validation"} <= folder.parts.keys():
-        remarks.append(
-            f"{walk.root}: the {len(folder.parts['validation'].paths):,} images of its validation part are not used: "
-            "test is evaluated, and a validation part is drawn from train where a run needs one"
-        )
-    return ImageFolder(folder.root, folder.class_names, folder.parts, tuple(remarks))
+    return assemble(walk, by_class, remarks)
 
 
 @dataclass
-class _Files:
-    """Some images. Flat lists: 100,000 tuples would keep Python's garbage collector longer than the walk takes.
+class ImageGroup:
+    """Some images of one part and class.
+
+    Flat lists: 100,000 tuples would keep Python's garbage collector longer than the walk takes.
 
     Attributes:
         paths: Relative to the root.
@@ -187,17 +181,17 @@ class FolderScan:
 
     root: Path
     unused: Counter = field(default_factory=Counter)
-    images: dict[str, dict[str, _Files]] = field(default_factory=dict)
+    images: dict[str, dict[str, ImageGroup]] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     data_files: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._suffixes = image_suffixes()
-        self.images[""] = {"": _Files()}
+        self.images[""] = {"": ImageGroup()}
         for top, path, above in self._read(str(self.root), "", self.images[""][""], ()):
-            seconds = self.images[top] = {"": _Files()}
+            seconds = self.images[top] = {"": ImageGroup()}
             for second, inner, here in self._read(path, f"{top}/", seconds[""], above):
-                seconds[second] = _Files()
+                seconds[second] = ImageGroup()
                 self._read_all(inner, f"{top}/{second}/", seconds[second], here)
 
     @property
@@ -220,12 +214,12 @@ class FolderScan:
         has_folders = any(files for second, files in self.images[tops[0]].items() if second)
         return self.root / tops[0] if has_folders or tops[0] in self.metadata else None
 
-    def _read_all(self, path: str, prefix: str, images: _Files, above: tuple[str, ...]) -> None:
+    def _read_all(self, path: str, prefix: str, images: ImageGroup, above: tuple[str, ...]) -> None:
         for name, inner, here in self._read(path, prefix, images, above):
             self._read_all(inner, f"{prefix}{name}/", images, here)
 
     def _read(
-        self, path: str, prefix: str, images: _Files, above: tuple[str, ...]
+        self, path: str, prefix: str, images: ImageGroup, above: tuple[str, ...]
     ) -> list[tuple[str, str, tuple[str, ...]]]:
         """Record a folder's files; return name, path and the real folders above of each folder in it."""
         folders, suffixes, paths, stamps = [], self._suffixes, images.paths, images.stamps
@@ -277,8 +271,8 @@ class FolderScan:
         return above
 
 
-def _joined(parts: Iterable[_Files]) -> _Files:
-    parts, joined = [files for files in parts if files.paths], _Files()
+def _joined(parts: Iterable[ImageGroup]) -> ImageGroup:
+    parts, joined = [files for files in parts if files.paths], ImageGroup()
     if len(parts) == 1:
         return parts[0]
     for files in parts:
@@ -287,7 +281,7 @@ def _joined(parts: Iterable[_Files]) -> _Files:
     return joined
 
 
-def _parts_by_class(walk: FolderScan, parts: Mapping[str, str]) -> dict[str, dict[str, _Files]]:
+def _parts_by_class(walk: FolderScan, parts: Mapping[str, str]) -> dict[str, dict[str, ImageGroup]]:
     """Part to class name to files, where the top folders are parts."""
     tops: dict[str, str] = {}
     for top, part in parts.items():
@@ -302,7 +296,7 @@ def _parts_by_class(walk: FolderScan, parts: Mapping[str, str]) -> dict[str, dic
 
 
 def _metadata_labels(
-    walk: FolderScan, by_class: Mapping[str, Mapping[str, _Files]], label_column: str | None
+    walk: FolderScan, by_class: Mapping[str, Mapping[str, ImageGroup]], label_column: str | None
 ) -> dict[str, str] | None:
     """Path to label by the metadata files; None where there is none with a label column."""
     if not walk.metadata:
@@ -389,13 +383,13 @@ def _label_column(columns: Sequence[str], requested: str | None, where: Path) ->
     return requested
 
 
-def _grouped(walk: FolderScan, classes: Mapping[str, _Files], labels: Mapping[str, str]) -> dict[str, _Files]:
+def _grouped(walk: FolderScan, classes: Mapping[str, ImageGroup], labels: Mapping[str, str]) -> dict[str, ImageGroup]:
     """Label to files, by the metadata; images without a row are counted as unused."""
-    groups: dict[str, _Files] = {}
+    groups: dict[str, ImageGroup] = {}
     for files in classes.values():
         for number, path in enumerate(files.paths):
             if path in labels:
-                group = groups.setdefault(labels[path], _Files())
+                group = groups.setdefault(labels[path], ImageGroup())
                 group.paths.append(path)
                 group.stamps += files.stamps[3 * number : 3 * number + 3]
             else:
@@ -403,13 +397,20 @@ def _grouped(walk: FolderScan, classes: Mapping[str, _Files], labels: Mapping[st
     return groups
 
 
-def _assemble(walk: FolderScan, by_class: Mapping[str, Mapping[str, _Files]]) -> ImageFolder:
+def assemble(
+    walk: FolderScan, by_class: Mapping[str, Mapping[str, ImageGroup]], remarks: Sequence[str]
+) -> ImageFolder:
     """Class ids by name; files sorted within their classes.
+
+    Args:
+        walk: The folder's files; what is not used is remarked.
+        by_class: Part to class name to images; the name "" holds images without a class.
+        remarks: Lines that come first.
 
     Raises:
         InputError: A part without classes, one class alone, or a class that the training part does not have.
     """
-    named: dict[str, dict[str, _Files]] = {}
+    named: dict[str, dict[str, ImageGroup]] = {}
     for part, classes in by_class.items():
         loose = len(classes.get("", ()))
         named[part] = {unicodedata.normalize("NFC", name): files for name, files in classes.items() if name and files}
@@ -431,14 +432,22 @@ def _assemble(walk: FolderScan, by_class: Mapping[str, Mapping[str, _Files]]) ->
                 f"{walk.root}: class {unknown[0]} is in the {part} part and not in the training part"
                 f"{did_you_mean(unknown[0], class_names)}"
             )
-        present = [classes.get(name, _Files()) for name in class_names]
+        present = [classes.get(name, ImageGroup()) for name in class_names]
         labels, files = np.repeat(np.arange(len(class_names)), list(map(len, present))), _joined(present)
         # Two sorts, of which the second keeps the order of paths within a class.
         order = sorted(range(len(files)), key=files.paths.__getitem__)
         order = np.array(order)[np.argsort(labels[order], kind="stable")]
         stamps = np.array(files.stamps, np.int64).reshape(-1, 3)[order]
         parts[part] = ImageFiles(tuple(map(files.paths.__getitem__, order.tolist())), labels, stamps)
-    return ImageFolder(walk.root, tuple(class_names), parts, ())
+    remarks = list(remarks)
+    if walk.unused.total():
+        remarks.append(f"{walk.root}: {describe_unused(walk.unused)}")
+    if {"test", "validation"} <= parts.keys():
+        remarks.append(
+            f"{walk.root}: the {len(parts['validation'].paths):,} images of its validation part are not used: "
+            "test is evaluated, and a validation part is drawn from train where a run needs one"
+        )
+    return ImageFolder(walk.root, tuple(class_names), parts, tuple(remarks))
 
 
 def describe_unused(unused: Counter, before: str = "") -> str:

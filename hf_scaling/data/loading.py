@@ -28,7 +28,6 @@ from hf_scaling.data.folders import (
     hash_contents,
     hash_files,
     list_files,
-    read_image_folder,
 )
 from hf_scaling.data.images import Packed, Packer, Undecided
 from hf_scaling.data.labels import (
@@ -41,6 +40,7 @@ from hf_scaling.data.labels import (
     name_classes,
     read_label_columns,
 )
+from hf_scaling.data.lists import read_images
 from hf_scaling.errors import InputError
 from hf_scaling.files import write_text
 from hf_scaling.text import did_you_mean, listing
@@ -120,7 +120,7 @@ class FolderOrigin:
         progress: Whether to show progress on stderr.
 
     Raises:
-        InputError: As `read_image_folder` and `hash_contents` do.
+        InputError: As `read_images` and `hash_contents` do.
     """
 
     is_generated = False
@@ -133,7 +133,7 @@ class FolderOrigin:
             raise InputError(f"image_column: {scan.root} is a folder of images and has no columns: leave it out")
         if label_column == "label" and not scan.metadata:  # what `datasets` calls the class folders
             label_column = None
-        folder = read_image_folder(scan, label_column)
+        folder = read_images(scan, label_column)
         for remark in folder.remarks:
             log_once(remark)
         self._content = hash_contents(folder, root / "folders", progress)
@@ -339,7 +339,8 @@ def locate(
             parts, source_name = {"train": [path.name]}, resolved.stem
         else:
             kinds = listing([f"a {suffix} file" for suffix in suffixes])
-            raise InputError(f"{name}: this file is not a source: give a folder, {kinds} or a Hub id")
+            advice = "its folder, where it lists images" if path.suffix.lower() == ".csv" else "a folder"
+            raise InputError(f"{name}: this file is not a source: give {advice}, {kinds} or a Hub id")
         folder = path if path.is_dir() else path.parent
         if parts is None:
             builder = _builder(str(path))
