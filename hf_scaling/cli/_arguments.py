@@ -34,6 +34,12 @@ _ROWS: dict[str, dict[str, Any]] = {
         "help": "range of the target, an end left out for no limit (default: 0,1 for error and rates)",
     },
     "cluster": {"metavar": "COLUMN", "help": "column of the rows that share their luck (default: run, else parent)"},
+    "pool": {
+        "action": "append",
+        "default": [],
+        "metavar": "COLUMN",
+        "help": "column that names curves which share a distribution; repeat or separate by commas for several",
+    },
     "weights": {"metavar": "COLUMN", "help": "column of positive weights (default: equal, or from n_eval)"},
 }
 _FITTING: dict[str, dict[str, Any]] = {
@@ -112,7 +118,10 @@ def add_json_argument(parser: argparse.ArgumentParser, keys: str) -> None:
 
 def keywords(arguments: argparse.Namespace) -> dict[str, Any]:
     """The shared flags of rows and fits that the command has, as keyword arguments of the Python API."""
-    return {name: value for name, value in vars(arguments).items() if name in _ROWS or name in _FITTING}
+    given = {name: value for name, value in vars(arguments).items() if name in _ROWS or name in _FITTING}
+    if "pool" in given:
+        given["pool"] = [name.strip() for text in given["pool"] for name in text.split(",") if name.strip()] or None
+    return given
 
 
 def pairs(given: Sequence[str], flag: str) -> dict[str, str]:
@@ -209,12 +218,14 @@ def read_fits(
     law_or_table = _load_law_or_table(arguments)
     if not isinstance(law_or_table, LawFit):
         table = law_or_table
+        pool = keywords(arguments).get("pool") or []
         arms = rows_of_stage(table, arguments.stage).distinct("arm") if arguments.arm is None else []
+        arms = [] if "arm" in pool else arms
         if len(arms) < 2:
             return _fit(table, arguments, arguments.arm, law), table
         return {arm: _fit(table, arguments, arm, law) for arm in arms}, table
-    for name in ("arm", "upstream", "downstream", "stage", "x", "weights", "law"):
-        if getattr(arguments, name) is not None:
+    for name in ("arm", "upstream", "downstream", "stage", "x", "weights", "law", "pool"):
+        if getattr(arguments, name, None):
             raise InputError(
                 f"--{name} selects rows of a table, but {arguments.results} is a fitted law: leave it out"
             )

@@ -25,7 +25,9 @@ EXAMPLE = "hf-scaling fit results.csv --law chinchilla --map n_pretrain=tokens -
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    add_results_arguments(parser, (*ROWS, "cluster"), fitting=("objective", "delta", "seed", *INTERVALS, "method"))
+    add_results_arguments(
+        parser, (*ROWS, "cluster", "pool"), fitting=("objective", "delta", "seed", *INTERVALS, "method")
+    )
     law = parser.add_argument_group("law")
     name_help = "see `hf-scaling laws`; auto selects (default: transfer_gap)"
     law.add_argument("--law", default="transfer_gap", metavar="NAME", help=name_help)
@@ -53,7 +55,8 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if arguments.json:
         names = ("law", "status", "params", "intervals", "scores", "notes", "weights", "settings", "data")
-        print(to_json({"formula": formula_of(fit), **{name: getattr(fit, name) for name in names}}))
+        content = {"formula": formula_of(fit), **{name: getattr(fit, name) for name in names}}
+        print(to_json(content | ({"curves": fit.curves.to_dict("records")} if fit.pool else {})))
     else:
         print(fit.summary())
     if arguments.out:

@@ -1,6 +1,7 @@
 """`hf-scaling need`: how much of a size a target takes, and what to collect now."""
 
 import argparse
+from typing import Any
 
 from hf_scaling.cli._arguments import (
     INTERVALS,
@@ -9,6 +10,7 @@ from hf_scaling.cli._arguments import (
     add_results_arguments,
     has_one_variable,
     numbers,
+    pairs,
     read_fit,
     to_json,
 )
@@ -34,7 +36,7 @@ _NAMES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    rows = [name for name in ROWS if name not in ("target", "x")]
+    rows = [*(name for name in ROWS if name not in ("target", "x")), "pool"]
     add_results_arguments(parser, rows, ("objective", "delta", "seed", *INTERVALS), or_law=True)
     law_help = "see `hf-scaling laws`; auto selects or combines (default: auto)"
     parser.add_argument("--law", metavar="NAME", help=law_help)
@@ -50,10 +52,15 @@ def run(arguments: argparse.Namespace) -> None:
 
     wanted = numbers([arguments.target], "--target")
     arguments.target, value = next(iter(wanted.items()))
-    places = numbers(arguments.at, "--at")
-    if arguments.solve_for in places:
+    given = pairs(arguments.at, "--at")
+    if arguments.solve_for in given:
         raise InputError(f"--at {arguments.solve_for}: it is what is solved for; leave it out")
     arguments.x = arguments.solve_for if has_one_variable(arguments.law) else None
     fit, _ = read_fit(arguments, law="auto")
+    curve = {name: text for name, text in given.items() if name in fit.pool}
+    places: dict[str, Any] = numbers(
+        [text for text in arguments.at if text.partition("=")[0].strip() not in curve], "--at"
+    )
+    places |= curve
     result = need(fit, arguments.target, value, arguments.solve_for, level=arguments.level, **places)
     print(to_json({name: getattr(result, name) for name in _NAMES}) if arguments.json else result.summary())

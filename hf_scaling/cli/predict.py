@@ -3,14 +3,18 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hf_scaling.cli._arguments import (
     INTERVALS,
+    ROWS,
     add_pairs,
     add_results_arguments,
     has_one_variable,
+    keywords,
     numbers,
+    pairs,
     read_fit,
     to_json,
 )
@@ -27,7 +31,7 @@ EXAMPLE = "hf-scaling predict studies/demo --target error --at n_pretrain=1e6 --
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    add_results_arguments(parser, fitting=("objective", "delta", "seed", *INTERVALS), or_law=True)
+    add_results_arguments(parser, (*ROWS, "pool"), ("objective", "delta", "seed", *INTERVALS), or_law=True)
     law_help = "see `hf-scaling laws`; auto selects or combines (default: auto)"
     parser.add_argument("--law", metavar="NAME", help=law_help)
     place = parser.add_argument_group("sizes")
@@ -44,13 +48,17 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("--json and --csv: choose one")
     if bool(arguments.at) == bool(arguments.frame):
         raise InputError("give the sizes to predict at: --at NAME=VALUE for each size of the law, or --frame FILE")
-    sets = sets_of_sizes(arguments.at)
+    pool = keywords(arguments)["pool"] or []
     frame = _read_sizes(arguments.frame) if arguments.frame else None
-    named = list(frame) if frame is not None else list(dict.fromkeys(name for one in sets for name in one))
+    given = list(frame) if frame is not None else [text.partition("=")[0].strip() for text in arguments.at]
+    named = [name for name in dict.fromkeys(given) if name not in pool]
+    if frame is None and not (Path(arguments.results) / "law.json").is_file():
+        # A slip is said before a table is read and fitted.
+        sets_of_sizes(arguments.at, pool)
     if arguments.x is None and has_one_variable(arguments.law) and len(named) == 1:
         arguments.x = named[0]
     fit, _ = read_fit(arguments, law="auto")
-    sizes = _sizes(fit, sets) if frame is None else frame
+    sizes = _sizes(fit, sets_of_sizes(arguments.at, fit.pool)) if frame is None else frame
     predicted = sizes.join(fit.predict(sizes, arguments.kind, arguments.level))
     if arguments.csv:
         predicted.to_csv(sys.stdout, index=False)
@@ -62,8 +70,12 @@ def run(arguments: argparse.Namespace) -> None:
         print(_describe(fit, predicted, arguments.level))
 
 
-def sets_of_sizes(given: Sequence[str]) -> list[dict[str, float]]:
+def sets_of_sizes(given: Sequence[str], pool: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The sets of sizes in the arguments of --at: a name given again begins the next set.
+
+    Args:
+        given: The arguments, NAME=NUMBER each.
+        pool: Names whose values are text: the columns that name a curve.
 
     Example:
         ["n_params=1e6", "n_pretrain=1e4", "n_pretrain=1e5"] are two sets with the same n_params.
@@ -71,10 +83,11 @@ def sets_of_sizes(given: Sequence[str]) -> list[dict[str, float]]:
     Raises:
         InputError: An argument is not NAME=NUMBER.
     """
-    sets: list[dict[str, float]] = []
+    sets: list[dict[str, Any]] = []
     named: set[str] = set()
     for text in given:
-        size = numbers([text], "--at")
+        name = text.partition("=")[0].strip()
+        size: dict[str, Any] = dict(pairs([text], "--at")) if name in pool else dict(numbers([text], "--at"))
         if not sets or named & set(size):
             sets.append(dict(sets[-1]) if sets else {})
             named = set()
@@ -83,12 +96,12 @@ def sets_of_sizes(given: Sequence[str]) -> list[dict[str, float]]:
     return sets
 
 
-def _sizes(fit: "LawFit", sets: list[dict[str, float]]) -> "pd.DataFrame":
+def _sizes(fit: "LawFit", sets: list[dict[str, Any]]) -> "pd.DataFrame":
     import pandas as pd
 
     from hf_scaling.text import did_you_mean
 
-    columns = list(dict.fromkeys(fit.columns.values()))
+    columns = [*fit.pool, *dict.fromkeys(fit.columns.values())]
     for sizes in sets:
         for name in [*sizes, *columns]:
             if name not in columns:
@@ -119,11 +132,11 @@ def _describe(fit: "LawFit", predicted: "pd.DataFrame", level: float) -> str:
     from hf_scaling.fitting.law_fit import VERDICTS
     from hf_scaling.text import format_count, format_interval, format_percent, format_value, text_table, wrap
 
-    target, names = fit.settings["target"], list(dict.fromkeys(fit.columns.values()))
+    target, names = fit.settings["target"], [*fit.pool, *dict.fromkeys(fit.columns.values())]
     heads = [*names, target, format_percent(level), "beyond"]
     rows = [
         [
-            *(format_count(row[name]) for name in names),
+            *(str(row[name]) if name in fit.pool else format_count(row[name]) for name in names),
             format_value(target, row["value"]),
             format_interval(target, row["low"], row["high"]),
             f"{format_count(np.exp(row['extrapolation']))}x" if row["extrapolation"] > 0 else "",

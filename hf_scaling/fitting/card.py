@@ -1,6 +1,7 @@
 """Fits and rankings as text for the terminal, and the card and figure of a stored law."""
 
 import importlib.metadata
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -102,15 +103,26 @@ def facts_of(fit: LawFit) -> dict[str, str]:
     known = ", ".join(f"{law} {delta:.3g}".strip() for law, delta in deltas.items() if delta is not None)
     kind = {"wild": "wild cluster", "pairs": "pairs cluster"}[settings["method"]]
     draws = f"{settings['bootstrap']} {kind} bootstrap refits, level {settings['level']:g}"
+    pooled = {}
+    if fit.pool:
+        curves = fit.curves
+        kinds = curves["status"].value_counts().to_dict()
+        listed = ", ".join(f"{number} {status}" for status, number in kinds.items())
+        draws = f"{settings['bootstrap']} draws of the posterior, level {settings['level']:g}"
+        pooled = {"pool": f"{len(curves)} curves by {listing(fit.pool)}: {listed}; parameters are the centre's"}
     return {
         **_facts_of_data(fit, f"{scores['n_rows']} rows, {scores['n_configurations']} distinct sizes"),
+        **pooled,
         "fixed or tied": ", ".join([*fixed, *(" = ".join(group) for group in settings["tied"])]) or "nothing",
         "objective": (
             f"{settings['objective']}{f', delta {known}' if known else ''}, summed over rows; weights "
             f"{settings['weights']}"
         ),
         "algorithm": (
-            "variable projection over a grid of the nonlinear parameters, then bounded Levenberg-Marquardt from "
+            "curves and the distribution they share in turn (empirical Bayes), by bounded Levenberg-Marquardt from "
+            f"{settings['n_starts']} starts"
+            if fit.pool
+            else "variable projection over a grid of the nonlinear parameters, then bounded Levenberg-Marquardt from "
             f"{settings['n_starts']} starts"
         ),
         "intervals": draws if settings["bootstrap"] else "none",
@@ -175,8 +187,14 @@ def card_values(
         "parameters": markdown_table(heads[: 4 if fit.intervals else 2], rows),
         "facts": markdown_table(["", ""], [[name, value] for name, value in facts_of(fit).items()]),
         "notes": "\n".join(f"- **{n['code']}** ({n['grade']}): {n['text']}" for n in fit.notes) or "none",
+        "curves": _curves_table(fit) if fit.pool else "",
         "range": "; ".join(f"{c} from {low:.4g} to {high:.4g}" for c, (low, high) in ranges.items()),
-        "example": ", ".join(f'"{c}": {high:.6g}' for c, (_, high) in ranges.items()),
+        "example": ", ".join(
+            [
+                *(f'"{name}": {json.dumps(str(fit.curves[name].iloc[0]))}' for name in fit.pool),
+                *(f'"{c}": {high:.6g}' for c, (_, high) in ranges.items()),
+            ]
+        ),
         "citation": CITATION,
     }
     names = {name for column in ("upstream", "downstream") for name in fit.data["study"].get(column, ())}
@@ -192,10 +210,25 @@ def card_values(
     return values, head
 
 
+def _curves_table(fit: LawFit) -> str:
+    """The curves of a pooled fit as Markdown: names, status and parameters."""
+    columns = [*fit.pool, "status", *fit.params]
+    rows = [
+        [str(row[name]) if name in (*fit.pool, "status") else format_number(row[name]) for name in columns]
+        for row in fit.curves.to_dict("records")
+    ]
+    return markdown_table(columns, rows)
+
+
 def draw_fit(fit: LawFit) -> bytes:
     """A PNG, equal for equal fits: a curve for each level of the second variable, extrapolations on grey ground."""
     from matplotlib.figure import Figure
 
+    # Of a pooled fit, some of its curves, each where it is cut along its own sizes.
+    shown_curves = []
+    if fit.pool:
+        names = fit.curves[fit.pool].to_dict("records")
+        shown_curves = [names[i] for i in thinned(len(names), _MOST_CURVES)]
     ranges, measured = fit.data["ranges"], fit.data.get("measured", {})
     x = next((name for name in _ALONG if name in ranges), next(iter(ranges)))
     others = [name for name in ranges if name != x]
@@ -210,7 +243,11 @@ def draw_fit(fit: LawFit) -> bytes:
     along = np.geomspace(smallest / 1.3, high * 10, 160)
     figure = Figure(figsize=(7.2, 4.4), dpi=120, layout="constrained")
     ax = figure.subplots()
-    for at, colour, marker in zip(curves, colours(len(curves)), MARKERS):
+    if shown_curves:
+        for names, colour, marker in zip(shown_curves, colours(len(shown_curves)), MARKERS):
+            label = ", ".join(map(str, names.values()))
+            _draw_curve(ax, fit.curve(**names), x, along, largest, colour, marker, label)
+    for at, colour, marker in zip(() if shown_curves else curves, colours(len(curves)), MARKERS):
         _draw_curve(ax, fit, x, along, at, colour, marker)
     ax.axvspan(high, along[-1], color="0.93", zorder=0, label="beyond what was measured")
     style_axes(ax)
@@ -224,11 +261,18 @@ def draw_fit(fit: LawFit) -> bytes:
 
 
 def _draw_curve(
-    ax: "Axes", fit: LawFit, x: str, along: np.ndarray, at: Mapping[str, float], colour: Any, marker: str
+    ax: "Axes",
+    fit: LawFit,
+    x: str,
+    along: np.ndarray,
+    at: Mapping[str, float],
+    colour: Any,
+    marker: str,
+    label: str | None = None,
 ) -> None:
     """A curve with its band, and the measured means at the same other sizes."""
     predicted = fit.predict({x: along, **at})
-    label = ", ".join(f"{name} {format_count(value)}" for name, value in at.items()) or fit.law
+    label = label or ", ".join(f"{name} {format_count(value)}" for name, value in at.items()) or fit.law
     ax.plot(along, predicted["value"], color=colour, linewidth=1.5, label=label)
     if predicted["low"].notna().any():
         ax.fill_between(along, predicted["low"], predicted["high"], color=colour, alpha=0.15, linewidth=0)

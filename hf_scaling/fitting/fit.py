@@ -57,6 +57,7 @@ def fit_law(
     direction: Literal["up", "down"] | None = None,
     bounds: tuple[float | None, float | None] | None = None,
     cluster: str | None = None,
+    pool: "str | Sequence[str] | None" = None,
 ) -> LawFit:
     """Fit a scaling law to a results table.
 
@@ -89,6 +90,9 @@ def fit_law(
             0 to infinity for `loss`, none for others. Predictions stay inside.
         cluster: Column whose equal values name rows that share their luck, such as checkpoints of one run; by default
             `run`, else `parent` of fine-tuned rows, else the ladder that pre-trained rows are of.
+        pool: Columns whose values name curves, such as ["model", "downstream"]: one law is fitted to each, with
+            parameters that share a distribution, so that a curve of few points borrows from the others. `predict`
+            then takes these columns too, and `curves` has a row for each curve.
 
     Returns:
         A LawFit. Every usable table gives one; doubts are in its status and notes.
@@ -112,6 +116,7 @@ def fit_law(
         direction=direction,
         bounds=bounds,
         cluster=cluster,
+        pool=pool or (),
     )
     options = FitOptions(
         objective, delta, bootstrap, method, level, seed, fixed or {}, list(tied or []), supervised, combine
@@ -182,6 +187,10 @@ class FitOptions:
 
 def fit_table(table: "Table", law: str | Law, row_filter: RowFilter, options: FitOptions) -> LawFit:
     """`fit_law` on a loaded table, with its keywords as a RowFilter and FitOptions."""
+    if row_filter.pool:
+        from hf_scaling.fitting.pooling import fit_pooled_table
+
+        return fit_pooled_table(table, law, row_filter, options)
     if law == "auto":
         from hf_scaling.fitting.selection import fit_best
 
@@ -301,15 +310,19 @@ def suited_to(rows: FitRows, law: Law, options: FitOptions) -> tuple[Law, FitOpt
     return law.with_free_floor() if (rows.target < 0).any() else law, replace(options, objective="mse"), notes
 
 
-def describe_rows(rows: FitRows) -> dict[str, Any]:
+def describe_rows(rows: FitRows, most: int = _MOST_RECORDED) -> dict[str, Any]:
     """What a fit records of its rows.
+
+    Args:
+        rows: The rows.
+        most: The most configurations to record.
 
     Returns:
         ranges and levels of each size, target_range, study (values of the naming columns), and measured: the sizes and
         the mean target of each configuration, thinned where there are very many, for figures.
     """
     first = np.unique(rows.configuration, return_index=True)[1]
-    kept = thinned(rows.n_configurations, _MOST_RECORDED)
+    kept = thinned(rows.n_configurations, most)
     target = rows.scale.from_fitted(rows.target)
     means = np.bincount(rows.configuration, target) / np.bincount(rows.configuration)
     sizes = {rows.columns[name]: values for name, values in rows.variables.items()}

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,10 +11,12 @@ import numpy as np
 
 from hf_scaling import files, hub
 from hf_scaling.errors import InputError
+from hf_scaling.fitting.curves import CurveCoordinates, CurveFits
 from hf_scaling.fitting.discrepancy import HeldOut, deviations
 from hf_scaling.fitting.solver import Objective
 from hf_scaling.fitting.target import AS_IT_IS, TargetScale, stored_scale
 from hf_scaling.laws import Law
+from hf_scaling.text import listing
 
 if TYPE_CHECKING:
     import os
@@ -54,6 +56,8 @@ class LawFit:
         members: The fits of a mixture.
         weights: Law name to weight in a mixture.
         held_out: The law refitted without its largest scales; None in a fit that was loaded.
+        pooled: The curves of a fit with `pool=`, whose own `params` are the centre of the curves' distribution and
+            whose `draws` are of a new curve; None elsewhere.
     """
 
     law: str
@@ -70,6 +74,7 @@ class LawFit:
     members: "tuple[LawFit, ...]" = ()
     weights: dict[str, float] = field(default_factory=dict)
     held_out: HeldOut | None = field(default=None, repr=False, compare=False)
+    pooled: CurveFits | None = field(default=None, repr=False, compare=False)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -84,7 +89,8 @@ class LawFit:
         """Predict the target at given sizes.
 
         Args:
-            frame: A DataFrame or a mapping of the law's columns to numbers or sequences.
+            frame: A DataFrame or a mapping of the law's columns to numbers or sequences; with `pool=` also its
+                columns: each row is predicted by its curve, that of a new curve by the shared distribution.
             kind: "mean" for the expected value, "new_run" for one further run (its noise included).
             level: Level of the interval; by default the fit's own.
 
@@ -100,6 +106,8 @@ class LawFit:
         if kind not in ("mean", "new_run"):
             raise InputError(f"kind {kind!r} is unknown: choose mean or new_run")
         sizes, index = _sizes(frame, set(self.columns.values()))
+        if self.pool:
+            return self._predict_curves(frame, sizes, index, kind, level)
         values = self.values(sizes)
         low, high = self._band(sizes, values, kind, self._level(level))
         return pd.DataFrame(
@@ -111,6 +119,126 @@ class LawFit:
             },
             index=index,
         )
+
+    @property
+    def pool(self) -> list[str]:
+        """The columns that name the curves of a fit with `pool=`; empty elsewhere."""
+        return list(self.settings.get("pool", ()))
+
+    @property
+    def curves(self) -> "pd.DataFrame":
+        """The curves of a fit with `pool=`, a row each: the pool's columns, then status and, for each parameter, its
+        value and the ends NAME_low and NAME_high of its interval (NaN without draws). Empty elsewhere."""
+        import pandas as pd
+
+        if not self.pool:
+            return pd.DataFrame()
+        rows = []
+        for names in self._curve_names:
+            curve = self.curve(**dict(zip(self.pool, names)))
+            row: dict[str, Any] = {**dict(zip(self.pool, names)), "status": curve.status}
+            for name, value in curve.params.items():
+                low, high = curve.intervals.get(name, (math.nan, math.nan))
+                row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    @property
+    def _curve_names(self) -> list[tuple[str, ...]]:
+        pooled = self.pooled or next(member.pooled for member in self.members if member.pooled is not None)
+        return pooled.names
+
+    def curve(self, **names: Any) -> "LawFit":
+        """The fit of one curve of a fit with `pool=`, to predict, invert and plan with.
+
+        Args:
+            **names: A value for each of the pool's columns. With values that no rows have it is a new curve: the
+                shared distribution's, with the effects of the values that other curves have.
+
+        Raises:
+            InputError: A column is missing or unknown, or the fit has no curves.
+
+        Example:
+            `fit.curve(model="vit-200k", downstream="digits").invert(0.1, "n_finetune")`
+        """
+        if self.members and self.pool:
+            members = tuple(member.curve(**names) for member in self.members)
+            laws = {member.law: member for member in members}
+            best = members[0]
+            return replace(
+                self,
+                params={f"{m.law}.{name}": value for m in members for name, value in m.params.items()},
+                intervals={f"{m.law}.{name}": ends for m in members for name, ends in m.intervals.items()},
+                status="ok" if any(m.status == "ok" for m in laws.values()) else best.status,
+                scores=best.scores,
+                settings=_without_pool(self.settings),
+                data={**best.data, "discrepancy": _larger(m.data["discrepancy"] for m in members)},
+                noise=best.noise,
+                members=members,
+            )
+        if self.pooled is None:
+            raise InputError("this fit is of one curve: only a fit with pool= has several")
+        picked = self.pooled.pick(names)
+        place = self.pooled.find(picked)
+        settings = _without_pool(self.settings)
+        if place is None:
+            coordinates = CurveCoordinates.of(
+                self._definition, self.pooled.reference, settings["fixed"], settings["tied"]
+            )
+            theta, draws = self.pooled.new_curve(picked, coordinates)
+            record: dict[str, Any] = {"status": self.status, "scores": self.scores, "data": self.data}
+            noise = self.noise
+        else:
+            theta, draws = self.pooled.theta[place], self.pooled.draws[place]
+            record, noise = self.pooled.records[place], self.pooled.noise[place]
+        intervals = {}
+        if len(draws):
+            low, high = quantiles(draws, settings["level"], theta)
+            intervals = {name: (float(low[i]), float(high[i])) for i, name in enumerate(self._definition.names)}
+        return replace(
+            self,
+            status=record["status"],
+            params={name: float(value) for name, value in zip(self._definition.names, theta)},
+            intervals=intervals,
+            scores=record["scores"],
+            settings=settings,
+            data={**self.data, **record["data"]},
+            draws=draws,
+            noise=noise,
+            pooled=None,
+        )
+
+    def _predict_curves(
+        self,
+        frame: "pd.DataFrame | Mapping[str, Any]",
+        sizes: Mapping[str, np.ndarray],
+        index: Any,
+        kind: str,
+        level: float | None,
+    ) -> "pd.DataFrame":
+        import pandas as pd
+
+        count = len(next(iter(sizes.values())))
+        names = []
+        for column in self.pool:
+            if column not in (frame.columns if hasattr(frame, "columns") else frame):
+                known = listing([str(one[self.pool.index(column)]) for one in self._curve_names], 4)
+                raise InputError(
+                    f"prediction needs the column {column!r}, which names the curve: {known}, or a new one"
+                )
+            values = frame[column]
+            texts = [str(values)] if isinstance(values, str | int | float) else [str(value) for value in values]
+            if len(texts) not in (1, count):
+                raise InputError(f"the column {column!r} has {len(texts)} values for {count} rows")
+            names.append(texts * (count if len(texts) == 1 else 1))
+        keys = list(zip(*names))
+        parts = []
+        for key in dict.fromkeys(keys):
+            own = np.array([i for i, one in enumerate(keys) if one == key])
+            at = {column: values[own] for column, values in sizes.items()}
+            predicted = self.curve(**dict(zip(self.pool, key))).predict(at, kind, level)
+            parts.append(predicted.set_axis(own, axis=0))
+        return pd.concat(parts).sort_index().set_axis(index, axis=0)
 
     @property
     def scale(self) -> TargetScale:
@@ -353,6 +481,15 @@ class LawFit:
         return low, high
 
 
+def _without_pool(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != "pool"}
+
+
+def _larger(discrepancies: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The largest of the errors beyond the data."""
+    return max(discrepancies, key=lambda one: float(one["per_log"]))
+
+
 def quantiles(
     drawn: np.ndarray, level: float, around: np.ndarray | float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -425,15 +562,19 @@ def _contents(fit: LawFit, where: str, dataset: str | None = None) -> dict[str, 
 
 
 def _to_dict(fit: LawFit) -> dict[str, Any]:
+    curves = {} if fit.pooled is None else {"curves": fit.pooled.to_dict()}
     return {
         **{name: getattr(fit, name) for name in _PLAIN_FIELDS},
         "definition": fit.definition.to_dict() if fit.definition else None,
         "members": [_to_dict(member) for member in fit.members],
+        **curves,
     }
 
 
 def _arrays(fit: LawFit, prefix: str) -> dict[str, np.ndarray]:
     arrays = {f"{prefix}draws": np.ascontiguousarray(fit.draws), f"{prefix}noise": np.ascontiguousarray(fit.noise)}
+    if fit.pooled is not None:
+        arrays |= {f"{prefix}{name}": values for name, values in fit.pooled.arrays().items()}
     for i, member in enumerate(fit.members):
         arrays |= _arrays(member, f"{prefix}{i}.")
     return arrays
@@ -486,6 +627,7 @@ def _from_dict(content: dict[str, Any], arrays: dict[str, np.ndarray], prefix: s
         noise=arrays[f"{prefix}noise"],
         members=tuple(members),
         weights={str(name): float(value) for name, value in content["weights"].items()},
+        pooled=CurveFits.from_dict(content["curves"], arrays, prefix) if "curves" in content else None,
     )
     if definition and fit.draws.shape[1:] != (len(definition.parameters),):
         raise InputError(f"{_DRAWS_FILE} holds the draws of another law than {fit.law}")

@@ -93,7 +93,10 @@ def mixed_columns(
         text = f"rows of one size differ in {name} ({listing(names, 4)})"
         if apart > limit:
             ends = f"{name} {names[one]} and {names[two]} are {size} apart, {apart:.0f} standard errors"
-            remedy = f"fit one {name} at a time, or use a law that takes {name} instead of {law}"
+            remedy = (
+                f"fit one {name} at a time, all as curves that share a distribution (pool={name}; --pool {name}), "
+            )
+            remedy += f"or a law that takes {name} instead of {law}"
             raise MixedRowsError(f"{text}, and {ends}: {remedy}")
         mixed.append(MixedColumn(name, levels, apart, text))
     return mixed

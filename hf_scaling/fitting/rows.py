@@ -88,9 +88,10 @@ class RowFilter:
             infinity where it is `loss`, and none elsewhere.
         cluster: Column that names the rows that share their luck; None for `run`, else `parent` of fine-tuned rows,
             else the ladder that pre-trained rows are of.
+        pool: Columns whose values name curves that share a distribution (`fit_law` alone); empty for one curve.
 
     Raises:
-        InputError: `zeros` is neither.
+        InputError: `zeros` is neither, or `pool` is not a list of columns.
     """
 
     target: str = "loss"
@@ -105,8 +106,13 @@ class RowFilter:
     direction: str | None = None
     bounds: tuple[float | None, float | None] | None = None
     cluster: str | None = None
+    pool: "str | Sequence[str]" = ()
 
     def __post_init__(self) -> None:
+        pool = [self.pool] if isinstance(self.pool, str) else list(self.pool or ())
+        if not all(isinstance(name, str) and name for name in pool) or len(set(pool)) < len(pool):
+            raise InputError(f"pool must be columns, each named once, not {self.pool!r}")
+        object.__setattr__(self, "pool", tuple(pool))
         if self.zeros not in ("refuse", "leave_out"):
             raise InputError(f"zeros {self.zeros!r} is unknown: choose refuse or leave_out")
 
@@ -284,6 +290,9 @@ class FitRows:
             one of its own.
         cluster_name: The column that they come from.
         repeat: (N,) a number for each set of rows that are repeats of one run; None for the configurations.
+        pool: The columns that name curves; empty for rows of one curve.
+        curve: (N,) the curve of each row; None without a pool.
+        curve_names: The value of each of the pool's columns, for each curve.
     """
 
     columns: dict[str, str]
@@ -301,6 +310,9 @@ class FitRows:
     cluster: np.ndarray | None = None
     cluster_name: str = ""
     repeat: np.ndarray | None = None
+    pool: tuple[str, ...] = ()
+    curve: np.ndarray | None = None
+    curve_names: tuple[tuple[str, ...], ...] = ()
 
     def subset(self, keep: np.ndarray) -> "FitRows":
         """The rows where `keep` (N,) is true, with their configurations renumbered."""
@@ -315,6 +327,7 @@ class FitRows:
             labels=[label for label, kept in zip(self.labels, keep) if kept],
             repeat=None if self.repeat is None else np.unique(self.repeat[keep], return_inverse=True)[1],
             cluster=None if self.cluster is None else np.unique(self.cluster[keep], return_inverse=True)[1],
+            curve=None if self.curve is None else self.curve[keep],
         )
 
     def members(self) -> list[np.ndarray]:
@@ -383,8 +396,9 @@ def read_columns(table: "Table", law: Law, row_filter: RowFilter) -> Columns:
         columns = columns if value is None else columns.where_equal(name, value)
     for name, argument in _ONE_VALUE.items():
         values = columns.distinct(name)
-        if len(values) > 1:
+        if len(values) > 1 and name not in row_filter.pool:
             remedy = f"choose one with {argument}=" if argument else f"filter the table by {name} before fitting"
+            remedy += f", or fit all as curves with pool={name}"
             raise InputError(f"the rows hold more than one {name}: {', '.join(values)}; {remedy}")
     return _collapse_repeats(columns.without_doubles(), used)
 
@@ -428,9 +442,10 @@ def take_rows(columns: Columns, law: Law, row_filter: RowFilter) -> FitRows:
         name = row_filter.target
         text = f"{name} rises with size (higher is better): {scale.describe(name)} is fitted, and predictions are in "
         notes.append(note("rising_score", "info", f"{text}{name}'s own units"))
+    curve, curve_names = _curves_of(columns, row_filter.pool)
     for name in (*SIZES, "image_size"):
         levels = len(columns.distinct(name))
-        if name not in mapping.values() and levels > 1:
+        if name not in mapping.values() and levels > 1 and not _is_constant(columns, name, curve):
             text = f"{name} takes {levels} values over these rows and the law ignores it: its effect counts as noise"
             notes.append(note("ignored_variable", "warn", text))
     weights = None
@@ -440,8 +455,10 @@ def take_rows(columns: Columns, law: Law, row_filter: RowFilter) -> FitRows:
             raise InputError(f"weights, row {columns.labels[row]}: {weights[row]} is not a positive number")
         weights = weights / weights.mean()
     n_eval = columns.numbers("n_eval") if "n_eval" in columns.data else np.array([np.nan])
-    fitted, configuration = scale.to_fitted(target), number_configurations(sizes.values())
+    named = [] if curve is None else [curve]
+    fitted, configuration = scale.to_fitted(target), number_configurations([*sizes.values(), *named])
     taken = [*mapping.values(), row_filter.target, *([row_filter.cluster] if row_filter.cluster else [])]
+    taken += row_filter.pool
     taken += [row_filter.weights] if isinstance(row_filter.weights, str) else []
     mixed = mixed_columns(columns.data, taken, configuration, fitted, law.name)
     for column in mixed:
@@ -466,8 +483,38 @@ def take_rows(columns: Columns, law: Law, row_filter: RowFilter) -> FitRows:
         notes=notes,
         scale=scale,
         repeat=repeat,
+        pool=tuple(row_filter.pool),
+        curve=curve,
+        curve_names=curve_names,
         **_clusters_of(columns),
     )
+
+
+def _curves_of(columns: Columns, pool: Sequence[str]) -> tuple[np.ndarray | None, tuple[tuple[str, ...], ...]]:
+    """The curve of each row (N,), and the names of the curves in their order; None without a pool.
+
+    Raises:
+        InputError: A column of the pool is missing, or has no value in a row.
+    """
+    if not pool:
+        return None, ()
+    columns.require(*pool)
+    for name in pool:
+        for row in (row for row, value in enumerate(columns.data[name]) if _is_missing(value)):
+            text = f"column {name!r}, row {columns.labels[row]}: there is no value, and pool= names curves by it"
+            raise InputError(text)
+    names = [tuple(str(value) for value in values) for values in zip(*(columns.data[name] for name in pool))]
+    order = sorted(set(names))
+    number = {one: i for i, one in enumerate(order)}
+    return np.array([number[one] for one in names]), tuple(order)
+
+
+def _is_constant(columns: Columns, name: str, curve: np.ndarray | None) -> bool:
+    """Whether a column takes one value within each curve."""
+    if curve is None:
+        return False
+    values = np.unique(np.array([str(value) for value in columns.data[name]]), return_inverse=True)[1].reshape(-1)
+    return len(np.unique(np.stack([curve, values]), axis=1).T) == len(np.unique(curve))
 
 
 def _clusters_of(columns: Columns) -> dict[str, Any]:

@@ -198,7 +198,7 @@ def rank(
     """`compare_laws` on a loaded table, with its keywords as a RowFilter and FitOptions."""
     import pandas as pd
 
-    row_filter = _with_stage(table, row_filter)
+    row_filter = with_stage(table, row_filter)
     candidates = _candidates(table, row_filter, laws)
     rows, notes = _shared_rows(table, row_filter, candidates)
     candidates = {name: law for name, law in candidates.items() if name in rows}
@@ -240,12 +240,44 @@ def rank(
     return Ranking(frame, best, p_better, notes + _small_effects(fits[best]), backtest, fits)
 
 
-def _with_stage(table: "Table", row_filter: RowFilter) -> RowFilter:
+def with_stage(table: "Table", row_filter: RowFilter) -> RowFilter:
     """The filter with the stage that a comparison takes: the fine-tuned rows where there are any."""
     columns = Columns.of(table)
     if row_filter.stage is not None or "stage" not in columns.data:
         return row_filter
     return replace(row_filter, stage="finetune" if "finetune" in columns.distinct("stage") else "pretrain")
+
+
+def candidates_of(table: "Table", row_filter: RowFilter) -> tuple[dict[str, Law], RowFilter]:
+    """The laws of the sizes that vary within the curves of a pool, and the filter with the column of their variable.
+
+    Raises:
+        InputError: No size varies within a curve, or no law is of those that do.
+    """
+    if row_filter.x is not None:
+        return {name: LAWS[name] for name in _one_variable([row_filter.x])}, row_filter
+    columns = Columns.of(table)
+    columns.require(*row_filter.pool)
+    curve = number_configurations(
+        [np.unique(columns.data[name].astype(str), return_inverse=True)[1] for name in row_filter.pool]
+    )
+    varied = []
+    for name in _varied_sizes(columns, row_filter.stage):
+        values = columns.numbers(name)
+        known = np.isfinite(values) & (values > 0)
+        if len(np.unique(np.stack([curve, values])[:, known], axis=1).T) > len(np.unique(curve[known])):
+            varied.append(name)
+    if len(varied) == 1:
+        return {name: LAWS[name] for name in _one_variable(varied)}, replace(row_filter, x=varied[0])
+    several = {
+        name: law
+        for name, law in LAWS.items()
+        if not law.unbound and len(law.variables) > 1 and set(law.variables) <= set(varied)
+    }
+    if not several:
+        sizes = ", ".join(varied) or "no size"
+        raise InputError(f"no law has the variables that vary within a curve ({sizes}): choose law= or x=")
+    return several, row_filter
 
 
 def _candidates(table: "Table", row_filter: RowFilter, laws: Iterable[str | Law] | None) -> dict[str, Law]:
@@ -449,7 +481,7 @@ def fit_ranked(table: "Table", ranking: Ranking, row_filter: RowFilter, options:
     """Fit the best law of a ranking, or the mixture that its held-out errors call for."""
     names = _mixed_laws(ranking) if options.combine else [ranking.best]
     laws = {name: LAWS[name] for name in names}
-    rows, _ = _shared_rows(table, _with_stage(table, row_filter), laws)
+    rows, _ = _shared_rows(table, with_stage(table, row_filter), laws)
     rows = emphasise_sizes(rows) if options.combine and row_filter.weights is None else rows
     members = [fit_rows(rows[name], laws[name], options) for name in names]
     fit = members[0] if len(names) == 1 else combine_fits(members, [rows[name] for name in names])

@@ -105,7 +105,7 @@ class Program:
         """The memory that `run` starts from: what depends on the data alone.
 
         Args:
-            variables: Column name to float64 array (N,).
+            variables: Column name to float64 array (N,), or (B, N): a data set for each parameter vector.
         """
         memory: list[Value | None] = [None] * len(self.reach)
         for slot, kind, payload in self._leaves:
@@ -151,6 +151,8 @@ class Program:
         if rows == count:
             self._run_block(memory, results, scratch)
             return
+        # Data that differ from one parameter vector to the next.
+        sliced += [slot for slot, value in enumerate(prepared) if isinstance(value, np.ndarray) and value.ndim == 2]
         for start in range(0, count, rows):
             block = slice(start, min(start + rows, count))
             local = list(memory)
@@ -212,7 +214,8 @@ class Evaluator:
 
     All results are new float64 arrays. With theta (..., P) and data of N points: values are (..., N), gradients
     (..., P, N) and design columns (..., K, N), each contiguous in N, the order in which they are written fastest.
-    Where the law is undefined the result is NaN or infinite, without a warning.
+    Where the law is undefined the result is NaN or infinite, without a warning. Data of (B, N) are one set for each of
+    B parameter vectors.
     """
 
     def __init__(self, formula: "Formula", variables: Mapping[str, np.ndarray], size: int):
@@ -259,6 +262,8 @@ class Evaluator:
         # In blocks, each of which stops when its own members have converged; small ones, since a step holds four
         # times as many temporary arrays as an evaluation.
         rows = rows_per_block(4 * self._size)
+        if any(values.ndim == 2 for values in self._variables.values()):
+            rows = len(theta)
         for start in range(0, len(theta), rows):
             vectors = theta[start : start + rows]
 

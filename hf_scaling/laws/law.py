@@ -198,6 +198,15 @@ class Law:
         columns, shape = checked_columns(variables, self.variables, self._owner)
         return Evaluator(self._formula, columns, math.prod(shape))
 
+    def evaluator_of_sets(self, variables: Mapping[str, np.ndarray]) -> Evaluator:
+        """The law over several data sets of equal length, each for a parameter vector of its own.
+
+        Args:
+            variables: Column name to float64 array (B, N), for B parameter vectors.
+        """
+        self._refuse_unbound()
+        return Evaluator(self._formula, variables, next(iter(variables.values())).shape[1])
+
     def predict(self, theta: Theta, variables: Columns) -> np.ndarray:
         """Values of the law.
 

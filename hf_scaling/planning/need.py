@@ -98,8 +98,9 @@ def need(
         solve_for: The size to find, a column of the law.
         law: For a table: a name of `LAWS` or "auto".
         level: Of the interval, between 0 and 1.
-        **sizes: The law's other sizes, by column (by default the largest measured); for a table also further arguments
-            of `fit_law`: x, arm, upstream, downstream, bootstrap, seed and the rest.
+        **sizes: The law's other sizes, by column (by default the largest measured); for a law with `pool=` its
+            columns, which name the curve; for a table also further arguments of `fit_law`: x, arm, upstream,
+            downstream, pool, bootstrap, seed and the rest.
 
     Returns:
         A Need; doubts are in its verdict and notes.
@@ -116,6 +117,11 @@ def need(
         fit = fit_or_table
     else:
         fit, sizes = _fit(fit_or_table, target, solve_for, law, level, sizes)
+    if fit.pool:
+        fit, sizes = (
+            fit.curve(**{n: v for n, v in sizes.items() if n in fit.pool}),
+            {n: v for n, v in sizes.items() if n not in fit.pool},
+        )
     columns = list(dict.fromkeys(fit.columns.values()))
     if fit.settings["target"] != target:
         raise InputError(f"the law predicts {fit.settings['target']}, not {target}: set target= to it")
