@@ -106,6 +106,31 @@ def test_skip_removes_runs_but_not_the_teachers_of_others():
     assert all(run.parent.teacher is not None for run in runs if run.stage == "finetune")
 
 
+def test_n_pretrain_0_adds_runs_without_pretraining_and_leaves_the_others_as_they_are():
+    pretrain = {**SMALL["pretrain"], "image_size": 16, "patch_size": 4}
+    overrides = [{"where": {"model": "vit-50k"}, "pretrain": {"patch_size": 8}}]
+    without = grid(pretrain=pretrain, overrides=overrides)
+    runs = grid(n_pretrain=[0, 100, 200], pretrain=pretrain, overrides=overrides).runs
+    added = [run for run in runs if run not in without.runs]
+    assert [run for run in runs if run in without.runs] == list(without.runs)
+    assert [(run.fields["model"], run.fields["n_finetune"]) for run in added] == [
+        ("vit-30k", 20),
+        ("vit-30k", 40),
+        ("vit-50k", 20),
+        ("vit-50k", 40),
+    ]
+    assert all(run.stage == "finetune" and not run.needs for run in added)
+    assert {run.fields["patch_size"] for run in added[:2]} == {4} and added[2].fields["patch_size"] == 8
+    assert added[0].fields["learning_rate"] == SMALL["finetune"]["learning_rate"]
+    assert "source" in added[0].fields and "n_pretrain" not in added[0].fields
+
+
+def test_a_ladder_has_no_rung_without_pretraining():
+    content = {"arms": ["plain"], "schedule": "ladder", "n_pretrain": [0, 100, 200]}
+    rungs = {run.fields["n_pretrain"]: run.fields["rungs"] for run in grid(**content).runs if run.stage == "pretrain"}
+    assert rungs == {100: [], 200: [100]}
+
+
 def test_checkpoints_replace_pretraining():
     content = {
         "checkpoints": [{"checkpoint": "org/name@step1", "n_pretrain": 100}, {"checkpoint": "org/name"}],
@@ -133,7 +158,12 @@ def test_checkpoints_replace_pretraining():
         ({"models": []}, ["models"]),
         ({"models": None}, ["models"]),
         ({"models": ["vit-30k", "vit-30k"]}, ["models", "vit-30k"]),
-        ({"n_pretrain": [0]}, ["n_pretrain", "0"]),
+        ({"n_pretrain": [-1]}, ["n_pretrain", "-1"]),
+        (
+            {"n_pretrain": [0, 100], "downstream": None, "n_finetune": None, "finetune": {}},
+            ["n_pretrain", "downstream"],
+        ),
+        ({"finetune": {"model": "vit-30k"}}, ["model", "models"]),
         ({"n_pretrain": ["many"]}, ["n_pretrain", "many"]),
         ({"n_finetune": [0]}, ["n_finetune", "0"]),
         ({"n_finetune": None}, ["n_finetune", "digits"]),

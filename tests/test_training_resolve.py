@@ -76,6 +76,39 @@ def test_a_fine_tuning_of_an_untrained_run_trains_it_first(plain, tmp_path):
     assert same_values(trained, parent_row)
 
 
+def test_a_new_model_is_fine_tuned_from_random_weights(plain, tmp_path):
+    new = {"model": "vit-30k", "image_size": 8, "patch_size": 4}
+    run = resolve(*fields_of("finetune", **new))
+    _, row = train(run, tmp_path / "new")
+    names = ("run_id", "stage", "arm", "model", "n_params", "n_pretrain", "n_finetune", "train_flops")
+    assert [row[name] for name in names] == [
+        *(run.run_id, "finetune", "plain", "vit-30k"),
+        *(plain[2]["n_params"], 0, 20, run.plan.train_flops),
+    ]
+    assert row["parent"] is None and row["upstream"] is None and row["downstream"] == "digits"
+    assert run.spec.model["name"] == "vit-30k" and run.plan.needs == ()
+    # The weights start as those of pretraining do: only the patch size tells these two apart.
+    assert resolve(*fields_of("finetune", **{**new, "patch_size": 2})).run_id != run.run_id
+    again = ResolvedRun.from_dict(json.loads(json.dumps(run.to_dict())), None, output_dir=str(tmp_path / "again"))
+    assert same_values(train(again)[1], row)
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"image_size": 8}, "image_size"),
+        ({"model": "vit-30k", "n_pretrain": 5}, "n_pretrain"),
+        ({"model": "vit-30k", "checkpoint": "x/y"}, "checkpoint"),
+        ({"model": "vit-31k"}, "vit-31k"),
+        ({}, "checkpoint"),
+    ],
+    ids=str,
+)
+def test_a_fine_tuning_starts_from_a_checkpoint_or_a_new_model_never_both(values, word):
+    with pytest.raises(InputError, match=word):
+        resolve(*fields_of("finetune", **values))
+
+
 def test_a_run_read_from_json_trains_the_same_row(plain, tmp_path):
     run, folder, row = plain
     again = ResolvedRun.from_dict(json.loads(json.dumps(run.to_dict())), output_dir=str(tmp_path))

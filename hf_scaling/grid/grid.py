@@ -10,7 +10,7 @@ import yaml
 from hf_scaling.errors import InputError
 from hf_scaling.files import read_yaml, shipped_folder
 from hf_scaling.grid import resolver
-from hf_scaling.grid.schema import LADDER, PLAIN, check
+from hf_scaling.grid.schema import LADDER, OF_A_NEW_MODEL, PLAIN, check
 from hf_scaling.grid.spec import PlannedRun, RunSpec, WrittenRun
 from hf_scaling.text import one_line
 
@@ -158,13 +158,21 @@ class _Expansion:
                         yield run
 
     def upstream(self) -> Iterator[tuple[WrittenRun | None, dict[str, Any], dict[str, Any]]]:
-        """The run to fine-tune (None: a checkpoint is given), its point on the axes, the fields of the checkpoint."""
+        """The run to fine-tune, its point on the axes, and the fields by which fine-tuning starts from it.
+
+        The run is None where a checkpoint is given, and without pre-training.
+        """
         for given in self.content.get("checkpoints", ()):
             for seed in self.content["seeds"]:
                 yield None, {**given, "seed": seed}, given
         for model in self.content.get("models", ()):
+            for seed in self.content["seeds"] if 0 in self.content["n_pretrain"] else ():
+                point = _point(model, {}, 0, seed)
+                fields = self.content["pretrain"] | self.changes(point, "pretrain")["fields"]
+                shape = {name: value for name, value in fields.items() if name in OF_A_NEW_MODEL}
+                yield None, point, {**shape, "model": model}
             for arm in self.content["arms"]:
-                for n_pretrain in self.content["n_pretrain"]:
+                for n_pretrain in (size for size in self.content["n_pretrain"] if size != 0):
                     for seed in self.content["seeds"]:
                         run = self.pretrain(model, arm, n_pretrain, seed)
                         if run is not None:
@@ -180,7 +188,7 @@ class _Expansion:
         fields = {**self._task, **self.content["pretrain"], **options, **own}
         previous = None
         if self.content.get("schedule") == LADDER:
-            rungs = sorted(size for size in self.content["n_pretrain"] if size < n_pretrain)
+            rungs = sorted(size for size in self.content["n_pretrain"] if 0 < size < n_pretrain)
             fields = {"decay": _DECAY, **fields, "rungs": rungs}
             previous = self.pretrain(model, arm, rungs[-1], seed) if rungs else None
             if rungs and previous is None:

@@ -13,6 +13,8 @@ from hf_scaling.text import did_you_mean, listing
 
 #: The arm without a teacher.
 PLAIN = "plain"
+#: Fields of pretraining that shape a model: a run without pre-training takes them too.
+OF_A_NEW_MODEL = ("image_size", "patch_size", "tokenizer", "context")
 #: What the `where` of an override can match.
 AXES = ("model", "n_pretrain", "arm", "teacher", "seed", "checkpoint", "downstream", "n_finetune")
 #: Values of `schedule`: a run for each n_pretrain, or branches of one run.
@@ -43,6 +45,7 @@ _FROM_GRID: dict[str, dict[str, str | None]] = {
     "finetune": {
         "task": "task",
         "checkpoint": "checkpoints",
+        "model": "models",
         "n_pretrain": "n_pretrain",
         "source": "downstream",
         "n_finetune": "n_finetune",
@@ -85,6 +88,8 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
             if "/" not in teacher:
                 raise InputError(f"arms: a ladder needs a trained teacher, a folder or Hub id, which {teacher} is not")
     content = copy.deepcopy(_DEFAULTS) | content
+    if 0 in content.get("n_pretrain", ()) and not content["downstream"]:
+        raise InputError("n_pretrain: 0 trains on downstream sets without pre-training: name them by downstream")
     if not content["downstream"] and ("n_finetune" in content or content["finetune"]):
         raise InputError("downstream: missing: name the sets to fine-tune on")
     for downstream in content["downstream"]:
@@ -130,6 +135,11 @@ def read_size(name: str, value: Any) -> int | None:
         hint = "; the checkpoint itself has a row of its own" if value == 0 and name == "n_finetune" else ""
         raise InputError(f"{name}: {value!r} is not a number of images or tokens (1 or more, or all){hint}")
     return value
+
+
+def read_pretrain_size(name: str, value: Any) -> int | None:
+    """A number of upstream images or tokens; 0 for no pre-training, None for `all`."""
+    return 0 if value == 0 and isinstance(value, int) and not isinstance(value, bool) else read_size(name, value)
 
 
 def read_integer(name: str, value: Any, least: int) -> int:
@@ -227,7 +237,7 @@ def read_override(name: str, value: Any) -> dict[str, Any]:
 _READERS: dict[str, Callable[[str, Any], Any]] = {
     "task": read_text,
     "models": list_of(read_text),
-    "n_pretrain": list_of(read_size),
+    "n_pretrain": list_of(read_pretrain_size),
     "schedule": read_schedule,
     "arms": list_of(read_arm),
     "checkpoints": read_checkpoints,

@@ -68,9 +68,10 @@ class RunSpec:
     Attributes:
         stage: "pretrain" or "finetune".
         model: The student's configuration (name, image and patch size, number of classes); empty in a fine-tuning
-            run, whose `parent` covers it.
+            run with a `parent`, which covers it.
         source: Name and fingerprint of the data; the fingerprint covers content and decoding, not the path.
-        n_pretrain: Unique upstream images or tokens; None when the parent does not record it.
+        n_pretrain: Unique upstream images or tokens; 0 = a fine-tuning run of random weights, None when the parent
+            does not record it.
         n_finetune: Unique labelled downstream images or tokens; 0 = none.
         n_classes: Number of outputs: classes of the source, or tokens.
         rule: Hyperparameters as written: optimiser, schedule, rule for the steps, batch, augmentation, precision.

@@ -12,6 +12,7 @@ from hf_scaling.tasks.base import (
     Subset,
     Task,
     find,
+    new_model_fields,
 )
 from hf_scaling.tasks.image_classification import ImageClassification
 from hf_scaling.tasks.streams import collate
@@ -27,4 +28,5 @@ __all__ = [
     "Task",
     "collate",
     "find",
+    "new_model_fields",
 ]

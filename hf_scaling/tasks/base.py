@@ -1,10 +1,11 @@
 """What a task is: one object that loads, batches, evaluates and counts; and the scores of logits."""
 
+import dataclasses
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -101,7 +102,13 @@ class PretrainFields(RunFields):
 
 @dataclass
 class FinetuneFields(RunFields):
-    """Fine-tune a checkpoint on a downstream source."""
+    """Fine-tune a checkpoint on a downstream source, or train a new model on it.
+
+    Attributes:
+        OF_A_NEW_MODEL: Names of the fields that only a new model takes, in the words of pretraining.
+    """
+
+    OF_A_NEW_MODEL: ClassVar[tuple[str, ...]] = ()
 
     checkpoint: str | None = field(
         default=None, metadata={"help": "run folder or Hub id[@revision] of the checkpoint to fine-tune"}
@@ -113,6 +120,39 @@ class FinetuneFields(RunFields):
         default=None,
         metadata={"help": "unique images or tokens the checkpoint was pretrained on, where it does not say"},
     )
+    model: str | None = field(
+        default=None,
+        metadata={"help": "no pre-training: the architecture to train from random weights instead of a checkpoint"},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.model is None:
+            given = [name for name in self.OF_A_NEW_MODEL if getattr(self, name) is not None]
+            if given:
+                raise InputError(
+                    f"{given[0]}: the checkpoint decides it; it is given with model, without a checkpoint"
+                )
+        elif self.n_pretrain is not None:
+            raise InputError(
+                f"n_pretrain {self.n_pretrain}: random weights (model) have no pre-training: leave it out"
+            )
+
+    @property
+    def is_new_model(self) -> bool:
+        """Whether it trains random weights: the comparison without pre-training, n_pretrain 0."""
+        return self.model is not None
+
+
+def new_model_fields(task: "Task", fields: FinetuneFields) -> PretrainFields:
+    """The fields of pretraining by which the new model of a fine-tuning without a checkpoint is built.
+
+    Raises:
+        InputError: A value that pretraining refuses.
+    """
+    pretrain = task.fields["pretrain"]
+    given = {item.name: getattr(fields, item.name, None) for item in dataclasses.fields(pretrain)}
+    return pretrain(**{name: value for name, value in given.items() if value is not None})
 
 
 class Inputs(Protocol):

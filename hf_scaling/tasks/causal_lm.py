@@ -54,6 +54,7 @@ class FinetuneText(_TextFields, FinetuneFields):
     EXAMPLE: ClassVar[str] = (
         "accelerate launch recipes/finetune.py --task causal_lm --checkpoint runs/RUN_ID --source python_docs"
     )
+    OF_A_NEW_MODEL: ClassVar[tuple[str, ...]] = ("tokenizer",)
 
     source: str = field(
         default="python_docs", metadata={"help": "an embedded text, .txt files, a Hub id, a folder or a Parquet file"}
@@ -65,6 +66,9 @@ class FinetuneText(_TextFields, FinetuneFields):
         default="all", metadata={"help": "weights to train: all, or low-rank additions to all linear layers (peft)"}
     )
     lora_rank: int = field(default=8, metadata={"help": "rank of those additions"})
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "with model: bytes, a folder or a Hub id, as in pretraining"}
+    )
 
 
 @dataclass(frozen=True)

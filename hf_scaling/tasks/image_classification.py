@@ -76,12 +76,19 @@ class FinetuneImages(_ImageFields, FinetuneFields):
     """Fine-tune a checkpoint with a fresh head on a downstream source of images."""
 
     EXAMPLE: ClassVar[str] = "accelerate launch recipes/finetune.py --checkpoint runs/RUN_ID --source digits"
+    OF_A_NEW_MODEL: ClassVar[tuple[str, ...]] = ("image_size", "patch_size")
 
     source: str = field(default="digits", metadata={"help": "digits, glyphs, a Hub id, a folder or a Parquet file"})
     train_part: Literal["all", "head"] = field(
         default="all", metadata={"help": "weights to train: all, or the new head alone"}
     )
     class_errors: bool = field(default=False, metadata={"help": "store the error of each downstream class in the row"})
+    image_size: int | None = field(
+        default=None, metadata={"help": "with model: side of the images in pixels, as in pretraining"}
+    )
+    patch_size: int | None = field(
+        default=None, metadata={"help": "with model: side of a patch in pixels, as in pretraining"}
+    )
 
 
 @dataclass(frozen=True)

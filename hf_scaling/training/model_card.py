@@ -32,12 +32,14 @@ def write_card(folder: Path, task: Task, row: Mapping[str, Any], overlap: str) -
     """
     # Half the width of the 95 % interval of the error that the number of evaluation examples leaves.
     margin = _NORMAL_95 * math.sqrt(row["error"] * (1 - row["error"]) / row["n_eval"])
-    summary = (
-        f"A model of {row['n_params']:,} parameters, pretrained on {_amount(task, row, 'n_pretrain', 'upstream')}"
-    )
+    summary, is_new = f"A model of {row['n_params']:,} parameters", row["n_pretrain"] == 0
+    if not is_new:
+        summary += f", pretrained on {_amount(task, row, 'n_pretrain', 'upstream')}"
     if row["arm"] == "distilled":
         summary += " with distillation"
-    if row["stage"] == "finetune":
+    if is_new:
+        summary += f", trained from random weights on {_amount(task, row, 'n_finetune', 'downstream')}"
+    elif row["stage"] == "finetune":
         summary += f", then fine-tuned on {_amount(task, row, 'n_finetune', 'downstream')}"
     limits = (
         f"One seed ({row['seed']}): the card does not show how much seeds differ.",
@@ -87,8 +89,9 @@ def _training(task: Task, row: Mapping[str, Any]) -> str:
     """Data, arm, hyperparameters and cost, as a list."""
     drawn = f"drawn by seed {row['seed']}; with the same seed, a larger subset contains a smaller one"
     if row["stage"] == "finetune":
+        pretrained = f"`{row['parent']}`, pretrained on {_amount(task, row, 'n_pretrain', 'upstream')}"
         lines = [
-            f"Initial weights: `{row['parent']}`, pretrained on {_amount(task, row, 'n_pretrain', 'upstream')}.",
+            f"Initial weights: {'random, without pre-training' if row['n_pretrain'] == 0 else pretrained}.",
             f"Fine-tuning data: {_amount(task, row, 'n_finetune', 'downstream')}, {drawn}.",
         ]
     else:

@@ -22,7 +22,7 @@ from hf_scaling import tasks
 from hf_scaling.distillation import DistillationArguments
 from hf_scaling.errors import InputError, RunError
 from hf_scaling.grid import PlannedRun, RunSpec
-from hf_scaling.tasks import FinetuneFields, Inputs, PretrainFields, RunFields, Subset, Task
+from hf_scaling.tasks import FinetuneFields, Inputs, PretrainFields, RunFields, Subset, Task, new_model_fields
 from hf_scaling.text import did_you_mean
 from hf_scaling.training.config import (
     build_fields,
@@ -84,7 +84,7 @@ class ResolvedRun:
     @property
     def counted(self) -> CountedModel:
         """Its model in numbers."""
-        start = _start_of(self.fields, self.parent)
+        start = _start_of(self.task, self.fields, self.parent)
         return self.cache.count(self.task, self.fields, self.source, self.inputs, start)
 
     @property
@@ -147,8 +147,12 @@ class ResolvedRun:
             parent = None if fields.previous_rung is None else RunFolder(fields.previous_rung)
             inputs = task.inputs(fields)
         else:
-            teacher, parent = None, identify(fields.checkpoint, task)
-            inputs = cache.checkpoint_inputs(task, parent, fields)
+            teacher, parent = None, None if fields.is_new_model else identify(fields.checkpoint, task)
+            inputs = (
+                task.inputs(new_model_fields(task, fields))
+                if parent is None
+                else cache.checkpoint_inputs(task, parent, fields)
+            )
         run = cls(plan, fields, args, cache.open_source(task, fields, inputs), inputs, teacher, parent, cache)
         _check_unchanged(run)
         return run
@@ -193,9 +197,9 @@ def resolve(
     inputs, parent = _find_inputs(task, fields, parent, cache)
     if not cache.guess:
         # A model that cannot take these inputs is refused before any image is read.
-        cache.count(task, fields, cache.open_source(task, fields, inputs), inputs, _start_of(fields, parent))
+        cache.count(task, fields, cache.open_source(task, fields, inputs), inputs, _start_of(task, fields, parent))
     sized = _size_data(task, fields, args, inputs, cache)
-    counted = cache.count(task, fields, sized.source, inputs, _start_of(fields, parent))
+    counted = cache.count(task, fields, sized.source, inputs, _start_of(task, fields, parent))
     if isinstance(fields, PretrainFields):
         teacher = teacher or _find_teacher(task, fields, args, cache)
         if parent is None and fields.rungs:
@@ -270,10 +274,19 @@ def _find_inputs(
                 f"model {fields.model}: a folder is not an architecture; for a trained teacher write ./{fields.model}"
             )
         return task.inputs(fields), parent
+    if fields.is_new_model:
+        if parent is not None or fields.checkpoint is not None:
+            raise InputError(f"model {fields.model}: random weights and a checkpoint exclude each other: give one")
+        if not task.is_architecture(fields.model):
+            raise InputError(f"model {fields.model}: not an architecture{did_you_mean(fields.model, task.families)}")
+        return task.inputs(new_model_fields(task, fields)), None
     if parent is not None:
         return task.inputs(fields, parent.inputs), parent
     if fields.checkpoint is None:
-        raise InputError("checkpoint: give --checkpoint, the run folder or Hub id of the model to fine-tune")
+        raise InputError(
+            "checkpoint: give --checkpoint, the run folder or Hub id of the model to fine-tune, "
+            "or --model, an architecture, to train without pre-training"
+        )
     checkpoint = cache.checkpoint(fields.checkpoint, task)
     return cache.checkpoint_inputs(task, checkpoint, fields), checkpoint
 
@@ -296,10 +309,14 @@ def _find_teacher(
     return cache.checkpoint(name, task)
 
 
-def _start_of(fields: RunFields, parent: ResolvedRun | Checkpoint | RunFolder | None) -> PretrainFields | Checkpoint:
+def _start_of(
+    task: Task, fields: RunFields, parent: ResolvedRun | Checkpoint | RunFolder | None
+) -> PretrainFields | Checkpoint:
     """How a model begins: the fields by which it is built, or the checkpoint from which it is loaded."""
     if isinstance(fields, PretrainFields):
         return fields
+    if fields.is_new_model:
+        return new_model_fields(task, fields)
     return parent.fields if isinstance(parent, ResolvedRun) else parent
 
 
@@ -377,6 +394,9 @@ def _specify(
         "parent": _id_of(parent),
         "task": fields.task,
     }
+    if isinstance(fields, FinetuneFields) and fields.is_new_model:
+        model = {"name": fields.model, "config": dict(configuration)}
+        return RunSpec("finetune", model=model, n_pretrain=0, n_finetune=sized.n_train, **shared)
     if isinstance(fields, FinetuneFields):
         own = isinstance(parent, ResolvedRun)
         n_pretrain = parent.spec.n_pretrain if own else parent.n_pretrain(fields.n_pretrain)
@@ -400,7 +420,7 @@ def _model_and_arm(
     fields: RunFields, spec: RunSpec, parent: ResolvedRun | Checkpoint | RunFolder | None
 ) -> tuple[str, str]:
     """The student's name, or where its given checkpoint is, and the arm in which it was pretrained."""
-    if isinstance(fields, PretrainFields):
+    if isinstance(fields, PretrainFields) or fields.is_new_model:
         return fields.model, spec.arm
     if isinstance(parent, ResolvedRun):
         return parent.plan.model, parent.plan.arm

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from hf_scaling import models, tasks
 from hf_scaling.distillation import Teacher
 from hf_scaling.results import new_row
-from hf_scaling.tasks import Measurement, collate
+from hf_scaling.tasks import Measurement, collate, new_model_fields
 from hf_scaling.training.config import check_processes, describe, device_name, is_main, quiet_libraries, versions
 from hf_scaling.training.model_card import write_card
 from hf_scaling.training.resolve import ResolvedRun
@@ -83,7 +83,7 @@ class _Training:
         parent = self._trained(run.parent, "previous_rung" if self.spec.stage == "pretrain" else "parent")
         model, origin = self._start_from(parent, checkpoint, teacher)
         # A copy of each checkpoint that is fine-tuned would stay in the cache, so that one is counted as it is.
-        counted = run.counted.training if self.spec.stage == "pretrain" else None
+        counted = run.counted.training if self.spec.parent is None or self.spec.stage == "pretrain" else None
         flops = counted or self.task.training_flops(model, run.inputs)
         trainer = self._make_trainer(model, teacher, flops)
         overlap = self._count_overlap(None if isinstance(parent, RunFolder) else parent)
@@ -138,6 +138,11 @@ class _Training:
                 origin["teacher_n_params"] = models.count_params(loaded.model)
                 origin["teacher_n_pretrain"] = teacher.row.get("n_pretrain")
             return self.task.build(run.fields.model, run.fields, run.source, seed), origin
+        if parent is None:
+            start = new_model_fields(self.task, run.fields)
+            model = self.task.build(run.fields.model, start, run.source, seed)
+            origin = {"arm": self.spec.arm, "model": run.fields.model, "downstream": run.source.name}
+            return self.task.limit_training(model, run.fields, seed), origin
         model = copy.deepcopy(run.cache.model(self.task, parent.folder))
         if parent.row:
             origin = {name: parent.row[name] for name in _INHERITED}
