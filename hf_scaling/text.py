@@ -2,6 +2,8 @@
 
     format_count(12_800)                   "12,800"
     format_amount("n_pretrain", 12_800)    "12,800 upstream images"
+    format_amount("n_params", 28_000)      "28k parameters"
+    format_flops(1.3e12)                   "1.3 TFLOP"
     format_value("error", 0.058)           "5.8 %"
     axis_label("n_pretrain")               "unique upstream images"
     did_you_mean("chinchila", LAWS)        "; did you mean chinchilla?"
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 MISSING = "–"
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"))
+_FLOP_UNITS = ((1e24, "Y"), (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 @dataclass(frozen=True)
@@ -241,15 +244,36 @@ def format_tick(value: float) -> str:
     return f"{value:.3g}"
 
 
+def format_parameters(value: float) -> str:
+    """A number of parameters: 28k, 2.63M, 813; as people name models."""
+    return MISSING if value != value else format_tick(float(f"{value:.3g}"))
+
+
+def format_flops(value: float) -> str:
+    """An amount of computation: 1.3 TFLOP, 24 EFLOP, 500 FLOP; a count of operations, not a rate."""
+    if value is None or value != value:
+        return MISSING
+    if not math.isfinite(value):
+        return "infinitely many FLOP"
+    rounded = float(f"{value:.3g}")
+    for size, prefix in _FLOP_UNITS:
+        if rounded >= size:
+            return f"{rounded / size:.3g} {prefix}FLOP"
+    return f"{rounded:.3g} FLOP"
+
+
 def format_amount(column: str, value: float, noun: str = "images") -> str:
-    """An amount with its name: "12,800 upstream images", "117,000 parameters".
+    """An amount with its name: "12,800 upstream images", "117k parameters", "1.3 TFLOP".
 
     Args:
         column: A key of `COLUMNS`, or any other name.
         value: How much.
         noun: What the rows count: images or tokens.
     """
-    return f"{format_count(value)} {amount_name(column, noun)}"
+    if column in ("train_flops", "teacher_flops"):
+        return format_flops(value) + ("" if column == "train_flops" else " of the teacher")
+    parameters = column in ("n_params", "teacher_n_params")
+    return f"{format_parameters(value) if parameters else format_count(value)} {amount_name(column, noun)}"
 
 
 def format_value(target: str, value: float) -> str:
@@ -306,6 +330,14 @@ def listing(items: Iterable[object], most: int = 8) -> str:
     texts = [str(item) for item in items]
     rest = len(texts) - most
     return ", ".join(texts[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def joined(items: Iterable[object], most: int = 6) -> str:
+    """Items of a sentence: "a", "a and b", "a, b and c"; beyond `most` items "a, b and 3 more"."""
+    texts = [str(item) for item in items]
+    if len(texts) > most:
+        texts = [*texts[: most - 1], f"{len(texts) - most + 1} more"]
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}" if texts else ""
 
 
 def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

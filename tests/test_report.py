@@ -18,6 +18,8 @@ from hf_scaling.fitting.law_fit import VERDICTS as LAW_VERDICTS
 from hf_scaling.hub.cards import escape_markdown
 from hf_scaling.planning.verdicts import GAP_VERDICTS
 from hf_scaling.report.answers import BOUNDARY_STATUSES, LAW_STATUSES, answers
+from hf_scaling.report.grouping import groups_by_place
+from hf_scaling.report.headlines import MOST, headlines
 from hf_scaling.report.page import content_of
 from hf_scaling.text import format_count
 
@@ -79,9 +81,47 @@ def test_every_question_is_answered(written):
     planned = [statement for statement in found["plan"] if statement.key]
     assert planned and all("500" in statement.text for statement in planned)
     assert any("`hf-scaling suggest" in detail for detail in found["next"][0].details)
-    assert any("100,000 parameters" in detail for detail in found["boundary"][0].details)
+    assert any("100k parameters" in detail for detail in found["boundary"][0].details)
     text = " ".join(written[0].summary().split())
-    assert all(" ".join(statement.text.split()) in text for each in found.values() for statement in each)
+    groups = [group for each in found.values() for of in groups_by_place(each).values() for group in of]
+    assert all(" ".join(group.text.split()) in text for group in groups)
+
+
+def test_the_first_screen_answers_in_few_sentences_beside_a_figure(written, page):
+    lines = headlines(written[0])
+    assert 3 <= len(lines) <= MOST == 6
+    assert [line.code for line in lines][:1] == ["boundary"] and lines[0].key in page.split("<nav")[0]
+    first = page[page.index('class="first"') : page.index("<nav")]
+    assert first.count("<li>") == len(lines) and first.count("<figure>") == 1
+
+
+def test_a_mark_is_named_after_its_run(written, page):
+    table = hs.ResultsTable(study().rows()).to_pandas()
+    titles = re.findall(r"<use [^>]*><title>(.*?)</title>", page)
+    named = {run_id for title in titles for run_id in re.findall(r"run (\w{16})", title)}
+    assert named == set(table["run_id"])
+    run = table.iloc[0]
+    own = next(title for title in titles if run["run_id"] in title and "loss" in title)
+    assert f"{run['loss']:.3g}" in own and run["model"] in own
+
+
+def test_a_slider_has_every_budget_of_the_frontier(written, page):
+    boxes = re.findall(r'class="budgets" data-start="(\d+)"(.*?)</ol>', page, re.S)
+    plans = [plan.plan for part in written[0].parts for plan in part.plans if plan.plan is not None]
+    assert len(boxes) == len(plans) > 0
+    for (start, box), plan in zip(boxes, plans):
+        assert box.count("<li>") == len(plan.frontier)
+        assert plan.frontier["budget"].iloc[int(start)] == pytest.approx(plan.budget)
+
+
+def test_the_contents_list_leads_to_sections_of_the_page(page):
+    contents = re.findall(r'<a href="#([^"]+)"', page[page.index("<nav") : page.index("</nav>")])
+    assert len(contents) >= 6 and set(contents) <= set(re.findall(r'<section id="([^"]+)"', page))
+
+
+def test_every_figure_says_what_to_see(page):
+    figures = re.findall(r"<figure>.*?</figure>", page, re.S)
+    assert all(re.search(r"</svg>\s*<figcaption>\w[^<]+", figure) for figure in figures)
 
 
 def test_every_status_has_a_name_in_a_sentence():
@@ -91,7 +131,10 @@ def test_every_status_has_a_name_in_a_sentence():
 
 def test_the_page_loads_nothing_from_elsewhere(page):
     elements = Elements(page).found
-    assert not {"script", "link", "iframe", "img", "object"} & {name for name, _ in elements}
+    assert not {"link", "iframe", "img", "object"} & {name for name, _ in elements}
+    scripts = [attributes for name, attributes in elements if name == "script"]
+    assert scripts == [{}]
+    assert not re.search(r"fetch\(|XMLHttpRequest|https?://(?!www.w3.org)", page.split("<script>")[1])
     addresses = [value for _, attributes in elements for name, value in attributes.items() if name in ("src", "href")]
     assert all(each.startswith("#") for each in addresses)
     assert not re.search(r"@import|url\((?!#)", page)
@@ -100,7 +143,9 @@ def test_the_page_loads_nothing_from_elsewhere(page):
 
 def test_ids_that_figures_refer_to_are_there(page):
     referred = set(re.findall(r'(?:url\(#|href="#)([^")]+)', page))
-    assert referred and referred <= set(re.findall(r' id="([^"]+)"', page))
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert referred and referred <= set(ids)
+    assert len(re.findall(r'<section id="([^"]+)"', page)) == len(set(re.findall(r'<section id="([^"]+)"', page)))
 
 
 def test_every_figure_is_named_and_its_text_is_large_enough_for_a_phone(page):
@@ -135,7 +180,8 @@ def test_the_card_states_the_same(written):
     head, body = text.split("---\n", 2)[1:]
     assert yaml.safe_load(head)["tags"] == ["hf_scaling", "scaling-law"]
     for answer in answers(written[0]):
-        assert all(escape_markdown(statement.text) in body for statement in answer.statements)
+        groups = [group for of in groups_by_place(answer.statements).values() for group in of]
+        assert all(escape_markdown(group.text) in body for group in groups)
     figures = re.findall(r"\]\(([^)]+\.svg)\)", body)
     assert len(figures) > 20 and all((written[1] / path).is_file() for path in figures)
     assert "\n\n\n" not in body

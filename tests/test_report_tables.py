@@ -12,10 +12,14 @@ import pytest
 
 import hf_scaling as hs
 from hf_scaling.cli import main
-from hf_scaling.report import collect_findings
-from hf_scaling.report.answers import answers, describe_gap
+from hf_scaling.report import collect_findings, sections
+from hf_scaling.report.answers import BOUNDARY_STATUSES, answers, describe_gap
 from hf_scaling.report.findings import Gap, find_gaps
+from hf_scaling.report.grouping import groups_by_place
+from hf_scaling.report.headlines import headlines
+from hf_scaling.report.page import content_of
 from hf_scaling.report.parts import split_table
+from hf_scaling.report.sections import Section, Table
 from hf_scaling.runner import loop
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
@@ -46,7 +50,7 @@ def pretrain(keep=lambda row: True, **settings):
     [
         (lambda: pretrain(lambda r: r["arm"] == "plain"), "no_distilled", ("250, 1,000", "`arms`")),
         (lambda: pretrain(lambda r: r["arm"] == "distilled"), "no_plain", ("250, 1,000", "`plain`")),
-        (lambda: pretrain(lambda r: r["model"] == "vit-200k"), "one_model_size", ("100,000", "400,000")),
+        (lambda: pretrain(lambda r: r["model"] == "vit-200k"), "one_model_size", ("100k", "400k")),
         (lambda: pretrain(seeds=1), "one_seed", ("250, 4,000, 64,000",)),
         (lambda: pretrain(lambda r: r["n_pretrain"] < 2_000), "few_sizes", ("`n_pretrain`", "4,000, 16,000")),
         (pretrain, "no_finetunes", ("`n_finetune`", "4,000, 16,000, 64,000")),
@@ -109,7 +113,7 @@ def test_names_are_text_and_nothing_else(tmp_path):
     table = curve(model=HOSTILE, upstream=HOSTILE, arm="plain", device="\x1b[1m")
     hs.write_report(table, tmp_path / "r.html", bootstrap=100, title=HOSTILE)
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "<script" not in page and "&lt;script&gt;" in page
+    assert page.count("<script") == 1 and "&lt;script&gt;" in page
     for figure in re.findall(r"<figure>(<svg.*?</svg>)", page, re.S):
         ElementTree.fromstring(figure)
     card = (tmp_path / "r.md").read_text(encoding="utf-8")
@@ -131,13 +135,51 @@ def test_recipes_and_sets_are_sections_of_their_own():
     assert len(findings_of(table, upstream="photos").parts) == 1
 
 
+def test_the_same_answer_is_said_once():
+    sets = ("photos", "signs", "drawings", "maps")
+    generator = np.random.default_rng(0)
+    table = hs.ResultsTable(
+        {
+            **row,
+            "run_id": f"{i}{row['run_id'][1:]}",
+            "downstream": name,
+            "loss": row["loss"] * float(np.exp(0.2 * generator.standard_normal())),
+        }
+        for i, name in enumerate(sets)
+        for row in rows(stages=("finetune",), seeds=1)
+    )
+    findings = findings_of(table)
+    stated = {answer.code: answer.statements for answer in answers(findings)}
+    statuses = {found.boundary.status for part in findings.parts for found in part.boundaries}
+    assert statuses == {"not_resolved"} and len(stated["boundary"]) == 4
+    (place, groups), *others = groups_by_place(stated["boundary"]).items()
+    assert others == [] and len(groups) == 1 and all(name in place for name in sets)
+    assert groups[0].key == BOUNDARY_STATUSES["not_resolved"]
+    assert " ".join(findings.summary().split()).count(groups[0].text) == 1
+    # What differs is a table: one row for each set and arm.
+    gaps = [group for of in groups_by_place(stated["transfer"]).values() for group in of]
+    assert sum(len(group.rows) or 1 for group in gaps) == len(stated["transfer"]) == 8
+    assert sum(line.code == "boundary" for line in headlines(findings)) == 1
+
+
+def test_a_section_is_on_the_page_and_in_the_card(tmp_path, monkeypatch):
+    table = Table("Means", ["arm", "loss"], [["plain", "0.5"], ["distilled", "0.4"]])
+    section = Section("mine", "Mine & yours", "What it says.", (table,))
+    monkeypatch.setattr(sections, "SECTIONS", [lambda findings: section, lambda findings: None])
+    findings = hs.write_report(curve(), tmp_path / "r.html", bootstrap=100)
+    page, card = ((tmp_path / f"r.{end}").read_text(encoding="utf-8") for end in ("html", "md"))
+    assert '<section id="mine">' in page and "Mine &amp; yours" in page and '<a href="#mine">' in page
+    assert "| distilled | 0.4 |" in card
+    assert [one["code"] for one in content_of(findings)["sections"]] == ["mine"]
+
+
 def test_two_ways_of_distilling_are_two_boundaries():
     other = [{**r, "run_id": "b" + r["run_id"], "teacher_n_params": 60_000} for r in rows(stages=("pretrain",))]
     table = hs.ResultsTable([*rows(stages=("pretrain",)), *(r for r in other if r["arm"] == "distilled")])
     found = findings_of(table).parts[0]
     assert [arm.label for arm in found.part.arms][1:] == [
-        "distilled (teacher 30,000 parameters)",
-        "distilled (teacher 60,000 parameters)",
+        "distilled (teacher 30k parameters)",
+        "distilled (teacher 60k parameters)",
     ]
     assert [each.boundary.status for each in found.boundaries] == ["crossing", "crossing"]
 
@@ -147,7 +189,7 @@ def test_without_a_budget_the_frontier_is_over_flops_and_the_report_shows_the_op
     plan = findings.parts[0].plans[0]
     assert not plan.asked and plan.plan.costs == {"flop": 1.0}
     text = next(answer for answer in answers(findings) if answer.code == "plan").statements[0]
-    assert "FLOPs" in text.text and any("--budget" in detail for detail in text.details)
+    assert "FLOP" in text.text and any("--budget" in detail for detail in text.details)
 
 
 @pytest.mark.parametrize(

@@ -83,9 +83,9 @@ def _write_report(study: Path) -> tuple[list[str], str | None]:
         return [], str(page) if page.exists() else None
     try:
         from hf_scaling.report import write_report
-        from hf_scaling.report.answers import headlines
+        from hf_scaling.report.headlines import headlines
 
-        return list(headlines(write_report(study, page))), str(page)
+        return [line.text for line in headlines(write_report(study, page))], str(page)
     except Exception as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
         logger.warning("no report: %s (hf-scaling report %s --debug shows where)", reason, study)

@@ -25,6 +25,7 @@ from hf_scaling.text import (
     amount_name,
     format_amount,
     format_count,
+    format_flops,
     format_interval,
     format_number,
     format_percent,
@@ -56,16 +57,34 @@ class Statement:
     """One sentence with its details.
 
     Attributes:
-        text: The sentence.
-        details: Sentences shown smaller below it.
+        clause: The sentence, without its subject where it has one.
+        remarks: Sentences shown smaller below it.
         place: Title of the part of the table that it is about.
         key: The words of the sentence to emphasise.
+        target: The column that it is about, where others may have the same answer; "" otherwise.
+        arm: The arm that it is about, likewise.
+        facts: Name and value of what differs between statements with the same answer.
     """
 
-    text: str
-    details: tuple[str, ...] = ()
+    clause: str
+    remarks: tuple[str, ...] = ()
     place: str = ""
     key: str = ""
+    target: str = ""
+    arm: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The sentence."""
+        if not self.target:
+            return self.clause
+        return f"By {self.target}{f', {self.arm}:' if self.arm else ','} {self.clause}"
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """Everything that is shown smaller below the sentence."""
+        return (*(f"{name}: {value}." for name, value in self.facts), *self.remarks)
 
 
 @dataclass(frozen=True)
@@ -81,13 +100,6 @@ class Answer:
     code: str
     question: str
     statements: tuple[Statement, ...]
-
-    def by_place(self) -> dict[str, list[Statement]]:
-        """The statements under the title of the part that they are about."""
-        places: dict[str, list[Statement]] = {}
-        for statement in self.statements:
-            places.setdefault(statement.place, []).append(statement)
-        return places
 
 
 def answers(findings: Findings) -> list[Answer]:
@@ -114,29 +126,20 @@ def answers(findings: Findings) -> list[Answer]:
 
 def describe(findings: Findings) -> str:
     """The answers and the gaps as text for a terminal."""
+    from hf_scaling.report.grouping import groups_by_place
+
     lines = [f"{findings.title} ({findings.facts['runs']})"]
     for answer in answers(findings):
         lines += ["", answer.question]
-        for place, statements in answer.by_place().items():
-            lines += [f"  {place}:"] if place and len(findings.parts) > 1 else []
-            for statement in statements:
-                lines += wrap(statement.text, "  ")
-                lines += [line for detail in statement.details for line in wrap(detail, "    ")]
+        for place, groups in groups_by_place(answer.statements).items():
+            lines += wrap(f"{place}:", "  ") if place and len(findings.parts) > 1 else []
+            for group in groups:
+                lines += wrap(group.text, "  ")
+                lines += [line for detail in (*group.details, *group.each()) for line in wrap(detail, "    ")]
     if findings.gaps:
         lines += ["", "What these runs cannot answer"]
         lines += [line for gap in findings.gaps for line in wrap(describe_gap(gap), "  ")]
     return "\n".join(lines)
-
-
-def headlines(findings: Findings) -> list[str]:
-    """One line for each boundary: where distillation stops paying."""
-    several = len(findings.parts) > 1
-    return [
-        f"{statement.place}: {statement.text}" if several else statement.text
-        for answer in answers(findings)
-        if answer.code == "boundary"
-        for statement in answer.statements
-    ]
 
 
 def describe_gap(gap: Gap) -> str:
@@ -161,17 +164,25 @@ def describe_boundary(boundary: Boundary, target: str, noun: str) -> str:
 
 
 def _boundary_clause(boundary: Boundary, noun: str) -> str:
-    unit, sizes = _unit(boundary, noun), boundary.difference[boundary.x]
+    sizes = boundary.difference[boundary.x]
     if boundary.status != "crossing":
         where = "by runs at" if boundary.status == "not_resolved" else "at every measured size,"
-        span = format_span(sizes.min(), sizes.max())
-        return f"{BOUNDARY_STATUSES[boundary.status]} {where} {span} {unit}"
-    ends = f"{format_percent(boundary.level)} interval {format_span(boundary.low, boundary.high)}"
-    return f"distillation stops paying at {format_count(boundary.n_pretrain)} {unit} ({ends})"
+        return f"{BOUNDARY_STATUSES[boundary.status]} {where} {_span(boundary, sizes.min(), sizes.max(), noun)}"
+    at = format_flops(boundary.n_pretrain) if boundary.x == "train_flops" else size_of(boundary, noun)
+    ends = f"{format_percent(boundary.level)} interval {_span(boundary, boundary.low, boundary.high)}"
+    return f"distillation stops paying at {at} ({ends})"
 
 
-def _unit(boundary: Boundary, noun: str) -> str:
-    return "FLOPs" if boundary.x == "train_flops" else noun
+def size_of(boundary: Boundary, noun: str) -> str:
+    """The size of a crossing along n_pretrain: 1,410 images."""
+    return f"{format_count(boundary.n_pretrain)} {noun}"
+
+
+def _span(boundary: Boundary, low: float, high: float, noun: str = "") -> str:
+    """A span of what a boundary is along: "250 to 32,000 images", "646 GFLOP to 15.6 TFLOP"."""
+    if boundary.x == "train_flops":
+        return " to ".join(dict.fromkeys(map(format_flops, (low, high))))
+    return f"{format_span(low, high)} {noun}".rstrip()
 
 
 def boundary_statement(compared: ArmBoundary, part: Part) -> Statement:
@@ -179,9 +190,9 @@ def boundary_statement(compared: ArmBoundary, part: Part) -> Statement:
     boundary, noun = compared.boundary, part.noun
     place = f"{part.title}, {compared.arm.label}" if len(part.arms_of("distilled")) > 1 else part.title
     if boundary is None:
-        return Statement(f"By {compared.target}, no answer: {compared.problem}.", (), place)
+        return Statement(f"no answer: {compared.problem}.", (), place, target=compared.target)
     crossing = boundary.status == "crossing"
-    details = [f"At {_amounts(boundary.sizes, noun)}."] if boundary.sizes and crossing else []
+    details = [f"At {amounts(boundary.sizes, noun)}."] if boundary.sizes and crossing else []
     if {at_size.status for _, _, at_size in compared.by_size} == {boundary.status} != {"crossing"}:
         names = dict.fromkeys(amount_name(column, noun) for column, _, _ in compared.by_size)
         details.append(f"The same at every measured number of {' and '.join(names)}.")
@@ -199,15 +210,20 @@ def boundary_statement(compared: ArmBoundary, part: Part) -> Statement:
     free, law_free = boundary.law_free, "no crossing inside the measured sizes"
     if 0 < free["n_pretrain"] < math.inf:
         ends = f" ({format_span(free['low'], free['high'])})" if free["low"] == free["low"] else ""
-        law_free = f"{format_count(free['n_pretrain'])}{ends} {_unit(boundary, noun)}"
-    details.append(f"From the paired differences alone: {law_free}.")
+        law_free = f"{format_count(free['n_pretrain'])}{ends} {noun}"
+    facts = [("From the paired differences alone", law_free)]
     if compared.compute is not None:
-        details.append(f"At equal compute, including the teacher's: {_boundary_clause(compared.compute, noun)}.")
+        facts.append(("At equal compute, including the teacher's", _boundary_clause(compared.compute, noun)))
     elif compared.compute_problem:
-        details.append(f"At equal compute, no answer: {compared.compute_problem}.")
-    key = f"{format_count(boundary.n_pretrain)} {noun}" if crossing else BOUNDARY_STATUSES[boundary.status]
-    text = describe_boundary(boundary, compared.target, noun)
-    return Statement(text, (*details, *_warnings(boundary.notes)), place, key)
+        facts.append(("At equal compute", f"no answer: {compared.compute_problem}"))
+    return Statement(
+        f"{_boundary_clause(boundary, noun)}.",
+        (*details, *_warnings(boundary.notes)),
+        place,
+        size_of(boundary, noun) if crossing else BOUNDARY_STATUSES[boundary.status],
+        target=compared.target,
+        facts=tuple(facts),
+    )
 
 
 def performance_statements(of_part: PartFindings, findings: Findings) -> list[Statement]:
@@ -218,7 +234,7 @@ def performance_statements(of_part: PartFindings, findings: Findings) -> list[St
         if laws:
             best = best_arm(laws, target)
             value = format_value(target, float(best.best[target]))
-            run = _describe_run(best.best, best.arm.label if best.arm.kind else "", part.noun)
+            run = describe_run(best.best, best.arm.label if best.arm.kind else "", part.noun)
             text = f"{'Highest' if best.rises else 'Lowest'} {target} measured: {value}{f' ({run})' if run else ''}."
             details = [sentence(describe_law(law)) for law in of_part.laws_of(target)]
             if best.forecasts:
@@ -229,26 +245,27 @@ def performance_statements(of_part: PartFindings, findings: Findings) -> list[St
                 doubt = "" if best.fit.status == "ok" else "; these runs do not support this extrapolation"
                 details.insert(
                     0,
-                    f"With ten times the {amount_name(grown, part.noun)} ({_amounts(sizes, part.noun)}) the law "
+                    f"With ten times the {amount_name(grown, part.noun)} ({amounts(sizes, part.noun)}) the law "
                     f"predicts {format_value(target, forecast['value'])} ({ends}){doubt}.",
                 )
             statements.append(Statement(text, tuple(details), part.title, value))
     return statements
 
 
-def _describe_run(row: Mapping[str, Any], arm: str, noun: str) -> str:
+def describe_run(row: Mapping[str, Any], arm: str, noun: str) -> str:
     """A run by model, arm and sizes; the model's name replaces its n_params."""
     model = str(row["model"]) if _is_given(row.get("model")) else ""
     names = [name for name in _SIZES if _is_given(row.get(name)) and not (model and name == "n_params")]
     sizes = {name: float(row[name]) for name in names if float(row[name]) > 0}
-    return ", ".join(filter(None, [model, arm, _amounts(sizes, noun)]))
+    return ", ".join(filter(None, [model, arm, amounts(sizes, noun)]))
 
 
 def _is_given(value: Any) -> bool:
     return value is not None and value == value and str(value) not in ("", "None", "<NA>")
 
 
-def _amounts(sizes: Mapping[str, float], noun: str) -> str:
+def amounts(sizes: Mapping[str, float], noun: str) -> str:
+    """Sizes with their names: "464k parameters, 32,000 upstream images"."""
     return ", ".join(format_amount(name, value, noun) for name, value in sizes.items())
 
 
@@ -283,26 +300,29 @@ def _relative(log_rmse: float) -> str:
 
 def gap_statement(arm_gap: ArmGap, part: Part) -> Statement:
     """Whether to pre-train or to label more, and what pre-training was worth in labels."""
-    subject = f"By {arm_gap.target}, {arm_gap.arm.label}" if arm_gap.arm.kind else f"By {arm_gap.target}"
+    about = {"place": part.title, "target": arm_gap.target, "arm": arm_gap.arm.label if arm_gap.arm.kind else ""}
     if arm_gap.gaps is None:
-        return Statement(f"{subject}: no answer: {arm_gap.problem}.", (), part.title)
+        return Statement(f"no answer: {arm_gap.problem}.", **about)
     row, worth = arm_gap.gaps.table.iloc[0], arm_gap.gaps.worth
     share = f"{format_percent(row['share'])} ({100 * row.share_low:.0f} to {format_percent(row.share_high)})"
-    details = [
-        f"Share of the {arm_gap.target} above the floor that more pre-training cannot remove: {share}. A verdict "
-        "needs the whole interval on one side of half."
-    ]
-    details += ["A larger model removes part of it."] if row.larger_model_helps else []
+    facts = [("Share above the floor that more pre-training cannot remove", share)]
     known = worth[worth["worth"].notna()]
     if len(known):
         most = known.iloc[-1]
-        details.append(
-            f"At {format_count(most.n_finetune)} labelled {part.noun}, the largest pre-training is worth "
-            f"{format_count(most.worth)} labels more ({format_span(most.worth_low, most.worth_high)}) than "
-            f"{format_count(most.against)} upstream {part.noun}."
+        facts.append(
+            (
+                f"Labels that the largest pre-training is worth, at {format_count(most.n_finetune)} labelled "
+                f"{part.noun} and against {format_count(most.against)} upstream {part.noun}",
+                f"{format_count(most.worth)} ({format_span(most.worth_low, most.worth_high)})",
+            )
         )
+    remarks = ["A verdict needs the whole interval of the share on one side of half."]
+    remarks += ["A larger model removes part of it."] if row.larger_model_helps else []
+    # The notes begin with the name of the set, which the statement names already.
+    prefix = f"{part.values.get('downstream', '')}: "
+    notes = [{**note, "text": note["text"].removeprefix(prefix)} for note in arm_gap.gaps.notes]
     key = GAP_VERDICTS[row.verdict]
-    return Statement(f"{subject}: {key}.", (*details, *_warnings(arm_gap.gaps.notes)), part.title, key)
+    return Statement(f"{key}.", (*remarks, *_warnings(notes)), key=key, facts=tuple(facts), **about)
 
 
 def plan_statements(part: PartFindings, findings: Findings) -> list[Statement]:
@@ -317,15 +337,16 @@ def plan_statement(target_plan: TargetPlan, part: Part) -> Statement:
     plan, target = target_plan.plan, target_plan.target
     if plan is None:
         return Statement(f"For {target}, no plan: {target_plan.problem}.", (), part.title)
-    sizes = _amounts({name: value for name, value in plan.allocation.items() if name != "arm" and value}, part.noun)
+    sizes = amounts({name: value for name, value in plan.allocation.items() if name != "arm" and value}, part.noun)
     arm = f", {plan.allocation['arm']}" if plan.allocation["arm"] else ""
     value = format_value(target, plan.predicted["value"])
     ends = format_interval(target, plan.predicted["low"], plan.predicted["high"])
-    budget = format_count(plan.budget)
-    given = f"With {budget}" if target_plan.asked else f"With the compute of the most expensive runs ({budget} FLOPs)"
-    spent = [f"{name.replace('_', ' ')} {format_count(v)}" for name, v in plan.cost.items() if v and name != "total"]
+    amount = format_count if target_plan.asked else format_flops
+    budget = amount(plan.budget)
+    given = f"With {budget}" if target_plan.asked else f"With the compute of the most expensive runs ({budget})"
+    spent = [f"{name.replace('_', ' ')} {amount(v)}" for name, v in plan.cost.items() if v and name != "total"]
     details = [sentence(PLAN_VERDICTS[plan.verdict])] if plan.verdict else []
-    details += [f"Costs: {', '.join(spent)}{'' if target_plan.asked else ' FLOPs'}."] if spent else []
+    details += [f"Costs: {', '.join(spent)}."] if spent else []
     if not target_plan.asked:
         details.append("No budget was given: `--budget 500 --cost label=0.5 --cost hour=2` plans for one.")
     text = f"{given}: {sizes}{arm}; predicted {target} {value} ({ends})."
@@ -338,7 +359,7 @@ def next_runs_statements(next_runs: NextRuns | None, part: Part) -> list[Stateme
         return []
     aim = f"the {next_runs.quantity} by {next_runs.target}"
     if next_runs.runs is None or next_runs.runs.empty:
-        reason = next_runs.problem or "no run within a quarter of the FLOPs spent so far narrows it"
+        reason = next_runs.problem or "no run within a quarter of the compute spent so far narrows it"
         return [Statement(f"For {aim}, none: {reason}.", (), part.title)]
     runs = next_runs.runs
     one, many = ("pair of runs", "pairs of runs") if next_runs.quantity == "boundary" else ("run", "runs")
@@ -350,14 +371,14 @@ def next_runs_statements(next_runs: NextRuns | None, part: Part) -> list[Stateme
     sizes = [dict(zip(names, key if isinstance(key, tuple) else (key,))) for key in seeds.index]
     details = [
         *(
-            f"{_describe_run(row, '', part.noun)}{f': {count} seeds' if count > 1 else ''}."
+            f"{describe_run(row, '', part.noun)}{f': {count} seeds' if count > 1 else ''}."
             for row, count in zip(sizes, seeds)
         ),
         f"Interval now: {now}; expected after these runs: {f'still {then}' if then == now else then}.",
         f"`hf-scaling suggest RESULTS{rows} --target {next_runs.target} --quantity {next_runs.quantity} "
         f"--budget {next_runs.budget:.3g} --out next.yaml` writes them as a grid.",
     ]
-    text = f"To narrow {aim}: {key}, for {format_count(runs['cost'].sum())} FLOPs."
+    text = f"To narrow {aim}: {key}, for {format_flops(runs['cost'].sum())}."
     return [Statement(text, tuple(details), part.title, key)]
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from markupsafe import escape
 
 from hf_scaling import files
 from hf_scaling.boundary import Boundary
@@ -86,6 +87,7 @@ class Drawing:
         width: CSS pixels.
         height: CSS pixels, without the legend.
         scale: Factor on text and marks, for panels larger than a phone's column.
+        marks: For each series of marks, in the order in which `paint` draws them, what each mark is: its <title>.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Drawing:
     width: float = 360
     height: float = 266
     scale: float = 1.0
+    marks: Sequence[Sequence[str]] = ()
 
     def svg(self, colours: Colours) -> str:
         """The panel as an <svg> element in the given colours: PAGE, LIGHT or DARK."""
@@ -131,6 +134,7 @@ class Drawing:
         svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.S)
         for name in ("height", "width"):
             svg = re.sub(rf'(<svg[^>]*?) {name}="[^"]*"', r"\1", svg, count=1)
+        svg = _name_marks(svg, self.marks)
         referred = set(re.findall(r'(?:url\(|href=")#([^")]+)', svg))
         svg = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in referred else "", svg)
         svg = re.sub(
@@ -204,6 +208,28 @@ class Drawing:
         return figure
 
 
+def _name_marks(svg: str, marks: Sequence[Sequence[str]]) -> str:
+    """The figure with a <title> in each mark of the series that painters gave the ids marks0, marks1, ..."""
+    for number, names in enumerate(marks):
+        start = svg.find(f'<g id="{_marks_id(number)}">')
+        end = svg.find("</g>\n   </g>", start)
+        if start < 0 or end < 0:
+            continue
+        uses = svg[start:end].split("<use ")
+        # matplotlib leaves out marks that it cannot place: then none has a name rather than a wrong one.
+        if len(uses) - 1 == len(names):
+            named = (
+                re.sub(r"/>", f"><title>{escape(name)}</title></use>", use, count=1)
+                for use, name in zip(uses[1:], names)
+            )
+            svg = svg[:start] + "<use ".join([uses[0], *named]) + svg[end:]
+    return svg
+
+
+def _marks_id(number: int) -> str:
+    return f"marks{number}"
+
+
 def series_style(number: int, colours: Colours) -> dict[str, object]:
     """Colour, marker and dashes of the n-th series: 0 is the plain arm, 1 the distilled one."""
     n = number % len(_SERIES)
@@ -268,6 +294,7 @@ class Points:
         x: (N,) horizontal values.
         y: (N,) vertical values.
         hollow: Drawn hollow and larger: predictions of held-out scales.
+        names: What each mark is.
     """
 
     label: str
@@ -275,6 +302,7 @@ class Points:
     x: np.ndarray
     y: np.ndarray
     hollow: bool = False
+    names: tuple[str, ...] = ()
 
 
 def predictions_painter(points: Sequence[Points]) -> Painter:
@@ -308,11 +336,12 @@ def residuals_painter(points: Sequence[Points]) -> Painter:
 
 
 def _paint_points(axes: "Axes", points: Sequence[Points], colours: Colours) -> None:
-    for series in points:
+    for number, series in enumerate(points):
         style = series_style(series.number, colours)
         axes.plot(
             series.x,
             series.y,
+            gid=_marks_id(number),
             label=series.label,
             color=style["color"],
             marker=style["marker"],
@@ -335,7 +364,7 @@ def moving_boundary_painter(boundaries: Sequence[tuple[float, float, float, floa
         log_axis(axes.xaxis, *margins(sizes, 0.2))
         log_axis(axes.yaxis, *margins(np.concatenate([low, high]), 0.1), most=5)
         style = {"fmt": "D", "color": colours["accent"], "linewidth": 2, "zorder": 3}
-        axes.errorbar(sizes, values, yerr=(values - low, high - values), **style)
+        axes.errorbar(sizes, values, yerr=(values - low, high - values), **style)[0].set_gid(_marks_id(0))
         axes.set_xlim(*margins(sizes, 0.2))
 
     return paint
@@ -355,6 +384,7 @@ class Curve:
         low: (K,) lower end of its band.
         high: (K,) upper end of its band.
         faint: Drawn lighter: the smaller of two amounts of the data that is not on the axis.
+        names: What each mark is.
     """
 
     label: str
@@ -366,6 +396,7 @@ class Curve:
     low: np.ndarray
     high: np.ndarray
     faint: bool = False
+    names: tuple[str, ...] = ()
 
 
 def curves_painter(curves: Sequence[Curve], limits: Sequence[tuple[float, float]]) -> Painter:
@@ -377,7 +408,7 @@ def curves_painter(curves: Sequence[Curve], limits: Sequence[tuple[float, float]
     """
 
     def paint(axes: "Axes", colours: Colours) -> None:
-        for curve in curves:
+        for number, curve in enumerate(curves):
             style = series_style(curve.number, colours)
             colour, alpha = style["color"], 0.55 if curve.faint else 1.0
             if len(curve.line_x):
@@ -390,6 +421,7 @@ def curves_painter(curves: Sequence[Curve], limits: Sequence[tuple[float, float]
             axes.plot(
                 curve.x,
                 curve.y,
+                gid=_marks_id(number),
                 label=curve.label,
                 color=colour,
                 marker=style["marker"],
@@ -446,7 +478,8 @@ def difference_painter(boundary: Boundary, target: str) -> Painter:
             axes.fill_between(fine, low, high, color=colours["plain"], alpha=0.16, linewidth=0)
             axes.plot(fine, curve, color=colours["plain"])
         style = series_style(0, colours)
-        axes.plot(x, table["measured"], linestyle="none", color=style["color"], marker=style["marker"])
+        marks = {"linestyle": "none", "color": style["color"], "marker": style["marker"], "gid": _marks_id(0)}
+        axes.plot(x, table["measured"], **marks)
         place = {"transform": axes.transAxes, "color": colours["muted"]}
         axes.text(0.99, 0.98, "distillation helps ↑", ha="right", va="top", **place)
         axes.text(0.02, 0.02, "better without distillation ↓", ha="left", va="bottom", **place)
@@ -460,14 +493,18 @@ def _paint_boundary(axes: "Axes", boundary: Boundary, colours: Colours) -> None:
     axes.axvspan(boundary.low, boundary.high, color=colours["accent"], alpha=0.16, linewidth=0)
     size = axes.xaxis.label.get_fontsize()
     axes.plot(boundary.n_pretrain, 0, marker="D", color=colours["accent"], markersize=0.65 * size, zorder=5)
-    low, high = axes.get_xlim()
-    right = np.log(boundary.high / low) < 0.6 * np.log(high / low)
+    low, high = np.log(axes.get_xlim())
+    # Beside the interval where there is room for the label, else above the diamond.
+    left_room, right_room = ((np.log(end) - low) / (high - low) for end in (boundary.low, boundary.high))
+    side = "left" if right_room < 0.6 else "right" if left_room > 0.4 else "center"
+    at = {"left": boundary.high, "right": boundary.low, "center": boundary.n_pretrain}[side]
+    offset = {"left": size / 2, "right": -size / 2, "center": 0.0}[side]
     axes.annotate(
         f"{format_count(boundary.n_pretrain)}\n{format_span(boundary.low, boundary.high)}",
-        (boundary.high if right else boundary.low, 0),
-        xytext=(size / 2 if right else -size / 2, size / 2),
+        (at, 0),
+        xytext=(offset, size / 2 if side != "center" else size),
         textcoords="offset points",
-        ha="left" if right else "right",
+        ha=side,
         va="bottom",
         color=colours["accent"],
         weight="bold",
@@ -489,7 +526,8 @@ def frontier_painter(table: pd.DataFrame, plan: tuple[float, float] | None) -> P
         log_axis(axes.yaxis, *margins(value))
         axes.fill_between(cost, table["low"], table["high"], color=colours["plain"], alpha=0.16, linewidth=0)
         axes.plot(cost, value, color=colours["plain"], linestyle=_DOTTED, linewidth=1.4)
-        axes.plot(cost, np.where(outside, np.nan, value), color=colours["plain"], marker="o")
+        axes.plot(cost, np.where(outside, np.nan, value), color=colours["plain"])
+        axes.plot(cost[~outside], value[~outside], color=colours["plain"], marker="o", ls="none", gid=_marks_id(0))
         if plan is not None:
             axes.plot(*plan, marker="D", color=colours["accent"], markersize=8, zorder=5)
         axes.set(xlim=margins(cost, 0.03), ylim=margins([*value, *([plan[1]] if plan else [])], 0.15))

@@ -35,7 +35,7 @@ from hf_scaling.report.parts import (
     texts,
 )
 from hf_scaling.results.foreign import propose_arms, similar_columns
-from hf_scaling.text import format_count, format_span, listing
+from hf_scaling.text import format_count, format_parameters, format_span, listing
 
 # Factors beyond the largest measured scale at which the report predicts.
 _FORECAST_FACTORS = (1, 2, 10)
@@ -597,8 +597,8 @@ def missing_models(part: Part) -> Gap | None:
         return None
     if not len(sizes):
         return Gap("one_model_size", question, "The table has no column `n_params`.", _add_column(part, "n_params"))
-    why = f"Only one model size measured ({format_count(sizes[0])} parameters)."
-    others = f"{format_count(sizes[0] / 2)} and {format_count(2 * sizes[0])} parameters"
+    why = f"Only one model size measured ({format_parameters(sizes[0])} parameters)."
+    others = f"{format_parameters(sizes[0] / 2)} and {format_parameters(2 * sizes[0])} parameters"
     return Gap("one_model_size", question, why, f"The same amounts of data with two more models, about {others}.")
 
 

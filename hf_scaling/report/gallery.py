@@ -1,12 +1,13 @@
 """Which figures a part of the table gets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from hf_scaling.report.answers import describe_boundary
+from hf_scaling.report.answers import amounts, describe_boundary, describe_run
+from hf_scaling.report.budgets import plan_line
 from hf_scaling.report.figures import (
     Curve,
     Drawing,
@@ -22,7 +23,19 @@ from hf_scaling.report.figures import (
 )
 from hf_scaling.report.findings import ArmLaw, PartFindings, varied_sizes
 from hf_scaling.report.parts import Arm, Part, Request, levels, numbers, texts
-from hf_scaling.text import axis_label, format_amount, format_count, format_percent, format_span, format_tick
+from hf_scaling.text import (
+    axis_label,
+    format_amount,
+    format_count,
+    format_flops,
+    format_interval,
+    format_parameters,
+    format_percent,
+    format_span,
+    format_tick,
+    format_value,
+    joined,
+)
 
 # More distinct sizes than this are grouped into bins.
 _MOST_LEVELS = 12
@@ -68,6 +81,28 @@ def panels_of(findings: PartFindings, number: int, request: Request) -> list[Pan
     return [group for group in groups if group.drawings]
 
 
+def run_names(arm: Arm, noun: str, targets: Sequence[str]) -> np.ndarray:
+    """(N,) what each run of an arm is: model, arm, sizes and seed, its targets, and its id."""
+    names = []
+    for row in arm.rows.to_dict("records"):
+        seed = (
+            f", seed {row['seed']:g}"
+            if isinstance(row.get("seed"), int | float) and row["seed"] == row["seed"]
+            else ""
+        )
+        values = [
+            f"{target} {format_value(target, float(row[target]))}" for target in targets if _is_number(row[target])
+        ]
+        run_id = f" · run {row['run_id']}" if isinstance(row.get("run_id"), str) else ""
+        run = describe_run(row, arm.label if arm.kind else "", noun)
+        names.append(f"{run}{seed}: {', '.join(values)}{run_id}".removeprefix(": "))
+    return np.array(names, dtype=object)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and value == value
+
+
 def _labelled(column: str, noun: str) -> str:
     return f"{column}: {axis_label(column, noun)}"
 
@@ -78,7 +113,14 @@ def difference_panels(findings: PartFindings, name: str, request: Request) -> Pa
     drawings = []
     for i, of_arm in enumerate((one for one in findings.boundaries if one.boundary is not None), 1):
         boundary, target = of_arm.boundary, of_arm.target
-        sizes = ", ".join(format_amount(size, value, noun) for size, value in boundary.sizes.items())
+        sizes = amounts(boundary.sizes, noun)
+        marks = [
+            f"{format_amount(boundary.x, row[boundary.x], noun)}: {target} plain minus distilled "
+            f"{format_value(target, row['measured'])}, by the laws {format_value(target, row['difference'])} "
+            f"({format_interval(target, row['low'], row['high'])})"
+            for row in boundary.difference.to_dict("records")
+            if np.isfinite(row["measured"])
+        ]
         drawings.append(
             Drawing(
                 f"{name}-{i}-difference-{target}",
@@ -88,6 +130,7 @@ def difference_panels(findings: PartFindings, name: str, request: Request) -> Pa
                 x_label=_labelled(boundary.x, noun),
                 y_label=f"plain minus distilled: {axis_label(target)}",
                 paint=difference_painter(boundary, target),
+                marks=(marks,),
             )
         )
         for size in boundary.sizes:
@@ -102,10 +145,16 @@ def difference_panels(findings: PartFindings, name: str, request: Request) -> Pa
                         f"{name}-{i}-boundary-{target}-{size}",
                         heading=f"Boundary by {target} against {size}",
                         title=f"Boundary by {target} against {size}",
-                        caption=f"The boundary at each {size} at which it is inside the measured range.",
+                        caption=_moving_caption(size, crossings, noun),
                         x_label=_labelled(size, noun),
                         y_label=f"boundary: {axis_label('n_pretrain', noun)}",
                         paint=moving_boundary_painter(crossings),
+                        marks=(
+                            [
+                                f"{format_amount(size, value, noun)}: {format_count(at)} ({format_span(*ends)})"
+                                for value, at, *ends in crossings
+                            ],
+                        ),
                     )
                 )
     text = (
@@ -113,6 +162,17 @@ def difference_panels(findings: PartFindings, name: str, request: Request) -> Pa
         f"runs; the line and its {format_percent(request.options.level)} band come from the laws of the two arms."
     )
     return Panels("Where distillation stops paying", text, tuple(drawings))
+
+
+def _moving_caption(size: str, crossings: Sequence[tuple[float, float, float, float]], noun: str) -> str:
+    """Whether the boundary moves with a size, and the sizes at which it is inside the measured range."""
+    (first, start, _, start_high), (last, end, end_low, end_high) = crossings[0], crossings[-1]
+    apart = end_low > start_high or end_high < crossings[0][2]
+    moves = "moves" if apart else "does not move clearly: it is"
+    return (
+        f"The boundary {moves} from {format_count(start)} {noun} at {format_amount(size, first, noun)} to "
+        f"{format_count(end)} at {format_amount(size, last, noun)}."
+    )
 
 
 @dataclass(frozen=True)
@@ -159,17 +219,33 @@ def curve_panels(findings: PartFindings, axis: str, name: str, request: Request)
                     f"{name}-{target}-{axis}-{i}",
                     heading=level.label or findings.part.title,
                     title=f"{target} against {axis}" + (f", {level.label}" if level.label else ""),
-                    caption=f"Without a fitted law: {unfitted}." if unfitted else "",
+                    caption=_curve_caption(series, target, axis, findings.part.noun)
+                    + (f" Without a fitted law: {unfitted}." if unfitted else ""),
                     x_label=_labelled(axis, findings.part.noun),
                     y_label=_labelled(target, findings.part.noun),
                     paint=curves_painter(series, limits),
                     n_series=len(series) if len(series) > 1 else 0,
+                    marks=tuple(curve.names for curve in series),
                 )
             )
     band = f"{format_percent(request.options.level)} bands"
     text = f"Each mark is a run; lines are the fitted laws with {band}, dotted beyond the measured range."
     targets = " and ".join(request.targets)
     return Panels(f"{targets[:1].upper()}{targets[1:]} against {axis}", text, tuple(drawings))
+
+
+def _curve_caption(series: Sequence[Curve], target: str, axis: str, noun: str) -> str:
+    """From where to where the target goes in each series, at its smallest and largest size, as means of runs."""
+    own = 0.01 if target == "error" else 1.0
+    clauses = []
+    for curve in [one for one in series if not one.faint] or series:
+        low, high = curve.x.min(), curve.x.max()
+        first, last = (format_value(target, own * float(curve.y[curve.x == end].mean())) for end in (low, high))
+        name = curve.label if len(series) > 1 else target
+        clauses.append(f"{name} goes from {first} to {last}" if low < high else f"{name} {first}")
+    sizes = np.concatenate([curve.x for curve in series])
+    low, high = format_count(sizes.min()), format_amount(axis, sizes.max(), noun)
+    return f"From {low} to {high}: {joined(clauses)}."
 
 
 def _series(findings: PartFindings, target: str, axis: str, model: Level, request: Request) -> list[Curve]:
@@ -184,6 +260,7 @@ def _series(findings: PartFindings, target: str, axis: str, model: Level, reques
         if axis not in frame.columns:
             continue
         x, y = numbers(frame, axis), law.measured
+        names = run_names(law.arm, findings.part.noun, request.targets)
         # A logarithmic axis can show nothing else.
         shown = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0) & model.contains(frame)
         for other in other_levels(law.arm, axis):
@@ -202,7 +279,8 @@ def _series(findings: PartFindings, target: str, axis: str, model: Level, reques
                 curves = (in_axis_unit(target, band[name].to_numpy()) for name in ("value", "low", "high"))
                 line = (sizes[axis], *curves)
             label = ", ".join(text for text in (law.arm.label, other.label) if text)
-            series.append(Curve(label, number, x[keep], in_axis_unit(target, y[keep]), *line, faint=other.faint))
+            runs = (x[keep], in_axis_unit(target, y[keep]))
+            series.append(Curve(label, number, *runs, *line, faint=other.faint, names=tuple(names[keep])))
     return series
 
 
@@ -212,11 +290,13 @@ def model_levels(part: Part, axis: str) -> list[Level]:
     if axis == "n_params" or len(sizes) < 2:
         models = texts(part.rows, "model")
         name = models[0] if len(models) == 1 else ""
-        size = f"{format_count(sizes[0])} parameters" if len(sizes) == 1 else ""
+        size = f"{format_parameters(sizes[0])} parameters" if len(sizes) == 1 else ""
         return [Level(label=", ".join(filter(None, [name, size])))]
     panels = []
     for low, high in _select_levels(sizes, _MOST_MODELS):
-        level = Level("n_params", low, high, f"{format_span(low, high)} parameters")
+        level = Level(
+            "n_params", low, high, f"{' to '.join(dict.fromkeys(map(format_parameters, (low, high))))} parameters"
+        )
         models = texts(part.rows[level.contains(part.rows)], "model")
         if len(models) == 1 and low == high:
             level = replace(level, label=f"{models[0]}, {level.label}")
@@ -263,7 +343,7 @@ def check_panels(findings: PartFindings, name: str, request: Request) -> Panels:
 
 def _prediction_drawings(laws: Sequence[ArmLaw], name: str, part: Part) -> list[Drawing]:
     target = laws[0].target
-    fitted = [_points(law, i, law.predicted(), law.measured, target) for i, law in enumerate(laws)]
+    fitted = [_points(law, i, law.predicted(), law.measured, part.noun, target) for i, law in enumerate(laws)]
     # Logarithmic axes cannot show a target that is zero or less.
     if not all((series.y > 0).all() for series in fitted) or not any(len(series.x) for series in fitted):
         return []
@@ -276,6 +356,12 @@ def _prediction_drawings(laws: Sequence[ArmLaw], name: str, part: Part) -> list[
                 for values in ("predicted", "measured")
             ),
             hollow=True,
+            names=tuple(
+                f"held out, {format_count(fold.factor)} times larger: predicted {format_value(target, predicted)}, "
+                f"measured {format_value(target, measured)}"
+                for fold in law.held_out
+                for predicted, measured in zip(fold.predicted, fold.measured)
+            ),
         )
         for i, law in enumerate(laws)
         if law.held_out
@@ -286,42 +372,64 @@ def _prediction_drawings(laws: Sequence[ArmLaw], name: str, part: Part) -> list[
             f"{name}-predicted-{target}",
             heading=f"Predicted and measured {target}",
             title=f"Predicted against measured {target}",
-            caption="On the diagonal a prediction is right." if held_out else "Too few sizes to hold out the largest.",
+            caption=_prediction_caption(held_out),
             x_label=f"predicted {label}",
             y_label=f"measured {label}",
             paint=predictions_painter(points),
             n_series=len(points) if len(points) > 1 else 0,
+            marks=tuple(series.names for series in points),
         )
     ]
+
+
+def _prediction_caption(held_out: Sequence[Points]) -> str:
+    """How far the held-out scales are from the diagonal, on which a prediction is right."""
+    if not held_out:
+        return "On the diagonal a prediction is right; there are too few sizes to hold out the largest."
+    ratios = np.concatenate([series.y / series.x for series in held_out])
+    ratios = ratios[np.isfinite(ratios) & (ratios > 0)]
+    if not len(ratios):
+        return "On the diagonal a prediction is right."
+    miss = format_percent(float(np.expm1(np.median(np.abs(np.log(ratios))))), 2)
+    side = "above" if np.median(ratios) > 1 else "below"
+    return f"On the diagonal a prediction is right; the median held-out run is {miss} off, mostly {side} it."
 
 
 def _residual_drawings(laws: Sequence[ArmLaw], name: str, part: Part) -> list[Drawing]:
     target, ranges = laws[0].target, laws[0].fit.data["ranges"]
     along = "n_pretrain" if "n_pretrain" in ranges else next(iter(ranges))
     points = [
-        _points(law, i, numbers(law.arm.rows, along), 100 * (law.measured / law.predicted() - 1))
+        _points(
+            law, i, numbers(law.arm.rows, along), 100 * (law.measured / law.predicted() - 1), part.noun, own=target
+        )
         for i, law in enumerate(laws)
     ]
-    if not any(np.isfinite(series.y).any() for series in points):
+    values = np.concatenate([series.y[np.isfinite(series.y)] for series in points])
+    if not len(values):
         return []
+    half = format_percent(float(np.median(np.abs(values))) / 100, 2)
     return [
         Drawing(
             f"{name}-residuals-{target}",
             heading=f"Residuals of {target}",
             title=f"Residuals of {target}",
-            caption="Scatter about zero is noise; a bend shows that the shape of the law is wrong.",
+            caption=f"Half of the runs are within {half} of the law; a bend would show that its shape is wrong.",
             x_label=_labelled(along, part.noun),
             y_label="measured over predicted, per cent",
             paint=residuals_painter(points),
             n_series=len(points) if len(points) > 1 else 0,
+            marks=tuple(series.names for series in points),
         )
     ]
 
 
-def _points(law: ArmLaw, number: int, x: np.ndarray, y: np.ndarray, target: str = "") -> Points:
+def _points(
+    law: ArmLaw, number: int, x: np.ndarray, y: np.ndarray, noun: str, target: str = "", own: str = ""
+) -> Points:
     """The runs of an arm that a logarithmic horizontal axis can show, in the unit of `target` where it is given."""
     keep = np.isfinite(x) & np.isfinite(y) & (x > 0)
-    return Points(law.arm.label, number, in_axis_unit(target, x[keep]), in_axis_unit(target, y[keep]))
+    names = tuple(run_names(law.arm, noun, [target or own])[keep])
+    return Points(law.arm.label, number, in_axis_unit(target, x[keep]), in_axis_unit(target, y[keep]), names=names)
 
 
 def frontier_panels(findings: PartFindings, name: str) -> Panels:
@@ -332,20 +440,41 @@ def frontier_panels(findings: PartFindings, name: str) -> Panels:
         if plan is None or len(plan.frontier) < 2 or not (plan.frontier["value"] > 0).all():
             continue
         table = plan.frontier.assign(**{c: in_axis_unit(target, plan.frontier[c]) for c in ("value", "low", "high")})
-        outside = int((table["extrapolation"] > 0.01).sum())
+        inside = plan.frontier["extrapolation"] <= 0.01
+        amount = format_count if target_plan.asked else format_flops
         mark = (plan.budget, in_axis_unit(target, plan.predicted["value"])) if target_plan.asked else None
         drawings.append(
             Drawing(
                 f"{name}-frontier-{target}",
                 heading=f"Best {target} for a budget",
                 title=f"Frontier of {target}",
-                caption=f"{outside} of {len(table)} budgets are outside the measured sizes." if outside else "",
+                caption=_frontier_caption(plan.frontier, target, amount),
                 x_label="budget: unit of the costs" if target_plan.asked else "budget: FLOPs",
                 y_label=f"{target}: {axis_label(target)}",
                 paint=frontier_painter(table, mark),
+                marks=(
+                    [plan_line(row, target, findings.part.noun, amount) for row in _records(plan.frontier[inside])],
+                ),
             )
         )
     text = "The best that each budget is predicted to buy, dotted outside the measured sizes."
     if not any(target_plan.asked for target_plan in findings.plans):
         text += " No budget was given, so budgets are training FLOPs, teachers included."
     return Panels("What a budget buys", text, tuple(drawings))
+
+
+def _records(frame: pd.DataFrame) -> list[dict]:
+    return frame.to_dict("records")
+
+
+def _frontier_caption(table: pd.DataFrame, target: str, amount: Callable[[float], str]) -> str:
+    """What ten times the middle budget gains, and how much of the frontier is extrapolation."""
+    middle = len(table) // 2
+    later = int(np.argmin(np.abs(np.log(table["budget"] / (10 * table["budget"].iloc[middle])))))
+    outside = int((table["extrapolation"] > 0.01).sum())
+    now, then = (table.iloc[i] for i in (middle, later))
+    return (
+        f"{amount(now['budget'])} is predicted to buy {target} {format_value(target, now['value'])}, "
+        f"{amount(then['budget'])} {format_value(target, then['value'])}"
+        + (f"; {outside} of {len(table)} budgets are outside the measured sizes." if outside else ".")
+    )

@@ -6,7 +6,7 @@ print(findings.summary())
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from hf_scaling.fitting.selection import Ranking
 from hf_scaling.hub.cards import escape_markdown, markdown_table, render_template, with_head
 from hf_scaling.planning import Plan, TransferGaps
 from hf_scaling.report.answers import Answer, Statement, answers, missing_from
+from hf_scaling.report.budgets import budgets_of
 from hf_scaling.report.figures import DARK, LIGHT, PAGE, Drawing
 from hf_scaling.report.findings import (
     ArmBoundary,
@@ -36,9 +37,12 @@ from hf_scaling.report.findings import (
     TargetPlan,
     collect_findings,
 )
-from hf_scaling.report.gallery import panels_of
+from hf_scaling.report.gallery import Panels, panels_of
+from hf_scaling.report.grouping import Group, groups_by_place
+from hf_scaling.report.headlines import Headline, headlines
 from hf_scaling.report.parts import Arm
-from hf_scaling.text import MISSING, format_percent, no_break_percent
+from hf_scaling.report.sections import Section, Table, sections_of
+from hf_scaling.text import MISSING, format_parameters, format_percent, no_break_percent
 
 _TEMPLATES = Path(__file__).parent / "templates"
 # Facts of a fit that the page states once for all fits.
@@ -92,25 +96,50 @@ def write_findings(findings: Findings, path: Path) -> list[Path]:
     Returns:
         Paths of the page, the card and the folder of figures.
     """
+    sections = sections_of(findings)
     panels = [panels_of(part, number, findings.request) for number, part in enumerate(findings.parts, 1)]
     folder, card = path.with_name(f"{path.stem}_figures"), path.with_suffix(".md")
     drawings = [drawing for groups in panels for group in groups for drawing in group.drawings]
+    drawings += [drawing for section in sections for drawing in section.drawings]
     for drawing in drawings:
         drawing.save_svg(folder / f"{drawing.name}.svg", LIGHT)
     # Figures of an earlier report of other rows: their names begin with the number of a part.
     for outdated in set(folder.glob("[0-9]*-*.svg")) - {folder / f"{drawing.name}.svg" for drawing in drawings}:
         outdated.unlink()
+    values = {**page_values(findings, sections), "folder": folder.name}
+    card_parts = [part | {"panels": groups} for part, groups in zip(values["parts"], panels)]
+    body = render_template(_TEMPLATES / "card.md", {**values, "parts": card_parts}, {"table": as_markdown})
+    files.write_text(card, with_head({"library_name": "hf_scaling", "tags": ["hf_scaling", "scaling-law"]}, body))
+    first = first_figure(findings, panels)
+    page_parts = [part | {"panels": without(groups, first)} for part, groups in zip(values["parts"], panels)]
+    filters = {"code": as_code, "emphasised": as_emphasised, "formula": as_formula, "figure": as_figure}
+    looks = {"light": LIGHT, "dark": DARK, "script": Markup((_TEMPLATES / "page.js").read_text(encoding="utf-8"))}
+    page = render_template(
+        _TEMPLATES / "page.html", {**values, **looks, "parts": page_parts, "first_figure": first}, filters
+    )
+    files.write_text(path, page)
+    return [path, card, folder]
+
+
+def page_values(findings: Findings, sections: Sequence[Section]) -> dict[str, Any]:
+    """Everything that the page and the card show, but the figures of the parts."""
     facts = findings.facts | {f"fit: {name}": text for name, text in facts_of_fits(findings).items()}
-    values = {
+    return {
         "title": findings.title,
-        "lead": " · ".join(facts[name] for name in ("runs", "models", "data", "measured") if name in facts),
-        "answers": answers(findings),
+        "lead": lead_of(findings),
+        "headlines": headlines(findings),
+        "answers": [
+            {"code": answer.code, "question": answer.question, "places": groups_by_place(answer.statements)}
+            for answer in answers(findings)
+        ],
+        "budgets": budgets_of(findings),
+        "sections": sections,
         "alone": len(findings.parts) == 1,
         "left_out": findings.left_out,
         "gaps": [{"question": gap.question, "why": missing_from(gap), "runs": gap.runs} for gap in findings.gaps],
         "parts": [
-            {"title": part.part.title, "panels": groups, "laws": law_tables(part), "rankings": ranking_tables(part)}
-            for part, groups in zip(findings.parts, panels)
+            {"title": part.part.title, "laws": law_tables(part), "rankings": ranking_tables(part)}
+            for part in findings.parts
         ],
         "notes": notes_of(findings),
         "facts": facts,
@@ -118,13 +147,32 @@ def write_findings(findings: Findings, path: Path) -> list[Path]:
         "draws": f"{findings.request.options.bootstrap:,}",
         "version": __version__,
     }
-    body = render_template(_TEMPLATES / "card.md", {**values, "folder": folder.name}, {"table": as_markdown})
-    files.write_text(card, with_head({"library_name": "hf_scaling", "tags": ["hf_scaling", "scaling-law"]}, body))
-    filters = {"code": as_code, "emphasised": as_emphasised, "formula": as_formula, "figure": as_figure}
-    files.write_text(
-        path, render_template(_TEMPLATES / "page.html", {**values, "light": LIGHT, "dark": DARK}, filters)
-    )
-    return [path, card, folder]
+
+
+def lead_of(findings: Findings) -> str:
+    """The line below the title: how many runs, of which sizes, and when."""
+    sizes = sorted({float(size) for part in findings.parts for size in part.part.levels("n_params")})
+    span = " to ".join(dict.fromkeys(map(format_parameters, (sizes[0], sizes[-1])))) if sizes else ""
+    models = f"{len(sizes)} model size{'s' * (len(sizes) > 1)}, {span} parameters" if sizes else ""
+    rows = f"{findings.n_rows:,} run{'s' * (findings.n_rows > 1)}"
+    return " · ".join(filter(None, (rows, models, findings.facts.get("measured", ""))))
+
+
+def first_figure(findings: Findings, panels: Sequence[Sequence[Panels]]) -> Drawing | None:
+    """The figure beside the first sentences: of the first boundary that was found, else the first of all."""
+    for part, groups in zip(findings.parts, panels):
+        compared = [one for one in part.boundaries if one.boundary is not None]
+        for number, one in enumerate(compared, 1):
+            if one.boundary.status == "crossing":
+                name = f"-{number}-difference-{one.target}"
+                return next(d for group in groups for d in group.drawings if d.name.endswith(name))
+    return next((drawing for groups in panels for group in groups for drawing in group.drawings), None)
+
+
+def without(groups: Sequence[Panels], drawing: Drawing | None) -> list[Panels]:
+    """The figures but one that is shown elsewhere, since its ids must not be in the page twice."""
+    kept = [replace(group, drawings=tuple(one for one in group.drawings if one is not drawing)) for group in groups]
+    return [group for group in kept if group.drawings]
 
 
 def as_code(text: str) -> Markup:
@@ -132,7 +180,7 @@ def as_code(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(no_break_percent(text)))))
 
 
-def as_emphasised(statement: Statement) -> Markup:
+def as_emphasised(statement: Statement | Group | Headline) -> Markup:
     """The sentence of a statement with its key words in bold."""
     text, key = (escape(no_break_percent(words)) for words in (statement.text, statement.key))
     return text.replace(key, Markup(f"<b>{key}</b>"), 1) if key else text
@@ -148,21 +196,6 @@ def as_figure(drawing: Drawing) -> Markup:
     """The <svg> element with a description for readers who do not see it."""
     label = escape(f"{drawing.title}. {drawing.caption}".strip())
     return Markup(drawing.svg(PAGE).replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of text.
-
-    Attributes:
-        title: Shown above it.
-        heads: Heads of the columns.
-        rows: The cells.
-    """
-
-    title: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def as_markdown(table: Table) -> str:
@@ -249,7 +282,12 @@ def content_of(findings: Findings) -> dict[str, Any]:
         {
             "title": findings.title,
             "n_rows": findings.n_rows,
+            "headlines": headlines(findings),
             "answers": answers(findings),
+            "sections": [
+                {"code": section.code, "title": section.title, "text": section.text, "tables": section.tables}
+                for section in sections_of(findings)
+            ],
             "gaps": findings.gaps,
             "parts": [
                 {
@@ -280,6 +318,8 @@ def content_of(findings: Findings) -> dict[str, Any]:
 _FIELDS: dict[type, str] = {
     Answer: "code question statements",
     Statement: "text details place key",
+    Headline: "code text key",
+    Table: "title heads rows",
     Gap: "code question why runs place",
     ArmLaw: "target arm best fit ranking forecasts problem",
     LawFit: "law status params intervals scores notes weights settings",

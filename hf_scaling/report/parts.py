@@ -16,7 +16,7 @@ from hf_scaling.errors import InputError
 from hf_scaling.fitting import FitOptions, RowFilter
 from hf_scaling.planning.costs import check_prices, is_positive
 from hf_scaling.results.foreign import missing_arms, missing_columns, similar_columns
-from hf_scaling.text import COLUMNS, format_count, format_span, listing
+from hf_scaling.text import COLUMNS, format_flops, format_parameters, format_span, listing
 
 #: Targets of a report that names none.
 TARGETS = ("loss", "error")
@@ -206,7 +206,7 @@ def _arms(frame: pd.DataFrame) -> list[Arm]:
         names = [name for name in _ARM_COLUMNS if kind == "distilled" and len(texts(rows, name)) > 1]
         for values, group in _groups(rows, names):
             settings = [
-                f"teacher {format_count(float(value))} parameters" if name == "teacher_n_params" else value
+                f"teacher {format_parameters(float(value))} parameters" if name == "teacher_n_params" else value
                 for name, value in zip(names, values)
                 if value
             ]
@@ -236,17 +236,17 @@ def describe_table(frame: pd.DataFrame) -> dict[str, str]:
     models: Iterable[str] = texts(frame, "model")
     if models and len(levels(frame, "n_params")):
         counted = frame.groupby("model")["n_params"].max().sort_values()
-        models = [f"{name} ({format_count(size)} parameters)" for name, size in counted.items()]
+        models = [f"{name} ({format_parameters(size)} parameters)" for name, size in counted.items()]
     sizes = {name: levels(frame, name) for name in ("n_params", "n_pretrain", "n_finetune", "image_size")}
     n_eval, teachers = levels(frame, "n_eval"), levels(frame, "teacher_n_params")
     evaluated = f", {format_span(n_eval[0], n_eval[-1])} images or tokens" if len(n_eval) else ""
     distilled = [_listings(frame, {"distillation": ""})]
-    distilled += [f"{', '.join(map(format_count, teachers))} parameters"] if len(teachers) else []
+    distilled += [f"{', '.join(map(format_parameters, teachers))} parameters"] if len(teachers) else []
     totals = {name: numbers(frame, name) for name in ("train_flops", "teacher_flops", "seconds")}
     totals = {name: float(np.nansum(values)) for name, values in totals.items() if np.isfinite(values).any()}
     costs = [
-        f"{format_count(totals[name])} {unit}"
-        for name, unit in (("train_flops", "FLOPs of students"), ("teacher_flops", "of teachers' forward passes"))
+        f"{format_flops(totals[name])} {unit}"
+        for name, unit in (("train_flops", "of students"), ("teacher_flops", "of teachers' forward passes"))
         if name in totals
     ]
     costs += [f"{totals['seconds'] / 3600:.3g} hours of training"] if "seconds" in totals else []
