@@ -36,7 +36,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path):
     # While the teacher's first checkpoint is being written, and while the student trains.
     assert survive("pretrain", tmp_path, ["save", "0.6"], PRETRAIN) >= 1
     assert_same(tmp_path)
-    argv = [f"--checkpoint={tmp_path / 'killed'}", "--n_finetune=100", *SMALL]
+    argv = [f"--checkpoint={tmp_path / 'killed'}", "--n_finetune=100", "--averaging=ema:0.9", *SMALL]
     assert survive("finetune", tmp_path / "tuned", ["save"], argv) == 1
     assert_same(tmp_path / "tuned")
 

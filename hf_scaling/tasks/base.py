@@ -53,6 +53,13 @@ class RunFields:
         default=None,
         metadata={"help": "stop after this many evaluations of the validation part without a better one"},
     )
+    averaging: str | None = field(
+        default=None,
+        metadata={
+            "help": "evaluate and save an average of the weights: tail:SHARE (the mean over that last share of the "
+            "steps) or ema:DECAY (an exponential moving average); by default the last weights"
+        },
+    )
 
     def __post_init__(self):
         if self.patience is not None and self.patience < 1:

@@ -28,6 +28,7 @@ from hf_scaling.distillation import DistillationArguments
 from hf_scaling.errors import InputError
 from hf_scaling.tasks import FinetuneFields, PretrainFields, RunFields
 from hf_scaling.text import did_you_mean
+from hf_scaling.training.averaging import Averaging
 
 _DEFAULT_TASK = RunFields.task
 
@@ -225,11 +226,17 @@ _OPTIONAL = ("train_part", "patience", "decay")
 
 
 def rule_of(args: TrainingArguments, fields: RunFields) -> dict[str, Any]:
-    """The hyperparameters as they are written, before sizes resolve them: `RunSpec.recipe` is their hash."""
+    """The hyperparameters as they are written, before sizes resolve them: `RunSpec.recipe` is their hash.
+
+    Raises:
+        InputError: averaging that is none.
+    """
     names = _RULE + (_SELECTION if holds_out(args) else ())
     rule = {name: _plain(getattr(args, name)) for name in names}
     rule |= {"min_steps": fields.min_steps, "batch": global_batch(args), "precision": precision(args)}
     rule |= {name: getattr(fields, name) for name in _OPTIONAL if getattr(fields, name, None) is not None}
+    if fields.averaging is not None:
+        rule["averaging"] = str(Averaging.parse(fields.averaging))
     return rule | tasks.find(fields.task).rule(fields)
 
 

@@ -62,6 +62,7 @@ def rung_of(fields: PretrainFields, args: TrainingArguments, examples: Sequence[
     values = {name: getattr(args, name) for name in _SET_BY_LADDER}
     given = [name for name, rest in _SET_BY_LADDER.items() if getattr(values[name], "value", values[name]) not in rest]
     given += ["min_steps"] * (fields.min_steps > 0) + ["patience"] * (fields.patience is not None)
+    given += ["averaging"] * (fields.averaging is not None)
     if given:
         raise InputError(f"{given[0]}: leave it out: a ladder makes one pass at a constant rate, then decays")
     if fields.teacher is not None and getattr(args, "alpha_schedule", "constant") != "constant":

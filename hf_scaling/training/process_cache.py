@@ -25,7 +25,17 @@ from hf_scaling.training.config import holds_out
 from hf_scaling.training.run_folder import Checkpoint, identify
 
 #: Fields of pretraining that do not change the model that is built, apart from its weights.
-_NOT_OF_THE_MODEL = {"source", "n_pretrain", "teacher", "rungs", "previous_rung", "decay", "min_steps", "patience"}
+_NOT_OF_THE_MODEL = {
+    "source",
+    "n_pretrain",
+    "teacher",
+    "rungs",
+    "previous_rung",
+    "decay",
+    "min_steps",
+    "patience",
+    "averaging",
+}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from hf_scaling import models, tasks
 from hf_scaling.distillation import Teacher
 from hf_scaling.results import new_row
 from hf_scaling.tasks import Measurement, collate, new_model_fields
+from hf_scaling.training.averaging import Averaging
 from hf_scaling.training.config import check_processes, describe, device_name, is_main, quiet_libraries, versions
 from hf_scaling.training.model_card import write_card
 from hf_scaling.training.resolve import ResolvedRun
@@ -174,6 +175,7 @@ class _Training:
             data_collator=collate,
             processing_class=self.task.processor(model, run.inputs),
             patience=run.fields.patience,
+            averaging=None if run.fields.averaging is None else Averaging.parse(run.fields.averaging),
             keep=None if run.rung is None else (run.rung.branch, self.folder.resume_state),
             flops_per_example=flops,
         )

@@ -1,10 +1,12 @@
 """The Trainer of a run: reads the stream in order, records complete checkpoints, stops where a loss is not finite."""
 
+import contextlib
 import errno
 import math
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,10 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from hf_scaling.distillation import DistillationTrainer
 from hf_scaling.errors import InputError, RunError
 from hf_scaling.training import run_folder
+from hf_scaling.training.averaging import Averaging, WeightAverage
 
+# Training batches from which batch norm takes its statistics for averaged weights.
+_STATISTICS_BATCHES = 50
 _NO_ROOM = 1 << 20  # bytes; less than any training state
 
 
@@ -27,6 +32,11 @@ class RunTrainer(DistillationTrainer):
         patience: Evaluations of the validation part without a better one after which it stops; None: it does not.
         keep: A step, and where the training state after it is kept; None: all states are removed in the end.
         flops_per_example: Of training on one example; None: they are counted.
+        averaging: The average of the last weights that is evaluated, and left in the model at the end; None: the last
+            weights are.
+
+    Raises:
+        InputError: averaging with weights that are spread over processes (FSDP, DeepSpeed).
     """
 
     def __init__(
@@ -35,6 +45,7 @@ class RunTrainer(DistillationTrainer):
         patience: int | None = None,
         keep: tuple[int, Path] | None = None,
         flops_per_example: float | None = None,
+        averaging: Averaging | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
@@ -44,6 +55,12 @@ class RunTrainer(DistillationTrainer):
             self.add_callback(EarlyStoppingCallback(patience))
         if keep is not None:
             self.add_callback(_SaveAt(keep[0]))
+        self._average = None
+        if averaging is not None:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise InputError("averaging: needs whole weights in every process: leave out FSDP and DeepSpeed")
+            self._average = WeightAverage(self.model, averaging, self._statistics_batches)
+            self.add_callback(_UpdateAverage(self._average))
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._batches_distilled = 0
 
@@ -78,9 +95,21 @@ class RunTrainer(DistillationTrainer):
         if resume_state is not None:
             notes = run_folder.read_notes(resume_state)
             self._seconds_before, self._batches_distilled = notes["seconds"], notes["batches_taught"]
+            if self._average is not None:
+                self._average.load(resume_state)
         self._started = time.monotonic()
         self.train(resume_from_checkpoint=str(resume_state) if resume_state else None)
+        if self._average is not None:
+            best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+            if best is not None:
+                self._average.load(Path(best))
+            self._average.apply()
         self._check_weights()
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """As the `DistillationTrainer`'s, of the average where there is one."""
+        with contextlib.nullcontext() if self._average is None else self._average.applied():
+            return super().evaluate(*args, **kwargs)
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         """As the Trainer's, but a loss that is not finite ends the run before it reaches the weights."""
@@ -107,10 +136,19 @@ class RunTrainer(DistillationTrainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            if self._average is not None:
+                self._average.save(checkpoint)
             notes = {"seconds": self.seconds, "batches_taught": self._batches_distilled}
             run_folder.mark_complete(checkpoint, notes)
             if self._keep is not None and self._keep[0] == self.state.global_step:
                 run_folder.save_resume_state(checkpoint, self._keep[1])
+
+    def _statistics_batches(self) -> Iterator[dict[str, torch.Tensor]]:
+        size = self.args.per_device_train_batch_size
+        for start in range(0, min(len(self.train_dataset), _STATISTICS_BATCHES * size), size):
+            positions = list(range(start, min(start + size, len(self.train_dataset))))
+            batch = self._prepare_inputs(self.train_dataset.__getitems__(positions))
+            yield {name: value for name, value in batch.items() if name != "labels"}
 
     def _check_weights(self) -> None:
         if not all(torch.isfinite(weight).all() for weight in self.model.parameters()):
@@ -120,6 +158,16 @@ class RunTrainer(DistillationTrainer):
         newest = run_folder.newest_complete(Path(self.args.output_dir))
         kept = f"the last good checkpoint is {newest}" if newest else "there is no checkpoint before it"
         return f"; a smaller learning_rate may help; {kept}"
+
+
+class _UpdateAverage(TrainerCallback):
+    """Takes the weights after each step into the average."""
+
+    def __init__(self, average: WeightAverage):
+        self._average = average
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._average.update(state.global_step, state.max_steps)
 
 
 class _SaveAt(TrainerCallback):
