@@ -11,7 +11,9 @@ EXAMPLE = "hf-scaling status studies/demo"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("study", metavar="STUDY", help="folder of the study")
-    add_json_argument(parser, "study, runs, finished, running, failed, missing, groups, failures, uncertain")
+    add_json_argument(
+        parser, "study, runs, finished, running, failed, missing, groups, now, seconds_left, failures, uncertain"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

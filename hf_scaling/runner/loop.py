@@ -2,13 +2,9 @@
 
 import json
 import logging
-import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from hf_scaling import files
 from hf_scaling.errors import InputError, RunError
@@ -17,6 +13,7 @@ from hf_scaling.results import ResultsTable
 from hf_scaling.results.sources import record_sources
 from hf_scaling.runner.engines import Engine, open_engine
 from hf_scaling.runner.machine import Speeds
+from hf_scaling.runner.progress import Progress
 from hf_scaling.runner.study_folder import Study
 
 _log = logging.getLogger(__name__)
@@ -24,7 +21,6 @@ _log = logging.getLogger(__name__)
 _ATTEMPTS = 2  # of a run that fails
 _DEATHS = 5  # workers that die during one run before it counts as failed
 _POLL = 1.0  # seconds between two looks at what other runners do
-_OVERHEAD = 1e10  # operations that take as long as the start and end of a run
 
 
 class RunsFailedError(RunError):
@@ -157,10 +153,11 @@ def _train_missing(
     schedule = Schedule(plan, finished, given_up)
     if not schedule.open:
         return
-    progress = Progress(plan, len(schedule.finished), show_progress)
-    engine = open_engine(engine_name, study.path, min(workers, len(schedule.open)))
     # A cluster's speed says nothing about this machine.
     speeds = Speeds() if engine_name == "local" else None
+    n_workers = min(workers, len(schedule.open))
+    engine = open_engine(engine_name, study.path, n_workers)
+    progress = Progress(plan, schedule.open, n_workers, speeds, show_progress)
     try:
         _Runner(study, table, schedule, engine, progress, speeds).run()
     finally:
@@ -192,7 +189,7 @@ class _Runner:
         table: ResultsTable,
         schedule: "Schedule",
         engine: Engine,
-        progress: "Progress",
+        progress: Progress,
         speeds: Speeds | None,
     ) -> None:
         self.study, self.table, self.schedule = study, table, schedule
@@ -207,6 +204,7 @@ class _Runner:
             for slot, outcome in self.engine.wait(_POLL):
                 self.record(self._running.pop(slot), outcome)
             self.check_other_runners()
+            self.progress.tick(len(self.schedule.elsewhere))
 
     def hand_out(self) -> None:
         """Give the free workers the runs that can start."""
@@ -215,18 +213,21 @@ class _Runner:
             if run is None:
                 return
             self.schedule.start(run)
+            self.progress.start(run, is_first=slot not in self._last_parents)
             self._running[slot], self._last_parents[slot] = run, run.parent
             self.engine.submit(slot, run.to_dict())
 
     def record(self, run: PlannedRun, outcome: Mapping[str, str]) -> None:
         """Note how a run ended (`Engine.wait`)."""
         status = outcome["status"]
+        if status != "done":
+            self.progress.leave(run)
         if status == "done":
             row = self.study.finished_row(run.run_id)
             assert row is not None
             self.table.append(row)
             self.schedule.finish(run.run_id)
-            self.progress.finish(run, self.schedule.open)
+            self.progress.finish(run, row["seconds"] or 0.0, self.schedule.open)
             if self.speeds is not None and run.processes == 1:
                 self.speeds.record(run, row["seconds"] or 0.0, run.examples, run.spec.rule["batch"])
         elif status == "busy":
@@ -257,7 +258,7 @@ class _Runner:
             if row is not None:
                 self.table.append(row)
                 self.schedule.finish(run_id)
-                self.progress.count()
+                self.progress.count(run_id)
             elif not is_held:
                 error = self.study.failures().get(run_id, {}).get("error")
                 if error is None:
@@ -374,42 +375,3 @@ class Schedule:
         if is_last:
             self.failed[run_id] = error
         return is_last
-
-
-class Progress:
-    """The progress bar of a grid, on stderr.
-
-    Args:
-        plan: All runs.
-        n_finished: How many of them are finished already.
-        show: Whether to show anything.
-    """
-
-    def __init__(self, plan: Sequence[PlannedRun], n_finished: int, show: bool) -> None:
-        self._costs = {run.run_id: run.flops + _OVERHEAD for run in plan}
-        self._done, self._start = 0.0, time.monotonic()
-        bar_format = "{desc}: {n_fmt}/{total_fmt} runs |{bar:20}| {elapsed} elapsed{postfix}"
-        self._bar = tqdm(
-            total=len(plan), initial=n_finished, desc="grid", bar_format=bar_format, file=sys.stderr, disable=not show
-        )
-
-    def finish(self, run: PlannedRun, left: Sequence[PlannedRun]) -> None:
-        """Count a run that was trained here; `left` are the runs still open."""
-        self._done += self._costs[run.run_id]
-        pace = (time.monotonic() - self._start) / self._done
-        seconds = pace * sum(self._costs[other.run_id] for other in left)
-        self._bar.set_postfix_str(f"about {tqdm.format_interval(seconds)} left", refresh=False)
-        self._bar.update()
-
-    def count(self) -> None:
-        """Count a run that another runner has trained."""
-        self._bar.update()
-
-    def write(self, line: str) -> None:
-        """Write a line above the bar."""
-        if not self._bar.disable:
-            self._bar.write(line, file=sys.stderr)
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        self._bar.close()

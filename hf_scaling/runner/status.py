@@ -1,5 +1,6 @@
 """A study as text: its results at each amount of data, and how far it is."""
 
+import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -7,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from hf_scaling.errors import InputError
-from hf_scaling.grid import Grid
+from hf_scaling.grid import Grid, PlannedRun
 from hf_scaling.runner.loop import describe_run
 from hf_scaling.runner.study_folder import Study
-from hf_scaling.text import text_table
+from hf_scaling.runner.time_left import TimeLeft, Work
+from hf_scaling.text import format_duration, text_table
 
 STATES = ("finished", "running", "failed", "missing")
 
@@ -87,8 +89,9 @@ def study_state(folder: str | Path) -> dict[str, Any]:
 
     Returns:
         study, the folder; runs, finished, running, failed and missing, numbers of runs of its grid; groups, the same
-        by stage and arm; failures, a list of run_id, run and error; uncertain, what is guessed of runs whose id
-        depends on others.
+        by stage and arm; now, the runs that are trained; seconds_left, until the last run ends if as many are trained
+        at once as now (NaN where none is); failures, a list of run_id, run and error; uncertain, what is guessed of
+        runs whose id depends on others.
 
     Raises:
         InputError: The folder is not a study.
@@ -119,6 +122,8 @@ def study_state(folder: str | Path) -> dict[str, Any]:
             {"stage": stage, "arm": arm, "runs": of.total(), **{state: of[state] for state in STATES}}
             for (stage, arm), of in sorted(counts.items(), reverse=True)
         ],
+        "now": [describe_run(run) for run in plan if states[run.run_id] == "running"],
+        "seconds_left": _seconds_left(study, plan, states),
         "failures": [
             {"run_id": run.run_id, "run": describe_run(run), "error": failures[run.run_id]["error"]}
             for run in plan
@@ -128,12 +133,28 @@ def study_state(folder: str | Path) -> dict[str, Any]:
     }
 
 
+def _seconds_left(study: Study, plan: Sequence[PlannedRun], states: Mapping[str, str]) -> float:
+    """Seconds until the last run ends, by the seconds of the finished ones; NaN where no run is trained now."""
+    running = [run_id for run_id, state in states.items() if state == "running"]
+    if not running:
+        return math.nan
+    estimate = TimeLeft([Work.of(run) for run in plan], len(running))
+    for row in study.table().rows():
+        estimate.finish(row["run_id"], row["seconds"] or 0.0)
+    open_ids = [run_id for run_id, state in states.items() if state in ("running", "missing")]
+    # When they started is not known: half of them is done on average.
+    return estimate.seconds(open_ids, {run_id: 0.5 * estimate.of_run(run_id) for run_id in running})
+
+
 def describe_state(state: Mapping[str, Any]) -> str:
     """The result of `study_state` as text: counts by stage and arm, then one line per failure."""
     heads = ["stage", "arm", "runs", *STATES]
     table = text_table(heads, [[str(group[name]) for name in heads] for group in state["groups"]])
+    now = [f"now: {run}" for run in state["now"]]
+    if state["seconds_left"] == state["seconds_left"]:
+        now.append(f"about {format_duration(state['seconds_left'])} left")
     failed = [f"failed: {failure['run']}: {failure['error']}" for failure in state["failures"]]
-    return "\n".join([*table, *failed, *(f"uncertain: {why}" for why in state["uncertain"])])
+    return "\n".join([*table, *now, *failed, *(f"uncertain: {why}" for why in state["uncertain"])])
 
 
 def _blocks(rows: Sequence[Mapping[str, Any]], place: str, x: str, largest: str | None = None) -> list[str]:
