@@ -168,6 +168,13 @@ class Split:
         """Read images: uint8 array (len(indices), image_size, image_size, 3), in the order of `indices`."""
         return self.store.images(self.indices[indices])
 
+    def sample(self, n: int) -> "Split":
+        """At most `n` of the images, drawn by key: the same for every caller, and contained in every larger sample."""
+        if n >= len(self):
+            return self
+        _, drawn = split_by_key(len(self), n, seed=0, stream="evaluation")
+        return Split(self.store, self.indices[drawn])
+
     def pixel_hashes(self) -> np.ndarray:
         """Hash of each image's pixels at this size, before any lossy encoding: uint64 array (n,)."""
         return self.store.hashes[self.indices]

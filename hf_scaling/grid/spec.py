@@ -69,7 +69,8 @@ class RunSpec:
         stage: "pretrain" or "finetune".
         model: The student's configuration (name, image and patch size, number of classes); empty in a fine-tuning
             run with a `parent`, which covers it.
-        source: Name and fingerprint of the data; the fingerprint covers content and decoding, not the path.
+        source: Name and fingerprint of the data; the fingerprint covers content and decoding, not the path. With
+            `n_eval` where fewer than all test images are evaluated.
         n_pretrain: Unique upstream images or tokens; 0 = a fine-tuning run of random weights, None when the parent
             does not record it.
         n_finetune: Unique labelled downstream images or tokens; 0 = none.

@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -94,9 +96,15 @@ class PretrainFields(RunFields):
     previous_rung: str | None = field(
         default=None, metadata={"help": "folder of the run of the previous rung; by default it is trained first"}
     )
+    learning_rates: dict | str | None = field(
+        default=None,
+        metadata={"help": "learning rates of models, '{\"vit-800k\": 1e-3}'; the others take learning_rate"},
+    )
 
     def __post_init__(self):
         super().__post_init__()
+        if self.learning_rates is not None:
+            self.learning_rates = _read_rates(self.learning_rates)
         if self.teacher == "none":
             self.teacher = None
         if self.decay is not None and not 0 < self.decay < 1:
@@ -105,6 +113,20 @@ class PretrainFields(RunFields):
             raise InputError(
                 "decay: missing; rungs and previous_rung need it: the share of the steps over which rates fall"
             )
+
+
+def _read_rates(rates: Any) -> dict[str, float]:
+    """Model -> learning rate, from a mapping or its JSON."""
+    try:
+        read = {
+            str(name): float(rate) for name, rate in (json.loads(rates) if isinstance(rates, str) else rates).items()
+        }
+    except (ValueError, TypeError, AttributeError):
+        raise InputError(f'learning_rates {rates!r}: write a rate for each model, {{"vit-800k": 1e-3}}') from None
+    for name, rate in read.items():
+        if not 0 < rate < math.inf:
+            raise InputError(f"learning_rates: the rate of {name} is {rate:g}: it must be above 0")
+    return read
 
 
 @dataclass

@@ -48,10 +48,16 @@ class _ImageFields:
         default_factory=list,
         metadata={"help": "some of flip, shift, resized_crop, erase, applied in that order; or none"},
     )
+    n_eval: int | None = field(
+        default=None,
+        metadata={"help": "evaluate on at most this many of the test images, drawn once by key; by default on all"},
+    )
 
     def __post_init__(self):
         if self.augmentation == ["none"]:
             self.augmentation = []
+        if self.n_eval is not None and self.n_eval < 1:
+            raise InputError(f"n_eval {self.n_eval}: must be 1 image or more")
         super().__post_init__()
 
 

@@ -222,7 +222,7 @@ _RULE = (
 #: These too, where a run is evaluated on its validation part during training.
 _SELECTION = ("eval_strategy", "eval_steps", "load_best_model_at_end", "metric_for_best_model", "greater_is_better")
 #: Fields of the recipe that enter the rule only where they are set, so that the ids of all other runs are stable.
-_OPTIONAL = ("train_part", "patience", "decay")
+_OPTIONAL = ("train_part", "patience", "decay", "learning_rates")
 
 
 def rule_of(args: TrainingArguments, fields: RunFields) -> dict[str, Any]:
@@ -238,6 +238,14 @@ def rule_of(args: TrainingArguments, fields: RunFields) -> dict[str, Any]:
     if fields.averaging is not None:
         rule["averaging"] = str(Averaging.parse(fields.averaging))
     return rule | tasks.find(fields.task).rule(fields)
+
+
+def rate_of(args: TrainingArguments, fields: RunFields) -> float:
+    """The learning rate of a run: that of its model in `learning_rates`, else `learning_rate`.
+
+    The rule holds both as they are written, so that models with rates of their own share a recipe.
+    """
+    return (getattr(fields, "learning_rates", None) or {}).get(getattr(fields, "model", None), args.learning_rate)
 
 
 def _plain(value: Any) -> Any:

@@ -35,6 +35,8 @@ _NOT_OF_THE_MODEL = {
     "min_steps",
     "patience",
     "averaging",
+    "n_eval",
+    "learning_rates",
 }
 
 

@@ -101,6 +101,12 @@ class ResolvedRun:
         """
         return self.cache.subset(self.task, self.source, self.fields, self.args)
 
+    @property
+    def test(self) -> Any:
+        """The test part that the run is evaluated on: the source's own, or `n_eval` images of it; reads the source."""
+        n_eval = self.spec.source.get("n_eval")
+        return self.source.test if n_eval is None else self.source.test.sample(n_eval)
+
     @cached_property
     def rung(self) -> Rung | None:
         """Its place in a ladder; None without one."""
@@ -269,6 +275,10 @@ def _find_inputs(
 ) -> tuple[Inputs, ResolvedRun | Checkpoint | None]:
     """The inputs of the model, and the checkpoint that it starts from where that is given by its fields."""
     if isinstance(fields, PretrainFields):
+        for name in fields.learning_rates or ():
+            if not task.is_architecture(name):
+                hint = did_you_mean(name, task.families)
+                raise InputError(f"learning_rates: {name} is not an architecture{hint}")
         if not task.is_architecture(fields.model) and Path(fields.model).exists():
             raise InputError(
                 f"model {fields.model}: a folder is not an architecture; for a trained teacher write ./{fields.model}"
@@ -326,7 +336,7 @@ class _SizedData:
 
     Attributes:
         source: The open source, or a `GuessedSource`.
-        identity: The source in a specification: by content, and how much of it is held out.
+        identity: The source in a specification: by content, how much of it is held out, and evaluated where not all.
         n_classes: Outputs of the model.
         n_train: Units trained on.
         examples: Examples up to each rung of the run's ladder; the last is all of them.
@@ -351,7 +361,9 @@ def _size_data(
     """Count the data of a run, and refuse sizes that the source does not have."""
     field, rungs, held_out = size_field(fields), getattr(fields, "rungs", ()), holds_out(args)
     n = getattr(fields, field)
-    source, facts, provisional = cache.facts(task, fields, inputs, needs_size=n is None or held_out)
+    limit = getattr(fields, "n_eval", None)
+    needs_size = n is None or held_out or limit is not None
+    source, facts, provisional = cache.facts(task, fields, inputs, needs_size)
     is_known = facts.n_train is not None
     n_held_out = (facts.n_held_out or 0) if held_out else 0
     available = (facts.n_train if is_known else n or task.guess["n_train"]) - n_held_out
@@ -363,9 +375,13 @@ def _size_data(
     except InputError as error:
         raise InputError(f"{field}: {error}") from None
     n_test = task.guess["n_test"] if facts.n_test is None else facts.n_test
+    identity = {"name": facts.name, "fingerprint": facts.fingerprint, "held_out": n_held_out}
+    if limit is not None and limit < n_test:
+        # The weights do not depend on it, the row does: two rows of one id must not differ.
+        identity["n_eval"] = n_test = limit
     return _SizedData(
         source=source,
-        identity={"name": facts.name, "fingerprint": facts.fingerprint, "held_out": n_held_out},
+        identity=identity,
         n_classes=facts.n_classes,
         n_train=sizes[-1],
         examples=examples,

@@ -17,7 +17,15 @@ from hf_scaling.distillation import Teacher
 from hf_scaling.results import new_row
 from hf_scaling.tasks import Measurement, collate, new_model_fields
 from hf_scaling.training.averaging import Averaging
-from hf_scaling.training.config import check_processes, describe, device_name, is_main, quiet_libraries, versions
+from hf_scaling.training.config import (
+    check_processes,
+    describe,
+    device_name,
+    is_main,
+    quiet_libraries,
+    rate_of,
+    versions,
+)
 from hf_scaling.training.model_card import write_card
 from hf_scaling.training.resolve import ResolvedRun
 from hf_scaling.training.run_folder import Checkpoint, RunFolder, identify
@@ -99,7 +107,7 @@ class _Training:
         options: dict[str, Any] = {"teacher": trainer.teacher}
         if getattr(run.fields, "class_errors", False):
             options["class_names"] = run.source.class_names
-        measurement = self.task.evaluate(model, processor, run.source.test, batch_size, **options)
+        measurement = self.task.evaluate(model, processor, run.test, batch_size, **options)
         row = self._row(model, trainer, flops, measurement, origin)
         if is_main():
             self.folder.save_model(model, processor)
@@ -159,6 +167,7 @@ class _Training:
     def _make_trainer(self, model: Any, teacher: Teacher | None, flops: float) -> RunTrainer:
         run, args = self.run, self.run.args
         settings = fixed_arguments(args, self.spec.steps, self.folder.checkpoints)
+        settings["learning_rate"] = rate_of(args, run.fields)
         if run.fields.patience is not None:
             settings["restore_callback_states_from_checkpoint"] = True
         if run.rung is not None:
@@ -182,7 +191,7 @@ class _Training:
 
     def _count_overlap(self, parent: Checkpoint | None) -> dict[str, int | None]:
         """Evaluation examples that were trained on: in this run, and by the parent (None where that is not known)."""
-        evaluated = self.task.hashes(self.run.source.test)
+        evaluated = self.task.hashes(self.run.test)
         trained = {"training": self.run.subset.hashes()}
         if parent is not None:
             trained["upstream"] = parent.seen
