@@ -131,6 +131,19 @@ def test_a_ladder_has_no_rung_without_pretraining():
     assert rungs == {100: [], 200: [100]}
 
 
+def test_downstream_folders_are_found_beside_the_upstream_source(tmp_path):
+    for name in ("up", "near"):
+        (tmp_path / name).mkdir()
+    source = str(tmp_path / "up")
+    overrides = [{"where": {"downstream": "near", "n_finetune": 40}, "skip": True}]
+    content = {"pretrain": {}, "downstream": ["near", "digits", "org/set"], "overrides": overrides, "source": source}
+    runs = grid(**content).runs
+    assert {run.fields["source"] for run in runs if run.stage == "pretrain"} == {source}
+    tuned = {(run.fields["source"], run.fields["n_finetune"]) for run in runs if run.stage == "finetune"}
+    near = str(tmp_path / "near")
+    assert tuned == {(near, 20), ("digits", 20), ("digits", 40), ("org/set", 20), ("org/set", 40)}
+
+
 def test_checkpoints_replace_pretraining():
     content = {
         "checkpoints": [{"checkpoint": "org/name@step1", "n_pretrain": 100}, {"checkpoint": "org/name"}],
@@ -164,6 +177,7 @@ def test_checkpoints_replace_pretraining():
             ["n_pretrain", "downstream"],
         ),
         ({"finetune": {"model": "vit-30k"}}, ["model", "models"]),
+        ({"source": "glyphs"}, ["source", "pretrain"]),
         ({"n_pretrain": ["many"]}, ["n_pretrain", "many"]),
         ({"n_finetune": [0]}, ["n_finetune", "0"]),
         ({"n_finetune": None}, ["n_finetune", "digits"]),

@@ -16,7 +16,7 @@ from hf_scaling import Grid, ResultsTable, data, run_grid
 from hf_scaling.errors import InputError
 from hf_scaling.grid import PlannedRun, resolver
 from hf_scaling.results import same_values
-from hf_scaling.runner import dry_run, machine, plans, status
+from hf_scaling.runner import dry_run, loop, machine, plans, status
 from hf_scaling.runner.engines import local
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
@@ -212,6 +212,57 @@ def test_a_dry_run_counts_and_trains_nothing(study, tmp_path, monkeypatch):
     assert {"time", "disk"} <= set(cells)
     assert "unknown" not in text
     assert sorted(study.rglob("*")) == before
+
+
+def test_gpu_hours_follow_from_the_counted_operations(tmp_path, monkeypatch):
+    monkeypatch.setattr(dry_run, "Process", lambda *_: pytest.fail("a step was timed"))
+    grid = Grid.load(write_grid(tmp_path / "tiny.yaml"))
+    content = dry_run.estimate(grid, tmp_path / "study", 2, gpu=machine.GpuRate("h100", 0.35))
+    operations = sum(run.flops for run in grid.plan())
+    assert content["gpu_hours"] == pytest.approx(operations / (67e12 * 0.35) / 3600)
+    half = dry_run.estimate(grid, tmp_path / "study", 2, gpu=machine.GpuRate("h100", 0.7))
+    assert half["gpu_hours"] == pytest.approx(content["gpu_hours"] / 2)
+    in_bf16 = Grid.load(write_grid(tmp_path / "bf16.yaml"), ["pretrain.bf16=true", "finetune.bf16=true"])
+    faster = dry_run.estimate(in_bf16, tmp_path / "study", 2, gpu=machine.GpuRate("h100", 0.35))
+    assert content["gpu_hours"] / faster["gpu_hours"] == pytest.approx(989.4 / 67)
+    assert "h100" in dry_run.describe(content) and "35 %" in dry_run.describe(content)
+    with pytest.raises(InputError, match=r"t4.*bf16"):
+        dry_run.estimate(in_bf16, tmp_path / "study", 2, gpu=machine.GpuRate("t4", 0.35))
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "word"), [("h10", 0.3, "h100"), ("h100", 0, "--utilisation"), ("l4", 1.1, "1.1")]
+)
+def test_an_unknown_gpu_or_share_is_refused(name, share, word):
+    with pytest.raises(InputError, match=word):
+        machine.GpuRate(name, share)
+
+
+def test_only_selects_runs_and_those_they_need(study):
+    plan = Grid.load(study.parent / "tiny.yaml").plan()
+    assert loop.select_runs(plan, None) == plan == loop.select_runs(plan, {"seed": [0]})
+    tuned = loop.select_runs(plan, {"n_finetune": 30, "arm": "distilled"})
+    assert {run.spec.stage for run in tuned} == {"pretrain", "finetune"}
+    asked = [run for run in tuned if run.spec.n_finetune == 30]
+    assert asked and all(run.arm == "distilled" for run in asked)
+    ids = {run.run_id for run in tuned}
+    assert all(set(run.needs) <= ids for run in tuned)
+    # The teacher of the parents is there too, and nothing that no run needs.
+    assert ids == {run.run_id for run in asked} | {need for run in tuned for need in run.needs}
+    assert {run.spec.stage for run in loop.select_runs(plan, {"stage": "pretrain"})} == {"pretrain"}
+
+
+@pytest.mark.parametrize(
+    ("only", "word"),
+    [
+        ({"modle": "vit-30k"}, "model"),
+        ({"model": "vit-99k"}, "vit-99k"),
+        ({"stage": "pretrain", "n_finetune": 30}, "only"),
+    ],
+)
+def test_only_refuses_what_no_run_has(study, only, word):
+    with pytest.raises(InputError, match=word):
+        loop.select_runs(Grid.load(study.parent / "tiny.yaml").plan(), only)
 
 
 def test_a_dry_run_on_a_fresh_machine_times_a_step(tmp_path, monkeypatch):

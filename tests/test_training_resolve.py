@@ -19,6 +19,7 @@ from hf_scaling.training import (
     resolve_runs,
     train,
 )
+from hf_scaling.training.config import rate_of
 
 PRETRAIN = {
     "model": "vit-30k",
@@ -107,6 +108,36 @@ def test_a_new_model_is_fine_tuned_from_random_weights(plain, tmp_path):
 def test_a_fine_tuning_starts_from_a_checkpoint_or_a_new_model_never_both(values, word):
     with pytest.raises(InputError, match=word):
         resolve(*fields_of("finetune", **values))
+
+
+def test_n_eval_limits_the_test_images_and_changes_the_id_only_where_it_acts(plain, tmp_path):
+    run, _, row = plain
+    fewer = resolve(*fields_of(n_eval=100))
+    _, of_fewer = train(fewer, tmp_path / "fewer")
+    assert (row["n_eval"], of_fewer["n_eval"], fewer.spec.source["n_eval"]) == (500, 100, 100)
+    assert of_fewer["recipe"] == row["recipe"] and of_fewer["run_id"] != row["run_id"]
+    assert of_fewer["error"] != row["error"]
+    assert fewer.plan.eval_flops == run.plan.eval_flops / 5
+    assert resolve(*fields_of(n_eval=500)).run_id == run.run_id
+    # The images are the same for every run, and those of a smaller limit are among those of a larger one.
+    drawn = [set(resolve(*fields_of(n_eval=n, seed=seed)).test.indices) for n, seed in ((100, 0), (100, 1), (200, 0))]
+    assert drawn[0] == drawn[1] < drawn[2]
+    with pytest.raises(InputError, match="n_eval"):
+        fields_of(n_eval=0)
+
+
+def test_models_with_rates_of_their_own_share_a_recipe_and_train_by_them(tmp_path):
+    rates = {"vit-30k": "4e-3", "vit-50k": 1e-3}
+    small, large = (resolve(*fields_of(model=name, learning_rates=rates)) for name in ("vit-30k", "vit-100k"))
+    assert small.spec.recipe == large.spec.recipe
+    assert [rate_of(run.args, run.fields) for run in (small, large)] == [4e-3, large.args.learning_rate]
+    # The same weights as with that rate for all, but another recipe.
+    one_rate = resolve(*fields_of(learning_rate=4e-3))
+    rows = [train(run, tmp_path / run.run_id)[1] for run in (small, one_rate)]
+    assert rows[0]["loss"] == rows[1]["loss"] and rows[0]["recipe"] != rows[1]["recipe"]
+    for wrong in ({"vit-30k": "fast"}, {"vit-30k": 0}, "4e-3", {"vit-31k": 1e-3}):
+        with pytest.raises(InputError, match="learning_rates"):
+            resolve(*fields_of(learning_rates=wrong))
 
 
 def test_a_run_read_from_json_trains_the_same_row(plain, tmp_path):

@@ -4,8 +4,11 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
-from hf_scaling.cli._arguments import add_json_argument, add_pairs, to_json
+import yaml
+
+from hf_scaling.cli._arguments import add_json_argument, add_pairs, pairs, to_json
 from hf_scaling.errors import InputError
 from hf_scaling.text import one_line
 
@@ -22,11 +25,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help=workers_help)
     parser.add_argument("--engine", default="local", metavar="NAME", help="local (default) or ray")
     parser.add_argument("--dry-run", action="store_true", help="show what would be trained and what it would cost")
+    gpu_help = "with --dry-run: GPU hours by counted operations on this kind of GPU (h100, a100, l4, ...)"
+    parser.add_argument("--gpu", metavar="KIND", help=gpu_help)
+    share_help = "with --gpu: share of the GPU's peak that training reaches (default: 0.35)"
+    parser.add_argument("--utilisation", type=float, default=0.35, metavar="SHARE", help=share_help)
     set_help = "replace a key of the grid: seeds=[0,1] or pretrain.learning_rate=1e-3; repeat for several"
     add_pairs(parser, "--set", set_help, "KEY=VALUE")
+    only_help = "train only the runs with these values, and those they need: model=vit-200k or seed=[0,1]; repeat"
+    add_pairs(parser, "--only", only_help)
     parser.add_argument("--retry-failed", action="store_true", help="train failed runs again")
     add_json_argument(
-        parser, "study, n_rows, failures, findings, report, next; with --dry-run: runs, seconds, disk_bytes, ..."
+        parser,
+        "study, n_rows, failures, findings, report, next; with --dry-run: runs, seconds, disk_bytes, gpu_hours, ...",
     )
 
 
@@ -37,17 +47,21 @@ def run(arguments: argparse.Namespace) -> int:
     from hf_scaling.runner.study_folder import Study
 
     workers = machine.default_workers() if arguments.workers is None else arguments.workers
+    only = {name: _read_value(name, value) for name, value in pairs(arguments.only, "--only").items()}
     if workers < 1:
         raise InputError(f"--workers {workers}: give at least 1")
     grid = Grid.load(arguments.grid, arguments.set)
     out = arguments.out or loop.default_folder(grid)
+    if arguments.gpu is not None and not arguments.dry_run:
+        raise InputError("--gpu: states GPU hours with --dry-run; add it, or leave --gpu out")
     if arguments.dry_run:
-        content = dry_run.estimate(grid, out, workers)
+        gpu = None if arguments.gpu is None else machine.GpuRate(arguments.gpu.lower(), arguments.utilisation)
+        content = dry_run.estimate(grid, out, workers, only, gpu)
         print(to_json(content) if arguments.json else dry_run.describe(content))
         return 0
     failure = None
     try:
-        loop.run_grid(grid, out, workers, arguments.engine, arguments.retry_failed)
+        loop.run_grid(grid, out, workers, arguments.engine, arguments.retry_failed, only=only)
     except loop.RunsFailedError as error:
         failure = error
     study, following = Study(out), status.next_command(out)
@@ -70,6 +84,14 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print(f"error: {failure}", file=sys.stderr)
     return 1
+
+
+def _read_value(name: str, text: str) -> Any:
+    """A value of --only, read as YAML."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--only {name}: the value is not YAML: {one_line(error)}") from None
 
 
 def _write_report(study: Path) -> tuple[list[str], str | None]:

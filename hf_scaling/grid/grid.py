@@ -130,6 +130,7 @@ class _Expansion:
         self.content = content
         # Left out where the grid does not set it: keys of runs written before tasks existed stay the same.
         self._task = {"task": content["task"]} if "task" in content else {}
+        self._source = {"source": content["source"]} if "source" in content else {}
         self.used = [False] * len(content["overrides"])
 
     def expand(self) -> tuple[WrittenRun, ...]:
@@ -185,7 +186,7 @@ class _Expansion:
             return None
         own = {"model": model, "n_pretrain": n_pretrain, "seed": seed}
         options = {name: value for name, value in arm.items() if name != "teacher"}
-        fields = {**self._task, **self.content["pretrain"], **options, **own}
+        fields = {**self._task, **self._source, **self.content["pretrain"], **options, **own}
         previous = None
         if self.content.get("schedule") == LADDER:
             rungs = sorted(size for size in self.content["n_pretrain"] if 0 < size < n_pretrain)
@@ -205,7 +206,7 @@ class _Expansion:
         """The plain run of the teacher's family on the same images; `skip` does not remove it."""
         own = {"model": model, "n_pretrain": n_pretrain, "seed": seed}
         changes = self.changes(_point(model, {}, n_pretrain, seed), "pretrain")
-        fields = {**self._task, **self.content["pretrain"], **own, **changes["fields"]}
+        fields = {**self._task, **self._source, **self.content["pretrain"], **own, **changes["fields"]}
         return WrittenRun("pretrain", fields, processes=changes.get("processes", 1))
 
     def finetune(
@@ -222,7 +223,13 @@ class _Expansion:
             return None
         own = {**checkpoint, "n_finetune": n_finetune, "seed": point["seed"]}
         fields = {**self._task, **self.content["finetune"], **downstream, **own, **changes["fields"]}
+        fields["source"] = self.beside_upstream(fields["source"])
         return WrittenRun("finetune", fields, parent=parent, processes=changes.get("processes", 1))
+
+    def beside_upstream(self, name: str) -> str:
+        """The folder `name` beside that of `source`, where there is one; else `name` as it is."""
+        path = Path(self.content.get("source", "")).parent / name
+        return str(path) if "source" in self.content and "/" not in name and path.is_dir() else name
 
     def changes(self, point: Mapping[str, Any], stage: str) -> dict[str, Any]:
         """What the overrides that match `point` set, the later ones winning; `fields` are those of the stage."""

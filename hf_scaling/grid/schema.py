@@ -73,7 +73,7 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
     _check_keys(values, _READERS, "a grid")
     content: dict[str, Any] = {name: read(name, values[name]) for name, read in _READERS.items() if name in values}
     if "checkpoints" in content:
-        for name in ("models", "n_pretrain", "arms", "pretrain", "schedule"):
+        for name in ("source", "models", "n_pretrain", "arms", "pretrain", "schedule"):
             if name in content:
                 raise InputError(f"{name}: not used with checkpoints, which are trained already; remove {name}")
         if "downstream" not in content:
@@ -88,6 +88,8 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
             if "/" not in teacher:
                 raise InputError(f"arms: a ladder needs a trained teacher, a folder or Hub id, which {teacher} is not")
     content = copy.deepcopy(_DEFAULTS) | content
+    if "source" in content and "source" in content["pretrain"]:
+        raise InputError("source: also in pretrain: the upstream source is given once; remove one")
     if 0 in content.get("n_pretrain", ()) and not content["downstream"]:
         raise InputError("n_pretrain: 0 trains on downstream sets without pre-training: name them by downstream")
     if not content["downstream"] and ("n_finetune" in content or content["finetune"]):
@@ -236,6 +238,7 @@ def read_override(name: str, value: Any) -> dict[str, Any]:
 
 _READERS: dict[str, Callable[[str, Any], Any]] = {
     "task": read_text,
+    "source": read_text,
     "models": list_of(read_text),
     "n_pretrain": list_of(read_pretrain_size),
     "schedule": read_schedule,

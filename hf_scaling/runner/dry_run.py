@@ -9,13 +9,14 @@ from typing import Any
 from hf_scaling.grid import Grid, PlannedRun
 from hf_scaling.processes import Process
 from hf_scaling.runner.engines import WORKER
-from hf_scaling.runner.loop import runs_to_train
-from hf_scaling.runner.machine import Speeds
+from hf_scaling.runner.loop import runs_to_train, select_runs
+from hf_scaling.runner.machine import GpuRate, Speeds
 from hf_scaling.runner.study_folder import Study
-from hf_scaling.text import format_bytes, format_duration, text_table
+from hf_scaling.text import format_bytes, format_duration, format_percent, text_table
 
 _OVERHEAD = 0.7  # seconds of a run that are neither training nor evaluation
 _START = 10.0  # seconds until the workers are ready
+_HOUR = 3600.0  # seconds
 _CHECKPOINT = 4  # bytes per parameter
 _TRAINING_STATE = 3 * _CHECKPOINT  # weights and the two moments of AdamW; two states are kept during a run
 _SIMILAR = 2.0  # factor in FLOPs per example within which no step needs to be timed
@@ -25,33 +26,41 @@ _BATCH = 32  # examples of a timed step
 _LONGEST = 8.0  # seconds of a timed step; larger models are extrapolated from it
 
 
-def estimate(grid: Grid, folder: str | Path, workers: int) -> dict[str, Any]:
+def estimate(
+    grid: Grid,
+    folder: str | Path,
+    workers: int,
+    only: Mapping[str, Any] | None = None,
+    gpu: GpuRate | None = None,
+) -> dict[str, Any]:
     """What a grid would train: runs, FLOPs, time and disk.
 
     The time follows from what this machine has trained before (`Speeds`), or from a step of some of the models that is
-    timed now.
+    timed now; with `gpu`, from the counted operations of training and of the last evaluation. Evaluations of a
+    validation part during training are not counted.
 
     Args:
         grid: The grid.
         folder: The study's folder; runs that it holds are finished.
         workers: Number of runs trained at once.
+        only: Count only the runs with these values, and those they need (`run_grid`).
+        gpu: A kind of GPU and the share of its peak that is reached: the times are of such GPUs, one a worker.
 
     Returns:
         study, the folder; workers; runs, finished and left, numbers of runs; train_flops and worker_seconds of those
         left; groups, the same by stage and arm; seconds with the workers; disk_bytes needed, free_bytes; uncertain,
-        what is guessed of the runs. Times are NaN where no similar speed is known or can be measured.
+        what is guessed of the runs; gpu, utilisation and gpu_hours, with `gpu`. Times are NaN where no similar speed
+        is known or can be measured.
 
     Raises:
-        InputError: The grid cannot be run as written.
+        InputError: The grid cannot be run as written, or the GPU does not have its precision.
     """
-    study, plan = Study(folder), grid.plan(guess=True)
+    study, plan = Study(folder), select_runs(grid.plan(guess=True), only)
     left = runs_to_train(study, study.table(), plan)
-    speeds = Speeds()
-    _time_models(plan, left, speeds)
-    seconds = {}
-    for run in left:
-        speed = speeds.nearest(run, _EXTRAPOLATED)
-        seconds[run.run_id] = math.nan if speed is None else _OVERHEAD + run.flops * speed.seconds / speed.flops
+    if gpu is None:
+        seconds = _seconds_here(plan, left)
+    else:
+        seconds = {run.run_id: _OVERHEAD + gpu.seconds(run) / run.processes for run in left}
     groups = []
     for stage, arm in dict.fromkeys((run.spec.stage, run.arm) for run in plan):
         of_group = [[run for run in runs if (run.spec.stage, run.arm) == (stage, arm)] for runs in (plan, left)]
@@ -71,7 +80,21 @@ def estimate(grid: Grid, folder: str | Path, workers: int) -> dict[str, Any]:
         "disk_bytes": sum(sizes) * _CHECKPOINT + 2 * sum(sizes[:workers]) * _TRAINING_STATE,
         "free_bytes": shutil.disk_usage(existing).free,
         "uncertain": sorted({run.provisional for run in plan if run.provisional}),
-    }
+    } | (
+        {}
+        if gpu is None
+        else {"gpu": gpu.name, "utilisation": gpu.utilisation, "gpu_hours": math.fsum(map(gpu.seconds, left)) / _HOUR}
+    )
+
+
+def _seconds_here(plan: Sequence[PlannedRun], left: Sequence[PlannedRun]) -> dict[str, float]:
+    """run_id -> seconds of a run on this machine; NaN where no similar speed is known."""
+    speeds, seconds = Speeds(), {}
+    _time_models(plan, left, speeds)
+    for run in left:
+        speed = speeds.nearest(run, _EXTRAPOLATED)
+        seconds[run.run_id] = math.nan if speed is None else _OVERHEAD + run.flops * speed.seconds / speed.flops
+    return seconds
 
 
 def _counts(runs: Sequence[PlannedRun], left: Sequence[PlannedRun], seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -95,10 +118,15 @@ def describe(content: Mapping[str, Any]) -> str:
     time = format_duration(content["seconds"])
     about = time if math.isnan(content["seconds"]) else f"about {time}"
     disk, free = (format_bytes(content[name]) for name in ("disk_bytes", "free_bytes"))
+    where = f"GPU{'s' * (workers != 1)}, {content['gpu']}" if "gpu_hours" in content else "this machine"
     lines_below = [
-        f"time    {about} with {workers} worker{'s' * (workers != 1)} on this machine",
+        f"time    {about} with {workers} worker{'s' * (workers != 1)} on {where}",
         f"disk    about {disk} in {content['study']}, {free} free",
     ]
+    if "gpu_hours" in content:
+        share = format_percent(content["utilisation"], 3)
+        hours = f"{content['gpu_hours']:.3g} hours of one {content['gpu']} at {share} of its peak"
+        lines_below.insert(0, f"GPU     {hours}, by counted operations")
     if content["uncertain"]:
         lines_below.append("uncertain, since the finished runs and the classes are guessed:")
     return "\n".join([*text_table(heads, lines), "", *lines_below, *(f"  {why}" for why in content["uncertain"])])

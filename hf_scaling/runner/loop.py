@@ -15,12 +15,14 @@ from hf_scaling.runner.engines import Engine, open_engine
 from hf_scaling.runner.machine import Speeds
 from hf_scaling.runner.progress import Progress
 from hf_scaling.runner.study_folder import Study
+from hf_scaling.text import did_you_mean, listing
 
 _log = logging.getLogger(__name__)
 
 _ATTEMPTS = 2  # of a run that fails
 _DEATHS = 5  # workers that die during one run before it counts as failed
 _POLL = 1.0  # seconds between two looks at what other runners do
+_AXES = ("stage", "model", "arm", "n_pretrain", "seed", "downstream", "n_finetune")
 
 
 class RunsFailedError(RunError):
@@ -34,6 +36,7 @@ def run_grid(
     engine: str = "local",
     retry_failed: bool = False,
     progress: bool = True,
+    only: Mapping[str, Any] | None = None,
 ) -> ResultsTable:
     """Train every run of a grid that its study does not have yet.
 
@@ -47,6 +50,8 @@ def run_grid(
         engine: "local" (processes of this machine) or "ray" (a running cluster, else one started here).
         retry_failed: Whether to retry runs that failed in an earlier call.
         progress: Whether to show a progress bar, and failures, on stderr.
+        only: Train only the runs with these values, and the runs they need: a value or a list of values for stage,
+            model, arm, n_pretrain, seed, downstream or n_finetune. None = all.
 
     Returns:
         The study's table; it may hold runs of other grids too.
@@ -61,7 +66,7 @@ def run_grid(
     """
     grid = grid if isinstance(grid, Grid) else Grid.load(grid)
     study = Study(default_folder(grid) if out is None else out)
-    plan = grid.plan()
+    plan = select_runs(grid.plan(), only)
     study.prepare(grid)
     record_sources(study.path, plan)
     table = study.table()
@@ -73,7 +78,7 @@ def run_grid(
             table.append(row)
     if runs_to_train(study, table, plan):
         # Planned again with the cache of every source filled, which checks every size before the first run.
-        plan = grid.plan(fill=True)
+        plan = select_runs(grid.plan(fill=True), only)
         record_sources(study.path, plan)
         _log_changed_sources(study, [run for run in plan if run.run_id not in known])
         _train_missing(study, table, plan, workers, engine, retry_failed, progress)
@@ -84,6 +89,47 @@ def run_grid(
 def default_folder(grid: Grid) -> Path:
     """The study folder of a grid where none is given."""
     return Path("studies") / grid.name
+
+
+def select_runs(plan: Sequence[PlannedRun], only: Mapping[str, Any] | None) -> tuple[PlannedRun, ...]:
+    """The runs with the values of `only` (`run_grid`), and those they need, in the order of the plan.
+
+    Raises:
+        InputError: An unknown name, or values that no run has; what there is, is named.
+    """
+    wanted = set(range(len(plan)))
+    points = [_point_of(run) for run in plan]
+    for name, given in (only or {}).items():
+        if name not in _AXES:
+            raise InputError(f"--only {name}: unknown{did_you_mean(name, _AXES) or f': use {listing(_AXES)}'}")
+        values = given if isinstance(given, list | tuple) else [given]
+        present = list(dict.fromkeys(point[name] for point in points))
+        absent = [value for value in values if value not in present]
+        if absent:
+            raise InputError(f"--only {name}: no run has {absent[0]!r}: the grid has {listing(map(str, present))}")
+        wanted &= {position for position, point in enumerate(points) if point[name] in values}
+    if not wanted:
+        raise InputError("--only: no run of the grid has all of these values")
+    ids = {plan[position].run_id for position in wanted}
+    for run in reversed(plan):
+        if run.run_id in ids:
+            ids.update(run.needs)
+    return tuple(run for run in plan if run.run_id in ids)
+
+
+def _point_of(run: PlannedRun) -> dict[str, Any]:
+    """The values by which `select_runs` selects a run, as its row has them."""
+    spec = run.spec
+    downstream = spec.source["name"] if spec.stage == "finetune" else None
+    sizes = {"n_pretrain": spec.n_pretrain, "n_finetune": spec.n_finetune}
+    return {
+        "stage": spec.stage,
+        "model": run.model,
+        "arm": run.arm,
+        "seed": spec.seed,
+        "downstream": downstream,
+        **sizes,
+    }
 
 
 def runs_to_train(study: Study, table: ResultsTable, plan: Sequence[PlannedRun]) -> list[PlannedRun]:
