@@ -1,0 +1,23 @@
+#!/bin/sh
+# The study of docs/tiny_imagenet.md, in the order in which its answers matter; stop it at any time, the same command resumes.
+#
+#   sh benchmarks/tiny_imagenet.sh FOLDER_WITH_THE_SETS OUT [WORKERS]
+set -e
+sets=$1 out=$2 workers=${3:-2}
+export OMP_NUM_THREADS=1
+
+part() {
+    nice -n 5 hf-scaling run tiny_imagenet --set "source=$sets/tiny_imagenet_32a" --out "$out" --workers "$workers" "$@"
+}
+
+small='model=[vit-100k, vit-200k]'
+near='downstream=[tiny_imagenet_32b, cifar10]'
+part --only seed=0 --only stage=pretrain --only model=vit-200k
+part --only seed=0 --only stage=pretrain --only model=vit-100k
+part --only seed=0 --only "$near" --only model=vit-200k
+part --only seed=0 --only stage=pretrain --only model=vit-800k
+part --only seed=0 --only "$near" --only model=vit-100k
+part --only stage=pretrain --only "$small"
+part --only seed=0 --only "$small"
+part --only seed=0
+part
