@@ -1,0 +1,290 @@
+"""The answers of docs/tiny_imagenet.md: from the rows of the study to its numbers, cards and figures.
+
+    python benchmarks/tiny_imagenet.py [RESULTS]                          print every number of the page
+    python benchmarks/tiny_imagenet.py STUDY --copy tests/data/tiny_imagenet    write the rows, the cards and the laws
+    python benchmarks/tiny_imagenet.py [RESULTS] --figures docs/figures   draw the figures, light and dark
+
+A question for which there are too few rows yet is answered by the line that says so.
+"""
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import hf_scaling as hs
+from hf_scaling import files
+from hf_scaling.errors import InputError
+from hf_scaling.report.figures import (
+    DARK,
+    LIGHT,
+    Drawing,
+    Points,
+    difference_painter,
+    log_axis,
+    margins,
+    predictions_painter,
+    series_style,
+)
+from hf_scaling.results import card
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = ROOT / "tests/data/tiny_imagenet"
+GRID = ROOT / "recipes/grids/tiny_imagenet.yaml"
+NAME = "tiny_imagenet"
+UPSTREAM = "tiny_imagenet_32a"
+#: Downstream sets from near to far, with their classes.
+SETS = {"tiny_imagenet_32b": 25, "cifar10": 10, "caltech101_32": 101, "gtsrb_32": 43}
+N_CLASSES = {UPSTREAM: 25, **SETS}
+TARGETS = ("loss", "error")
+#: The joint laws of all three sizes, and the textbook's three of fewer.
+JOINT = ("transfer_gap_joint", "joint_multiplicative_full", "joint_additive")
+TEXTBOOK = ("joint_multiplicative", "joint_multiplicative_data", "transfer_gap")
+KEYS = ["stage", "model", "arm", "n_pretrain", "downstream", "n_finetune"]
+
+
+def cannot(what: str, ask: Callable[[], None]) -> None:
+    """Ask a question; where the rows do not suffice, say so in a line."""
+    try:
+        ask()
+    except (InputError, ValueError, KeyError) as error:
+        print(f"{what}: cannot tell yet: {error}")
+
+
+def coverage(table: hs.ResultsTable) -> None:
+    """How many of the planned runs are measured, which are below guessing, and how much seeds differ."""
+    frame, planned = table.to_pandas(), len(hs.Grid.load(GRID).runs)
+    print(f"measured {len(frame):,} of {planned:,} planned runs ({len(frame) / planned:.0%})")
+    counts = frame.groupby(["stage", "downstream", "model", "arm"], dropna=False).size().rename("runs")
+    print(counts.reset_index().fillna("-").to_string(index=False))
+    classes = frame["downstream"].fillna(frame["upstream"]).map(N_CLASSES)
+    worse = frame[frame["loss"] > np.log(classes)]
+    print(f"\nworse than guessing by loss: {len(worse)} of {len(frame):,}")
+    if len(worse):
+        print(worse[[*KEYS, "seed", "loss", "error"]].to_string(index=False))
+    seeds = frame[frame.groupby(KEYS, dropna=False)["seed"].transform("nunique") > 1]
+    if len(seeds):
+        spread = seeds.groupby(KEYS, dropna=False)[list(TARGETS)].var().reset_index()
+        means = spread.groupby(["stage", "model"])[list(TARGETS)].mean() ** 0.5
+        print("\nstandard deviation between seeds\n" + means.to_string(float_format="%.4f"))
+    print(f"\ncore-hours of training so far: {frame['seconds'].sum() / 3600:.2f}")
+
+
+def upstream_table(table: hs.ResultsTable) -> None:
+    """Means of both arms and of the teacher at each size."""
+    frame = table.to_pandas().query("stage == 'pretrain'")
+    for target in TARGETS:
+        means = frame.pivot_table(index="n_pretrain", columns=["model", "arm"], values=target)
+        print(f"\nupstream {target}\n" + means.to_string(float_format="%.4f"))
+
+
+def describe_boundary(line) -> str:
+    """A boundary in one line: the laws' answer, and that of the paired differences alone."""
+    laws = line.status if line.n_pretrain is None else f"{line.n_pretrain:,.0f} [{line.low:,.0f}, {line.high:,.0f}]"
+    alone = "{n_pretrain:,.0f} [{low:,.0f}, {high:,.0f}]".format(**line.law_free)
+    sign = (line.difference["low"] > 0).sum(), (line.difference["high"] < 0).sum(), len(line.difference)
+    ahead = f"distilled ahead at {sign[0]}, plain at {sign[1]} of {sign[2]} sizes"
+    return f"{laws}; paired differences alone {alone}; {ahead}"
+
+
+def boundaries(table: hs.ResultsTable) -> None:
+    """Where distillation stops paying: upstream, by size, and after fine-tuning, by set and labels."""
+    frame = table.to_pandas()
+    sizes = frame.query("stage == 'pretrain' and arm == 'distilled'").groupby("model")["n_params"].mean().sort_values()
+    for target in TARGETS:
+        line = hs.find_boundary(table, target=target)
+        print(f"\nupstream by {target}: {describe_boundary(line)}")
+        print(line.difference.to_string(index=False, float_format="%.4g"))
+        for model in sizes.index:
+            own = frame[(frame["stage"] == "pretrain") & (frame["model"] == model)]
+
+            def ask(model=model, own=own, target=target):
+                print(f"  {model}: {describe_boundary(hs.find_boundary(own, target=target))}")
+
+            cannot(f"  {model}", ask)
+    for downstream in SETS:
+        for target in TARGETS:
+
+            def ask(downstream=downstream, target=target):
+                line = hs.find_boundary(table, target=target, downstream=downstream)
+                print(f"\nafter fine-tuning on {downstream}, by {target}:")
+                for n in sorted(frame.loc[frame["downstream"] == downstream, "n_finetune"].unique()):
+                    try:
+                        print(f"  n_finetune {n:,.0f}: {describe_boundary(line.at(n_finetune=n))}")
+                    except InputError:
+                        print(f"  {describe_boundary(line)}")
+
+            cannot(f"\nafter fine-tuning on {downstream}, by {target}", ask)
+
+
+def laws(table: hs.ResultsTable) -> None:
+    """Which joint law predicts the held-out largest sizes best, for each set; arm plain."""
+    for downstream in SETS:
+        for target in TARGETS:
+
+            def ask(downstream=downstream, target=target):
+                ranking = hs.compare_laws(
+                    table,
+                    target=target,
+                    laws=[*JOINT, *TEXTBOOK],
+                    arm="plain",
+                    upstream=UPSTREAM,
+                    downstream=downstream,
+                )
+                columns = ["law", "holdout_log_rmse", "aicc", "status"]
+                text = ranking.table[columns].to_string(index=False, float_format="%.4g")
+                print(f"\n{downstream}, {target}, largest held out; best {ranking.best}\n{text}")
+
+            cannot(f"\n{downstream}, {target}", ask)
+
+
+def transfer(table: hs.ResultsTable) -> None:
+    """The transfer gap of each set, and what the upstream images are worth in labels against no pre-training."""
+    for target in TARGETS:
+
+        def ask(target=target):
+            gaps = hs.transfer_gaps(table, target=target, law="transfer_gap_joint", arm="plain", upstream=UPSTREAM)
+            columns = ["downstream", "G", "low", "high", "share", "share_low", "share_high", "verdict", "status"]
+            print(f"\ntransfer gaps by {target}\n{gaps.table[columns].to_string(index=False, float_format='%.4g')}")
+            print(f"worth of the pre-training in labels\n{gaps.worth.to_string(index=False, float_format='%.4g')}")
+
+        cannot(f"transfer gaps by {target}", ask)
+    frame = table.to_pandas().query("stage == 'finetune' and arm == 'plain' and seed == 0")
+    best = frame[frame["n_pretrain"].isin([0, frame["n_pretrain"].max()])]
+    for target in TARGETS:
+        means = best.pivot_table(index=["downstream", "n_finetune"], columns=["model", "n_pretrain"], values=target)
+        print(f"\n{target} without pre-training and after all of it\n" + means.to_string(float_format="%.4f"))
+
+
+def copy(table: hs.ResultsTable, out: Path) -> None:
+    """Write the rows, the card of the results data set with its figure, and the upstream laws with theirs."""
+    table.save(out)
+    frame = table.to_pandas()
+    (out / "figures").mkdir(exist_ok=True)
+    with files.replacing(out / "figures" / "default.png") as temporary:
+        temporary.write_bytes(card.draw(frame))
+    config = {"config_name": "default", "data_files": "results.parquet"}
+    named = {"default": frame}
+    text = card.write_card(f"hf-scaling/{NAME}", "default", named, {"default": "figures/default.png"}, [config], False)
+    files.write_text(out / "README.md", text)
+    for arm in ("plain", "distilled"):
+
+        def ask(arm=arm):
+            fit = hs.fit_law(table, law="chinchilla", target="loss", arm=arm, stage="pretrain")
+            fit.save_pretrained(out / "laws" / f"upstream_loss_{arm}")
+            print(f"{arm}: {fit.law} {fit.status} {fit.params}")
+
+        cannot(f"law of {arm}", ask)
+    print(f"{len(frame):,} rows in {out}")
+
+
+def _save(drawing: Drawing, out: Path) -> None:
+    for name, colours in (("light", LIGHT), ("dark", DARK)):
+        drawing.save_svg(out / f"{drawing.name}_{name}.svg", colours)
+
+
+def figures(table: hs.ResultsTable, out: Path) -> None:
+    """Draw the difference of the arms, error against both amounts of data, and predictions of the largest sizes."""
+    frame = table.to_pandas()
+    for downstream in (None, *SETS):
+        name = f"{NAME}_boundary" if downstream is None else f"{NAME}_boundary_{downstream}"
+        where = "upstream" if downstream is None else f"after fine-tuning on {downstream}"
+
+        def ask(downstream=downstream, name=name, where=where):
+            line = hs.find_boundary(table, target="loss", downstream=downstream)
+            title = f"Does a small teacher pay? ImageNet images, {where}"
+            labels = "n_pretrain: upstream images", "plain minus distilled: cross-entropy, nats"
+            paint = difference_painter(line, "loss")
+            _save(Drawing(name, title, title, "", *labels, paint, width=640, height=380, scale=1.5), out)
+
+        cannot(name, ask)
+    pretrained = frame[(frame["stage"] == "pretrain") & (frame["model"] != "vit-30k")]
+    _save(_curves(f"{NAME}_n_pretrain", pretrained, "n_pretrain", "25 upstream classes"), out)
+    tuned = frame[(frame["stage"] == "finetune") & (frame["arm"] == "plain") & (frame["model"] == "vit-200k")]
+    tuned = tuned[tuned["n_pretrain"].isin([0, tuned["n_pretrain"].max()])]
+    if len(tuned):
+        _save(
+            _curves(f"{NAME}_n_finetune", tuned, "n_finetune", "vit-200k, after none and all of the upstream images"),
+            out,
+        )
+    for downstream in SETS:
+
+        def ask(downstream=downstream):
+            _save(_predictions(frame, downstream), out)
+
+        cannot(f"predictions for {downstream}", ask)
+
+
+def _curves(name: str, frame: pd.DataFrame, x: str, what: str) -> Drawing:
+    """Mean error against an amount of data: a line for each model and arm, or each set and amount of pre-training."""
+    keys = ["model", "arm"] if x == "n_pretrain" else ["downstream", "n_pretrain"]
+    series = [(key, part.groupby(x)["error"].mean()) for key, part in frame.groupby(keys)]
+
+    def paint(axes, colours):
+        for (group, second), means in series:
+            number = sorted({key[0] for key, _ in series}).index(group)
+            style = series_style(number, colours)
+            style["linestyle"] = "--" if second in ("distilled", 0) else "-"
+            label = f"{group}, {second if x == 'n_pretrain' else f'{second:,.0f} upstream images'}"
+            axes.plot(means.index, means * 100, label=label, **style)
+        values = np.concatenate([means for _, means in series]) * 100
+        axes.set_xlim(*margins(frame[x])), axes.set_ylim(*margins(values))
+        log_axis(axes.xaxis, *axes.get_xlim()), log_axis(axes.yaxis, *axes.get_ylim())
+
+    labels = f"{x}: images", "error, %"
+    return Drawing(
+        name, f"Error: {what}", f"Error: {what}", "", *labels, paint, n_series=len(series), width=640, height=400
+    )
+
+
+def _predictions(frame: pd.DataFrame, downstream: str) -> Drawing:
+    """The best joint law fitted without the largest n_params and n_pretrain, against the rows held out."""
+    rows = frame[(frame["downstream"] == downstream) & (frame["arm"] == "plain") & (frame["n_pretrain"] > 0)]
+    is_largest = (rows["n_pretrain"] == rows["n_pretrain"].max()) | (rows["n_params"] > 5e5)
+    fit = hs.fit_law(rows[~is_largest], law="transfer_gap_joint", target="loss", bootstrap=0)
+    held = rows[is_largest]
+    predicted, measured = fit.predict(held)["value"].to_numpy(), held["loss"].to_numpy()
+    miss = math.sqrt(float(np.mean((np.log(predicted) - np.log(measured)) ** 2)))
+    print(f"{downstream}: {fit.law} without the largest sizes misses {len(held)} rows by {miss:.3f} (log RMSE)")
+    inside = rows[~is_largest]
+    points = [
+        Points("fitted", 0, fit.predict(inside)["value"].to_numpy(), inside["loss"].to_numpy()),
+        Points("held out", 1, predicted, measured, hollow=True),
+    ]
+    title = f"Predicted and measured loss on {downstream}, largest sizes held out"
+    labels = "predicted: cross-entropy, nats", "measured: cross-entropy, nats"
+    return Drawing(
+        f"{NAME}_predictions_{downstream}",
+        title,
+        title,
+        "",
+        *labels,
+        predictions_painter(points),
+        n_series=2,
+        width=520,
+        height=400,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", nargs="?", default=TABLE)
+    parser.add_argument("--copy", type=Path, metavar="FOLDER")
+    parser.add_argument("--figures", type=Path, metavar="FOLDER")
+    arguments = parser.parse_args()
+    table = hs.ResultsTable.load(arguments.results)
+    if arguments.copy:
+        copy(table, arguments.copy)
+    if arguments.figures:
+        figures(table, arguments.figures)
+    if not (arguments.copy or arguments.figures):
+        for part in (coverage, upstream_table, boundaries, laws, transfer):
+            print(f"\n== {part.__doc__.splitlines()[0]}")
+            cannot(part.__name__, lambda part=part: part(table))
+
+
+if __name__ == "__main__":
+    main()
