@@ -14,7 +14,7 @@ from hf_scaling.cli import main
 from hf_scaling.grid import Grid
 from hf_scaling.planning.next_runs.costs import RunCosts
 from hf_scaling.planning.next_runs.gain import ExpectedGain, narrowed
-from hf_scaling.planning.next_runs.suggest import select_runs
+from hf_scaling.planning.next_runs.selection import select_runs
 
 CHINCHILLA = {"E": 0.5, "A": 60.0, "alpha": 0.3, "B": 10.0, "beta": 0.3}
 GAP = {"A": 12.0, "alpha": 0.35, "G": 0.8, "beta": 0.25, "E": 0.2}

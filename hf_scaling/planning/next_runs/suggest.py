@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,15 +28,16 @@ from hf_scaling.planning.next_runs.candidates import (
     given_candidates,
     measured_runs,
 )
-from hf_scaling.planning.next_runs.costs import RunCosts, run_costs
+from hf_scaling.planning.next_runs.costs import run_costs
+from hf_scaling.planning.next_runs.error import expected_error
 from hf_scaling.planning.next_runs.gain import (
     Estimate,
-    ExpectedGain,
     Source,
     estimate_quantity,
     expected_gain,
     narrowed,
 )
+from hf_scaling.planning.next_runs.selection import Selection, in_order, select_by_error, select_levels, select_runs
 from hf_scaling.planning.verdicts import describe_runs
 from hf_scaling.text import format_count, format_percent, format_whole
 
@@ -226,7 +226,12 @@ def suggest_runs(
     options = CostOptions(flops_per_param=flops_per_param, flops_per_second=flops_per_second)
     run_cost, prices, notes = run_costs(frame, estimate.columns, source, measured, costs, table, options)
     expected, configuration = expected_gain(frame, estimate, measured)
-    if too_few:
+    if law is not None and estimate.at:
+        error = expected_error(law, frame, estimate, measured)
+        rows = select_by_error(error, run_cost, configuration, budget, together=among is not None)
+        selection = in_order(expected, run_cost, configuration, rows, least=-np.inf)
+        selection = selection.without_width() if too_few else selection
+    elif too_few:
         selection = select_levels(frame, measured, missing, run_cost, configuration, budget)
     else:
         selection = select_runs(expected, run_cost, configuration, budget)
@@ -234,13 +239,22 @@ def suggest_runs(
     if not selection.rows:
         notes = [*notes, _why_none(expected.gains()[configuration], run_cost.added(), budget, list(missing))]
     runs = _as_runs(frame.iloc[selection.rows], selection, estimate, law)
-    today = (estimate.name, estimate.value, estimate.low, estimate.high, estimate.level)
-    verdict = "cannot_tell" if too_few else None
-    runs.aim = Aim(*today, budget=float(budget), costs=prices, notes=notes, grid=grid, verdict=verdict)
+    runs.aim = Aim(
+        quantity=estimate.name,
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        level=estimate.level,
+        budget=float(budget),
+        costs=prices,
+        notes=notes,
+        grid=grid,
+        verdict="cannot_tell" if too_few else None,
+    )
     return runs
 
 
-def _as_runs(rows: pd.DataFrame, selection: "Selection", estimate: Estimate, law: LawFit | None) -> SuggestedRuns:
+def _as_runs(rows: pd.DataFrame, selection: Selection, estimate: Estimate, law: LawFit | None) -> SuggestedRuns:
     """The selected candidates with their costs and gains, and in a mixture what each law expects of them."""
     rows = rows.drop(columns="cost", errors="ignore")
     whole = [n for n in rows if rows[n].dtype.kind == "f" and bool((np.isfinite(rows[n]) & (rows[n] % 1 == 0)).all())]
@@ -314,166 +328,6 @@ def _study_grid(grid: Any, candidates: Any, table: Any) -> Grid | None:
             return Grid.load(given)
     path = Path(table) / "grid.yaml" if isinstance(table, str | Path) else None
     return Grid.load(path) if path and path.is_file() else None
-
-
-# --- The selection --------------------------------------------------------------------------------------------------
-
-# Least share of the interval that a run takes away: while money is spent, and in the end.
-_LEAST_TRIED, _LEAST_KEPT = 0.002, 0.005
-# Gains are divided by these powers of the cost, and money that is left over is spent again this often.
-_POWERS, _ROUNDS = (0.0, 0.5, 1.0), 2
-# Up to this factor two intervals count as equally narrow.
-_NEARLY = 1.1
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Runs, those that narrow the interval most first.
-
-    Attributes:
-        rows: Positions among the candidates.
-        cost: What each adds to the costs of those before it.
-        width: The expected width of the interval after each, as a share of today's.
-    """
-
-    rows: list[int]
-    cost: list[float]
-    width: list[float]
-
-    @property
-    def final(self) -> float:
-        """The width after all of them."""
-        return self.width[-1] if self.width else 1.0
-
-
-def select_runs(expected: ExpectedGain, costs: RunCosts, configuration: np.ndarray, budget: float) -> Selection:
-    """Select runs within a budget.
-
-    The runs of the conservative expectation are taken where they narrow the interval nearly as much as those of the
-    default one: they leave an interval that is more reliable. The widths are those of the default expectation.
-
-    Args:
-        expected: What is expected before any selection; not changed.
-        costs: Costs of the N candidates before any selection; not changed.
-        configuration: (N,) the configuration of each candidate.
-        budget: In the unit of the costs.
-    """
-    best = _best(expected, costs, configuration, budget)
-    if not best.rows:
-        return best
-    conservative = _best(expected.conservative(), costs, configuration, budget)
-    spread = _in_order(expected, costs, configuration, conservative.rows, 0.0)
-    return spread if spread.final <= _NEARLY * best.final else best
-
-
-def _best(expected: ExpectedGain, costs: RunCosts, configuration: np.ndarray, budget: float) -> Selection:
-    """The narrowest interval that a budget buys.
-
-    By gain alone expensive runs leave no money for others, by gain per cost cheap ones use it up: both are tried, and
-    gain per root of cost between them; the best is never far from the optimum (Leskovec et al. 2007). Runs that others
-    make superfluous are dropped, and the money is spent again.
-    """
-    tried = [Selection([], [], [])]
-    for power in _POWERS:
-        selection = tried[0]
-        for _ in range(_ROUNDS):
-            rows = _spend(expected, costs, configuration, budget, power, selection.rows)
-            if len(rows) == len(selection.rows):
-                break
-            selection = _in_order(expected, costs, configuration, rows, _LEAST_KEPT)
-            tried.append(selection)
-    return min(tried, key=lambda selection: selection.final)
-
-
-def _spend(
-    expected: ExpectedGain,
-    costs: RunCosts,
-    configuration: np.ndarray,
-    budget: float,
-    power: float,
-    first: Sequence[int],
-) -> list[int]:
-    """The candidates that a budget buys: those of `first`, then greedily by gain over a power of the cost."""
-    expected, costs, rows = copy(expected), copy(costs), list[int]()
-    waiting, queue = np.ones(len(configuration), dtype=bool), list(first)
-    while True:
-        gain, cost = expected.gains()[configuration], costs.added()
-        if queue:
-            row = queue.pop(0)
-        else:
-            possible = waiting & (cost <= budget) & (gain >= _LEAST_TRIED)
-            if not possible.any():
-                return rows
-            value = np.log(np.where(possible, gain, 1.0)) - power * np.log(np.maximum(cost, 1e-300))
-            row = int(np.argmax(np.where(possible, value, -np.inf)))
-        expected.add(configuration[row])
-        costs.pay(row)
-        rows.append(row)
-        waiting[row], budget = False, budget - cost[row]
-
-
-def _in_order(
-    expected: ExpectedGain, costs: RunCosts, configuration: np.ndarray, rows: Sequence[int], least: float
-) -> Selection:
-    """The same runs by what each still adds, largest first, up to where it is less than `least`."""
-    expected, costs = copy(expected), copy(costs)
-    waiting, ordered = list(rows), Selection([], [], [])
-    while waiting:
-        gain = expected.gains()[configuration[waiting]]
-        if gain.max() < least:
-            break
-        row = waiting.pop(int(np.argmax(gain)))
-        ordered.rows.append(row)
-        ordered.cost.append(float(costs.added()[row]))
-        expected.add(configuration[row])
-        costs.pay(row)
-        ordered.width.append(expected.width)
-    return ordered
-
-
-def select_levels(
-    frame: pd.DataFrame,
-    measured: MeasuredRuns,
-    missing: Mapping[str, Sequence[float]],
-    costs: RunCosts,
-    configuration: np.ndarray,
-    budget: float,
-) -> Selection:
-    """Runs that add missing levels, one of each size, the cheapest of each level in turn, within a budget.
-
-    Nothing can be expected of their gain before the rows determine a law: their widths are NaN.
-
-    Args:
-        frame: The N candidates.
-        measured: The runs that exist.
-        missing: Column to the levels that would be enough; candidates with the nearest new levels are taken.
-        costs: Costs of the candidates before any selection; not changed.
-        configuration: (N,) the configuration of each candidate.
-        budget: In the unit of the costs.
-    """
-    costs, selection, queues = copy(costs), Selection([], [], []), list[list[int]]()
-    first = np.sort(np.unique(configuration, return_index=True)[1])
-    for column, wanted in missing.items():
-        known, values = distinct_levels(measured.runs[column]), frame[column].to_numpy(dtype=float)
-        new = [v for v in np.unique(values[values > 0]) if len(distinct_levels([*known, v])) > len(known)]
-        for level in wanted:
-            if new:
-                nearest = min(new, key=lambda value: abs(np.log(value / level)))
-                new.remove(nearest)
-                queues.append([int(row) for row in first if values[row] == nearest])
-    while any(queues):
-        for queue in queues:
-            added = costs.added()
-            queue.sort(key=lambda row: added[row], reverse=True)
-            row = queue.pop() if queue else None
-            if row is None or added[row] > budget or row in selection.rows:
-                continue
-            budget -= added[row]
-            costs.pay(row)
-            selection.rows.append(row)
-            selection.cost.append(float(added[row]))
-            selection.width.append(float("nan"))
-    return selection
 
 
 # --- The grid -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,189 @@
+"""How far a fit will be off at a place after further runs, where its law is not quite true.
+
+A gain that follows from a law alone assumes that the law is true: it asks for a few runs at the ends of the sizes,
+which decide the parameters, and which bend the law towards what it misses there. Here every law misses something that
+runs of similar sizes share (Kennedy and O'Hagan 2001). A fit is least squares to first order: its prediction is a
+weighted sum of the results, so that its mean square error, of noise and of what the law misses, is known before a run
+is trained: for each law of a mixture and some bootstrap draws each, whose slopes differ where other optima fit about
+as well. A further run may raise this error; an interval can only shrink.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from hf_scaling.fitting import LawFit
+from hf_scaling.fitting.rows import thinned
+from hf_scaling.fitting.solver import Objective, coordinates_of
+from hf_scaling.planning.next_runs.candidates import MeasuredRuns
+from hf_scaling.planning.next_runs.gain import Estimate
+
+# Of the variance of one run about its law, in units of the noise: the share that similar runs have in common, which
+# falls by a factor of e with each factor of ten in a size.
+_SHARED, _REACH = 0.25, np.log(10.0)
+# Before any run the law may be off everywhere by as much as a thousandth of a run would leave open.
+_PRIOR = 1e-3
+# Estimate and draws of all laws together; each law has at least its estimate and one draw.
+_HYPOTHESES = 9
+# More measured sizes than this are thinned: what runs share is a matrix of all pairs.
+_MOST_MEASURED = 1000
+# Directions of the parameters that move the law by less than this share of the largest are not followed.
+_FLAT = 1e-10
+
+Sizes = Mapping[str, np.ndarray]
+
+
+@dataclass
+class _Hypothesis:
+    """One law at one vector of parameters, and what the runs so far leave open.
+
+    Attributes:
+        weight: How much it counts.
+        slopes: (C, P) of the candidates, in coordinates in which the sizes together have the unit matrix.
+        aim: (P,) slopes of the prediction.
+        inverse: (P, P) inverse of the information of the runs.
+        spread: (P, P) covariance of slope-weighted results: noise, what is shared, and the prior.
+        through: (C, P) covariance of each candidate with the slope-weighted results.
+        toward: (P,) covariance of the prediction's own miss with the slope-weighted results.
+    """
+
+    weight: float
+    slopes: np.ndarray
+    aim: np.ndarray
+    inverse: np.ndarray
+    spread: np.ndarray
+    through: np.ndarray
+    toward: np.ndarray
+
+    def error(self) -> float:
+        """Mean square error of the prediction."""
+        pull = self.inverse @ self.aim
+        return float(pull @ self.spread @ pull - 2 * pull @ self.toward + _SHARED)
+
+    def errors(self, shared_at: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """(C,) the same after `counts` (C,) further runs of each candidate, which share `shared_at` with the place."""
+        moved = self.slopes @ self.inverse
+        pull = self.inverse @ self.aim
+        known = 1 + counts * np.einsum("cp,cp->c", self.slopes, moved)
+        pulls = pull - moved * (counts * (self.slopes @ pull) / known)[:, None]
+        own = counts * np.einsum("cp,cp->c", pulls, self.slopes)
+        squares = np.einsum("cp,cp->c", pulls @ self.spread, pulls)
+        squares += 2 * own * np.einsum("cp,cp->c", pulls, self.through) + own**2 * (1 / counts + _SHARED)
+        return np.maximum(squares - 2 * (pulls @ self.toward + own * shared_at) + _SHARED, 1e-12)
+
+    def add(self, row: int, shared: np.ndarray, shared_at: float, count: int) -> None:
+        """Count runs of candidate `row` as measured; `shared` (C,) is what it shares with every candidate."""
+        slope = self.slopes[row]
+        cross = np.outer(slope, self.through[row])
+        self.spread = self.spread + count * (cross + cross.T + np.outer(slope, slope) * (1 + count * _SHARED))
+        self.through = self.through + count * np.outer(shared, slope)
+        self.toward = self.toward + count * shared_at * slope
+        moved = self.inverse @ slope
+        self.inverse = self.inverse - count * np.outer(moved, moved) / (1 + count * (slope @ moved))
+
+
+class ExpectedError:
+    """The expected error of a prediction while runs are selected one after another.
+
+    Args:
+        fit: The law, or a mixture, each of whose laws counts by its weight.
+        candidates: Sizes by column (C,).
+        measured: Sizes by column (K,) of the runs that exist, replicates included.
+        at: The place of the prediction, by column.
+    """
+
+    def __init__(self, fit: LawFit, candidates: Sizes, measured: Sizes, at: Mapping[str, float]):
+        names = list(candidates)
+        runs = np.column_stack([np.asarray(measured[name], dtype=float) for name in names])
+        places, counts = np.unique(runs, axis=0, return_counts=True)
+        kept = thinned(len(places), _MOST_MEASURED)
+        places, counts = places[kept], counts[kept] * (len(places) / len(kept))
+        wanted = np.column_stack([np.asarray(candidates[name], dtype=float) for name in names])
+        points = np.concatenate([wanted, places, np.array([[at[name] for name in names]])])
+        count, logs = len(wanted), _logarithms(points)
+        self._shared = _share(logs[:count], logs[:count])
+        between, among = _share(logs[:count], logs[count:-1]), _share(logs[count:-1], logs[count:-1])
+        shared_at = _share(logs[:-1], logs[-1:])[:, 0]
+        self._shared_at = shared_at[:count]
+        self._hypotheses = []
+        for weight, slopes in _slopes(fit, dict(zip(names, points.T))):
+            own, seen, aim = slopes[:count], slopes[count:-1] * counts[:, None], slopes[-1]
+            prior = _PRIOR * np.eye(slopes.shape[1])
+            information = slopes[count:-1].T @ seen + prior
+            spread = seen.T @ among @ seen + information
+            toward, inverse = shared_at[count:] @ seen, np.linalg.inv(information)
+            self._hypotheses.append(_Hypothesis(weight, own, aim, inverse, spread, between @ seen, toward))
+
+    @property
+    def usable(self) -> bool:
+        """Whether any law has slopes at the place."""
+        return bool(self._hypotheses)
+
+    def level(self) -> float:
+        """The root mean square error, as the weighted geometric mean over laws and draws, in units of the noise."""
+        return float(np.exp(0.5 * sum(each.weight * np.log(max(each.error(), 1e-12)) for each in self._hypotheses)))
+
+    def gains(self, counts: np.ndarray) -> np.ndarray:
+        """(C,) by what share `counts` further runs of each candidate lower the error; below 0 where they raise it."""
+        total = np.zeros(len(self._shared_at))
+        for each in self._hypotheses:
+            total += each.weight * np.log(each.errors(self._shared_at, counts) / max(each.error(), 1e-12))
+        return -np.expm1(0.5 * total)
+
+    def add(self, row: int, count: int) -> None:
+        """Count `count` runs of candidate `row` as measured."""
+        for each in self._hypotheses:
+            each.add(row, self._shared[row], float(self._shared_at[row]), count)
+
+
+def expected_error(fit: LawFit, frame: pd.DataFrame, estimate: Estimate, measured: MeasuredRuns) -> ExpectedError:
+    """The expected error of a prediction at the candidates' configurations, in the order of `expected_gain`'s."""
+    columns = list(estimate.columns)
+    sizes = np.unique(frame[columns].to_numpy(dtype=float), axis=0)
+    runs = {name: measured.runs[name].to_numpy(dtype=float) for name in columns}
+    return ExpectedError(fit, dict(zip(columns, sizes.T)), runs, estimate.at)
+
+
+def _logarithms(points: np.ndarray) -> np.ndarray:
+    """Logarithms of sizes (N, V); a zero counts as a tenth of the smallest positive one."""
+    smallest = np.where(points > 0, points, np.inf).min(axis=0)
+    return np.log(np.maximum(points, np.where(np.isfinite(smallest), smallest, 1.0) / 10))
+
+
+def _share(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """(N, M) covariance of what a law misses at log sizes (N, V) and (M, V), in units of the noise's variance."""
+    distance = sum(np.abs(np.subtract.outer(a, b)) for a, b in zip(one.T, two.T))
+    return _SHARED * np.exp(-distance / _REACH)
+
+
+def _slopes(fit: LawFit, sizes: Sizes) -> list[tuple[float, np.ndarray]]:
+    """Weight and slopes (N, P) of each law's estimate and of some of its draws, at sizes by column (N,)."""
+    members: Sequence[LawFit] = fit.members or (fit,)
+    result = []
+    for member in members:
+        law = member.definition
+        assert law is not None  # only a mixture has none
+        drawn = member.draws[thinned(len(member.draws), max(_HYPOTHESES // len(members) - 1, 1))]
+        theta = np.concatenate([member.theta[None], drawn])
+        variables = {variable: sizes[column] for variable, column in member.columns.items()}
+        with np.errstate(all="ignore"):
+            values, gradients = law.value_and_gradient(theta, variables)
+            if Objective(member.settings["objective"]).is_log:
+                gradients = gradients / values[..., None]
+        spread = coordinates_of(law, member.settings["fixed"], member.settings["tied"]).spread
+        weight = fit.weights.get(member.law, 1.0) / len(theta)
+        for slopes in gradients @ spread:
+            if np.isfinite(slopes[-1]).all():
+                result.append((weight, _whitened(np.where(np.isfinite(slopes), slopes, 0.0))))
+    total = sum(weight for weight, _ in result)
+    return [(weight / total, slopes) for weight, slopes in result]
+
+
+def _whitened(slopes: np.ndarray) -> np.ndarray:
+    """Slopes (N, P) in coordinates in which their mean outer product is the unit matrix, without flat directions."""
+    scaled = slopes / np.maximum(np.linalg.norm(slopes, axis=0), 1e-300)
+    values, vectors = np.linalg.eigh(scaled.T @ scaled / len(scaled))
+    kept = values > _FLAT * values[-1]
+    return scaled @ (vectors[:, kept] / np.sqrt(values[kept]))
