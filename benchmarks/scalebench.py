@@ -4,8 +4,8 @@
 
 A task has a pool of finished language-model runs (train) and expensive runs to predict (test). Its law is the one of
 `CANDIDATES` that `compare_laws` ranks first on the train file alone; it is printed before the test file is opened and
-is the same for every method. With 1, 5 and 10 % of the pool's total cost each method selects runs, the law is fitted to
-them, and R2 on the test runs is its score:
+is the same for every method. With 1, 5 and 10 % of the pool's total cost each method selects runs, the law is fitted
+to them, and R2 on the test runs is its score:
 
 - ours: the twelve cheapest runs as a pilot, then three rounds of `suggest_runs(among=pool)` for the prediction at the
   test runs' geometric mean sizes, each with an equal share of what is left, the law refitted after each;

@@ -13,6 +13,7 @@ import hf_scaling as hs
 from hf_scaling.cli import main
 from hf_scaling.grid import Grid
 from hf_scaling.planning.next_runs.costs import RunCosts
+from hf_scaling.planning.next_runs.error import ExpectedError
 from hf_scaling.planning.next_runs.gain import ExpectedGain, narrowed
 from hf_scaling.planning.next_runs.selection import select_runs
 
@@ -130,6 +131,47 @@ def test_money_goes_where_the_interval_gives_most():
     dear = select_runs(expected, RunCosts.independent(np.array([5.0, 1.0, 1.0])), np.arange(3), budget=5.0)
     assert dear.rows[0] == 0
     assert expected.width == 1
+
+
+def error_of(fit, candidates, runs, at):
+    """The expected error by its definition: least squares of a law of one size plus what similar runs share."""
+    sizes = np.array([*candidates, *np.unique(runs), at])
+    _, slopes = fit.definition.value_and_gradient(fit.theta, {"x": sizes})
+    slopes = slopes / fit.fitted_values({"n_pretrain": sizes})[:, None]
+    whitened = dict(zip(sizes, slopes @ np.linalg.inv(np.linalg.cholesky(slopes.T @ slopes / len(sizes))).T))
+    design, aim = np.stack([whitened[run] for run in runs]), whitened[at]
+    shared = 0.25 * np.exp(-np.abs(np.subtract.outer(np.log(runs), np.log(runs))) / np.log(10))
+    toward = 0.25 * np.exp(-np.abs(np.log(runs / at)) / np.log(10))
+    pull = np.linalg.solve(design.T @ design + 1e-3 * np.eye(len(aim)), aim)
+    weights = design @ pull
+    return np.sqrt(weights @ (shared + np.eye(len(runs))) @ weights - 2 * weights @ toward + 0.25 + 1e-3 * pull @ pull)
+
+
+def test_the_expected_error_is_that_of_least_squares_where_the_law_is_not_quite_true():
+    sizes = np.array([250.0, 500, 1000, 2000, 4000, 4000, 8000])
+    table = pd.DataFrame({"n_pretrain": sizes, "loss": 0.5 + 10 * sizes**-0.3})
+    fit = hs.fit_law(table, "power_law", bootstrap=0)
+    candidates, at = np.array([16_000.0, 64_000.0]), 256_000.0
+    error = ExpectedError(fit, {"n_pretrain": candidates}, {"n_pretrain": sizes}, {"n_pretrain": at})
+    before, gains = error.level(), error.gains(np.array([3, 1]))
+    assert before == pytest.approx(error_of(fit, candidates, sizes, at), rel=1e-4)
+    error.add(0, 3)
+    after = error_of(fit, candidates[1:], np.append(sizes, [16_000.0] * 3), at)
+    assert error.level() == pytest.approx(after, rel=1e-4)
+    assert gains[0] == pytest.approx(1 - after / before, rel=1e-3)
+    # One run near the place is worth more than three near the measured sizes.
+    assert gains[1] > gains[0] > 0
+
+
+def test_finished_runs_of_one_size_are_taken_together(fit):
+    table = planted("chinchilla", CHINCHILLA, SIZES, seed=0)
+    finished = planted("chinchilla", CHINCHILLA, {"n_params": [2.4e6], "n_pretrain": [64_000], "seed": [0, 1, 2, 3]})
+    finished["cost"] = 1.0
+    place = {"n_params": 1e7, "n_pretrain": 1e6}
+    assert len(hs.suggest_runs(fit, among=finished, table=table, budget=5.0, at=place)) == 4
+    # Where not all can be paid, those that can.
+    assert len(hs.suggest_runs(fit, among=finished, table=table, budget=3.0, at=place)) == 3
+    assert len(hs.suggest_runs(fit, finished, table=table, budget=5.0, at=place)) == 4
 
 
 def test_suggestions_name_sizes_seeds_costs_and_the_interval_expected(fit):

@@ -15,9 +15,9 @@ from hf_scaling.planning.next_runs.gain import ExpectedGain
 
 # Least share of the interval that a run takes away: while money is spent, and in the end.
 _LEAST_TRIED, _LEAST_KEPT = 0.002, 0.005
-# Least share of the expected error that a run takes away, and the share of the budget below which a cost is small:
-# cheaper runs are not preferred to it.
-_LEAST_FALL, _SMALL_COST = 1e-4, 0.005
+# Least share of the expected error that a run takes away; the power of the cost that it is divided by; the share of
+# the budget below which a cost is small: cheaper runs are not preferred to it.
+_LEAST_FALL, _COST_POWER, _SMALL_COST = 1e-4, 0.75, 0.005
 # Gains are divided by these powers of the cost, and money that is left over is spent again this often.
 _POWERS, _ROUNDS = (0.0, 0.5, 1.0), 2
 # Up to this factor two intervals count as equally narrow.
@@ -71,10 +71,10 @@ def select_runs(expected: ExpectedGain, costs: RunCosts, configuration: np.ndarr
 def select_by_error(
     error: ExpectedError, costs: RunCosts, configuration: np.ndarray, budget: float, together: bool
 ) -> list[int]:
-    """Select runs within a budget, greedily by how much each lowers the expected error for the root of its cost.
+    """Select runs within a budget, greedily by how much each lowers the expected error for its cost.
 
-    By gain alone expensive runs leave no money for others, by gain per cost cheap ones crowd out those that are near
-    the place of the prediction.
+    Gains are divided by a power of the cost: by gain alone expensive runs leave no money for others, by gain per cost
+    cheap ones crowd out those that are near the place of the prediction (docs/suggest.md).
 
     Args:
         error: Before any selection; it counts the selected runs afterwards.
@@ -97,7 +97,7 @@ def select_by_error(
         possible = waiting & (price <= budget) & (gain >= _LEAST_FALL)
         if not possible.any():
             break
-        value = np.log(np.where(possible, gain, 1.0)) - 0.5 * np.log(np.maximum(price, least))
+        value = np.log(np.where(possible, gain, 1.0)) - _COST_POWER * np.log(np.maximum(price, least))
         row = int(np.argmax(np.where(possible, value, -np.inf)))
         same = waiting & (configuration == configuration[row])
         batch = np.flatnonzero(same).tolist() if whole[configuration[row]] else [row]
