@@ -23,8 +23,11 @@ VERDICTS = {
     "crossing": "distillation stops paying",
     "distillation_always": "distillation helps at every measured size",
     "distillation_never": "distillation does harm at every measured size",
+    "no_difference": "distillation changes the target by at most 2 % at every measured size",
     "not_resolved": "these runs do not show where, or whether, distillation stops paying",
 }
+# Relative differences up to this are none.
+_NO_DIFFERENCE = 0.02
 # Zeros are searched this factor beyond the measured sizes.
 _REACH = 30.0
 # Sizes up to this factor outside the measured ones count as inside.
@@ -38,7 +41,8 @@ class Boundary:
     Attributes:
         status: A key of `VERDICTS`: crossing (a fall of plain - distilled through zero whose interval lies inside the
             measured sizes), distillation_always or distillation_never (the band of the difference is above or below 0
-            at every measured size), else not_resolved. Fewer than three sizes never resolve it.
+            at every measured size), no_difference (the band of the relative difference lies within 2 % at every
+            measured size), else not_resolved. Fewer than three sizes never resolve it.
         n_pretrain: The size of the crossing, in FLOPs where x is train_flops; None unless the status is crossing.
         low: Lower end of its interval.
         high: Upper end of its interval.
@@ -214,8 +218,12 @@ def _judge(evidence: Evidence, sizes: dict[str, float], without: Boundary | None
         status = "crossing"
     elif (table["low"] > 0).all():
         status = "distillation_always"
+    elif (table["high"] < 0).all():
+        status = "distillation_never"
     else:
-        status = "distillation_never" if (table["high"] < 0).all() else "not_resolved"
+        ends = quantiles(evidence.arms.log_ratio(measured, sizes)[1], level)
+        is_small = np.abs(np.expm1(ends)).max() <= _NO_DIFFERENCE
+        status = "no_difference" if is_small else "not_resolved"
     return Boundary(
         status=status,
         n_pretrain=crossing["n_pretrain"] if crossing else None,

@@ -47,6 +47,7 @@ LAW_STATUSES = {
 BOUNDARY_STATUSES = {
     "distillation_always": "distillation helps",
     "distillation_never": "better without distillation",
+    "no_difference": "distillation makes a difference of at most 2 %",
     "not_resolved": "not resolved",
 }
 _SIZES = ("n_params", "n_pretrain", "n_finetune")

@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from hf_scaling.study.questions import Answer, Question, judge
+import numpy as np
+import pandas as pd
+
+from hf_scaling.errors import InputError
+from hf_scaling.planning import suggest_runs
+from hf_scaling.study.questions import Answer, Question, judge, of_student
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from hf_scaling.results import ResultsTable
 
 __all__ = ["Answer", "Outcome", "Pool", "Question", "Round", "judge", "run_rounds"]
@@ -21,7 +24,7 @@ __all__ = ["Answer", "Outcome", "Pool", "Question", "Round", "judge", "run_round
 class Pool(Protocol):
     """The runs that can be measured."""
 
-    def candidates(self) -> "pd.DataFrame":
+    def candidates(self) -> pd.DataFrame:
         """The cells that have no row yet.
 
         Columns: stage, model, n_params, arm, n_pretrain, n_finetune, downstream (None in pretrain), seed, and seconds:
@@ -29,7 +32,7 @@ class Pool(Protocol):
         from. The index identifies a cell, as text or a whole number, the same in every call.
         """
 
-    def measure(self, cells: "pd.Index") -> None:
+    def measure(self, cells: pd.Index) -> None:
         """Train these cells and what they need; return when each has a row or has failed for good."""
 
     def table(self) -> "ResultsTable":
@@ -55,7 +58,7 @@ class Round:
     number: int
     answers: Mapping[str, Answer]
     question: str | None
-    cells: "pd.DataFrame"
+    cells: pd.DataFrame
     seconds: float
     state: dict[str, Any]
 
@@ -78,6 +81,16 @@ class Outcome:
     state: dict[str, Any] = field(repr=False)
 
 
+# An answer counts when it has stayed the same in this many judgements: the runs of one more round have not undone it.
+_CONFIRMED = 2
+# Levels of n_pretrain, of each arm, and of n_finetune in the pilot.
+_PILOT_LEVELS, _PILOT_LABELS = 5, 3
+# Of the seconds spent so far a round may take the first share, and one that confirms an answer the second.
+_GROWTH, _CONFIRMING = 0.5, 0.15
+# Share of the seconds that both arms of one level of the pilot may take.
+_PILOT_PRICE = 0.02
+
+
 def run_rounds(
     pool: Pool,
     questions: Sequence[Question],
@@ -95,5 +108,206 @@ def run_rounds(
         state: `Round.state` or `Outcome.state` of an earlier call on the same pool: resumes there.
         share: Of the seconds left that a round may take.
         seed: Of the bootstrap draws.
+
+    Returns:
+        The outcome. With the same pool, questions and seed the rounds are the same, interrupted or not.
     """
-    raise NotImplementedError
+    loop = _Loop(pool, questions, report or (lambda _: None), dict(state or {}), share, seed)
+    return loop.run()
+
+
+@dataclass
+class _Loop:
+    """The loop's state: the number of the round, the cells it measures, and how often each answer has stayed."""
+
+    pool: Pool
+    questions: Sequence[Question]
+    report: Callable[[Round], None]
+    state: dict[str, Any]
+    share: float
+    seed: int
+    rounds: list[Round] = field(default_factory=list)
+
+    def run(self) -> Outcome:
+        number, stayed = self.state.get("round", 0), dict(self.state.get("stayed", {}))
+        chosen = self.state.get("cells")
+        if chosen is None:
+            chosen = list(self._pilot().index)
+            self._begin(number, {}, None, chosen, stayed)
+        self._measure(chosen)
+        while True:
+            number += 1
+            table = self.pool.table()
+            answers = {question.name: judge(table, question, self.seed) for question in self.questions}
+            stayed = {name: self._count(stayed.get(name), answer) for name, answer in answers.items()}
+            if all(kept["times"] >= _CONFIRMED for kept in stayed.values()):
+                return self._end("answered", number, answers, stayed)
+            if not len(self.pool.candidates()):
+                return self._end("exhausted", number, answers, stayed)
+            question, cells = self._next(answers, stayed)
+            if not len(cells):
+                return self._end("spent", number, answers, stayed)
+            self._begin(number, answers, question, list(cells.index), stayed)
+            self._measure(list(cells.index))
+
+    @staticmethod
+    def _count(before: Mapping[str, Any] | None, answer: Answer) -> dict[str, Any]:
+        same = before is not None and before["verdict"] == answer.verdict
+        return {
+            "verdict": answer.verdict,
+            "times": (before["times"] if before is not None and same else 0) + 1 if answer.answered else 0,
+        }
+
+    def _begin(
+        self, number: int, answers: Mapping[str, Answer], question: str | None, cells: list, stayed: Mapping[str, Any]
+    ) -> None:
+        candidates = self.pool.candidates()
+        chosen = candidates.loc[candidates.index.intersection(cells, sort=False)]
+        seconds = float(chosen["seconds"].sum())
+        spent = self.state.get("spent", 0.0) + seconds
+        self.state = {"round": number, "cells": cells, "stayed": dict(stayed), "spent": spent}
+        begun = Round(number, answers, question, chosen, seconds, self.state)
+        self.rounds.append(begun)
+        self.report(begun)
+
+    def _measure(self, cells: list) -> None:
+        # After an interruption some of the cells have rows already.
+        left = self.pool.candidates().index.intersection(cells, sort=False)
+        if len(left):
+            self.pool.measure(left)
+
+    def _end(
+        self, status: Literal["answered", "spent", "exhausted"], number: int, answers: dict[str, Answer], stayed: dict
+    ) -> Outcome:
+        # Continued with more seconds, the loop judges once more before it chooses.
+        self.state = {**self.state, "round": number - 1, "cells": []}
+        candidates = self.pool.candidates()
+        last = Round(number, answers, None, candidates.iloc[:0], 0.0, self.state)
+        self.rounds.append(last)
+        self.report(last)
+        return Outcome(status, answers, self.rounds, self.state)
+
+    def _pilot(self) -> pd.DataFrame:
+        """Few levels of both arms at the middle student, then few labels of the plain arm, cheapest first."""
+        candidates, seconds = self.pool.candidates(), self.pool.seconds_left()
+        middle = of_student(candidates, self.questions[0].n_params)
+        first = middle[middle["seed"] == middle["seed"].min()]
+        upstream = first[first["stage"] == "pretrain"]
+        levels = np.sort(upstream["n_pretrain"].unique())
+        least, most = self.questions[0].full_range
+        levels = levels[(levels >= least * 0.999) & (levels <= most * 1.001)]
+        # The largest levels are dear, and need not be measured where the arms cross below them.
+        price = upstream.groupby("n_pretrain")["seconds"].sum()
+        levels = levels[(price[levels] <= seconds * _PILOT_PRICE) | (np.arange(len(levels)) < _PILOT_LEVELS - 1)]
+        chosen = [upstream[upstream["n_pretrain"].isin(_spread(levels, _PILOT_LEVELS))]]
+        if any(question.name != "boundary" for question in self.questions):
+            labelled = first[(first["stage"] == "finetune") & (first["arm"] == "plain") & (first["n_pretrain"] > 0)]
+            for _, cells in labelled.groupby("downstream"):
+                pretrained = _spread(np.sort(cells["n_pretrain"].unique()), 3)
+                labels = _spread(np.sort(cells["n_finetune"].unique()), _PILOT_LABELS)
+                chosen.append(cells[cells["n_pretrain"].isin(pretrained) & cells["n_finetune"].isin(labels)])
+        cells = pd.concat(chosen).sort_values("seconds", kind="stable")
+        # A pilot that takes all the time leaves none for the answer; both arms of a level or neither.
+        affordable = cells[cells["seconds"].cumsum() <= max(seconds * 0.5, cells["seconds"].iloc[:4].sum())]
+        return affordable[_in_pairs(affordable) | (affordable["stage"] == "finetune")]
+
+    def _next(
+        self, answers: Mapping[str, Answer], stayed: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[str | None, pd.DataFrame]:
+        """The open question nearest to an answer for which something affordable is left, and its cells."""
+        candidates, left = self.pool.candidates(), self.pool.seconds_left()
+        by_name = {question.name: question for question in self.questions}
+        still = [name for name in answers if stayed[name]["times"] < _CONFIRMED]
+        for name in sorted(still, key=lambda name: answers[name].distance):
+            question = by_name[name]
+            # The cheapest cell may be taken whatever its share.
+            growth = _CONFIRMING if answers[name].answered else _GROWTH
+            budget = min(left * self.share, self.state["spent"] * growth)
+            cells = self._of_boundary(candidates, answers[name], budget, left) if name == "boundary" else None
+            if cells is None:
+                cells = self._of_labels(candidates, question, answers[name], budget, left)
+            if len(cells):
+                return name, cells
+        return None, candidates.iloc[:0]
+
+    def _of_boundary(self, candidates: pd.DataFrame, answer: Answer, budget: float, left: float) -> pd.DataFrame:
+        """Pairs of runs of the middle student, for the crossing."""
+        middle = of_student(candidates[candidates["stage"] == "pretrain"], answer.question.n_params)
+        pairs = middle[_in_pairs(middle)] if len(middle) else middle
+        if not len(pairs):
+            return pairs
+        grouped = pairs.groupby(["n_pretrain", "seed"], sort=True)["seconds"].sum().reset_index(name="cost")
+        grouped = grouped[grouped["cost"] <= left]
+        if not len(grouped):
+            return pairs.iloc[:0]
+        budget = max(budget, grouped["cost"].min())
+        picked = self._missing_levels(grouped, answer, left) if answer.missing else None
+        if picked is None and answer.evidence is not None:
+            try:
+                runs = suggest_runs(answer.evidence, grouped, budget=budget, quantity="boundary")
+                picked = set(zip(runs["n_pretrain"], runs["seed"]))
+            except InputError:
+                picked = None
+        if not picked:
+            picked = _nearest(grouped, answer, budget)
+        return pairs[[key in picked for key in zip(pairs["n_pretrain"], pairs["seed"])]]
+
+    @staticmethod
+    def _missing_levels(grouped: pd.DataFrame, answer: Answer, left: float) -> set[tuple] | None:
+        picked: set[tuple] = set()
+        for level in answer.missing:
+            nearest = grouped.iloc[np.argmin(np.abs(np.log(grouped["n_pretrain"] / level)) + 1e-6 * grouped["seed"])]
+            if nearest["cost"] <= left:
+                picked.add((nearest["n_pretrain"], nearest["seed"]))
+        return picked or None
+
+    def _of_labels(
+        self, candidates: pd.DataFrame, question: Question, answer: Answer, budget: float, left: float
+    ) -> pd.DataFrame:
+        """Fine-tuned (without a downstream set: pretrained) runs of the plain arm, for a gap or a plan."""
+        stage = "pretrain" if question.downstream is None and question.name == "plan" else "finetune"
+        cells = candidates[(candidates["stage"] == stage) & (candidates["arm"] == "plain")]
+        cells = cells[(cells["seconds"] <= left) & (cells["n_pretrain"] > 0)]
+        if question.downstream is not None:
+            cells = cells[cells["downstream"] == question.downstream]
+        if question.name == "gap":
+            cells = of_student(cells, question.n_params)
+        if not len(cells):
+            return cells
+        budget = max(budget, cells["seconds"].min())
+        if answer.evidence is not None:
+            sizes = ["n_params", "n_pretrain", "n_finetune"]
+            frame = cells[[*sizes, "seed"]].assign(cost=cells["seconds"])
+            try:
+                quantity = "G" if question.name == "gap" else "prediction"
+                runs = suggest_runs(answer.evidence, frame, budget=budget, quantity=quantity)
+                if len(runs):
+                    return cells.loc[cells.index.intersection(runs.index, sort=False)]
+            except InputError:
+                pass
+        # What is not known yet first: new sizes before repeats, spread from small to large, cheapest first.
+        ordered = cells.sort_values(["seed", "seconds"], kind="stable")
+        return ordered[ordered["seconds"].cumsum() <= budget]
+
+
+def _spread(levels: np.ndarray, n: int) -> np.ndarray:
+    """At most n of the levels, both ends among them, evenly spread."""
+    return levels[np.unique(np.round(np.linspace(0, len(levels) - 1, min(n, len(levels)))).astype(int))]
+
+
+def _in_pairs(cells: pd.DataFrame) -> np.ndarray:
+    """Whether each pretraining cell has its partner in the other arm among the cells."""
+    arms = cells[cells["stage"] == "pretrain"].groupby(["model", "n_pretrain", "seed"])["arm"].transform("nunique")
+    return arms.reindex(cells.index).eq(2).to_numpy()
+
+
+def _nearest(grouped: pd.DataFrame, answer: Answer, budget: float) -> set[tuple]:
+    """Pairs nearest to where the arms may cross, within the budget."""
+    centre = np.exp(np.mean(np.log(answer.question.full_range)))
+    if answer.evidence is not None and answer.evidence.crossings:
+        inside = np.clip(answer.evidence.crossings[0]["n_pretrain"], *answer.question.full_range)
+        centre = float(inside)
+    order = np.argsort(np.abs(np.log(grouped["n_pretrain"] / centre)) + 0.5 * grouped["seed"], kind="stable")
+    ordered = grouped.iloc[order]
+    within = ordered[(ordered["cost"].cumsum() <= budget) | (np.arange(len(ordered)) == 0)]
+    return set(zip(within["n_pretrain"], within["seed"]))

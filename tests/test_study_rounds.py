@@ -1,0 +1,173 @@
+"""The deciding loop of a study, on planted runs."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hf_scaling.study.questions import Question, judge
+from hf_scaling.study.rounds import run_rounds
+
+LEVELS, N_PARAMS = [250, 500, 1000, 2000, 4000, 8000, 16000], 211_338
+QUESTION = Question("boundary", "loss", N_PARAMS, (250.0, 16000.0))
+
+
+def planted(ratio, noise=0.01, seeds=6, seed=0):
+    """Runs of both arms; `ratio(n)` is log(distilled / plain)."""
+    draw, rows = np.random.default_rng(seed), []
+    for number in range(seeds):
+        for n in LEVELS:
+            plain = 0.3 + 30 * n**-0.35
+            for arm, loss in (("plain", plain), ("distilled", plain * np.exp(ratio(n)))):
+                loss *= np.exp(noise * draw.standard_normal())
+                rows.append({"arm": arm, "n_pretrain": n, "seed": number, "loss": loss, "seconds": max(n, 1000) / 100})
+    constants = {"stage": "pretrain", "model": "vit-200k", "n_params": N_PARAMS, "n_finetune": 0, "downstream": None}
+    return pd.DataFrame(rows).assign(**constants)
+
+
+def crossing_at(n):
+    return lambda size: 0.1 * np.log(size / n)
+
+
+class Pool:
+    def __init__(self, runs, seconds=1e5, dies_at=None):
+        self.runs, self.left, self.done, self.dies_at = runs, seconds, [], dies_at
+
+    def candidates(self):
+        return self.runs.drop(index=self.done)
+
+    def measure(self, cells):
+        for cell in cells:
+            if self.dies_at is not None and len(self.done) >= self.dies_at:
+                raise KeyboardInterrupt
+            assert cell not in self.done
+            self.done.append(cell)
+            self.left -= self.runs.at[cell, "seconds"]
+
+    def table(self):
+        return self.runs.loc[self.done]
+
+    def seconds_left(self):
+        return self.left
+
+
+@pytest.mark.parametrize(
+    "ratio, verdict",
+    [
+        (crossing_at(2000), "crossing"),
+        (lambda n: -0.1, "distillation_always"),
+        (lambda n: 0.1, "distillation_never"),
+        (lambda n: 0.0, "no_difference"),
+    ],
+)
+def test_the_judge_knows_each_answer(ratio, verdict):
+    answer = judge(planted(ratio, noise=0.005), QUESTION)
+    assert (answer.verdict, answer.answered, answer.distance) == (verdict, True, 0)
+    if verdict == "crossing":
+        assert answer.low < 2000 < answer.high < 2 * answer.low
+
+
+def test_a_verdict_on_part_of_the_range_does_not_count():
+    rows = planted(lambda n: -0.1)
+    answer = judge(rows[rows["n_pretrain"].between(500, 8000)], QUESTION)
+    assert answer.verdict == "distillation_always" and not answer.answered
+    assert answer.missing == [250.0, 16000.0]
+    four = judge(rows[rows["n_pretrain"].isin([250, 500, 4000, 16000])], QUESTION)
+    assert four.verdict == "distillation_always" and not four.answered and not four.missing
+
+
+def test_rows_that_cannot_be_fitted_are_no_answer():
+    answer = judge(planted(crossing_at(2000)).iloc[:3], QUESTION)
+    assert (answer.verdict, answer.answered, answer.distance) == ("too_few", False, np.inf)
+
+
+def test_other_students_do_not_answer_for_the_middle_one():
+    middle = planted(crossing_at(2000), noise=0.005)
+    other = planted(lambda n: -0.2, noise=0.005).assign(model="vit-800k", n_params=815_882)
+    answer = judge(pd.concat([middle, other], ignore_index=True), QUESTION)
+    assert answer.verdict == "crossing" and answer.low < 2000 < answer.high
+
+
+def test_a_crossing_is_answered_confirmed_and_costs_a_part_of_the_pool():
+    pool, seen = Pool(planted(crossing_at(1500))), []
+    outcome = run_rounds(pool, [QUESTION], report=seen.append)
+    answer = outcome.answers["boundary"]
+    assert outcome.status == "answered" and answer.verdict == "crossing" and answer.low < 1500 < answer.high
+    assert seen[0].number == 0 and not seen[0].answers and len(seen[-1].cells) == 0
+    assert [one.answers["boundary"].answered for one in seen[-2:]] == [True, True]
+    assert pool.table()["seconds"].sum() < 0.5 * pool.runs["seconds"].sum()
+    # Both arms of every pair, so that the comparison is paired.
+    assert (pool.table().groupby(["n_pretrain", "seed"])["arm"].nunique() == 2).all()
+
+
+def test_without_time_or_runs_it_ends_and_says_why():
+    assert run_rounds(Pool(planted(crossing_at(1500)), seconds=60), [QUESTION]).status == "spent"
+    few = planted(lambda n: 0.01 * np.sin(n), noise=0.05, seeds=1)
+    assert run_rounds(Pool(few), [QUESTION]).status == "exhausted"
+
+
+@pytest.mark.parametrize("dies_at", [3, 9, 14])
+def test_an_interrupted_study_measures_the_same_runs(dies_at):
+    runs, rounds = planted(crossing_at(1500), noise=0.03), []
+    undisturbed = Pool(runs)
+    run_rounds(undisturbed, [QUESTION], report=rounds.append)
+    killed, states = Pool(runs, dies_at=dies_at), []
+    with pytest.raises(KeyboardInterrupt):
+        run_rounds(killed, [QUESTION], report=lambda one: states.append(json.loads(json.dumps(one.state))))
+    killed.dies_at = None
+    outcome = run_rounds(killed, [QUESTION], state=states[-1])
+    assert killed.done == undisturbed.done and outcome.status == "answered"
+
+
+def test_more_time_continues_where_the_study_ended():
+    runs = planted(crossing_at(1500), noise=0.03)
+    pool = Pool(runs, seconds=200)
+    first = run_rounds(pool, [QUESTION])
+    assert first.status == "spent"
+    done = list(pool.done)
+    pool.left += 1e5
+    second = run_rounds(pool, [QUESTION], state=first.state)
+    assert second.status == "answered" and pool.done[: len(done)] == done and len(pool.done) > len(done)
+
+
+def labelled(gap, n=6):
+    """Fine-tuned runs of a planted transfer gap beside their pretraining runs."""
+    draw, rows = np.random.default_rng(1), []
+    for n_pretrain in [500, 2000, 8000, 32000, 128000][:n]:
+        for n_finetune in [50, 200, 800, 3200]:
+            for seed in range(2):
+                loss = (200 * n_pretrain**-0.7 + gap) * n_finetune**-0.35 + 0.05
+                loss *= np.exp(0.005 * draw.standard_normal())
+                rows.append({"n_pretrain": n_pretrain, "n_finetune": n_finetune, "seed": seed, "loss": loss})
+    constants = {
+        "stage": "finetune",
+        "model": "vit-200k",
+        "n_params": N_PARAMS,
+        "arm": "plain",
+        "downstream": "digits",
+    }
+    return pd.DataFrame(rows).assign(seconds=5.0, **constants)
+
+
+@pytest.mark.parametrize("gap, verdict", [(4.0, "high"), (0.0, "low")])
+def test_a_transfer_gap_is_judged(gap, verdict):
+    answer = judge(labelled(gap), Question("gap", "loss", N_PARAMS, (500, 32000), "digits"))
+    assert (answer.verdict, answer.answered) == (verdict, True)
+
+
+def test_all_questions_are_taken_in_turn():
+    runs = pd.concat([planted(crossing_at(1500)), labelled(4.0)], ignore_index=True)
+    pool, asked = Pool(runs), []
+    gap = Question("gap", "loss", N_PARAMS, (250, 16000), "digits")
+    outcome = run_rounds(pool, [QUESTION, gap], report=lambda one: asked.append(one.question))
+    assert outcome.status == "answered" and {"boundary", "gap"} <= set(asked)
+    assert outcome.answers["gap"].verdict == "high"
+
+
+def test_a_plan_is_judged():
+    question = Question("plan", "loss", N_PARAMS, (500, 32000), "digits", budget=1000.0, costs={"label": 1.0})
+    answer = judge(labelled(4.0), question)
+    assert answer.verdict in ("clear", "hardly_matters", "cannot_tell") and answer.answered == (
+        answer.verdict != "cannot_tell"
+    )
