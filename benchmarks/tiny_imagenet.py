@@ -8,6 +8,7 @@ A question for which there are too few rows yet is answered by the line that say
 """
 
 import argparse
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -40,9 +41,6 @@ UPSTREAM = "tiny_imagenet_32a"
 SETS = {"tiny_imagenet_32b": 25, "cifar10": 10, "caltech101_32": 101, "gtsrb_32": 43}
 N_CLASSES = {UPSTREAM: 25, **SETS}
 TARGETS = ("loss", "error")
-#: The joint laws of all three sizes, and the textbook's three of fewer.
-JOINT = ("transfer_gap_joint", "joint_multiplicative_full", "joint_additive")
-TEXTBOOK = ("joint_multiplicative", "joint_multiplicative_data", "transfer_gap")
 KEYS = ["stage", "model", "arm", "n_pretrain", "downstream", "n_finetune"]
 
 
@@ -126,14 +124,7 @@ def laws(table: hs.ResultsTable) -> None:
         for target in TARGETS:
 
             def ask(downstream=downstream, target=target):
-                ranking = hs.compare_laws(
-                    table,
-                    target=target,
-                    laws=[*JOINT, *TEXTBOOK],
-                    arm="plain",
-                    upstream=UPSTREAM,
-                    downstream=downstream,
-                )
+                ranking = hs.compare_laws(table, target=target, arm="plain", upstream=UPSTREAM, downstream=downstream)
                 columns = ["law", "holdout_log_rmse", "aicc", "status"]
                 text = ranking.table[columns].to_string(index=False, float_format="%.4g")
                 print(f"\n{downstream}, {target}, largest held out; best {ranking.best}\n{text}")
@@ -178,7 +169,18 @@ def copy(table: hs.ResultsTable, out: Path) -> None:
             print(f"{arm}: {fit.law} {fit.status} {fit.params}")
 
         cannot(f"law of {arm}", ask)
+    files.write_text(out / "expected.json", json.dumps(upstream_answers(table), indent=2) + "\n")
     print(f"{len(frame):,} rows in {out}")
+
+
+def upstream_answers(table: hs.ResultsTable) -> dict[str, dict]:
+    """Target -> the upstream boundary as numbers, which a test reproduces."""
+    found = {}
+    for target in TARGETS:
+        line = hs.find_boundary(table, target=target)
+        ends = {name: getattr(line, name) for name in ("status", "n_pretrain", "low", "high")}
+        found[target] = ends | {"difference": line.difference.to_dict("records")}
+    return found
 
 
 def _save(drawing: Drawing, out: Path) -> None:
@@ -226,7 +228,7 @@ def _curves(name: str, frame: pd.DataFrame, x: str, what: str) -> Drawing:
     def paint(axes, colours):
         for (group, second), means in series:
             number = sorted({key[0] for key, _ in series}).index(group)
-            style = series_style(number, colours)
+            style = {name: value for name, value in series_style(number, colours).items() if name != "dashes"}
             style["linestyle"] = "--" if second in ("distilled", 0) else "-"
             label = f"{group}, {second if x == 'n_pretrain' else f'{second:,.0f} upstream images'}"
             axes.plot(means.index, means * 100, label=label, **style)

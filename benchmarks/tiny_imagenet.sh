@@ -6,8 +6,13 @@ set -e
 sets=$1 out=$2 workers=${3:-2}
 export OMP_NUM_THREADS=1
 
+study() {
+    folder=$1
+    shift
+    nice -n 5 hf-scaling run tiny_imagenet --set "source=$sets/tiny_imagenet_32a" --out "$folder" --workers "$workers" "$@"
+}
 part() {
-    nice -n 5 hf-scaling run tiny_imagenet --set "source=$sets/tiny_imagenet_32a" --out "$out" --workers "$workers" "$@"
+    study "$out" "$@"
 }
 
 small='model=[vit-100k, vit-200k]'
@@ -18,6 +23,12 @@ part --only seed=0 --only "$near" --only model=vit-200k
 part --only seed=0 --only stage=pretrain --only model=vit-800k
 part --only seed=0 --only "$near" --only model=vit-100k
 part --only stage=pretrain --only "$small"
+# The middle size with half the steps, and with distillation that stops once the student has passed its teacher.
+middle='model=vit-200k'
+study "${out}_half_steps" --set pretrain.num_train_epochs=7.5 --set pretrain.min_steps=200 --only seed=0 --only stage=pretrain \
+    --only "$middle"
+study "${out}_until_passed" --only seed=0 --only stage=pretrain --only "$middle" --only arm=distilled \
+    --set 'arms=[plain, {teacher: vit-30k, alpha: 0.5, temperature: 2.0, alpha_schedule: until_passed}]'
 part --only seed=0 --only "$small"
 part --only seed=0
 part

@@ -99,6 +99,15 @@ def test_overrides_reach_the_runs_they_match_and_teachers_too():
     assert {run.teacher.fields["learning_rate"] for run in runs if run.teacher} == {5}
 
 
+def test_an_empty_list_removes_the_overrides_of_a_file():
+    path = GRIDS / "tiny_imagenet.yaml"
+    with pytest.raises(InputError, match="overrides"):
+        Grid.load(path, ["models=[vit-5m]"])
+    everything = Grid.load(path, ["models=[vit-5m]", "overrides=[]"])
+    # A seed: seven amounts with a teacher and two arms, each on four sets with four amounts of labels; and none.
+    assert len(everything) == 3 * (7 * (1 + 2 * (1 + 16)) + 16)
+
+
 def test_skip_removes_runs_but_not_the_teachers_of_others():
     runs = grid(overrides=[{"where": {"arm": "plain"}, "skip": True}]).runs
     pretrained = [run for run in runs if run.stage == "pretrain"]

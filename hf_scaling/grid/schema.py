@@ -249,5 +249,6 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "seeds": list_of(lambda name, value: read_integer(name, value, 0)),
     "pretrain": read_fields,
     "finetune": read_fields,
-    "overrides": list_of(read_override),
+    # An empty list removes those of a file: --set overrides=[].
+    "overrides": lambda name, value: [] if value == [] else list_of(read_override)(name, value),
 }
