@@ -19,7 +19,10 @@ small='model=[vit-100k, vit-200k]'
 near='downstream=[tiny_imagenet_32b, cifar10]'
 part --only seed=0 --only stage=pretrain --only model=vit-200k
 part --only seed=0 --only stage=pretrain --only model=vit-100k
-part --only seed=0 --only "$near" --only model=vit-200k
+# Both arms of an amount before the next amount, so that every stop leaves pairs.
+for n_pretrain in '[0, 11250]' '[500, 2000]' '[4000, 8000]' '[250, 1000]'; do
+    part --only seed=0 --only "$near" --only model=vit-200k --only "n_pretrain=$n_pretrain"
+done
 part --only seed=0 --only stage=pretrain --only model=vit-800k
 part --only seed=0 --only "$near" --only model=vit-100k
 part --only stage=pretrain --only "$small"
