@@ -8,6 +8,7 @@ import hf_scaling as hs
 from hf_scaling import InputError
 from hf_scaling.cli import main
 from hf_scaling.fitting.curves import CurveCoordinates
+from hf_scaling.fitting.prior import SOURCES, published_prior
 from hf_scaling.fitting.shared import SharedDistribution
 from hf_scaling.laws import LAWS
 
@@ -159,6 +160,7 @@ def test_rows_of_several_models_are_refused_with_the_flag_that_pools_them():
         ({"pool": ["model", "model"]}, "once"),
         ({"pool": "model", "objective": "mse"}, "mse"),
         ({"pool": "model", "method": "pairs"}, "pairs"),
+        ({"pool": "model", "prior": {"a": (0.3, 0.1)}}, "prior"),
     ],
 )
 def test_what_does_not_go_with_pool_is_refused(change, named):
@@ -238,3 +240,40 @@ def test_the_shared_distribution_recovers_planted_covariances():
     means, covariances = shared.leave_one_out()
     score = np.einsum("cf,cfg,cg->c", values - means, np.linalg.inv(covariances), values - means)
     assert 1.2 < score.mean() < 3.2
+
+
+def short_curve(noise=0.03):
+    sizes = np.geomspace(1e4, 6e4, 6)
+    generator = np.random.default_rng(3)
+    return {"n_pretrain": sizes, "loss": (0.3 + 4 * sizes**-0.25) * np.exp(noise * generator.standard_normal(6))}
+
+
+def test_the_published_prior_counts_only_where_the_rows_leave_an_exponent_open():
+    open_, without = (hs.fit_law(short_curve(), "power_law", prior=p, bootstrap=100) for p in ("published", None))
+    assert open_.status == without.status == "not_identifiable"
+    assert "prior" in open_.note_codes and "prior" not in without.note_codes
+    assert open_.params == without.params and open_.intervals != without.intervals
+    table, _ = planted(curves=1)
+    determined, same = (hs.fit_law(table, "power_law", prior=p, bootstrap=100) for p in ("published", None))
+    assert determined.status == "ok" and "prior" not in determined.note_codes
+    assert determined.intervals == same.intervals
+
+
+def test_a_prior_of_ones_own_moves_an_open_exponent_towards_it():
+    free = hs.fit_law(short_curve(), "power_law", prior=None, bootstrap=0).params["a"]
+    for median in (0.1, 1.0):
+        held = hs.fit_law(short_curve(), "power_law", prior={"a": (median, 0.05)}, bootstrap=100)
+        assert abs(np.log(held.params["a"] / median)) < min(abs(np.log(free / median)), 0.2)
+        low, high = held.intervals["a"]
+        assert high / low < 1.6
+
+
+def test_priors_that_cannot_be_used_are_refused():
+    for prior, named in (("mine", "mine"), ({"a": (0.3, -1)}, "a"), ({"b": (0.3, 0.1)}, "'b'"), ({"a": 0.3}, "a")):
+        with pytest.raises(InputError, match=named):
+            hs.fit_law(short_curve(), "power_law", prior=prior, bootstrap=0)
+
+
+def test_a_published_prior_can_leave_sources_out():
+    whole, part = published_prior("power_law"), published_prior("power_law", without=["few_shot"])
+    assert part["a"][0] < whole["a"][0] and published_prior("power_law", without=SOURCES) == {}

@@ -49,6 +49,12 @@ _FITTING: dict[str, dict[str, Any]] = {
     "method": {"default": "wild", "metavar": "NAME", "help": "bootstrap: wild (default) or pairs"},
     "level": {"type": float, "default": 0.95, "metavar": "P", "help": "level of the intervals (default: 0.95)"},
     "seed": {"type": int, "default": 0, "metavar": "N", "help": "seed of the starts and draws (default: 0)"},
+    "prior": {
+        "type": lambda text: None if text == "none" else text,
+        "default": "published",
+        "metavar": "NAME",
+        "help": "of exponents that the rows leave open: published (default) or none",
+    },
 }
 #: What most commands take; `boundary` takes fewer.
 ROWS = ("target", "x", "arm", "upstream", "downstream", "stage", "direction", "bounds", "weights")

@@ -26,7 +26,7 @@ EXAMPLE = "hf-scaling fit results.csv --law chinchilla --map n_pretrain=tokens -
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_results_arguments(
-        parser, (*ROWS, "cluster", "pool"), fitting=("objective", "delta", "seed", *INTERVALS, "method")
+        parser, (*ROWS, "cluster", "pool"), fitting=("objective", "delta", "seed", *INTERVALS, "method", "prior")
     )
     law = parser.add_argument_group("law")
     name_help = "see `hf-scaling laws`; auto selects (default: transfer_gap)"

@@ -31,7 +31,7 @@ EXAMPLE = "hf-scaling predict studies/demo --target error --at n_pretrain=1e6 --
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    add_results_arguments(parser, (*ROWS, "pool"), ("objective", "delta", "seed", *INTERVALS), or_law=True)
+    add_results_arguments(parser, (*ROWS, "pool"), ("objective", "delta", "seed", *INTERVALS, "prior"), or_law=True)
     law_help = "see `hf-scaling laws`; auto selects or combines (default: auto)"
     parser.add_argument("--law", metavar="NAME", help=law_help)
     place = parser.add_argument_group("sizes")

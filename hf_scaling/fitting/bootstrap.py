@@ -13,6 +13,7 @@ import numpy as np
 
 from hf_scaling.fitting.clusters import cluster_effects
 from hf_scaling.fitting.estimate import Estimate, hat_basis, lift_zeros, student_factor
+from hf_scaling.fitting.prior import PriorProblem
 from hf_scaling.fitting.rows import FitRows, number_configurations
 from hf_scaling.fitting.solver import Problem, minimise
 from hf_scaling.laws import Evaluator
@@ -71,6 +72,8 @@ def draw(estimate: Estimate, count: int, method: str = "wild", seed: int = 0) ->
         problems = [replace(problem, counts=counts) for counts in resampled]
     else:
         problems = [replace(problem, target=estimate.fitted + deviations) for deviations in resampled]
+        if isinstance(problem, PriorProblem):
+            problems = [one.drawn(generator, len(one.target)) for one in problems]  # type: ignore[attr-defined]
     parts = [_solve(estimate, problem) for problem in problems]
     return Draws(np.concatenate([u for u, _ in parts]), float(np.concatenate([c for _, c in parts]).mean()))
 

@@ -45,7 +45,10 @@ class Refits:
 
 
 def judge(
-    estimate: Estimate, effects: ClusterEffects | None = None, refits: Refits | None = None
+    estimate: Estimate,
+    effects: ClusterEffects | None = None,
+    refits: Refits | None = None,
+    identification: list[dict] | None = None,
 ) -> tuple[str, list[dict]]:
     """The status of a fit, the first that holds of not_identifiable, at_bound, poor_fit and ok, and all notes.
 
@@ -53,8 +56,10 @@ def judge(
         estimate: The fit.
         effects: What the rows of each cluster share; None where rows are independent.
         refits: The bootstrap's; None without one.
+        identification: `identification_notes` of the estimate, where they are known already.
     """
-    unidentified = design_notes(estimate.rows) + identification_notes(estimate, effects)
+    unidentified = design_notes(estimate.rows)
+    unidentified += identification_notes(estimate, effects) if identification is None else identification
     if effects is not None:
         unidentified += cluster_notes(estimate, effects)
     bounds, misfit = bound_notes(estimate), misfit_notes(estimate, effects)

@@ -130,7 +130,8 @@ class Estimate:
     def slopes(self) -> np.ndarray:
         """(N, F) derivatives of the weighted fitted values; zero for coordinates on a bound."""
         _, jacobian = self.problem.residuals(self.u[None])
-        return jacobian[0].T * ~self.held
+        # Further residuals, of a prior, are no rows.
+        return jacobian[0].T[: len(self.rows.target)] * ~self.held
 
 
 def robust_scale(residuals: np.ndarray, n_parameters: int) -> float:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hf_scaling.errors import InputError
-from hf_scaling.fitting.bootstrap import METHODS, draw
+from hf_scaling.fitting.bootstrap import MANY_ROWS, METHODS, draw
 from hf_scaling.fitting.clusters import cluster_effects
-from hf_scaling.fitting.diagnostics import Refits, judge
+from hf_scaling.fitting.diagnostics import Refits, identification_notes, judge
 from hf_scaling.fitting.discrepancy import estimate_discrepancy, extrapolation_notes, hold_out
 from hf_scaling.fitting.estimate import Estimate, estimate
 from hf_scaling.fitting.law_fit import LawFit, quantiles
+from hf_scaling.fitting.prior import check_names, checked_prior, with_prior
 from hf_scaling.fitting.rows import (
     FitRows,
     RowFilter,
@@ -58,6 +59,7 @@ def fit_law(
     bounds: tuple[float | None, float | None] | None = None,
     cluster: str | None = None,
     pool: "str | Sequence[str] | None" = None,
+    prior: "str | Mapping[str, tuple[float, float]] | None" = "published",
 ) -> LawFit:
     """Fit a scaling law to a results table.
 
@@ -93,6 +95,8 @@ def fit_law(
         pool: Columns whose values name curves, such as ["model", "downstream"]: one law is fitted to each, with
             parameters that share a distribution, so that a curve of few points borrows from the others. `predict`
             then takes these columns too, and `curves` has a row for each curve.
+        prior: What is assumed of exponents that the rows leave open (status not_identifiable): "published" for what
+            published curves have, None for nothing, or exponent to (median, standard deviation of its logarithm).
 
     Returns:
         A LawFit. Every usable table gives one; doubts are in its status and notes.
@@ -119,7 +123,7 @@ def fit_law(
         pool=pool or (),
     )
     options = FitOptions(
-        objective, delta, bootstrap, method, level, seed, fixed or {}, list(tied or []), supervised, combine
+        objective, delta, bootstrap, method, level, seed, fixed or {}, list(tied or []), supervised, combine, prior
     )
     return fit_table(table, law, row_filter, options)
 
@@ -139,6 +143,8 @@ class FitOptions:
         tied: Groups of parameters that share one value.
         supervised: For `distillation`: a chinchilla_coupled fit or its parameters.
         combine: With law="auto": whether several laws may be combined.
+        prior: Of exponents that the rows leave open: "published", None, or exponent to (median, standard deviation of
+            its logarithm).
 
     Raises:
         InputError: A value is unknown or out of range.
@@ -154,8 +160,10 @@ class FitOptions:
     tied: Sequence[Iterable[str]] = ()
     supervised: "LawFit | Mapping[str, float] | None" = None
     combine: bool = True
+    prior: "str | Mapping[str, tuple[float, float]] | None" = "published"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "prior", checked_prior(self.prior))
         if self.method not in METHODS:
             raise InputError(f"method {self.method!r} is unknown: choose one of {', '.join(METHODS)}")
         for name in ("bootstrap", "seed"):
@@ -235,13 +243,23 @@ def fit_rows(rows: FitRows, law: Law, options: FitOptions) -> LawFit:
     if count < free:
         raise InputError(f"{law.name} has {free} free parameters and the table gives {count} rows: add runs")
     estimated = estimate(rows, law, coordinates, objective, options.seed)
+    check_names(options.prior, law)
+    effects = cluster_effects(estimated)
+    identification = identification_notes(estimated, effects)
+    is_open = any(n["code"] == "not_identifiable" for n in identification)
+    of_rows, of_draws, used = estimated, estimated, list[dict]()
+    if options.prior is not None and is_open and options.method == "wild" and effects is None and count <= MANY_ROWS:
+        of_draws, used = with_prior(estimated, options.prior)
+        # What other tables have widens intervals; only what the caller knows of this one moves the estimate.
+        estimated = estimated if options.prior == "published" else of_draws
+        notes = notes + used
     draws, refits = np.full((options.bootstrap, len(law.parameters)), np.nan), None
     if options.bootstrap and estimated.has_scatter:
-        drawn = draw(estimated, options.bootstrap, options.method, options.seed)
+        drawn = draw(of_draws, options.bootstrap, options.method, options.seed)
         draws = estimated.problem.coordinates.to_theta(drawn.u)
         refits = Refits(draws, 1 - drawn.converged, options.level)
-    effects = cluster_effects(estimated)
-    status, findings = judge(estimated, effects, refits)
+    # What the rows alone determine.
+    status, findings = judge(of_rows, effects, refits, identification)
     held_out = hold_out(estimated)
     badly = extrapolation_notes(estimated, held_out)
     status, findings = "extrapolates_badly" if badly and status == "ok" else status, findings + badly
@@ -275,6 +293,7 @@ def fit_rows(rows: FitRows, law: Law, options: FitOptions) -> LawFit:
             "weights": weights,
             "n_starts": estimated.n_starts,
             "scale": rows.scale.to_dict(),
+            **({"prior": options.prior} if used else {}),
             **options.to_dict(),
         },
         data={**describe_rows(rows), "discrepancy": discrepancy},

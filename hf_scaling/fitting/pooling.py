@@ -5,7 +5,7 @@ distribution (shared.py) is estimated from the curves in turn, and the two steps
 trusted is measured on the curves themselves: each is cut short, fitted with its prior and compared with its rest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.curves import CurveCoordinates, CurveFits
 from hf_scaling.fitting.discrepancy import log_ranges, log_sizes
-from hf_scaling.fitting.estimate import robust_scale, search_starts
+from hf_scaling.fitting.estimate import robust_scale, search_starts, student_factor
 from hf_scaling.fitting.fit import FitOptions, describe_rows, resolve_law, suited_to, with_compute
 from hf_scaling.fitting.law_fit import LawFit, quantiles
 from hf_scaling.fitting.rows import FitRows, RowFilter, note, select_rows, thinned
@@ -44,8 +44,10 @@ _FIRST_VARIANCE = 4.0
 _KEPT, _FEWEST_KEPT = (0.15, 0.3, 0.5, 0.75), 3
 # In a cut, distances count as at least this share of the largest.
 _NEAREST = 0.1
-# Ends of the factor by which the cuts may change the width of intervals.
-_NARROWEST, _WIDEST = 0.7, 4.0
+# Factors of the posterior's width, and errors of the law per unit of logarithmic distance, that are tried on the cuts.
+_FACTORS, _PER_LOG = np.geomspace(0.5, 4.0, 22), np.append(0.0, np.geomspace(0.002, 0.5, 20))
+# The largest factor by which tails may widen intervals further.
+_HEAVIEST = 2.0
 # Sizes of a curve that a fit records for figures.
 _MOST_RECORDED = 64
 # Values of the noise of a new run.
@@ -165,6 +167,8 @@ def _check(rows: FitRows, law: Law, options: FitOptions) -> None:
         raise InputError(
             "pool: curves share a distribution of logarithms; use a positive target without objective mse"
         )
+    if isinstance(options.prior, Mapping):
+        raise InputError("prior has no effect with pool: the curves' own distribution is the prior")
     if options.method != "wild":
         raise InputError(f"method {options.method!r} has no effect with pool: its draws are of the posterior")
     free = len(coordinates_of(law, options.fixed, options.tied).names)
@@ -309,17 +313,27 @@ def _calibrate(cuts: Sequence["Cut"]) -> tuple[float, float, int]:
     """
     if not cuts:
         return 1.0, 0.0, 0
-    # The law's own error is what the cuts miss beyond the posterior's variance.
-    excess = [np.mean((cut.miss**2 - cut.variance) / cut.distance**2) for cut in cuts]
-    per_log = float(np.sqrt(max(np.mean(np.clip(excess, *np.quantile(excess, (0.1, 0.9)))), 0.0)))
-    sizes = [np.abs(cut.miss) / np.sqrt(cut.variance + (per_log * cut.distance) ** 2) for cut in cuts]
-    shares = np.concatenate([np.full(len(size), 1 / len(size)) for size in sizes])
-    together = np.concatenate(sizes)
-    order = np.argsort(together)
+    squares = np.concatenate([cut.miss**2 for cut in cuts])
+    variances = np.concatenate([cut.variance for cut in cuts])
+    distances = np.concatenate([cut.distance**2 for cut in cuts])
+    noise = np.concatenate([cut.noise for cut in cuts])
+    # The rows beyond one cut move together: each cut counts once.
+    shares = np.concatenate([np.full(len(cut.miss), 1 / len(cut.miss)) for cut in cuts])
+    best = (np.inf, 1.0, 0.0)
+    for factor in _FACTORS:
+        for per_log in _PER_LOG:
+            variance = factor**2 * variances + per_log**2 * distances + noise
+            cost = float(shares @ (np.log(variance) + squares / variance))
+            best = min(best, (cost, float(factor), float(per_log)))
+    _, factor, per_log = best
+    relative = np.sqrt(squares / (factor**2 * variances + per_log**2 * distances + noise))
+    order = np.argsort(relative)
     inside = np.cumsum(shares[order]) / shares.sum()
     place = min(int(np.searchsorted(inside, 0.95)), len(order) - 1)
-    widening = float(together[order[place]]) / 1.96
-    return float(np.clip(widening, _NARROWEST, _WIDEST)), per_log, len(cuts)
+    tails = float(np.clip(relative[order[place]] / 1.96, 1.0, _HEAVIEST))
+    # The distribution is estimated from few curves.
+    tails *= float(student_factor(max(len({cut.curve for cut in cuts}) - 1, 1)))
+    return tails * factor, tails * per_log, len(cuts)
 
 
 @dataclass(frozen=True)
@@ -331,6 +345,7 @@ class Cut:
         kept: The share of its log range that was kept.
         miss: (M,) measured minus predicted logarithms.
         variance: (M,) the posterior's.
+        noise: (M,) the variance of the rows themselves.
         distance: (M,) logarithmic distance beyond the kept rows, at least a tenth of the largest.
     """
 
@@ -338,6 +353,7 @@ class Cut:
     kept: float
     miss: np.ndarray
     variance: np.ndarray
+    noise: np.ndarray
     distance: np.ndarray
 
 
@@ -377,7 +393,8 @@ def cut_curves(estimated: PooledEstimate) -> list[Cut]:
         distance = logs[curve, beyond] - logs[curve, kept_all[i]].max()
         if len(distance) and distance.max() > 0:
             distance = np.maximum(distance, _NEAREST * distance.max())
-            cuts.append(Cut(int(curve), shares[i], -residual[i, beyond], variances[i, beyond], distance))
+            noise = estimated.noise[curve] ** 2 / weights[curve, beyond]
+            cuts.append(Cut(int(curve), shares[i], -residual[i, beyond], variances[i, beyond], noise, distance))
     return cuts
 
 

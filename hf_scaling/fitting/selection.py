@@ -474,6 +474,8 @@ def fit_best(table: "Table", row_filter: RowFilter, options: FitOptions) -> LawF
     """law="auto": rank, then fit the best law, or a mixture, to all the rows that it can use."""
     if options.fixed or options.tied:
         raise InputError("fixed and tied name parameters of one law: they cannot be used with law='auto'")
+    if isinstance(options.prior, Mapping):
+        raise InputError("prior names exponents of one law: with law='auto' it is 'published' or None")
     return fit_ranked(table, rank(table, row_filter, options), row_filter, options)
 
 

@@ -17,7 +17,9 @@ _CENTRE_VARIANCE = 25.0
 # Information added to each coordinate of each curve, so that what its rows do not determine has a finite variance.
 _LEAST_INFORMATION = 1e-4
 # Standard deviation of all effects together, and the number of levels that it weighs as much as, before any is seen.
-_PRIOR_DEVIATION, _PRIOR_WEIGHT = 0.5, 1.0
+_PRIOR_DEVIATION, _PRIOR_WEIGHT = 0.2, 1.0
+# Uncorrelated levels, as a share of the coordinates, that the correlations of effects are shrunk by.
+_CORRELATION_WEIGHT = 0.25
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,10 @@ class SharedDistribution:
                 mean = covariance @ scores[curves].sum(axis=0)
                 certainty = blocks[curves][:, :, curves].sum(axis=(0, 2))
                 total += np.outer(mean, mean) + covariance - covariance @ certainty @ covariance
-            covariances.append((total + _PRIOR_WEIGHT * prior) / (number + _PRIOR_WEIGHT))
+            total = (total + _PRIOR_WEIGHT * prior) / (number + _PRIOR_WEIGHT)
+            # Few levels fit any correlation: theirs are shrunk as if uncorrelated levels had been seen too.
+            kept = number / (number + _CORRELATION_WEIGHT * free)
+            covariances.append(kept * total + (1 - kept) * np.diag(np.diag(total)))
         return replace(self, covariances=np.stack(covariances))
 
     @property
