@@ -1,4 +1,4 @@
-.PHONY: style quality test
+.PHONY: style quality docs test
 paths = hf_scaling recipes tests benchmarks
 
 style:
@@ -10,6 +10,10 @@ quality:
 	ruff check $(paths)
 	mypy --config-file setup.cfg
 	lint-imports --config setup.cfg
+
+# Broken links, pages outside the navigation and missing names are errors.
+docs:
+	mkdocs build --strict --quiet
 
 test:
 	pytest

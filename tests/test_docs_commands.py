@@ -7,6 +7,7 @@ import ast
 import contextlib
 import io
 import itertools
+import json
 import re
 import shlex
 import sys
@@ -25,15 +26,15 @@ from studies import rows
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Pages whose Python blocks, in order, share one namespace and run in the folder that `workplace` makes.
-RUN = ("boundary.md", "index.md", "tables.md")
+RUN = ("README.md", "boundary.md", "index.md", "tables.md")
 RUN_SLOWLY = ("fitting.md", "planning.md", "report.md", "suggest.md")
 # Blocks that are compiled only, by page and number of the Python block in it.
 NOT_RUN = {
-    ("README.md", 0): "loads a checkpoint of one's own",
     ("data.md", 1): "folders of one's own",
     ("distillation.md", 0): "trains; test_distillation_docs.py runs it",
     ("distillation.md", 1): "loads a teacher of one's own",
     ("fitting.md", 2): "writes to the Hub",
+    ("index.md", 1): "loads a checkpoint of one's own",
     ("hub.md", 0): "writes to the Hub",
     ("hub.md", 1): "writes to the Hub",
     ("hub.md", 2): "writes to the Hub",
@@ -205,10 +206,43 @@ def test_every_block_compiles_and_is_run_or_listed():
     for page in PAGES:
         for number, block in enumerate(blocks(page, "python")):
             ast.parse(block, f"{page.name}, block {number}")
-            run = page.name in (*RUN, *RUN_SLOWLY, "data.md", "README.md")
+            run = page.name in (*RUN, *RUN_SLOWLY, "data.md")
             assert run or (page.name, number) in NOT_RUN, (
                 f"{page.name}, Python block {number} is neither run nor listed"
             )
+
+
+def notebook_cells(trains: bool) -> list[str]:
+    """The code of the notebook's first half, or of both."""
+    notebook = json.loads((ROOT / "examples" / "from_a_table_to_a_decision.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return ["".join(cell["source"]) for cell in cells if trains or "trains" not in cell["metadata"].get("tags", ())]
+
+
+def run_cells(cells: list[str]) -> dict:
+    namespace: dict = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        for cell in cells:
+            exec(compile(cell, "notebook", "exec"), namespace)
+    return namespace
+
+
+def test_the_notebook_decides_from_a_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = run_cells(notebook_cells(trains=False))
+    truth = {"E": 0.3, "A": 20.0, "alpha": 0.4, "B": 12.0, "beta": 0.35}
+    intervals = namespace["fit"].intervals
+    assert all(intervals[name][0] < value < intervals[name][1] for name, value in truth.items())
+    assert namespace["need"].low < namespace["need"].value < namespace["need"].high
+    assert (tmp_path / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_notebook_trains_its_study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = run_cells(notebook_cells(trains=True))
+    assert len(namespace["results"].rows()) == 36
+    assert (tmp_path / "study.html").is_file()
 
 
 def test_every_public_name_is_in_the_reference():
