@@ -13,6 +13,7 @@ _HOMES = {
     "Grid": "grid",
     "RunSpec": "grid",
     "run_grid": "runner",
+    "run_study": "study.run",
     "LAWS": "laws",
     "Law": "laws",
     "LawFit": "fitting",

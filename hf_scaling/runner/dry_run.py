@@ -58,7 +58,7 @@ def estimate(
     study, plan = Study(folder), select_runs(grid.plan(guess=True), only)
     left = runs_to_train(study, study.table(), plan)
     if gpu is None:
-        seconds = _seconds_here(plan, left)
+        seconds = seconds_here(plan, left)
     else:
         seconds = {run.run_id: _OVERHEAD + gpu.seconds(run) / run.processes for run in left}
     groups = []
@@ -87,7 +87,7 @@ def estimate(
     )
 
 
-def _seconds_here(plan: Sequence[PlannedRun], left: Sequence[PlannedRun]) -> dict[str, float]:
+def seconds_here(plan: Sequence[PlannedRun], left: Sequence[PlannedRun]) -> dict[str, float]:
     """run_id -> seconds of a run on this machine; NaN where no similar speed is known."""
     speeds, seconds = Speeds(), {}
     _time_models(plan, left, speeds)

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 _ATTEMPTS = 2  # of a run that fails
 _DEATHS = 5  # workers that die during one run before it counts as failed
 _POLL = 1.0  # seconds between two looks at what other runners do
-_AXES = ("stage", "model", "arm", "n_pretrain", "seed", "downstream", "n_finetune")
+_AXES = ("stage", "model", "arm", "n_pretrain", "seed", "downstream", "n_finetune", "run_id")
 
 
 class RunsFailedError(RunError):
@@ -51,7 +51,7 @@ def run_grid(
         retry_failed: Whether to retry runs that failed in an earlier call.
         progress: Whether to show a progress bar, and failures, on stderr.
         only: Train only the runs with these values, and the runs they need: a value or a list of values for stage,
-            model, arm, n_pretrain, seed, downstream or n_finetune. None = all.
+            model, arm, n_pretrain, seed, downstream, n_finetune or run_id. None = all.
 
     Returns:
         The study's table; it may hold runs of other grids too.
@@ -128,6 +128,7 @@ def _point_of(run: PlannedRun) -> dict[str, Any]:
         "arm": run.arm,
         "seed": spec.seed,
         "downstream": downstream,
+        "run_id": run.run_id,
         **sizes,
     }
 

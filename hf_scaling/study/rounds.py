@@ -199,12 +199,12 @@ class _Loop:
         # The largest levels are dear, and need not be measured where the arms cross below them.
         price = upstream.groupby("n_pretrain")["seconds"].sum()
         levels = levels[(price[levels] <= seconds * _PILOT_PRICE) | (np.arange(len(levels)) < _PILOT_LEVELS - 1)]
-        chosen = [upstream[upstream["n_pretrain"].isin(_spread(levels, _PILOT_LEVELS))]]
+        chosen = [upstream[upstream["n_pretrain"].isin(spread(levels, _PILOT_LEVELS))]]
         if any(question.name != "boundary" for question in self.questions):
             labelled = first[(first["stage"] == "finetune") & (first["arm"] == "plain") & (first["n_pretrain"] > 0)]
             for _, cells in labelled.groupby("downstream"):
-                pretrained = _spread(np.sort(cells["n_pretrain"].unique()), 3)
-                labels = _spread(np.sort(cells["n_finetune"].unique()), _PILOT_LABELS)
+                pretrained = spread(np.sort(cells["n_pretrain"].unique()), 3)
+                labels = spread(np.sort(cells["n_finetune"].unique()), _PILOT_LABELS)
                 chosen.append(cells[cells["n_pretrain"].isin(pretrained) & cells["n_finetune"].isin(labels)])
         cells = pd.concat(chosen).sort_values("seconds", kind="stable")
         # A pilot that takes all the time leaves none for the answer; both arms of a level or neither.
@@ -290,7 +290,7 @@ class _Loop:
         return ordered[ordered["seconds"].cumsum() <= budget]
 
 
-def _spread(levels: np.ndarray, n: int) -> np.ndarray:
+def spread(levels: np.ndarray, n: int) -> np.ndarray:
     """At most n of the levels, both ends among them, evenly spread."""
     return levels[np.unique(np.round(np.linspace(0, len(levels) - 1, min(n, len(levels)))).astype(int))]
 

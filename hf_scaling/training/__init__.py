@@ -10,7 +10,7 @@ from hf_scaling.training.config import (
 )
 from hf_scaling.training.process_cache import GuessedSource, ProcessCache
 from hf_scaling.training.resolve import ResolvedRun, resolve, resolve_runs
-from hf_scaling.training.run import print_result, train
+from hf_scaling.training.run import print_result, train, validate
 
 __all__ = [
     "FinetuneFields",
@@ -26,4 +26,5 @@ __all__ = [
     "resolve",
     "resolve_runs",
     "train",
+    "validate",
 ]

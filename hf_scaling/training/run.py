@@ -67,6 +67,24 @@ def train(run: ResolvedRun, folder: str | Path | None = None) -> tuple[Path, dic
         return path, _Training(run, RunFolder(path)).execute()
 
 
+def validate(run: ResolvedRun, folder: Path) -> float:
+    """Train a pretraining run without a teacher and give its loss on the validation part; no checkpoint is kept.
+
+    Args:
+        run: With an `eval_strategy`, so that a validation part is held out.
+        folder: For what the Trainer writes; to be removed by the caller.
+
+    Raises:
+        RunError: The loss is not finite.
+    """
+    with quiet_libraries():
+        training = _Training(run, RunFolder(folder))
+        model, _ = training._start_from(None, None, None)
+        trainer = training._make_trainer(model, None, run.counted.training)
+        trainer.train_to_end()
+        return float(trainer.evaluate()["eval_loss"])
+
+
 class _Training:
     """One run on its way from its resolved state to its row."""
 

@@ -360,7 +360,8 @@ class ExpectedGain:
             begun = np.isin(np.arange(len(self._toward)), self._runs)
             freedom = self._spare + ((self._is_new & begun).sum() + (self._is_new & ~begun))
         student = stdtrit(freedom, 0.975) / stdtrit(self._spare, 0.975)
-        return np.sqrt(variance / self._today) * student
+        with np.errstate(invalid="ignore"):  # no variance today: nothing to gain
+            return np.sqrt(variance / self._today) * student
 
     def _by_cluster(self, values: np.ndarray) -> np.ndarray:
         """Sum over the runs (R + 1, C) of each cluster; the last row is the further run's where it begins one."""

@@ -1,0 +1,285 @@
+"""The look of a study: what the sets hold, how fast this machine is, and the grid of runs that fits the hours.
+
+The plan of the first call is written to the study's folder (`study.json`, `grid.yaml`) and is never estimated anew:
+speeds change with what else a machine does, and what a study could have measured must not change under it.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_scaling import files
+from hf_scaling.data import Source, count_overlap, open_source
+from hf_scaling.errors import InputError
+from hf_scaling.grid import Grid, PlannedRun
+from hf_scaling.runner.dry_run import seconds_here
+from hf_scaling.study.rounds import spread
+from hf_scaling.text import format_count, format_duration, listing
+
+NAME = "study.json"
+#: Students, the smallest about an eighth of the largest, and their teacher, which is smaller than all; small first.
+STUDENTS = (
+    (("vit-50k", "vit-100k", "vit-400k"), "vit-30k"),
+    (("vit-100k", "vit-200k", "vit-800k"), "vit-30k"),
+    (("vit-800k", "vit-2.5m", "vit-5m"), "vit-200k"),
+    (("vit-2.5m", "vit-5m", "vit-21m"), "vit-800k"),
+)
+#: Shares of the hours that the pilot and the tuning may take.
+PILOT_SHARE, TUNING_SHARE = 0.35, 0.1
+# Sources that are drawn rather than read, and how many of their images a study takes at most.
+_DRAWN = {"glyphs": 12_800}
+_SEEDS = list(range(8))
+_LEAST_PER_CLASS, _LEAST_LEVELS, _MOST_LEVELS = 5, 5, 9
+# The most parameters of the middle student for each image of the upstream set.
+_MOST_PARAMS = 200
+_RATE = 2e-3
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What a study measures, fixed at its first call.
+
+    Attributes:
+        upstream: The upstream set as it was given.
+        downstream: The downstream sets as they were given.
+        names: Set as it was given to its name in results.
+        students: Names of the three students, small first.
+        teacher: Name of the teacher.
+        image_size: Side of the images in pixels.
+        n_params: Parameters of each student.
+        n_pretrain: Levels, small first; the last is all images of the source that a study takes.
+        n_finetune: Downstream set (name in results) to levels.
+        overlap: Downstream set (name in results) to the number of its images that are also upstream images.
+        seconds_per_flop: Measured on this machine, by counted FLOPs of an example.
+        seed: Of the study.
+    """
+
+    upstream: str
+    downstream: list[str]
+    names: dict[str, str]
+    students: list[str]
+    teacher: str
+    image_size: int
+    n_params: dict[str, int]
+    n_pretrain: list[int]
+    n_finetune: dict[str, list[int]]
+    overlap: dict[str, int]
+    seconds_per_flop: dict[str, float] = field(repr=False)
+    seed: int = 0
+
+    @property
+    def middle(self) -> str:
+        """The student at which the questions are asked."""
+        return self.students[1]
+
+    def seconds(self, run: PlannedRun) -> float:
+        """What a run takes here, by its counted operations and the nearest speed that was measured."""
+        speeds = {float(flops): seconds for flops, seconds in self.seconds_per_flop.items()}
+        nearest = min(speeds, key=lambda flops: abs(math.log(flops / max(run.flops_per_example, 1.0))))
+        return _OVERHEAD + run.flops * speeds[nearest]
+
+    def save(self, folder: Path) -> None:
+        """Write it into a study's folder."""
+        files.write_text(folder / NAME, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "StudyPlan | None":
+        """Read it from a study's folder; None where there is none.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        path = folder / NAME
+        if not path.is_file():
+            return None
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}: damaged ({error}): remove it to plan the study anew") from None
+
+    def describe(self) -> list[str]:
+        """The plan in lines, for a person."""
+        sizes = ", ".join(f"{name} ({format_count(self.n_params[name])})" for name in self.students)
+        lines = [
+            f"students {sizes}; teacher {self.teacher}; {self.image_size} px",
+            f"n_pretrain {listing(f'{n:,}' for n in self.n_pretrain)} images of {self.names[self.upstream]}",
+        ]
+        for name, levels in self.n_finetune.items():
+            overlap = self.overlap[name]
+            also = f"; {overlap:,} of its images are also upstream images" if overlap else ""
+            lines.append(f"n_finetune {listing(f'{n:,}' for n in levels)} images of {name}{also}")
+        return lines
+
+
+# Seconds beyond training that a run takes, in a worker that is warm.
+_OVERHEAD = 1.5
+
+
+def look(
+    upstream: str,
+    downstream: Sequence[str],
+    hours: float,
+    workers: int,
+    seed: int = 0,
+    cache_dir: str | Path | None = None,
+) -> tuple[StudyPlan, dict[str, Any]]:
+    """Look at the sets and at this machine; plan the study.
+
+    Args:
+        upstream: The upstream set, as `open_source` takes it.
+        downstream: The downstream sets.
+        hours: Of the study, by the clock.
+        workers: Runs trained at once.
+        seed: Of the study; the seeds of its runs begin there.
+        cache_dir: Folder of the cache; None takes the default.
+
+    Returns:
+        The plan, and the grid of all runs that the study may train, as grid.yaml has it.
+
+    Raises:
+        InputError: A set that is not labelled, has one class, is both upstream and downstream or overlaps wholly with
+            it, or hours in which no pilot ends; the hours that would be enough are named.
+    """
+    image_size, patch_size = (16, 4) if upstream in ("glyphs", "digits") else (32, 8)
+    sources = {name: open_source(name, image_size=image_size, cache_dir=cache_dir) for name in (upstream, *downstream)}
+    source = sources[upstream]
+    n_most = min(_DRAWN.get(upstream, len(source.train)), len(source.train))
+    overlap = {}
+    for name in downstream:
+        below = sources[name]
+        if below.fingerprint == source.fingerprint:
+            raise InputError(f"--downstream {name}: is the upstream set itself: give other images")
+        n = count_overlap(source.train, below.test) + count_overlap(source.train, below.train)
+        if n >= 0.5 * (len(below.test) + len(below.train)):
+            raise InputError(
+                f"--downstream {name}: {n:,} of its images are also images of {upstream}: give images that are not"
+            )
+        overlap[below.name] = n
+    levels = _halved(n_most, _LEAST_PER_CLASS * len(source.class_names), _MOST_LEVELS)
+    if len(levels) < 3:
+        raise InputError(
+            f"{upstream}: {n_most:,} images of {len(source.class_names):,} classes are too few for a study"
+        )
+    labels = {sources[name].name: _labels(sources[name]) for name in downstream}
+    content = _grid(upstream, list(downstream), image_size, patch_size, levels, labels, seed)
+    every = sorted({name for students, teacher in STUDENTS for name in (*students, teacher)})
+    probe = {
+        "models": every,
+        "n_pretrain": levels,
+        "arms": ["plain"],
+        "seeds": [seed],
+        "pretrain": content["pretrain"],
+    }
+    runs = Grid.from_dict(probe, "look").plan(guess=True)
+    seconds = seconds_here(runs, runs)
+    students, teacher, levels = _fit(runs, seconds, levels, hours * 3600 * workers, hours)
+    content |= {"models": list(students), "n_pretrain": [0, *levels] if downstream else levels}
+    content["arms"] = ["plain", {"teacher": teacher, "alpha": 0.5, "temperature": 2.0}]
+    rates = {
+        str(run.flops_per_example): (seconds[run.run_id] - _OVERHEAD) / run.flops
+        for run in runs
+        if run.model in (*students, teacher) and not math.isnan(seconds[run.run_id])
+    }
+    plan = StudyPlan(
+        upstream=upstream,
+        downstream=list(downstream),
+        names={name: opened.name for name, opened in sources.items()},
+        students=list(students),
+        teacher=teacher,
+        image_size=image_size,
+        n_params={run.model: int(run.n_params or 0) for run in runs if run.model in students},
+        n_pretrain=levels,
+        n_finetune=labels,
+        overlap=overlap,
+        seconds_per_flop=rates,
+        seed=seed,
+    )
+    return plan, content
+
+
+def _halved(most: int, least: int, n: int) -> list[int]:
+    """Levels from `most` down by halves to `least`, at most n, small first."""
+    levels = [most]
+    while len(levels) < n and levels[-1] // 2 >= least:
+        levels.append(levels[-1] // 2)
+    return levels[::-1]
+
+
+def _labels(source: Source) -> list[int]:
+    """Four levels of n_finetune: from two images a class to all, evenly spread in their logarithms."""
+    most, least = len(source.train), min(max(2 * len(source.class_names), 20), len(source.train) // 4)
+    return sorted({round(n) for n in np.geomspace(least, min(most, 64 * least), 4)})
+
+
+def _grid(
+    upstream: str,
+    downstream: list[str],
+    image_size: int,
+    patch_size: int,
+    levels: list[int],
+    labels: Mapping[str, list[int]],
+    seed: int,
+) -> dict[str, Any]:
+    """The grid without its models: every level, both arms, eight seeds, of which the first two are fine-tuned."""
+    # Flips turn letters and signs into others; what a set bears is not known, so images are shifted and erased.
+    rule = {
+        "learning_rate": _RATE,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "weight_decay": 0.05,
+        "augmentation": ["shift", "erase"],
+        "averaging": "tail:0.2",
+        "per_device_eval_batch_size": 500,
+        "save_strategy": "no",
+    }
+    size = {"image_size": image_size, "patch_size": patch_size}
+    pretrain = {"source": upstream, **size, **rule, "per_device_train_batch_size": 64}
+    pretrain |= {"num_train_epochs": 8, "min_steps": 500}
+    seeds = [seed + number for number in _SEEDS]
+    content: dict[str, Any] = {"models": [], "n_pretrain": levels, "arms": ["plain"], "seeds": seeds}
+    if downstream:
+        every = sorted({n for levels in labels.values() for n in levels})
+        content |= {"downstream": downstream, "n_finetune": every, "pretrain": pretrain}
+        content["finetune"] = {
+            **rule, "per_device_train_batch_size": 32, "num_train_epochs": 8, "min_steps": 150, "n_eval": 2000
+        }  # fmt: skip
+        content["overrides"] = [{"where": {"seed": seeds[2:], "n_finetune": every}, "skip": True}]
+        for name, own in zip(downstream, labels.values()):
+            others = [n for n in every if n not in own]
+            if others:
+                content["overrides"].append({"where": {"downstream": name, "n_finetune": others}, "skip": True})
+    else:
+        content["pretrain"] = pretrain
+    return content
+
+
+def _fit(
+    runs: Sequence[PlannedRun], seconds: Mapping[str, float], levels: list[int], budget: float, hours: float
+) -> tuple[tuple[str, ...], str, list[int]]:
+    """The largest students, then all levels or fewer, of which a pilot takes its share of the seconds at most."""
+    by_cell = {(run.model, run.spec.n_pretrain): seconds[run.run_id] for run in runs}
+
+    def pilot(students: Sequence[str], teacher: str, most: int) -> float:
+        tried = spread(np.array(levels[:most]), _LEAST_LEVELS).tolist()
+        # Both arms; the distilled one also waits for the teacher's forward passes, which are about a third of it.
+        return sum(2.3 * by_cell[students[1], n] + by_cell[teacher, n] for n in tried)
+
+    n_params = {run.model: run.n_params or 0 for run in runs}
+    # Larger students only learn a small set by heart.
+    allowed = [STUDENTS[0], *(each for each in STUDENTS[1:] if n_params[each[0][1]] <= _MOST_PARAMS * levels[-1])]
+    for most in range(len(levels), min(_LEAST_LEVELS, len(levels)) - 1, -1):
+        for students, teacher in reversed(allowed):
+            if pilot(students, teacher, most) <= budget * PILOT_SHARE:
+                return students, teacher, levels[:most]
+    students, teacher = STUDENTS[0]
+    needed = pilot(students, teacher, min(_LEAST_LEVELS, len(levels))) / PILOT_SHARE
+    needed *= hours / budget if budget else 1 / 3600
+    raise InputError(
+        f"--hours {hours:g}: too few for a pilot, which takes {format_duration(needed * 3600 * PILOT_SHARE)} here: "
+        f"give at least --hours {math.ceil(needed * 100) / 100:g}"
+    )

@@ -1,0 +1,311 @@
+"""`run_study`: from images and hours to answers.
+
+    hf-scaling study path/to/images --downstream path/to/labelled --hours 2
+
+It looks at the sets, tunes the rate, measures a pilot, and then round after round what brings the nearest question
+to an answer, until all are answered or the hours are spent. Everything is in the study's folder: a killed study goes
+on by the same call, and more hours continue a finished one.
+"""
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hf_scaling import files
+from hf_scaling.errors import InputError
+from hf_scaling.grid import Grid, PlannedRun
+from hf_scaling.report import write_report
+from hf_scaling.results import ResultsTable
+from hf_scaling.runner import run_grid
+from hf_scaling.runner.loop import RunsFailedError
+from hf_scaling.runner.machine import default_workers
+from hf_scaling.runner.study_folder import Study
+from hf_scaling.study.clock import Clock
+from hf_scaling.study.look import NAME, TUNING_SHARE, StudyPlan, look
+from hf_scaling.study.questions import QUESTIONS, Answer, Question
+from hf_scaling.study.rounds import Round, run_rounds
+from hf_scaling.study.tune import describe, tune
+from hf_scaling.text import format_duration, one_line
+
+STATE = "rounds.json"
+# The report is written again when this share of the hours has passed since the last.
+_REPORT_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """How a study ended.
+
+    Attributes:
+        study: Its folder.
+        status: answered, spent (the hours), exhausted (no run is left that could be trained) or planned (dry run).
+        answers: The question's name to its answer; empty of a dry run.
+        hours: Used so far, over all calls.
+        report: The page; None of a dry run.
+        plan: What was planned at the first call.
+    """
+
+    study: Path
+    status: str
+    answers: Mapping[str, Answer]
+    hours: float
+    report: Path | None
+    plan: StudyPlan = field(repr=False)
+
+    def summary(self) -> str:
+        """Answers, hours and report, as text for a terminal."""
+        lines = [f"{name:9} {answer.text}" for name, answer in self.answers.items()]
+        lines.append(f"{'status':9} {_ENDS[self.status]} ({format_duration(self.hours * 3600)} used)")
+        if self.report is not None:
+            lines.append(f"{'report':9} {self.report}")
+        return "\n".join(lines)
+
+
+_ENDS = {
+    "answered": "answered",
+    "spent": "the hours are spent; a larger --hours continues the study",
+    "exhausted": "every run of the study's grid is trained: larger sets or other models would tell more",
+    "planned": "planned; the same command without --dry-run trains it",
+}
+
+
+def run_study(
+    upstream: str,
+    downstream: str | Sequence[str] | None = None,
+    *,
+    hours: float,
+    out: str | Path | None = None,
+    question: str = "all",
+    target: str = "loss",
+    budget: float | None = None,
+    costs: Mapping[str, float] | None = None,
+    workers: int | None = None,
+    engine: str = "local",
+    seed: int = 0,
+    dry_run: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> StudyResult:
+    """Measure until a question is answered or the hours are spent.
+
+    Args:
+        upstream: Labelled images to pre-train on, as `open_source` takes them.
+        downstream: Labelled images to fine-tune on, one set or several; None asks for the boundary alone.
+        hours: Of the whole study by the clock, tuning, evaluation and fits included, summed over calls.
+        out: The study's folder; None takes studies/NAME.
+        question: boundary, gap, plan, or all.
+        target: loss or error.
+        budget: Of the question plan, in the unit of the costs.
+        costs: Prices of a label, pretrain_image, flop or hour, for the question plan.
+        workers: Runs trained at once; None takes one per GPU, else one per core.
+        engine: "local" or "ray".
+        seed: The first seed of its runs.
+        dry_run: Plan only: write study.json and grid.yaml, which may be edited.
+        say: Gets each step's lines; by default they are printed on stderr.
+
+    Returns:
+        How it ended, with the answers.
+
+    Raises:
+        InputError: Sets or hours that allow no study, or a question without what it needs.
+        RunError: The disk is full, or no worker starts. What was trained is kept.
+
+    Example:
+        >>> run_study("glyphs", "digits", hours=0.2).summary()  # doctest: +SKIP
+    """
+    say = say or (lambda line: print(line, file=sys.stderr, flush=True))
+    sets = [downstream] if isinstance(downstream, str) else list(downstream or ())
+    if not (isinstance(hours, int | float) and math.isfinite(hours) and hours > 0):
+        raise InputError(f"--hours {hours}: give a number above 0")
+    names = _questions(question, target, sets, budget, costs, say)
+    workers = default_workers() if workers is None else workers
+    folder = Path("studies") / Path(upstream).name if out is None else Path(out)
+    plan = StudyPlan.load(folder)
+    if plan is not None and (plan.upstream, plan.downstream) != (str(upstream), sets):
+        raise InputError(
+            f"{folder} is a study of {plan.upstream} and {', '.join(plan.downstream) or 'no downstream set'}: give "
+            "another --out"
+        )
+    if plan is None and (folder / "grid.yaml").exists():
+        raise InputError(f"{folder} holds a grid of `hf-scaling run`: give another --out")
+    with Clock(folder) as clock:
+        if plan is None:
+            plan, content = look(str(upstream), sets, hours, workers, seed)
+            folder.mkdir(parents=True, exist_ok=True)
+            Study(folder).prepare(Grid.from_dict(content, folder.name))
+            plan.save(folder)
+        for line in plan.describe():
+            say(f"look    {line}")
+        if dry_run:
+            say(f"grid    {folder / 'grid.yaml'} may be edited")
+            return StudyResult(folder, "planned", {}, clock.seconds / 3600, None, plan)
+        if clock.seconds >= hours * 3600 and (folder / STATE).is_file():
+            say(f"time    its {hours:g} hours are spent: a larger --hours continues it")
+        grid = _tuned(plan, folder, hours, say)
+        pool = GridPool(grid, plan, folder, workers, engine, clock, hours)
+        full_range = (float(plan.n_pretrain[0]), float(plan.n_pretrain[-1]))
+        first = plan.names[sets[0]] if sets else None
+        asked = [
+            Question(
+                name,
+                target,
+                plan.n_params[plan.middle],
+                full_range,
+                None if name == "boundary" else first,
+                budget,
+                costs,
+            )
+            for name in names
+        ]
+        path = folder / STATE
+        state = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        reporter = _Reporter(folder, target, clock, hours, say)
+        outcome = run_rounds(pool, asked, reporter, state, seed=seed)
+        page = reporter.write()
+        return StudyResult(folder, outcome.status, outcome.answers, clock.seconds / 3600, page, plan)
+
+
+def _questions(
+    question: str,
+    target: str,
+    sets: Sequence[str],
+    budget: float | None,
+    costs: Mapping[str, float] | None,
+    say: Callable[[str], None],
+) -> list[str]:
+    """The questions that can be asked; those of `all` that cannot are named."""
+    if question not in (*QUESTIONS, "all"):
+        raise InputError(f"--question {question}: must be {', '.join(QUESTIONS)} or all")
+    if target not in ("loss", "error"):
+        raise InputError(f"--target {target}: must be loss or error")
+    lacks = {}
+    if not sets:
+        lacks["gap"] = "a downstream set (--downstream)"
+    if budget is None or not costs:
+        lacks["plan"] = "a budget and costs (--budget, --cost)"
+    if question in lacks:
+        raise InputError(f"--question {question}: needs {lacks[question]}")
+    if question != "all":
+        return [question]
+    for name, lack in lacks.items():
+        say(f"leaves out the question {name}: it needs {lack}")
+    return [name for name in QUESTIONS if name not in lacks]
+
+
+def _tuned(plan: StudyPlan, folder: Path, hours: float, say: Callable[[str], None]) -> Grid:
+    """The study's grid with tuned rates, as grid.yaml then has it."""
+    content = files.read_yaml(folder / "grid.yaml", "grid")
+    if "learning_rates" not in content["pretrain"]:
+        content["pretrain"]["learning_rates"] = tune(plan, content, folder, hours * 3600 * TUNING_SHARE)
+        Study(folder).prepare(Grid.from_dict(content, folder.name))
+    say(
+        f"tune    {describe(folder, plan.students)}"
+        if (folder / "tuning.json").is_file()
+        else "tune    rates as written"
+    )
+    return Grid.from_dict(content, folder.name)
+
+
+class GridPool:
+    """The runs of a grid as a pool (`rounds.Pool`): measuring is training them in the study's folder.
+
+    Args:
+        grid: All runs that the study may train.
+        plan: The study's plan, for the seconds of a run.
+        folder: The study's folder.
+        workers: Runs trained at once.
+        engine: "local" or "ray".
+        clock: Of the study.
+        hours: Of the study.
+    """
+
+    def __init__(
+        self, grid: Grid, plan: StudyPlan, folder: Path, workers: int, engine: str, clock: Clock, hours: float
+    ):
+        self._grid, self._plan, self._folder = grid, plan, folder
+        self._workers, self._engine, self._clock, self._hours = workers, engine, clock, hours
+        self._study = Study(folder)
+        self._runs = {run.run_id: run for run in grid.plan(fill=True)}
+
+    def candidates(self) -> pd.DataFrame:
+        """The runs without a row that have not failed; a run's seconds include what it still needs."""
+        finished, failed = self._study.table().run_ids(), set(self._study.failures())
+        rows = {
+            run_id: self._cell(run, finished)
+            for run_id, run in self._runs.items()
+            if run_id not in finished and run_id not in failed and run.model in self._plan.students
+        }
+        columns = ["stage", "model", "n_params", "arm", "n_pretrain", "n_finetune", "downstream", "seed", "seconds"]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+    def _cell(self, run: PlannedRun, finished: set[str]) -> dict[str, Any]:
+        needed, seconds = [run.run_id], 0.0
+        while needed:
+            each = needed.pop()
+            if each not in finished:
+                seconds += self._plan.seconds(self._runs[each])
+                needed += self._runs[each].needs
+        spec = run.spec
+        return {
+            "stage": spec.stage,
+            "model": run.model,
+            "n_params": run.n_params,
+            "arm": run.arm,
+            "n_pretrain": spec.n_pretrain or 0,
+            "n_finetune": spec.n_finetune,
+            "downstream": spec.source["name"] if spec.stage == "finetune" else None,
+            "seed": spec.seed,
+            "seconds": seconds / self._workers,
+        }
+
+    def measure(self, cells: pd.Index) -> None:
+        """Train the runs; those that fail are in failures.jsonl and leave the pool."""
+        with contextlib.suppress(RunsFailedError):
+            run_grid(self._grid, self._folder, self._workers, self._engine, only={"run_id": list(cells)})
+
+    def table(self) -> ResultsTable:
+        """All finished rows."""
+        return self._study.table()
+
+    def seconds_left(self) -> float:
+        """Seconds of the hours that are left."""
+        return self._hours * 3600 - self._clock.seconds
+
+
+class _Reporter:
+    """Says what a round learned and what comes next, keeps the state, and writes the report now and then."""
+
+    def __init__(self, folder: Path, target: str, clock: Clock, hours: float, say: Callable[[str], None]):
+        self._folder, self._target, self._clock, self._hours, self._say = folder, target, clock, hours, say
+        self._reported = clock.seconds
+
+    def __call__(self, now: Round) -> None:
+        files.write_text(self._folder / STATE, json.dumps(now.state) + "\n")
+        for answer in now.answers.values():
+            self._say(f"round {now.number}: {answer.text}{'' if answer.answered else ' (open)'}")
+        if len(now.cells):
+            what = f"for the {now.question}" if now.question else "as a pilot"
+            time = format_duration(now.seconds)
+            self._say(f"round {now.number}: next {len(now.cells)} runs {what}, about {time}")
+        if self._clock.seconds - self._reported > _REPORT_SHARE * self._hours * 3600:
+            self.write()
+
+    def write(self) -> Path | None:
+        """Write the report; one that fails is said and is no reason to stop measuring."""
+        self._reported = self._clock.seconds
+        page = self._folder / "report.html"
+        try:
+            write_report(self._folder, page, target=self._target)
+        except InputError as error:
+            self._say(f"no report yet: {one_line(error)}")
+            return None
+        return page
+
+
+__all__ = ["NAME", "GridPool", "StudyResult", "run_study"]
