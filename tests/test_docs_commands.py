@@ -42,6 +42,7 @@ NOT_RUN = {
     ("hub.md", 2): "writes to the Hub",
     ("models.md", 0): "downloads a model",
     ("runner.md", 0): "trains the demo",
+    ("study.md", 0): "trains on images of one's own",
     ("training.md", 0): "trains",
 }
 #: Commands that are run in the workplace; all others of hf-scaling are parsed only, since they train or need the Hub.
