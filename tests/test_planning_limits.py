@@ -155,3 +155,21 @@ def test_too_few_levels_of_a_study_are_completed_within_its_source(study):
     ):
         add = [note["add"]["n_finetune"] for note in notes if note["code"] == "too_few_levels"]
         assert add and max(map(max, add)) <= 1297
+
+
+def test_a_need_and_a_transfer_gap_propose_no_level_above_what_there_is(study, tmp_path):
+    folder = tmp_path / "study"
+    frame = ResultsTable.load(study).to_pandas()
+    frame[frame["n_finetune"].isin([150, 400])].to_csv(tmp_path / "rows.csv", index=False)
+    ResultsTable.load(tmp_path / "rows.csv").save(folder / "results")
+    (folder / "sources.json").write_text(json.dumps(SOURCES))
+
+    def added(notes):
+        return [size for n in notes for size in n.get("add", {}).get("n_finetune", ())]
+
+    settings = {"law": "transfer_gap", "bootstrap": 100}
+    needed = hs.need(str(folder), "loss", 0.9, "n_finetune", **settings)
+    assert needed.verdict == "cannot_tell" and added(needed.notes) and max(added(needed.notes)) <= 1297
+    assert max(added(hs.need(ResultsTable.load(folder), "loss", 0.9, "n_finetune", **settings).notes)) > 1297
+    gaps = hs.transfer_gaps(str(folder), "loss", bootstrap=100)
+    assert added(gaps.notes) and max(added(gaps.notes)) <= 1297

@@ -269,3 +269,21 @@ def test_every_gap_is_in_the_docs():
     codes = re.search(r"code: ([^.]+)\.", Gap.__doc__)[1].replace(" or ", ", ").split(", ")
     assert len(codes) == 8
     assert [code for code in codes if f"`{code.strip()}`" not in page] == []
+
+
+def test_a_report_clusters_the_rows_of_laws_and_gaps_by_a_named_column():
+    generator, rows = np.random.default_rng(0), []
+    for batch, n_pretrain in enumerate(np.geomspace(1e3, 1e6, 8)):
+        luck = 0.05 * generator.standard_normal()
+        for seed in range(4):
+            loss = (0.5 + 10 * n_pretrain**-0.3) * np.exp(luck + 0.005 * generator.standard_normal())
+            rows.append({"n_pretrain": n_pretrain, "loss": loss, "seed": seed, "batch": f"b{batch}"})
+    table = pd.DataFrame(rows)
+    notes = {}
+    for cluster in (None, "batch"):
+        findings = collect_findings(table, target="loss", cluster=cluster, bootstrap=100)
+        laws = [law for part in findings.parts for law in part.laws]
+        notes[cluster] = {code for law in laws if law.fit for code in law.fit.note_codes}
+    assert "clusters" in notes["batch"] and "clusters" not in notes[None]
+    with pytest.raises(hs.InputError, match="nothing"):
+        collect_findings(table, target="loss", cluster="nothing", bootstrap=100)

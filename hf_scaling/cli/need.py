@@ -62,5 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
         [text for text in arguments.at if text.partition("=")[0].strip() not in curve], "--at"
     )
     places |= curve
-    result = need(fit, arguments.target, value, arguments.solve_for, level=arguments.level, **places)
+    result = need(
+        fit, arguments.target, value, arguments.solve_for, level=arguments.level, study=arguments.results, **places
+    )
     print(to_json({name: getattr(result, name) for name in _NAMES}) if arguments.json else result.summary())

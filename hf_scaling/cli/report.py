@@ -19,7 +19,7 @@ EXAMPLE = "hf-scaling report studies/demo --out report.html --budget 500 --cost 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    add_results_arguments(parser, ROWS[1:], ("objective", "delta", "seed", *INTERVALS))
+    add_results_arguments(parser, (*ROWS[1:], "cluster"), ("objective", "delta", "seed", *INTERVALS))
     parser.add_argument("--target", metavar="COLUMN", help="column to report (default: loss and error)")
     add_budget_arguments(parser, required=False)
     parser.add_argument("--title", metavar="TEXT", help="title of the page (default: the names of the data sets)")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hf_scaling.fitting.fit import fit_table, resolve_law
 from hf_scaling.fitting.law_fit import quantiles
 from hf_scaling.fitting.levels import level_notes, levels_of
 from hf_scaling.fitting.rows import as_table, default_zeros, note
+from hf_scaling.planning.limits import available_sizes, study_of
 from hf_scaling.planning.verdicts import describe_need
 from hf_scaling.text import did_you_mean, format_count
 
@@ -82,6 +84,7 @@ def need(
     solve_for: str = "n_finetune",
     law: str = "auto",
     level: float = 0.95,
+    study: str | Path | None = None,
     **sizes: Any,
 ) -> Need:
     """Find how much of a size a target takes.
@@ -98,6 +101,8 @@ def need(
         solve_for: The size to find, a column of the law.
         law: For a table: a name of `LAWS` or "auto".
         level: Of the interval, between 0 and 1.
+        study: Folder of the study, which says how many images its sources have: no level to add is above that. By
+            default `fit_or_table` where it is a study's.
         **sizes: The law's other sizes, by column (by default the largest measured); for a law with `pool=` its
             columns, which name the curve; for a table also further arguments of `fit_law`: x, arm, upstream,
             downstream, pool, bootstrap, seed and the rest.
@@ -136,7 +141,8 @@ def need(
     for name in columns:
         if name != solve_for:
             place.setdefault(name, float(fit.data["ranges"][name][1]))
-    return _judge(fit, float(value), solve_for, place, level)
+    most = available_sizes(study_of(study, fit_or_table), [solve_for, *place], fit.data["study"], ()).most
+    return _judge(fit, float(value), solve_for, place, level, most)
 
 
 def _fit(
@@ -159,8 +165,10 @@ def _size(name: str, value: Any) -> float:
     return float(value)
 
 
-def _judge(fit: LawFit, value: float, solve_for: str, place: Mapping[str, float], level: float) -> Need:
-    notes = _level_notes(fit, solve_for, place)
+def _judge(
+    fit: LawFit, value: float, solve_for: str, place: Mapping[str, float], level: float, most: Mapping[str, float]
+) -> Need:
+    notes = _level_notes(fit, solve_for, place, most)
     _, largest = fit.data["ranges"][solve_for]
     curves, turned = Curves.along(fit, solve_for, place), -value if fit.scale.rises else value
     size = curves.reach(turned)
@@ -214,14 +222,17 @@ def _judge(fit: LawFit, value: float, solve_for: str, place: Mapping[str, float]
     )
 
 
-def _level_notes(fit: LawFit, solve_for: str, place: Mapping[str, float]) -> list[dict]:
-    """Errors for the size that is solved for, and for others outside their measured levels, with too few levels."""
+def _level_notes(fit: LawFit, solve_for: str, place: Mapping[str, float], most: Mapping[str, float]) -> list[dict]:
+    """Errors for the size that is solved for, and for others outside their measured levels, with too few levels.
+
+    Levels to add are at most what the sources of a study have, `most`.
+    """
     levels = {solve_for: levels_of(fit, solve_for)}
     for name, size in place.items():
         measured = levels_of(fit, name)
         if not np.isclose(measured, size, rtol=0.1).any():
             levels[name] = measured
-    return level_notes(levels, f"how much {solve_for} the target takes")
+    return level_notes(levels, f"how much {solve_for} the target takes", most=most)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from hf_scaling.fitting.levels import LEAST_LEVELS, level_notes, levels_of
 from hf_scaling.fitting.rows import Columns, as_table, note, select_rows, thinned
 from hf_scaling.fitting.solver import coordinates_of, make_objective
 from hf_scaling.laws import Law
+from hf_scaling.planning.limits import available_sizes, study_of
 from hf_scaling.planning.optimum import thin_draws
 from hf_scaling.planning.verdicts import describe_gaps
 from hf_scaling.text import format_count
@@ -101,11 +102,12 @@ def transfer_gaps(
         rows = RowFilter(target, **{f.name: given.pop(f.name) for f in fields(RowFilter) if f.name in given})
         options = FitOptions(level=level, **given)
         fits, scratch, notes = _fit_each(as_table(table), law, rows, options)  # type: ignore[arg-type]  # no fits left
-    gaps, worth = [], []
+    gaps, worth, study = [], [], study_of(table)
     for name, fit in fits.items():
         gaps.append({"downstream": name, **judge_gap(fit, level)})
         worth += [{"downstream": name, **row} for row in images_worth(fit, scratch.get(name), level)]
-        notes += [{**found, "text": f"{name}: {found['text']}"} for found in gap_notes(fit)]
+        most = available_sizes(study, fit.columns.values(), fit.data["study"], ()).most
+        notes += [{**found, "text": f"{name}: {found['text']}"} for found in gap_notes(fit, most)]
         if fit.status != "ok":
             text = f"{name}: the law's own status is {fit.status}; the verdict on the gap follows from its draws alone"
             notes.append(note("law_in_doubt", "warn", text))
@@ -206,12 +208,17 @@ def judge_gap(fit: LawFit, level: float = 0.95) -> dict[str, Any]:
     }
 
 
-def gap_notes(fit: LawFit) -> list[dict]:
-    """Why the rows of a fit cannot separate the gap from what more pre-training closes; empty where they can."""
+def gap_notes(fit: LawFit, most: Mapping[str, float] | None = None) -> list[dict]:
+    """Why the rows of a fit cannot separate the gap from what more pre-training closes; empty where they can.
+
+    Args:
+        fit: The law.
+        most: Size to the most that the sources of its study have: no more is proposed.
+    """
     if not {"n_pretrain", "n_finetune"} <= set(fit.columns.values()):
         return []
     levels = {name: levels_of(fit, name) for name in ("n_pretrain", "n_finetune")}
-    notes = level_notes(levels, "what more pre-training closes from what it never does", span=_SPAN)
+    notes = level_notes(levels, "what more pre-training closes from what it never does", span=_SPAN, most=most)
     if not notes and half_fits_as_well(fit):
         low, high = fit.data["ranges"]["n_pretrain"]
         text = "a gap of half of the target above the floor fits these rows about as well (95 %): add runs with "

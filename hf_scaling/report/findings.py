@@ -274,6 +274,7 @@ def collect_findings(
     budget: float | None = None,
     costs: Mapping[str, float] | None = None,
     title: str | None = None,
+    cluster: str | None = None,
 ) -> Findings:
     """Compute everything that a report states of a table.
 
@@ -298,6 +299,7 @@ def collect_findings(
         budget: Amount to plan for, in the unit of the costs.
         costs: Prices, as for `plan`.
         title: Title of the report; by default the names of the data sets.
+        cluster: Column whose equal values name rows that share their luck; as for `fit_law`.
 
     Returns:
         Findings. A question that cannot be answered is a sentence in them, not an error.
@@ -314,7 +316,9 @@ def collect_findings(
     frame = pd.DataFrame(columns.data, index=columns.labels)
     frame = filter_rows(frame, {"arm": arm, "upstream": upstream, "downstream": downstream, "stage": stage})
     targets = find_targets(frame, target)
-    request = Request(targets, x, weights, options, budget, costs, direction, bounds, study_of(table))
+    if cluster is not None:
+        columns.require(cluster)
+    request = Request(targets, x, weights, options, budget, costs, direction, bounds, study_of(table), cluster)
     parts = split_table(frame)
     names = [part.values[name] for name in ("upstream", "downstream") for part in parts if name in part.values]
     names = list(dict.fromkeys(names)) or [part.title for part in parts]
@@ -447,7 +451,7 @@ def find_transfer_gaps(part: Part, target: str, request: Request) -> list[ArmGap
     """One for each arm whose runs vary both n_pretrain and n_finetune."""
     options = request.options
     settings = {name: getattr(options, name) for name in ("objective", "delta", "bootstrap", "level", "seed")}
-    settings |= {name: getattr(request, name) for name in ("weights", "direction", "bounds")}
+    settings |= {name: getattr(request, name) for name in ("weights", "direction", "bounds", "cluster")}
     gaps = []
     for arm in part.arms:
         if min(len(levels(arm.rows, name)) for name in ("n_pretrain", "n_finetune")) < 2:

@@ -43,6 +43,7 @@ class Request:
         costs: Prices, as for `plan`.
         direction: up or down; None for what the target's name or trend says.
         bounds: Range of the target; None for the default.
+        cluster: Column of the rows that share their luck; None for the default of `fit_law`.
         study: Folder of the study, which says how many images its sources have; None where the table is not a study's.
     """
 
@@ -55,12 +56,14 @@ class Request:
     direction: str | None = None
     bounds: tuple[float | None, float | None] | None = None
     study: Path | None = None
+    cluster: str | None = None
 
     @property
     def row_filter(self) -> RowFilter:
         """The arguments that choose rows and columns, for the first target."""
         bounds = {"direction": self.direction, "bounds": self.bounds}
-        return RowFilter(self.targets[0], self.x, weights=self.weights, zeros="leave_out", **bounds)
+        rows = {"weights": self.weights, "zeros": "leave_out", "cluster": self.cluster}
+        return RowFilter(self.targets[0], self.x, **rows, **bounds)
 
     def __post_init__(self) -> None:
         if self.budget is None:
