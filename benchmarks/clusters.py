@@ -10,8 +10,10 @@ every row then counts as independent.
 """
 
 import argparse
+import itertools
 
 import numpy as np
+import pandas as pd
 
 import hf_scaling as hs
 
@@ -61,13 +63,51 @@ def study(cell: str, number: int, bootstrap: int, independent: bool) -> tuple[st
     return fit.status, held | {"10x": row.low <= float(hs.LAWS[law].predict(truth, far)) <= row.high}
 
 
+def boundaries(studies: int, bootstrap: int) -> None:
+    """Print how often the boundary of pairs that share checkpoints is inside, with and without `parent`."""
+    truth = 4 ** (1 / 0.18)
+    for independent in (False, True):
+        inside, crossings = [], []
+        for number in range(studies):
+            table = paired(np.random.default_rng(number))
+            if independent:
+                table = table.drop(columns="parent")
+            line = hs.find_boundary(table, target="loss", downstream="d", bootstrap=bootstrap, seed=number)
+            sizes = line.difference["n_pretrain"]
+            gap = (60 * sizes**-0.5 - 15 * sizes**-0.32) * 50**-0.2
+            inside.append(((line.difference["low"] <= gap) & (gap <= line.difference["high"])).mean())
+            if line.status == "crossing":
+                crossings.append(line.low <= truth <= line.high)
+        name = f"boundary{', as independent' * independent}"
+        shares = f"difference {100 * np.mean(inside):.0f} crossing {100 * np.mean(crossings):.0f}"
+        print(f"| {name} | {studies} | {shares} | {len(crossings)} of {studies} cross |", flush=True)
+
+
+def paired(generator: np.random.Generator) -> pd.DataFrame:
+    """Both arms on six n_pretrain, two checkpoints each with 2 % of luck, fine-tuned on three n_finetune (0.5 %)."""
+    rows = []
+    for n_pretrain, run in itertools.product((500, 1000, 2000, 4000, 8000, 16_000), (0, 1)):
+        luck = {arm: 0.02 * generator.standard_normal() for arm in ("plain", "distilled")}
+        for n_finetune, (arm, shared) in itertools.product((50, 200, 800), luck.items()):
+            start = 60 * n_pretrain**-0.5 if arm == "plain" else 15 * n_pretrain**-0.32
+            loss = ((start + 0.3) * n_finetune**-0.2 + 0.1) * np.exp(shared + 0.005 * generator.standard_normal())
+            sizes = {"n_pretrain": n_pretrain, "n_finetune": n_finetune, "seed": run, "loss": loss}
+            parent = f"{arm} {n_pretrain} {run}"
+            rows.append({"stage": "finetune", "arm": arm, "downstream": "d", "parent": parent, **sizes})
+    return pd.DataFrame(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=400)
     parser.add_argument("--bootstrap", type=int, default=200)
     parser.add_argument("--cells", nargs="*", default=list(CELLS))
     parser.add_argument("--independent", action="store_true")
+    parser.add_argument("--boundary", action="store_true", help="boundaries of both arms instead")
     arguments = parser.parse_args()
+    if arguments.boundary:
+        boundaries(arguments.studies, arguments.bootstrap)
+        return
     for cell in arguments.cells:
         studies = [study(cell, n, arguments.bootstrap, arguments.independent) for n in range(arguments.studies)]
         shares = {name: np.mean([held[name] for _, held in studies]) for name in studies[0][1]}

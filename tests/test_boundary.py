@@ -1,9 +1,11 @@
 """The distillation boundary: planted crossings are located, absent ones are not, unusable tables are named."""
 
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import hf_scaling as hs
@@ -188,3 +190,31 @@ def test_measured_loss_boundary_lies_between_the_sizes_for_every_model():
 def test_measured_error_has_no_boundary_inside():
     boundary = hs.find_boundary(MEASURED, target="error", bootstrap=300)
     assert boundary.status in ("distillation_never", "not_resolved")
+
+
+def shared_luck(seed):
+    """Fine-tuned pairs of which three share two checkpoints, with 2 % of luck of each and 0.5 % of a row's own."""
+    generator, rows = np.random.default_rng(seed), []
+    for n_pretrain, run in itertools.product((500, 1000, 2000, 4000, 8000, 16_000), (0, 1)):
+        luck = {arm: 0.02 * generator.standard_normal() for arm in ("plain", "distilled")}
+        for n_finetune, (arm, gap) in itertools.product((50, 200, 800), luck.items()):
+            start = 60 * n_pretrain**-0.5 if arm == "plain" else 15 * n_pretrain**-0.32
+            loss = ((start + 0.3) * n_finetune**-0.2 + 0.1) * np.exp(gap + 0.005 * generator.standard_normal())
+            sizes = {"n_pretrain": n_pretrain, "n_finetune": n_finetune, "seed": run, "loss": loss}
+            parent = f"{arm} {n_pretrain} {run}"
+            rows.append({"stage": "finetune", "arm": arm, "downstream": "d", "parent": parent, **sizes})
+    return pd.DataFrame(rows)
+
+
+def test_pairs_of_one_parent_share_their_luck():
+    truth, held, wider = 4 ** (1 / 0.18), [], []
+    for seed in range(6):
+        table = shared_luck(seed)
+        clustered = hs.find_boundary(table, target="loss", downstream="d", bootstrap=100)
+        alone = hs.find_boundary(table.drop(columns="parent"), target="loss", downstream="d", bootstrap=100)
+        assert "clusters" in [n["code"] for n in clustered.notes] and clustered.status == "crossing"
+        assert "clusters" not in [n["code"] for n in alone.notes]
+        assert clustered.n_pretrain == alone.n_pretrain
+        held.append(clustered.low <= truth <= clustered.high)
+        wider.append(np.log(clustered.high / clustered.low) / np.log(alone.high / alone.low))
+    assert sum(held) >= 5 and np.mean(wider) > 1.3

@@ -10,7 +10,7 @@ from hf_scaling.errors import InputError
 from hf_scaling.fitting.bootstrap import draw, hat_basis, small_sample_factor, student_factor
 from hf_scaling.fitting.estimate import Estimate, estimate
 from hf_scaling.fitting.fit import FitOptions, scores
-from hf_scaling.fitting.rows import Columns, FitRows, RowFilter, scale_of
+from hf_scaling.fitting.rows import CLUSTER, Columns, FitRows, RowFilter, name_clusters, scale_of
 from hf_scaling.fitting.solver import coordinates_of
 from hf_scaling.fitting.target import AS_IT_IS, TargetScale
 from hf_scaling.laws import LAWS, Evaluator, Law
@@ -40,6 +40,8 @@ _ONE_VALUE = ("task", "recipe", "upstream", "eval_split")
 # Columns that must hold one value over the distilled rows, and how to select one. A teacher trained on the student's
 # own images is a different run at every size; its own size identifies it.
 _ONE_SETTING = {"distillation": "filter the table by distillation", "teacher_n_params": "choose one with teacher="}
+# Added to the seed of the second arm's draws where pairs are clustered.
+_OTHER_ARM = 1_000_003
 # The law of each arm, by the sizes that the pairs vary beside n_pretrain.
 _LAWS = {
     (): "power_law",
@@ -64,6 +66,8 @@ class Pairs:
         target: The column compared.
         notes: Findings about the rows.
         scale: How its values are fitted; `plain` and `distilled` are what is fitted, where less is better.
+        cluster: (P,) a number for each set of pairs whose runs share their luck, such as those fine-tuned from one
+            checkpoint; None where every pair is one of its own.
     """
 
     n_pretrain: np.ndarray
@@ -76,6 +80,7 @@ class Pairs:
     target: str
     scale: TargetScale = AS_IT_IS
     notes: list[dict] = field(default_factory=list)
+    cluster: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.n_pretrain)
@@ -84,7 +89,14 @@ class Pairs:
         """The pairs where `keep` (P,) is true."""
         names = ("n_pretrain", "n_params", "n_finetune", "plain", "distilled")
         flops = {name: values[keep] for name, values in self.flops.items()}
-        return replace(self, **{name: getattr(self, name)[keep] for name in names}, flops=flops)
+        cluster = None if self.cluster is None else _numbered(self.cluster[keep])
+        return replace(self, **{name: getattr(self, name)[keep] for name in names}, flops=flops, cluster=cluster)
+
+
+def _numbered(clusters: np.ndarray) -> np.ndarray | None:
+    """The clusters (P,) as numbers from 0; None where every pair is one of its own, or all are of one."""
+    number = np.unique(clusters, return_inverse=True)[1].reshape(-1)
+    return number if 1 < number.max() + 1 < len(number) else None
 
 
 def find_pairs(table: "Table", row_filter: RowFilter) -> Pairs:
@@ -100,7 +112,7 @@ def find_pairs(table: "Table", row_filter: RowFilter) -> Pairs:
             up, or a value cannot be compared.
     """
     target = row_filter.target
-    columns = _comparable_rows(Columns.of(table), row_filter)
+    columns = _comparable_rows(name_clusters(Columns.of(table), row_filter.cluster), row_filter)
     shared = [name for name in _SHARED if name in columns.data]
     texts = [[str(value) for value in columns.data[name]] for name in shared]
     # Key to row for each arm; repeats of a key pair up in their order of appearance.
@@ -146,6 +158,11 @@ def find_pairs(table: "Table", row_filter: RowFilter) -> Pairs:
         target=target,
         scale=scale,
         notes=columns.notes,
+        cluster=None
+        if CLUSTER not in columns.data
+        else _numbered(
+            np.array([f"{columns.data[CLUSTER][a]} {columns.data[CLUSTER][b]}" for a, b in zip(plain, distilled)])
+        ),
     )
 
 
@@ -249,6 +266,9 @@ def widening(estimates: Sequence[Estimate], evaluator: Evaluator) -> np.ndarray:
     Returns:
         (N,) factors, at least 1.
     """
+    if any(fitted.rows.cluster is not None for fitted in estimates):
+        # Draws with the luck of clusters have their own degrees of freedom.
+        return np.ones(1)
     mean = variance = np.zeros(1)
     for fitted in estimates:
         # (N, F) derivatives of the logarithm of the law by the fit's coordinates; zero for those on a bound.
@@ -327,8 +347,9 @@ def fit_arms(pairs: Pairs, x: dict[str, np.ndarray], x_name: str, options: FitOp
     """Fit one law to each arm, with one paired bootstrap: a pair's two runs share their multiplier.
 
     Each pair is a cluster of its own, not each size: seeds differ by chance, and five to eight sizes are too few
-    clusters to resample. Where n_params varies, the joint law is compared with a law for each model size, and the
-    better by Akaike's criterion is used.
+    clusters to resample. Pairs fine-tuned from the same two checkpoints share their luck: refits are then of data with
+    such luck, drawn for each arm alone. Where n_params varies, the joint law is compared with a law for each model
+    size, and the better by Akaike's criterion is used.
 
     Args:
         pairs: The pairs.
@@ -381,8 +402,12 @@ def _fit(pairs: Pairs, x: dict[str, np.ndarray], x_name: str, law: Law, options:
             configuration=numbers,
             labels=[str(number) for number in numbers],
             scale=pairs.scale,
+            cluster=pairs.cluster,
+            cluster_name="pair of runs",
         )
         estimates[arm] = estimate(rows, law, coordinates_of(law), options.make_objective(), options.seed)
-        drawn = draw(estimates[arm], options.bootstrap, seed=options.seed)
+        # Clusters' luck is drawn for each arm: the checkpoints of the two arms are different runs.
+        own = options.seed if pairs.cluster is None or arm == ARMS[0] else options.seed + _OTHER_ARM
+        drawn = draw(estimates[arm], options.bootstrap, seed=own)
         draws[arm] = estimates[arm].problem.coordinates.to_theta(drawn.u)
     return Arms(law, along, estimates, draws)

@@ -296,6 +296,10 @@ def _notes(
     span = format_span(measured[0], measured[-1])
     text = f"{len(pairs)} pairs of runs at {n_sizes} sizes; {evidence.arms.description}"
     notes = [*pairs.notes, note("evidence", "info", text)]
+    if pairs.cluster is not None:
+        count = int(pairs.cluster.max()) + 1
+        text = f"the pairs are of {count} pairs of checkpoints or runs, whose rows share their luck"
+        notes.append(note("clusters", "info", text))
     if pairs.n_unpaired:
         rows = f"{pairs.n_unpaired} row{'s have' if pairs.n_unpaired > 1 else ' has'}"
         notes.append(note("unpaired", "warn", f"{rows} no partner in the other arm"))

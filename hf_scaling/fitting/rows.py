@@ -51,8 +51,8 @@ _RECORDED = (
 )
 # The key under which given weights pass through the filters with their rows.
 _WEIGHTS = "(weights)"
-# The key under which the clusters of the rows do.
-_CLUSTER = "(cluster)"
+#: The key under which the clusters of the rows do.
+CLUSTER = "(cluster)"
 # A foreign table may hold a different size in every row; a cost curve needs no more points than this.
 _MOST_POINTS = 256
 
@@ -286,7 +286,7 @@ class FitRows:
         notes: Findings about the rows.
         scale: How the column's values are fitted.
         emphasis: (N,) how much each row counts beyond its weight, or None.
-        cluster: (N,) a number for each set of rows that share their luck (`_name_clusters`); None where every row is
+        cluster: (N,) a number for each set of rows that share their luck (`name_clusters`); None where every row is
             one of its own.
         cluster_name: The column that they come from.
         repeat: (N,) a number for each set of rows that are repeats of one run; None for the configurations.
@@ -373,7 +373,7 @@ def select_rows(table: "Table", law: Law, row_filter: RowFilter) -> FitRows:
 
 def read_columns(table: "Table", law: Law, row_filter: RowFilter) -> Columns:
     """The table's columns with the filters applied and repeated run ids collapsed."""
-    columns = _name_clusters(Columns.of(table), row_filter.cluster)
+    columns = name_clusters(Columns.of(table), row_filter.cluster)
     used = [*column_of(law, row_filter.x).values(), row_filter.target]
     weights = row_filter.weights
     if isinstance(weights, str):
@@ -463,8 +463,8 @@ def take_rows(columns: Columns, law: Law, row_filter: RowFilter) -> FitRows:
     mixed = mixed_columns(columns.data, taken, configuration, fitted, law.name)
     for column in mixed:
         notes.append(note("mixed", "warn", f"{column.text}: they are fitted together, and are no seeds of one run"))
-    if len(columns) > 1 and _CLUSTER in columns.data and len(set(columns.data[_CLUSTER])) == 1:
-        which = columns.data[_CLUSTER][0].replace("=", " ")
+    if len(columns) > 1 and CLUSTER in columns.data and len(set(columns.data[CLUSTER])) == 1:
+        which = columns.data[CLUSTER][0].replace("=", " ")
         text = (
             f"all rows are of one cluster, {which}: intervals are for this one, not for another with luck of its own"
         )
@@ -519,16 +519,16 @@ def _is_constant(columns: Columns, name: str, curve: np.ndarray | None) -> bool:
 
 def _clusters_of(columns: Columns) -> dict[str, Any]:
     """The fields cluster and cluster_name of FitRows."""
-    if _CLUSTER not in columns.data:
+    if CLUSTER not in columns.data:
         return {}
-    number = np.unique(columns.data[_CLUSTER], return_inverse=True)[1].reshape(-1)
+    number = np.unique(columns.data[CLUSTER], return_inverse=True)[1].reshape(-1)
     if number.max() == 0:
         return {}
-    names = {name.split("=")[0] for name in columns.data[_CLUSTER]} - {""}
+    names = {name.split("=")[0] for name in columns.data[CLUSTER]} - {""}
     return {"cluster": number, "cluster_name": " and ".join(sorted(names))} if number.max() + 1 < len(number) else {}
 
 
-def _name_clusters(columns: Columns, name: str | None) -> Columns:
+def name_clusters(columns: Columns, name: str | None) -> Columns:
     """The columns with one more, which names the cluster of each row as "column=value".
 
     Args:
@@ -558,7 +558,7 @@ def _name_clusters(columns: Columns, name: str | None) -> Columns:
             clusters.append(f"={row}" if _is_missing(run) else f"ladder={run}")
     else:
         return columns
-    return Columns({**data, _CLUSTER: np.array(clusters)}, columns.labels, columns.notes)
+    return Columns({**data, CLUSTER: np.array(clusters)}, columns.labels, columns.notes)
 
 
 def scale_of(columns: Columns, row_filter: RowFilter, sizes: Iterable[str] = ()) -> TargetScale:
