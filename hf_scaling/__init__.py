@@ -14,6 +14,7 @@ _HOMES = {
     "RunSpec": "grid",
     "run_grid": "runner",
     "run_study": "study.run",
+    "transferability": "study.features",
     "LAWS": "laws",
     "Law": "laws",
     "LawFit": "fitting",

@@ -23,6 +23,12 @@ from hf_scaling.study.run import run_study
 from hf_scaling.study.tune import RATES, tune
 
 
+def exit_code(argv):
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    return ended.value.code
+
+
 def write_images(root, n, classes=("cat", "dog"), seed=0, size=16):
     draw = np.random.default_rng(seed)
     for number in range(n):
@@ -205,12 +211,12 @@ def tiny(monkeypatch):
 def test_a_study_measures_reports_and_continues(tmp_path, no_timing, tiny, capsys):
     out = tmp_path / "study"
     argv = ["study", "digits", "--question", "boundary", "--out", str(out), "--workers", "1", "--json", "--hours"]
-    assert main([*argv, "0.01"]) == 0
+    assert exit_code([*argv, "0.01"]) == 0
     first = json.loads(capsys.readouterr().out)
     assert first["status"] in ("spent", "exhausted", "answered") and (out / "rounds.json").is_file()
     n_rows = len(ResultsTable.load(out))
     assert n_rows > 4
-    assert main([*argv, "0.03"]) == 0
+    assert exit_code([*argv, "0.03"]) == 0
     second = json.loads(capsys.readouterr().out)
     assert second["hours"] > first["hours"] and len(ResultsTable.load(out)) >= n_rows
     assert (out / "report.html").is_file()

@@ -14,6 +14,7 @@ from hf_scaling.models.vision import (
     freeze_backbone,
     head_parameters,
     name_classes,
+    recording_features,
     replace_head,
     seeded,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "load_model",
     "load_statistics",
     "name_classes",
+    "recording_features",
     "replace_head",
     "seeded",
     "try_forward",

@@ -211,6 +211,25 @@ def head_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
     return [parameter for _, layer in _head_layers(model) for parameter in layer.parameters()]
 
 
+@contextmanager
+def recording_features(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
+    """Record what the classifying layer gets in each forward pass: the pooled features, float32 (n, d) on the CPU.
+
+    Raises:
+        InputError: The model has no head.
+    """
+    features: list[torch.Tensor] = []
+
+    def record(layer: nn.Module, inputs: tuple) -> None:
+        features.append(inputs[0].detach().flatten(1).float().cpu())
+
+    handle = _head_layers(model)[0][1].register_forward_pre_hook(record)
+    try:
+        yield features
+    finally:
+        handle.remove()
+
+
 def freeze_backbone(model: PreTrainedModel) -> None:
     """Leave only the head trainable, and hold the rest in evaluation mode whatever `train()` is called.
 

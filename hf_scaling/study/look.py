@@ -239,7 +239,7 @@ def _grid(
     }
     size = {"image_size": image_size, "patch_size": patch_size}
     pretrain = {"source": upstream, **size, **rule, "per_device_train_batch_size": 64}
-    pretrain |= {"num_train_epochs": 8, "min_steps": 500}
+    pretrain |= {"num_train_epochs": 8, "min_steps": 1000}
     seeds = [seed + number for number in _SEEDS]
     content: dict[str, Any] = {"models": [], "n_pretrain": levels, "arms": ["plain"], "seeds": seeds}
     if downstream:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from accelerate import PartialState
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PrinterCallback
 
 from hf_scaling import models, tasks
 from hf_scaling.distillation import Teacher
@@ -81,6 +81,7 @@ def validate(run: ResolvedRun, folder: Path) -> float:
         training = _Training(run, RunFolder(folder))
         model, _ = training._start_from(None, None, None)
         trainer = training._make_trainer(model, None, run.counted.training)
+        trainer.remove_callback(PrinterCallback)
         trainer.train_to_end()
         return float(trainer.evaluate()["eval_loss"])
 
