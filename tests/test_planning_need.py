@@ -11,7 +11,7 @@ import pytest
 
 import hf_scaling as hs
 from hf_scaling.cli import main
-from hf_scaling.planning.need import Curves
+from hf_scaling.planning.need import Curves, _without_rise
 from hf_scaling.planning.verdicts import NEED_VERDICTS
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
@@ -67,6 +67,30 @@ def test_a_band_that_widens_below_the_measured_sizes_keeps_its_interval():
     assert math.log(curves.reach(value)) == pytest.approx(4, abs=1e-3)
     assert math.log(curves.reach(value, 0.025)) == pytest.approx(4 + math.log(0.9) / 0.2, abs=1e-3)
     assert math.log(curves.reach(value, 0.975)) == pytest.approx(4 + math.log(1.1) / 0.2, abs=1e-3)
+
+
+def test_draws_do_not_rise_beyond_the_data_and_keep_what_they_are_inside_and_on_the_favourable_side():
+    logs = np.linspace(0, 10, 101)
+    law = np.exp(-0.2 * logs)
+    beyond = np.maximum(logs - 5, 0)
+    offset, better, worse = law * 1.1, law * np.exp(-0.1 * beyond), law * np.exp(0.05 + 0.3 * beyond)
+    one, two, three = _without_rise(logs, law, np.stack([offset, better, worse]), 5.0)
+    assert one == pytest.approx(offset) and two == pytest.approx(better)
+    assert three[logs <= 5] == pytest.approx(worse[logs <= 5])
+    # The law gains .2 a unit, the draw loses .3: its slope is exp(-1.5) of the law's at first order.
+    outside = -np.diff(np.log(three[logs >= 5])) / np.diff(logs[logs >= 5])
+    assert (outside > 0).all() and outside == pytest.approx(0.2 * np.exp(-1.5), rel=1e-6)
+
+
+def test_the_laws_of_a_mixture_leave_a_finite_upper_end():
+    sizes = np.geomspace(100, 3000, 12).round()
+    inside = 0
+    for seed in range(3):
+        fit = hs.fit_law(curve(seed=seed, sizes=sizes), "auto", "error", x="n_finetune", bootstrap=100)
+        found = hs.need(fit, value=0.02 + 3 * 9000**-0.4)
+        assert fit.law == "mixture" and 9000 / 3 < found.value < found.high < 100 * 3000
+        inside += found.low <= 9000 <= found.high
+    assert inside >= 2
 
 
 def test_a_target_below_the_floor_is_never_reached():

@@ -254,9 +254,12 @@ class LawFit:
         """(N,) predictions at sizes given by column, in the target's own units."""
         return self.scale.from_fitted(self.fitted_values(sizes))
 
-    def draw_values(self, sizes: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(B, N) predictions of every bootstrap draw at sizes given by column, in the target's own units."""
-        return self.scale.from_fitted(self.fitted_draws(sizes))
+    def draw_values(self, sizes: Mapping[str, np.ndarray], disagreement: float = 1.0) -> np.ndarray:
+        """(B, N) predictions of every bootstrap draw at sizes given by column, in the target's own units.
+
+        `disagreement` is as for `fitted_draws`.
+        """
+        return self.scale.from_fitted(self.fitted_draws(sizes, disagreement))
 
     def fitted_values(self, sizes: Mapping[str, np.ndarray]) -> np.ndarray:
         """(N,) predictions of what is fitted (`scale`), at sizes given by column."""
@@ -266,20 +269,21 @@ class LawFit:
             return scale.unscale(total + self.settings["carried"])
         return self._evaluate(self.theta[None], sizes)[0]
 
-    def fitted_draws(self, sizes: Mapping[str, np.ndarray]) -> np.ndarray:
+    def fitted_draws(self, sizes: Mapping[str, np.ndarray], disagreement: float = 1.0) -> np.ndarray:
         """(B, N) predictions of what is fitted, by every bootstrap draw, at sizes given by column.
 
         In a mixture each draw comes from one member, in proportion to the weights, so that the band shows how far the
-        laws disagree as well. Outside the data each draw deviates by the law's own error (docs/fitting.md).
+        laws disagree as well; with `disagreement` below 1 a draw is that share of the way from their mean to its
+        member. Outside the data each draw deviates by the law's own error (docs/fitting.md).
         """
-        drawn, discrepancy = self._refitted_values(sizes), self.data.get("discrepancy")
+        drawn, discrepancy = self._refitted_values(sizes, disagreement), self.data.get("discrepancy")
         if not discrepancy or not discrepancy["per_log"] or not len(drawn):
             return drawn
         scale = Objective(self.settings["objective"])
         at = {column: np.asarray(sizes[column], dtype=float) for column in self.data["ranges"]}
         return scale.unscale(scale.scale(drawn) + deviations(discrepancy, at, len(drawn), self.settings["seed"]))
 
-    def _refitted_values(self, sizes: Mapping[str, np.ndarray]) -> np.ndarray:
+    def _refitted_values(self, sizes: Mapping[str, np.ndarray], disagreement: float = 1.0) -> np.ndarray:
         """(B, N) predictions of every bootstrap draw, as if the law were true."""
         if self.members:
             pools = [member._refitted_values(sizes) for member in self.members]
@@ -292,7 +296,11 @@ class LawFit:
             )
             drawn = np.stack([pools[m][b] for b, m in enumerate(turns)]) if n_draws else pools[0][:0]
             scale = Objective(self.settings["objective"])
-            return scale.unscale(scale.scale(drawn) + self.settings["carried"])
+            scaled = scale.scale(drawn)
+            if disagreement < 1 and n_draws:
+                mean = np.average([scale.scale(pool[:n_draws]) for pool in pools], axis=0, weights=weights)
+                scaled = np.where(np.isfinite(mean), mean + disagreement * (scaled - mean), scaled)
+            return scale.unscale(scaled + self.settings["carried"])
         count = len(next(iter(sizes.values())))
         block = max(1, _LARGEST_BLOCK // max(count, 1))
         parts = [self._evaluate(self.draws[i : i + block], sizes) for i in range(0, len(self.draws), block)]

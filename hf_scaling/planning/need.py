@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 _BELOW, _BEYOND = 1e3, 1e6
 # Sizes of the scan, evenly spaced in the logarithm; between two of them curves are straight.
 _N_SIZES = 240
-# A law that never reaches the target says never where the favourable end is this far beyond the largest size.
+# A law that never reaches the target says never where the favourable end is this far beyond the largest size; an
+# unfavourable end beyond it is infinite.
 _FAR = 100.0
+# The laws of a mixture differ from each other about three times as much as their mean from what is measured later.
+_DISAGREEMENT = 1 / 3
 # A size that is this factor above the favourable end of its interval does not answer how much is needed.
 _WIDEST = 8.0
 # In one round at least and at most these factors of the largest measured size are collected.
@@ -41,7 +44,8 @@ class Need:
         value: The size at which the law reaches the target; inf where no size within a factor of a million of the
             largest measured one does; NaN where nothing can be said.
         low: The size at which the favourable end of the law's band reaches it.
-        high: The size at which the unfavourable end reaches it; inf where it does not.
+        high: The size at which the unfavourable end reaches it; inf where it does not within a hundred times the
+            largest measured size.
         verdict: A key of `verdicts.NEED_VERDICTS`: reached_inside (at measured sizes or below), extrapolated, never
             (the law does not reach it, nor does the favourable end within a hundred times the largest measured size),
             cannot_tell.
@@ -175,6 +179,7 @@ def _judge(
     # The favourable end of the band reaches the target first.
     low, high = (curves.reach(turned, share) for share in ((1 - level) / 2, (1 + level) / 2))
     low, high = min(low, size), max(high, size)
+    high = math.inf if high > max(_FAR * largest, size) else high
     if fit.status != "ok":
         text = f"the law's own status is {fit.status}: read this as one possibility (docs/fitting.md)"
         notes.append(note("law_in_doubt", "warn", text))
@@ -242,7 +247,7 @@ class Curves:
     Attributes:
         logs: (N,) logarithms of the sizes, ascending.
         values: (N,) the law.
-        draws: (B, N) its draws, the law's own error beyond the data included.
+        draws: (B, N) its draws, the law's own error beyond the data included, but none that rises there.
     """
 
     logs: np.ndarray
@@ -258,7 +263,12 @@ class Curves:
         sizes = {**{name: np.full(_N_SIZES, size) for name, size in place.items()}, solve_for: np.exp(logs)}
         sign = -1.0 if fit.scale.rises else 1.0
         with np.errstate(all="ignore"):
-            return cls(logs, sign * fit.values(sizes), sign * fit.draw_values(sizes))
+            values, draws = sign * fit.values(sizes), sign * fit.draw_values(sizes, _DISAGREEMENT)
+        # Draws of a law that is taken as true fall as the law does.
+        in_doubt = fit.members or fit.data.get("discrepancy", {}).get("per_log")
+        if in_doubt and len(draws):
+            draws = _without_rise(logs, values, draws, math.log(largest))
+        return cls(logs, values, draws)
 
     def reach(self, value: float, share: float | None = None) -> float:
         """The size at which the law, or a quantile of its draws, reaches a value.
@@ -301,6 +311,25 @@ class Curves:
         above, below = curve[place - 1], curve[place]
         part = (above - value) / (above - below) if np.isfinite(above) and above > value else 1.0
         return float(np.exp(self.logs[place - 1] + part * (self.logs[place] - self.logs[place - 1])))
+
+
+def _without_rise(logs: np.ndarray, values: np.ndarray, draws: np.ndarray, largest: float) -> np.ndarray:
+    """Draws (B, N) that do not rise beyond the largest measured size.
+
+    A law's error beyond the data is symmetric: its slope plus or minus something. More data seldom make a model worse,
+    so that towards the unfavourable side the slope is a share of the law's own: what a draw loses against the law
+    since the largest size, as a ratio to what the law gains, is damped as 1 - exp(-ratio).
+    """
+    is_log = bool((values > 0).all())
+    with np.errstate(all="ignore"):
+        curve, drawn = (np.log(np.maximum(v, 1e-300)) if is_log else v for v in (values, draws))
+    start = np.interp(largest, logs, curve)
+    behind = drawn - curve
+    at_start = np.array([np.interp(largest, logs, row) for row in behind])[:, None]
+    gained, lost = np.maximum(start - curve, 1e-12), behind - at_start
+    damped = np.where((lost > 0) & (logs > largest), -gained * np.expm1(-np.maximum(lost, 0.0) / gained), lost)
+    result = curve + at_start + damped
+    return np.exp(result) if is_log else result
 
 
 def _next_amount(aim: float, largest: float) -> float:
