@@ -173,3 +173,25 @@ def test_a_need_and_a_transfer_gap_propose_no_level_above_what_there_is(study, t
     assert max(added(hs.need(ResultsTable.load(folder), "loss", 0.9, "n_finetune", **settings).notes)) > 1297
     gaps = hs.transfer_gaps(str(folder), "loss", bootstrap=100)
     assert added(gaps.notes) and max(added(gaps.notes)) <= 1297
+
+
+def test_what_is_to_be_collected_exists(study, fit):
+    bare, limited = (hs.need(fit, "loss", 0.37, "n_finetune", **options) for options in ({}, {"study": study}))
+    assert bare.value == limited.value > 1297 and bare.collect > 1297
+    assert limited.collect == 1297
+    assert "too_few_exist" in [note["code"] for note in limited.notes]
+    assert "too_few_exist" not in [note["code"] for note in bare.notes]
+
+
+def test_levels_to_add_for_a_need_and_a_gap_exist(study):
+    frame = ResultsTable.load(study).to_pandas()
+    few = pd.DataFrame(frame[frame["n_finetune"].isin([150, 400])])
+    fit = hs.fit_law(few, "transfer_gap", bootstrap=50)
+    found = hs.need(fit, "loss", 0.37, "n_finetune", study=study)
+    gaps = hs.transfer_gaps(few, "loss", study=study, bootstrap=50)
+    for notes in (found.notes, gaps.notes):
+        add = [note["add"]["n_finetune"] for note in notes if note["code"] == "too_few_levels"]
+        assert add and max(map(max, add)) <= 1297
+    assert found.verdict == "cannot_tell" and found.collect <= 1297
+    beyond = [note["add"] for note in hs.transfer_gaps(few, "loss", bootstrap=50).notes if "add" in note]
+    assert max(beyond[0]["n_finetune"]) > 1297

@@ -14,9 +14,9 @@ from hf_scaling.fitting.fit import fit_table, resolve_law
 from hf_scaling.fitting.law_fit import quantiles
 from hf_scaling.fitting.levels import level_notes, levels_of
 from hf_scaling.fitting.rows import as_table, default_zeros, note
-from hf_scaling.planning.limits import available_sizes, study_of
+from hf_scaling.planning.limits import Available, available_sizes, study_of
 from hf_scaling.planning.verdicts import describe_need
-from hf_scaling.text import did_you_mean, format_count
+from hf_scaling.text import did_you_mean, format_count, format_whole
 
 if TYPE_CHECKING:
     from hf_scaling.fitting.rows import TableLike
@@ -50,8 +50,8 @@ class Need:
             (the law does not reach it, nor does the favourable end within a hundred times the largest measured size),
             cannot_tell.
         collect: The amount to have after the next round: measure there, then ask again. It is `value`, but at least a
-            quarter more than the largest measured size and at most three times it; `high` where that is measured
-            already; None where the verdict is never.
+            quarter more than the largest measured size, at most three times it and at most what the study's source
+            has; `high` where that is measured already; None where the verdict is never.
         notes: Findings, each with code, grade and text.
         target: The column of the target.
         target_value: The value to reach, in the target's own units.
@@ -105,8 +105,8 @@ def need(
         solve_for: The size to find, a column of the law.
         law: For a table: a name of `LAWS` or "auto".
         level: Of the interval, between 0 and 1.
-        study: Folder of the study, which says how many images its sources have: no level to add is above that. By
-            default `fit_or_table` where it is a study's.
+        study: Folder of the study whose sources.json says how many images and labels there are: no more than that is
+            to be collected or added. By default the table, where it is one.
         **sizes: The law's other sizes, by column (by default the largest measured); for a law with `pool=` its
             columns, which name the curve; for a table also further arguments of `fit_law`: x, arm, upstream,
             downstream, pool, bootstrap, seed and the rest.
@@ -122,6 +122,7 @@ def need(
     """
     if not (isinstance(value, int | float | np.number) and math.isfinite(value)):
         raise InputError(f"value: the {target} to reach must be a finite number, not {value!r}")
+    folder = study_of(study, fit_or_table)
     if isinstance(fit_or_table, LawFit):
         fit = fit_or_table
     else:
@@ -145,8 +146,8 @@ def need(
     for name in columns:
         if name != solve_for:
             place.setdefault(name, float(fit.data["ranges"][name][1]))
-    most = available_sizes(study_of(study, fit_or_table), [solve_for, *place], fit.data["study"], ()).most
-    return _judge(fit, float(value), solve_for, place, level, most)
+    available = available_sizes(folder, columns, fit.data["study"], at_most=())
+    return _judge(fit, float(value), solve_for, place, level, available)
 
 
 def _fit(
@@ -170,10 +171,10 @@ def _size(name: str, value: Any) -> float:
 
 
 def _judge(
-    fit: LawFit, value: float, solve_for: str, place: Mapping[str, float], level: float, most: Mapping[str, float]
+    fit: LawFit, value: float, solve_for: str, place: Mapping[str, float], level: float, available: Available
 ) -> Need:
-    notes = _level_notes(fit, solve_for, place, most)
-    _, largest = fit.data["ranges"][solve_for]
+    notes = _level_notes(fit, solve_for, place, available)
+    most, largest = available.most.get(solve_for, math.inf), fit.data["ranges"][solve_for][1]
     curves, turned = Curves.along(fit, solve_for, place), -value if fit.scale.rises else value
     size = curves.reach(turned)
     # The favourable end of the band reaches the target first.
@@ -204,12 +205,19 @@ def _judge(
     if verdict == "extrapolated" and math.isinf(high):
         text = "the unfavourable end of the law's band does not reach the target: no amount is certain to be enough"
         notes.append(note("high_open", "warn", text))
-    collect = None
-    if verdict == "reached_inside" and high <= largest:
+    if size > most:
+        text = (
+            f"{available.source[solve_for]} has {format_whole(most)}: the target takes more {solve_for} than there is"
+        )
+        notes.append(note("too_few_exist", "warn", text))
+    if verdict == "never":
+        collect = None
+    elif verdict == "reached_inside" and high <= largest:
         collect = _whole(high)
-    elif verdict != "never":
+    else:
         added = [new for n in notes for new in n.get("add", {}).get(solve_for, ()) if new > largest]
-        collect = _next_amount(min(added, default=size), largest)
+        # All there is, where the step would be larger; never less than what is measured.
+        collect = max(min(_next_amount(min(added, default=size), largest), most), largest)
     return Need(
         value=size,
         low=low,
@@ -227,17 +235,14 @@ def _judge(
     )
 
 
-def _level_notes(fit: LawFit, solve_for: str, place: Mapping[str, float], most: Mapping[str, float]) -> list[dict]:
-    """Errors for the size that is solved for, and for others outside their measured levels, with too few levels.
-
-    Levels to add are at most what the sources of a study have, `most`.
-    """
+def _level_notes(fit: LawFit, solve_for: str, place: Mapping[str, float], available: Available) -> list[dict]:
+    """Errors for the size that is solved for, and for others outside their measured levels, with too few levels."""
     levels = {solve_for: levels_of(fit, solve_for)}
     for name, size in place.items():
         measured = levels_of(fit, name)
         if not np.isclose(measured, size, rtol=0.1).any():
             levels[name] = measured
-    return level_notes(levels, f"how much {solve_for} the target takes", most=most)
+    return level_notes(levels, f"how much {solve_for} the target takes", most=available.most)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,6 +73,7 @@ def transfer_gaps(
     target: str = "loss",
     law: str = "transfer_gap",
     level: float = 0.95,
+    study: str | Path | None = None,
     **fitting: Any,
 ) -> TransferGaps:
     """Judge for each downstream set whether to pre-train more or to label more (Barnett 2024).
@@ -83,6 +85,8 @@ def transfer_gaps(
         target: The column to fit.
         law: transfer_gap, transfer_gap_shifted or transfer_gap_joint.
         level: Of the intervals, between 0 and 1.
+        study: Folder of the study whose sources.json says how many images and labels there are: levels that are
+            missing are named within that. By default `table`, where it is one.
         **fitting: Further arguments of `fit_law`: arm, upstream, downstream, bootstrap, seed and the rest.
 
     Raises:
@@ -91,7 +95,7 @@ def transfer_gaps(
     Example:
         `hs.transfer_gaps("studies/demo", target="error").table`
     """
-    notes, scratch = list[dict](), dict[str, LawFit]()
+    notes, scratch, folder = list[dict](), dict[str, LawFit](), study_of(study, table)
     if isinstance(table, LawFit):
         fits = {_downstream_of(table): table}
     elif isinstance(table, Mapping) and table and all(isinstance(fit, LawFit) for fit in table.values()):
@@ -102,11 +106,11 @@ def transfer_gaps(
         rows = RowFilter(target, **{f.name: given.pop(f.name) for f in fields(RowFilter) if f.name in given})
         options = FitOptions(level=level, **given)
         fits, scratch, notes = _fit_each(as_table(table), law, rows, options)  # type: ignore[arg-type]  # no fits left
-    gaps, worth, study = [], [], study_of(table)
+    gaps, worth = [], []
     for name, fit in fits.items():
         gaps.append({"downstream": name, **judge_gap(fit, level)})
         worth += [{"downstream": name, **row} for row in images_worth(fit, scratch.get(name), level)]
-        most = available_sizes(study, fit.columns.values(), fit.data["study"], ()).most
+        most = available_sizes(folder, fit.columns.values(), fit.data["study"], ()).most
         notes += [{**found, "text": f"{name}: {found['text']}"} for found in gap_notes(fit, most)]
         if fit.status != "ok":
             text = f"{name}: the law's own status is {fit.status}; the verdict on the gap follows from its draws alone"

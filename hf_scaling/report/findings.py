@@ -458,7 +458,8 @@ def find_transfer_gaps(part: Part, target: str, request: Request) -> list[ArmGap
             continue
         law = "transfer_gap_joint" if len(levels(arm.rows, "n_params")) > 1 else "transfer_gap"
         try:
-            gaps.append(ArmGap(arm, target, transfer_gaps(arm.rows, target, law, stage=part.stage, **settings)))
+            found = transfer_gaps(arm.rows, target, law, study=request.study, stage=part.stage, **settings)
+            gaps.append(ArmGap(arm, target, found))
         except InputError as error:
             gaps.append(ArmGap(arm, target, problem=str(error)))
     return gaps

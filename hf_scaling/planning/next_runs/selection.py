@@ -81,18 +81,17 @@ def select_by_error(
         costs: Costs of the N candidates before any selection; not changed.
         configuration: (N,) the configuration of each candidate.
         budget: In the unit of the costs.
-        together: Whether all candidates of one configuration are taken together, where they can be paid. Finished runs
-            of one size often differ by a condition that no column holds: one has its effect, all have the mean.
+        together: Whether the candidates of one configuration are taken together or not at all, unless the budget is
+            too small for those of any. Finished runs of one size often differ by a condition that no column holds: one
+            has its effect, all have the mean.
     """
     costs, rows, before = copy(costs), list[int](), error.level()
     least, waiting = budget * _SMALL_COST, np.ones(len(configuration), dtype=bool)
-    n_configurations = int(configuration.max()) + 1
+    numbers = np.bincount(configuration)
+    whole = together & (numbers > 1)
     while True:
         added = costs.added()
-        numbers = np.bincount(configuration[waiting], minlength=n_configurations)
-        totals = np.bincount(configuration[waiting], added[waiting], n_configurations)
-        whole = (numbers > 1) & (totals <= budget) & together
-        price = np.where(whole, totals, 0.0)[configuration] + np.where(whole[configuration], 0.0, added)
+        price = np.where(whole[configuration], np.bincount(configuration, added)[configuration], added)
         gain = error.gains(np.where(whole, numbers, 1))[configuration]
         possible = waiting & (price <= budget) & (gain >= _LEAST_FALL)
         if not possible.any():
@@ -106,6 +105,8 @@ def select_by_error(
             costs.pay(taken)
         rows += batch
         waiting[batch], budget = False, budget - float(price[row])
+    if together and not rows:
+        return select_by_error(error, costs, configuration, budget, together=False)
     return rows if error.level() < (1 - _LEAST_KEPT) * before else []
 
 
