@@ -277,3 +277,19 @@ def test_priors_that_cannot_be_used_are_refused():
 def test_a_published_prior_can_leave_sources_out():
     whole, part = published_prior("power_law"), published_prior("power_law", without=["few_shot"])
     assert part["a"][0] < whole["a"][0] and published_prior("power_law", without=SOURCES) == {}
+
+
+def test_numbers_name_curves_whatever_their_type():
+    table, _ = planted(curves=3)
+    table["n_params"] = table["model"].str[1:].astype(int) * 1000 + 1000
+    fit = hs.fit_law(table, "power_law", pool=["n_params"], bootstrap=0)
+    assert "ignored_variable" not in fit.note_codes
+    own = [fit.predict({"n_params": size, "n_pretrain": 1e5}).value[0] for size in (2000, 2000.0, np.float64(2000))]
+    assert len(set(own)) == 1 and own[0] != fit.predict({"n_params": 4000, "n_pretrain": 1e5}).value[0]
+
+
+@pytest.mark.parametrize("name", ["m0", "unseen"])
+def test_one_curve_of_a_pooled_fit_is_planned_with(pooled, name):
+    plan = hs.plan(pooled[0].curve(model=name), budget=1e5, costs={"pretrain_image": 1.0})
+    assert plan.allocation["n_pretrain"] == pytest.approx(1e5, rel=0.01)
+    assert plan.predicted["low"] < plan.predicted["value"] < plan.predicted["high"]

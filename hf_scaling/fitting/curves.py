@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from hf_scaling.errors import InputError
+from hf_scaling.fitting.rows import curve_name
 from hf_scaling.fitting.solver import Coordinates, coordinates_of
 from hf_scaling.laws import Evaluator, Law
-from hf_scaling.text import did_you_mean, listing
+from hf_scaling.text import listing
 
 # Floors and exponents move as logarithms here, from these ends.
 _SMALLEST_FLOOR, _SMALLEST_EXPONENT = 1e-9, 1e-3
@@ -172,12 +173,7 @@ class CurveFits:
             if column not in given:
                 known = listing(self.levels_of(column), 4)
                 raise InputError(f"the law is of several curves: give {column}, one of {known}, or a new one")
-        return tuple(str(given[column]) for column in self.columns)
-
-    def describe_unknown(self, names: Sequence[str]) -> str:
-        """A hint for names that may be misspelt, as the end of a sentence."""
-        hints = [did_you_mean(name, self.levels_of(column)) for name, column in zip(names, self.columns)]
-        return "".join(hint for hint in hints if hint)
+        return tuple(curve_name(given[column]) for column in self.columns)
 
     def to_dict(self) -> dict[str, Any]:
         """What law.json holds of the curves."""

@@ -13,6 +13,7 @@ from hf_scaling import files, hub
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.curves import CurveCoordinates, CurveFits
 from hf_scaling.fitting.discrepancy import HeldOut, deviations
+from hf_scaling.fitting.rows import curve_name
 from hf_scaling.fitting.solver import Objective
 from hf_scaling.fitting.target import AS_IT_IS, TargetScale, stored_scale
 from hf_scaling.laws import Law
@@ -223,11 +224,11 @@ class LawFit:
         for column in self.pool:
             if column not in (frame.columns if hasattr(frame, "columns") else frame):
                 known = listing([str(one[self.pool.index(column)]) for one in self._curve_names], 4)
-                raise InputError(
-                    f"prediction needs the column {column!r}, which names the curve: {known}, or a new one"
-                )
+                text = f"prediction needs the column {column!r}, which names the curve: {known}, or a new one"
+                raise InputError(f"{text}; fit.curve({column}=...) is the fit of one")
             values = frame[column]
-            texts = [str(values)] if isinstance(values, str | int | float) else [str(value) for value in values]
+            single = isinstance(values, str | int | float | np.generic)
+            texts = [curve_name(values)] if single else [curve_name(value) for value in values]
             if len(texts) not in (1, count):
                 raise InputError(f"the column {column!r} has {len(texts)} values for {count} rows")
             names.append(texts * (count if len(texts) == 1 else 1))

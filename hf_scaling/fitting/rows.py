@@ -490,6 +490,12 @@ def take_rows(columns: Columns, law: Law, row_filter: RowFilter) -> FitRows:
     )
 
 
+def curve_name(value: Any) -> str:
+    """A value of a pool's column as text; 8 and 8.0 are one name."""
+    is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    return str(int(value)) if is_whole else str(value)
+
+
 def _curves_of(columns: Columns, pool: Sequence[str]) -> tuple[np.ndarray | None, tuple[tuple[str, ...], ...]]:
     """The curve of each row (N,), and the names of the curves in their order; None without a pool.
 
@@ -503,7 +509,7 @@ def _curves_of(columns: Columns, pool: Sequence[str]) -> tuple[np.ndarray | None
         for row in (row for row, value in enumerate(columns.data[name]) if _is_missing(value)):
             text = f"column {name!r}, row {columns.labels[row]}: there is no value, and pool= names curves by it"
             raise InputError(text)
-    names = [tuple(str(value) for value in values) for values in zip(*(columns.data[name] for name in pool))]
+    names = [tuple(map(curve_name, values)) for values in zip(*(columns.data[name] for name in pool))]
     order = sorted(set(names))
     number = {one: i for i, one in enumerate(order)}
     return np.array([number[one] for one in names]), tuple(order)
