@@ -18,6 +18,7 @@ _HOMES = {
     "LAWS": "laws",
     "Law": "laws",
     "LawFit": "fitting",
+    "class_influence": "scores.influence",
     "compare_laws": "fitting",
     "find_boundary": "boundary",
     "fit_law": "fitting",
