@@ -34,6 +34,7 @@ from hf_scaling.report.parts import (
     split_table,
     texts,
 )
+from hf_scaling.report.tuning import describe_tuning
 from hf_scaling.results.foreign import propose_arms, similar_columns
 from hf_scaling.text import format_count, format_parameters, format_span, listing
 
@@ -327,7 +328,7 @@ def collect_findings(
         request=request,
         parts=tuple(_analyse(part, frame, request) for part in parts[:MOST_PARTS]),
         gaps=tuple(find_gaps(parts)),
-        facts=describe_table(frame),
+        facts=describe_table(frame) | describe_tuning(request.study),
         n_rows=len(frame),
         left_out=tuple(part.title for part in parts[MOST_PARTS:]),
     )

@@ -1,0 +1,38 @@
+"""What a study tried to choose its learning rates, from the `tuning.json` of its folder, as facts of its report."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+from hf_scaling.text import format_percent
+
+NAME = "tuning.json"
+
+
+def describe_tuning(study: Path | None) -> dict[str, str]:
+    """How the learning rates of a study were chosen: name of a fact -> text; empty where nothing was tuned.
+
+    Args:
+        study: The folder; None where the results are not a study's.
+    """
+    try:
+        record = json.loads((study / NAME).read_text(encoding="utf-8")) if study is not None else {}
+        chosen, tried = dict(record.get("rates", {})), list(record.get("tried", ()))
+        losses: dict[tuple[str, float], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for trial in tried:
+            losses[trial["model"], trial["steps"]][trial["rate"]].append(float(trial["loss"]))
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        # A report of a study whose record is damaged leaves the tuning out.
+        return {}
+    if not chosen:
+        return {}
+    rates = ", ".join(f"{name} {rate:g}" for name, rate in chosen.items())
+    rungs = [
+        f"{model} at {format_percent(share)} of the steps: "
+        + ", ".join(f"{rate:g} {sum(values) / len(values):.3f}" for rate, values in sorted(by_rate.items()))
+        for (model, share), by_rate in losses.items()
+    ]
+    levels = sorted({trial["n_pretrain"] for trial in tried})
+    at = f", mean over n_pretrain {' and '.join(f'{n:,}' for n in levels)}" if levels else ""
+    facts = {"learning rates": f"{rates}; tuned on the plain arm and a validation part alone"}
+    return facts | ({"rates tried": f"validation loss of each rate{at}: {'; '.join(rungs)}"} if rungs else {})
