@@ -86,10 +86,14 @@ def test_unknown_names_and_wrong_values_are_refused(write, text, argv, named):
         assert word in str(caught.value)
 
 
-def test_finetuning_has_no_distillation_fields():
-    for flag in ("--alpha", "--teacher", "--patch_size"):
+def test_finetuning_has_no_distillation_fields_and_takes_the_shape_of_a_new_model_alone():
+    for flag in ("--alpha", "--teacher"):
         with pytest.raises(InputError, match=flag):
             parse_finetune([flag, "1"], None)
+    with pytest.raises(InputError, match="patch_size"):
+        parse_finetune(["--patch_size", "8"], None)
+    fields, _ = parse_finetune(["--patch_size", "8", "--model", "vit-30k"], None)
+    assert (fields.patch_size, fields.is_new_model) == (8, True)
 
 
 def test_help_shows_an_example(capsys):
