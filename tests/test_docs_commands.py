@@ -42,6 +42,7 @@ NOT_RUN = {
     ("hub.md", 2): "writes to the Hub",
     ("models.md", 0): "downloads a model",
     ("runner.md", 0): "trains the demo",
+    ("scores.md", 0): "loads checkpoints of one's own",
     ("study.md", 0): "trains on images of one's own",
     ("training.md", 0): "trains",
 }
