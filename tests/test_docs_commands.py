@@ -144,6 +144,8 @@ def test_a_recipe_takes_its_fields(words):
 
 
 def run_command(words: list[str], workplace: Path, monkeypatch) -> None:
+    if "n_pretrain=images" in words:
+        words = ["mine.csv" if word == "results.csv" else word for word in words]
     monkeypatch.chdir(workplace)
     with contextlib.redirect_stdout(io.StringIO()), pytest.raises(SystemExit) as ended:
         main(words)
@@ -163,8 +165,6 @@ def test_a_command_that_decides_runs(words, workplace, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("words", running(RUNNING_SLOWLY))
 def test_a_longer_command_that_decides_runs(words, workplace, monkeypatch):
-    if "n_pretrain=images" in words:
-        words = ["mine.csv" if word == "results.csv" else word for word in words]
     run_command(words, workplace, monkeypatch)
 
 
