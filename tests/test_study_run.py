@@ -71,12 +71,12 @@ def test_more_hours_and_images_plan_larger_students(tmp_path, no_timing):
     small = write_images(tmp_path / "few", 400, size=8, classes="abcd")
     large = write_images(tmp_path / "many", 2000, size=8, classes="abcd")
     sizes = {}
-    for images, hours in [(large, 0.25), (large, 5000), (small, 5000)]:
+    for images, hours in [(large, 0.5), (large, 5000), (small, 5000)]:
         out = tmp_path / f"{images.name}{hours}"
         run_study(str(images), hours=hours, out=out, dry_run=True, workers=2, say=lambda line: None)
         plan = plan_of(out)
         sizes[images.name, hours] = plan.n_params[plan.middle]
-    assert sizes["many", 5000] > sizes["many", 0.25]
+    assert sizes["many", 5000] > sizes["many", 0.5]
     assert sizes["few", 5000] < sizes["many", 5000]
 
 
@@ -148,7 +148,7 @@ def test_sets_that_allow_no_study_are_refused(tmp_path, no_timing):
 def test_tuning_finds_the_planted_rate_of_each_size(tmp_path):
     plan = StudyPlan(
         "up", [], {"up": "up"}, ["small", "middle", "large"], "teacher", 16,
-        {"small": 50_000, "middle": 150_000, "large": 450_000}, [100, 200, 400, 800, 1600], {}, {}, {"1": 1.0},
+        {"small": 50_000, "middle": 150_000, "large": 450_000}, [100, 200, 400, 800, 1600], 1600, {}, {}, {"1": 1.0},
     )  # fmt: skip
     best, steps = {"small": 4e-3, "large": 1e-3}, []
 
@@ -168,11 +168,42 @@ def test_tuning_finds_the_planted_rate_of_each_size(tmp_path):
 
 def test_tuning_ends_with_its_seconds(tmp_path):
     plan = StudyPlan(
-        "up", [], {"up": "up"}, ["s", "m", "l"], "t", 16, {"s": 1, "m": 3, "l": 9}, [100, 200, 400], {}, {}, {"1": 1.0}
+        "up",
+        [],
+        {"up": "up"},
+        ["s", "m", "l"],
+        "t",
+        16,
+        {"s": 1, "m": 3, "l": 9},
+        [100, 200, 400],
+        400,
+        {},
+        {},
+        {"1": 1.0},
     )
     tried = []
     tune(plan, {"pretrain": {"num_train_epochs": 8}}, tmp_path, 0.0, lambda fields: tried.append(fields) or 1.0)
     assert len(tried) == 2  # one rate at two n_pretrain, which is the least
+
+
+def test_a_killed_tuning_tries_nothing_twice(tmp_path):
+    plan = StudyPlan(
+        "up", [], {"up": "up"}, ["s", "m", "l"], "t", 16, {"s": 1, "m": 3, "l": 9}, [100, 200], 200, {}, {}, {"1": 1.0}
+    )
+    content, tried = {"pretrain": {"num_train_epochs": 8, "min_steps": 10}}, []
+
+    def loss_of(fields):
+        if len(tried) == 7:
+            raise KeyboardInterrupt
+        tried.append(json.dumps(fields, sort_keys=True))
+        return fields["learning_rate"]
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(plan, content, tmp_path, 1e6, loss_of)
+    before, again = list(tried), []
+    tune(plan, content, tmp_path, 1e6, lambda fields: again.append(json.dumps(fields, sort_keys=True)) or 1.0)
+    assert again and not set(before) & set(again)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tuning.json"]
 
 
 def test_the_clock_sums_calls_and_leaves_out_the_time_between(tmp_path):

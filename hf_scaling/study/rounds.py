@@ -201,11 +201,14 @@ class _Loop:
         levels = levels[(price[levels] <= seconds * _PILOT_PRICE) | (np.arange(len(levels)) < _PILOT_LEVELS - 1)]
         chosen = [upstream[upstream["n_pretrain"].isin(spread(levels, _PILOT_LEVELS))]]
         if any(question.name != "boundary" for question in self.questions):
-            labelled = first[(first["stage"] == "finetune") & (first["arm"] == "plain") & (first["n_pretrain"] > 0)]
+            tuned = first[(first["stage"] == "finetune") & (first["arm"] == "plain")]
+            labelled = tuned[tuned["n_pretrain"] > 0]
             for _, cells in labelled.groupby("downstream"):
                 pretrained = spread(np.sort(cells["n_pretrain"].unique()), 3)
                 labels = spread(np.sort(cells["n_finetune"].unique()), _PILOT_LABELS)
                 chosen.append(cells[cells["n_pretrain"].isin(pretrained) & cells["n_finetune"].isin(labels)])
+            # What pre-training is worth at all is asked first: the same without it.
+            chosen.append(tuned[(tuned["n_pretrain"] == 0) & tuned["n_finetune"].isin(chosen[-1]["n_finetune"])])
         cells = pd.concat(chosen).sort_values("seconds", kind="stable")
         # A pilot that takes all the time leaves none for the answer; both arms of a level or neither.
         affordable = cells[cells["seconds"].cumsum() <= max(seconds * 0.5, cells["seconds"].iloc[:4].sum())]

@@ -149,7 +149,7 @@ def run_study(
             say(f"time    its {hours:g} hours are spent: a larger --hours continues it")
         grid = _tuned(plan, folder, hours, say)
         pool = GridPool(grid, plan, folder, workers, engine, clock, hours)
-        full_range = (float(plan.n_pretrain[0]), float(plan.n_pretrain[-1]))
+        full_range = (float(plan.n_pretrain[0]), float(plan.n_source))
         first = plan.names[sets[0]] if sets else None
         asked = [
             Question(

@@ -47,6 +47,9 @@ def tune(
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))["rates"]
     loss_of, ends = loss_of or validation_loss, time.monotonic() + seconds
+    # What a killed call has tried is not tried again.
+    begun = folder / f".{NAME}.begun"
+    known = json.loads(begun.read_text(encoding="utf-8")) if begun.is_file() else {}
     small, _, large = plan.students
     levels = [plan.n_pretrain[len(plan.n_pretrain) // 3], plan.n_pretrain[2 * len(plan.n_pretrain) // 3]]
     tried: list[dict[str, Any]] = []
@@ -61,7 +64,10 @@ def tune(
                 losses[rate] = 0.0
                 for n in levels:
                     fields = _fields(content, model, n, rate, share, plan.seed)
-                    loss = loss_of(fields)
+                    key = json.dumps(fields, sort_keys=True, default=str)
+                    loss = known[key] if key in known else loss_of(fields)
+                    known[key] = loss
+                    files.write_text(begun, json.dumps(known))
                     tried.append({"model": model, "n_pretrain": n, "rate": rate, "steps": share, "loss": loss})
                     losses[rate] += loss / len(levels) if math.isfinite(loss) else math.inf
             if not losses:
@@ -75,6 +81,7 @@ def tune(
     rates_by_model = _on_the_line(plan, best)
     record = {"rates": rates_by_model, "best": best, "tried": tried}
     files.write_text(path, json.dumps(record, indent=1) + "\n")
+    begun.unlink(missing_ok=True)
     return rates_by_model
 
 
