@@ -225,7 +225,7 @@ def finished(tmp_path, monkeypatch):
     """A study that is complete, so that `hf-scaling run` only has to say so."""
     pretrain(lambda r: r["n_pretrain"] < 20_000).save(tmp_path / "study" / "results")
     (tmp_path / "grid.yaml").write_text("models: [vit-30k]\nn_pretrain: [50]\npretrain: {source: glyphs}\n")
-    monkeypatch.setattr(loop, "run_grid", lambda *given: None)
+    monkeypatch.setattr(loop, "run_grid", lambda *given, **more: None)
     return ["run", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / "study")], tmp_path / "study" / "report.html"
 
 

@@ -169,8 +169,13 @@ def _judge_gap(frame: "pd.DataFrame", question: Question, seed: int) -> Answer:
     gap = gaps.table.iloc[0]
     share, low, high = gap["share"], gap["share_low"], gap["share_high"]
     answered = gap["verdict"] in ("low", "high")
-    meaning = {"low": "pre-train more", "high": "label more"}.get(gap["verdict"], "pre-train more or label more: open")
-    text = f"{gap['downstream']}: {meaning}; {format_percent(share)} of the {question.target} is the transfer gap"
+    ends = (
+        f"{format_percent(low)} to {format_percent(high)} of what the {question.target} can lose is the transfer gap"
+    )
+    meaning = {"low": "pre-train more", "high": "label more"}.get(
+        gap["verdict"], "pre-train more, or label more, is open"
+    )
+    text = f"{gap['downstream']}: {meaning}; {ends}"
     width = high - low if high == high else 1.0
     return Answer(
         question, answered, gap["verdict"], low, high, share, text, 0.0 if answered else 0.5 + width,

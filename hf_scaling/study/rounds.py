@@ -221,7 +221,8 @@ class _Loop:
         candidates, left = self.pool.candidates(), self.pool.seconds_left()
         by_name = {question.name: question for question in self.questions}
         still = [name for name in answers if stayed[name]["times"] < _CONFIRMED]
-        for name in sorted(still, key=lambda name: answers[name].distance):
+        # What cannot be fitted yet lacks a part of its pilot, which comes first.
+        for name in sorted(still, key=lambda name: (answers[name].verdict != "too_few", answers[name].distance)):
             question = by_name[name]
             # The cheapest cell may be taken whatever its share.
             growth = _CONFIRMING if answers[name].answered else _GROWTH
