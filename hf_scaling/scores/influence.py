@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -133,7 +133,7 @@ def class_influence(
     Example:
         `hs.class_influence("studies/halves", "digits").table`
     """
-    given = as_table(table)
+    given: Any = as_table(table)
     frame = given.to_pandas() if hasattr(given, "to_pandas") else pd.DataFrame(given)
     rows = _rows_of(frame, downstream, target)
     subsets = rows["classes"].map(lambda text: frozenset(json.loads(text)))
