@@ -30,7 +30,7 @@ def parts(folder):
 
 
 def test_lists_named_as_parts_give_parts_and_labels(images):
-    write_list(images / "Train.csv", [f"photos/{n}.png,{'cat' if n % 2 else 'dog'}" for n in range(5)])
+    write_list(images / "Train.csv", [f"./photos/{n}.png,{'cat' if n % 2 else 'dog'}" for n in range(5)])
     write_list(images / "test.csv", ["photos/more/6.png,cat", "./photos/more/7.png,dog"])
     folder = read_images(FolderScan(images))
     assert parts(folder) == {
@@ -54,7 +54,13 @@ def test_names_alone_are_found_in_any_folder(images, form, heads, separator, lab
 
 
 @pytest.mark.parametrize(
-    "row, named", [("9.png,cat", "9.png"), ("photos/1.png,", "row 3"), ("photos/0.png,cat", "photos/0.png")]
+    "row, named",
+    [
+        ("9.png,cat", "9.png"),
+        ("./9.png,cat", "9.png"),
+        ("photos/1.png,", "row 3"),
+        ("photos/0.png,cat", "photos/0.png"),
+    ],
 )
 def test_rows_that_fit_no_image_are_refused(images, row, named):
     write_list(images / "train.csv", ["photos/0.png,cat", "photos/2.png,dog", row])
@@ -98,4 +104,10 @@ def test_class_folders_win_over_a_list(tmp_path):
 def test_a_table_that_names_no_image_leaves_the_first_error(images):
     write_list(images / "train.csv", ["elsewhere.png,cat"])
     with pytest.raises(InputError, match="one class"):
+        read_images(FolderScan(images))
+
+
+def test_a_list_that_begins_with_a_missing_image_is_said(images):
+    write_list(images / "train.csv", ["photos/90.png,cat", "photos/0.png,cat", "photos/1.png,dog"])
+    with pytest.raises(InputError, match=r"row 1.*photos/90\.png"):
         read_images(FolderScan(images))

@@ -63,14 +63,22 @@ def _find_lists(scan: FolderScan, label_column: str | None) -> dict[str, tuple[P
         except (ValueError, OSError):
             continue
         label = label_column or next((name for name in LABEL_COLUMNS if name in frame.columns), None)
-        files = next((name for name in frame if name != label and len(frame) and frame[name].iloc[0] in names), None)
-        if files is None or label not in frame.columns:
+        # A few files may be missing, which is then said by row.
+        found_in = {
+            name: sum(file in names for file in _cleaned(frame[name][:100])) for name in frame if name != label
+        }
+        files = max(found_in, key=found_in.__getitem__, default=None)
+        if files is None or not found_in[files] or label not in frame.columns:
             continue
         part = PARTS.get(path.stem.lower(), "train")
         if part in found:
             raise InputError(f"{scan.root}: {found[part][0].name} and {path.name} both list its {part} part: keep one")
-        found[part] = path, pd.DataFrame({"file": frame[files], "label": frame[label]})
+        found[part] = path, pd.DataFrame({"file": _cleaned(frame[files]), "label": frame[label]})
     return found if "train" in found else {}
+
+
+def _cleaned(files: "pd.Series") -> list[str]:
+    return [file.strip().removeprefix("./") for file in files]
 
 
 def _names(scan: FolderScan) -> dict[str, str]:
@@ -95,7 +103,7 @@ def _read_lists(scan: FolderScan, lists: Mapping[str, tuple[Path, "pd.DataFrame"
         groups = by_class[part] = {}
         # Of all lists: an image of two parts would be trained on and evaluated.
         for row, (file, label) in enumerate(zip(frame["file"], frame["label"]), start=1):
-            path = names.get(file.removeprefix("./"))
+            path = names.get(file)
             if path is None:
                 raise InputError(f"{where}: row {row}: there is no image {file}, or more than one")
             if not label:
