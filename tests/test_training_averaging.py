@@ -44,6 +44,7 @@ def test_a_tail_is_the_mean_of_the_last_weights(tmp_path, steps_seen):
     assert len(steps_seen) == 12
     last = steps_seen[9:]
     assert_close(weights_of(tmp_path), {name: sum(step[name] for step in last) / 3 for name in last[0]})
+    assert "tail:0.25" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
 def test_an_ema_forgets_at_its_decay(tmp_path, steps_seen):
@@ -110,6 +111,16 @@ def test_it_is_part_of_the_id_and_absent_it_changes_none():
 def test_what_is_no_average_is_refused(text):
     with pytest.raises(InputError, match="averaging"):
         resolve(*parse_pretrain([*TINY, *QUIET, f"--averaging={text}"], None))
+
+
+def test_a_tail_is_not_selected_from():
+    selection = ["--eval_strategy=steps", "--eval_steps=3", "--save_steps=3"]
+    best = [*selection, "--load_best_model_at_end=true"]
+    for argv in (best, [*best, "--patience=2"]):
+        with pytest.raises(InputError, match=r"averaging tail:0\.25"):
+            resolve(*parse_pretrain([*TINY, *QUIET, *argv, "--averaging=tail:0.25"], None))
+    for argv in ([*best, "--averaging=ema:0.9"], [*selection, "--averaging=tail:0.25"]):
+        assert "averaging" in resolve(*parse_pretrain([*TINY, *QUIET, *argv], None)).spec.rule
 
 
 def test_the_whole_run_can_be_averaged():

@@ -258,10 +258,10 @@ def holds_out(args: TrainingArguments) -> bool:
 
 
 def check_selection(fields: RunFields, args: DistillationArguments) -> None:
-    """Refuse what compares on a validation part where none is held out.
+    """Refuse what compares on a validation part where none is held out, and the average of a tail where one is chosen.
 
     Raises:
-        InputError: alpha_schedule or patience; what it needs is named.
+        InputError: alpha_schedule, patience or averaging; what it needs is named.
     """
     passing = getattr(fields, "teacher", None) is not None and args.alpha_schedule == "until_passed"
     if passing and not holds_out(args):
@@ -272,6 +272,13 @@ def check_selection(fields: RunFields, args: DistillationArguments) -> None:
         raise InputError(
             "patience waits for a better model by a validation part: give eval_strategy, eval_steps, save_strategy, "
             "save_steps and load_best_model_at_end"
+        )
+    is_tail = fields.averaging is not None and Averaging.parse(fields.averaging).kind == "tail"
+    if is_tail and args.load_best_model_at_end:
+        # The best evaluation may come before the tail begins, where nothing is averaged.
+        raise InputError(
+            f"averaging {fields.averaging}: the mean of the last steps is the result whatever load_best_model_at_end "
+            "finds: leave one of them out, or average by ema:DECAY"
         )
 
 

@@ -20,7 +20,7 @@ _NOT_IN_TABLE = ("versions", "schema_version", "created_at", "classes", "class_e
 _NORMAL_95 = 1.96
 
 
-def write_card(folder: Path, task: Task, row: Mapping[str, Any], overlap: str) -> None:
+def write_card(folder: Path, task: Task, row: Mapping[str, Any], overlap: str, averaging: str | None = None) -> None:
     """Write README.md into a run's folder.
 
     Args:
@@ -29,6 +29,7 @@ def write_card(folder: Path, task: Task, row: Mapping[str, Any], overlap: str) -
         row: The run's row.
         overlap: How many of the evaluation examples were trained on, as words. The card names its own model
             PATH_OR_HUB_ID, which a push replaces.
+        averaging: `tail:SHARE` or `ema:DECAY`; None where the weights are the last or the best.
     """
     # Half the width of the 95 % interval of the error that the number of evaluation examples leaves.
     margin = _NORMAL_95 * math.sqrt(row["error"] * (1 - row["error"]) / row["n_eval"])
@@ -59,7 +60,7 @@ def write_card(folder: Path, task: Task, row: Mapping[str, Any], overlap: str) -
         "margin": f"{margin:.4f}",
         "loss": f"{row['loss']:.4f}",
         "n_eval": f"{row['n_eval']:,}",
-        "training": _training(task, row),
+        "training": _training(task, row, averaging),
         "limits": "\n".join(f"- {line}" for line in limits),
         "table": markdown_table(("column", "value"), table),
         "citation": CITATION,
@@ -85,8 +86,8 @@ def _amount(task: Task, row: Mapping[str, Any], count: str, source: str) -> str:
     return f"{n} {task.unit}{'' if row[count] == 1 else 's'} of {of}"
 
 
-def _training(task: Task, row: Mapping[str, Any]) -> str:
-    """Data, arm, hyperparameters and cost, as a list."""
+def _training(task: Task, row: Mapping[str, Any], averaging: str | None) -> str:
+    """Data, arm, hyperparameters, averaging and cost, as a list."""
     drawn = f"drawn by seed {row['seed']}; with the same seed, a larger subset contains a smaller one"
     if row["stage"] == "finetune":
         pretrained = f"`{row['parent']}`, pretrained on {_amount(task, row, 'n_pretrain', 'upstream')}"
@@ -108,6 +109,7 @@ def _training(task: Task, row: Mapping[str, Any]) -> str:
     lines += [
         arm,
         f"Hyperparameters: recipe `{row['recipe']}` in {row['precision']}; {row['samples_seen']:,} {task.unit}s seen.",
+        *([f"Weights: averaged over the steps, `{averaging}`."] if averaging else []),
         f"Cost: {row['train_flops']:.3g} FLOPs forward and backward{teacher}; {row['seconds']:,.0f} s on "
         f"{row['device']}. Energy was not measured.",
     ]

@@ -132,7 +132,8 @@ class _Training:
             self.folder.save_model(model, processor)
             if self.spec.stage == "pretrain":
                 self.folder.write_seen(subset.hashes())
-            write_card(self.folder.path, self.task, row, describe_overlap(overlap, self.task.data))
+            overlaps = describe_overlap(overlap, self.task.data)
+            write_card(self.folder.path, self.task, row, overlaps, run.fields.averaging)
             self.folder.finish(row)
         PartialState().wait_for_everyone()
         return row
