@@ -79,6 +79,26 @@ def test_smaller_selections_of_classes_are_in_larger_ones():
     assert selections[0] < selections[1] < selections[2] < selections[3]
 
 
+def test_random_subsets_of_the_classes_differ_by_number_and_seed_and_order_classes_by_their_names_alone():
+    def names_of(classes, names=NAMES):
+        return {names[at] for at in select_classes(names, classes, "it")}
+
+    halves = [names_of(f"subset:0.5:0:{number}") for number in range(60)]
+    assert {len(half) for half in halves} == {10} and len({frozenset(half) for half in halves}) == 60
+    assert names_of("subset:0.5:1:0") != halves[0] and names_of("subset:0.25:0:0") < halves[0]
+    # Every class is in about half of them.
+    assert all(15 <= sum(name in half for half in halves) <= 45 for name in NAMES)
+    # Classes that come and go elsewhere leave the order of the others as it is.
+    more = [*NAMES, "another", "and one more"]
+    assert names_of("subset:0.5:0:0", more) - {"another", "and one more"} <= names_of("subset:0.6:0:0")
+    assert names_of("subset:0.5:0:0") == names_of("subset:0.5:0:0", NAMES[::-1])
+
+
+def test_a_known_random_subset_never_changes():
+    # Run ids depend on it.
+    assert select_classes(NAMES, "subset:0.25:0:3", "it").tolist() == [1, 2, 3, 17, 18]
+
+
 def test_a_list_file_names_classes_or_ids(tmp_path):
     file = tmp_path / "some.txt"
     file.write_text("# two of them\nclass 7\n\n3\n")
@@ -92,6 +112,9 @@ def test_a_list_file_names_classes_or_ids(tmp_path):
         (1, "classes: 1 "),
         (-3, "classes: -3 "),
         ("nowhere.txt", r"classes: nowhere\.txt"),
+        ("subset:0.5:0", "subset:0.5:0 .*SHARE"),
+        ("subset:1.5:0:0", "subset:1.5:0:0 .*SHARE"),
+        ("subset:0.05:0:0", "at least two"),
         ("misspelt.txt", r"misspelt\.txt, line 2: .*'clas 7'.*class 7"),
     ],
 )

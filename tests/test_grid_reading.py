@@ -134,6 +134,29 @@ def test_n_pretrain_0_adds_runs_without_pretraining_and_leaves_the_others_as_the
     assert "source" in added[0].fields and "n_pretrain" not in added[0].fields
 
 
+def test_class_subsets_multiply_the_pretraining_runs_and_leave_the_others_as_they_are():
+    runs = grid(class_subsets={"count": 3, "seed": 7}, seeds=[0, 1], n_pretrain=[100]).runs
+    upstream = [run for run in runs if run.stage == "pretrain"]
+    subsets = [f"subset:0.5:7:{number}" for number in range(3)]
+    assert len(upstream) == 2 * 2 * 2 * 3 and len(runs) == len(upstream) * 3
+    assert {run.fields["classes"] for run in upstream} == set(subsets)
+    # A teacher is trained on the classes of its student, and a set to fine-tune on has all of its own.
+    assert all(run.teacher.fields["classes"] == run.fields["classes"] for run in upstream if run.teacher)
+    assert all("classes" not in run.fields for run in runs if run.stage == "finetune")
+    # More subsets are added to those that there are.
+    assert {run.key for run in runs} < {
+        run.key for run in grid(class_subsets={"count": 5, "seed": 7}, seeds=[0, 1], n_pretrain=[100]).runs
+    }
+
+
+def test_the_rungs_of_a_ladder_are_of_one_class_subset():
+    runs = grid(
+        class_subsets={"count": 2}, arms=None, schedule="ladder", downstream=None, n_finetune=None, finetune=None
+    ).runs
+    larger = [run for run in runs if run.parent is not None]
+    assert len(larger) == 4 and all(run.parent.fields["classes"] == run.fields["classes"] for run in larger)
+
+
 def test_a_ladder_has_no_rung_without_pretraining():
     content = {"arms": ["plain"], "schedule": "ladder", "n_pretrain": [0, 100, 200]}
     rungs = {run.fields["n_pretrain"]: run.fields["rungs"] for run in grid(**content).runs if run.stage == "pretrain"}
@@ -199,6 +222,14 @@ def test_checkpoints_replace_pretraining():
         ({"finetune": {"output_dir": "x"}}, ["finetune", "output_dir"]),
         ({"finetune": ["x"]}, ["finetune"]),
         ({"checkpoints": [{"checkpoint": "org/name"}]}, ["models", "checkpoints"]),
+        (
+            {
+                "checkpoints": [{"checkpoint": "org/name"}],
+                "class_subsets": {"count": 6},
+                **dict.fromkeys(("models", "n_pretrain", "arms", "pretrain")),
+            },
+            ["class_subsets", "checkpoints"],
+        ),
         ({"overrides": [{"where": {"model": "vit-99k"}, "skip": True}]}, ["overrides", "vit-99k"]),
         ({"overrides": [{"where": {"modle": "x"}, "skip": True}]}, ["'modle'", "model"]),
         ({"overrides": [{"where": {"model": "vit-30k"}, "pretrain": {"seed": 1}}]}, ["seed", "seeds"]),
@@ -207,6 +238,17 @@ def test_checkpoints_replace_pretraining():
         ({"overrides": [{"where": {"seed": 0}, "skip": "yes"}]}, ["skip", "yes"]),
         ({"overrides": [{"where": {"seed": 0}, "processes": 0}]}, ["processes", "0"]),
         ({"schedule": "steps"}, ["schedule", "steps", "ladder"]),
+        ({"class_subsets": 60}, ["class_subsets", "count"]),
+        ({"class_subsets": {"count": 0}}, ["count", "0"]),
+        ({"class_subsets": {"count": 6, "share": 1}}, ["share", "1"]),
+        ({"class_subsets": {"count": 6, "shore": 0.3}}, ["shore", "share"]),
+        ({"class_subsets": {"count": 6}, "n_pretrain": ["all"]}, ["class_subsets", "n_pretrain", "all"]),
+        ({"class_subsets": {"count": 6}, "n_pretrain": [0, 100]}, ["class_subsets", "n_pretrain", "0"]),
+        ({"class_subsets": {"count": 6}, "pretrain": {"classes": 10}}, ["class_subsets", "classes"]),
+        (
+            {"class_subsets": {"count": 6}, "overrides": [{"where": {"seed": 0}, "pretrain": {"classes": 10}}]},
+            ["class_subsets", "classes"],
+        ),
     ],
     ids=str,
 )

@@ -287,6 +287,21 @@ def test_a_study_records_how_much_its_sources_have(study):
     assert sources["digits"] == {"train": 1297, "test": 500, "classes": 10}
 
 
+def test_models_of_random_class_subsets_are_planned_named_and_trained(tmp_path):
+    changes = {"models": ["vit-30k"], "arms": ["plain"], "n_finetune": [20], "class_subsets": {"count": 2}}
+    path = write_grid(tmp_path / "halves.yaml", **changes, finetune={**CONTENT["finetune"], "class_errors": True})
+    plan = Grid.load(path).plan()
+    assert [run.class_subset for run in plan] == [0, 0, 1, 1] and {run.spec.n_classes for run in plan} == {5, 10}
+    assert "class subset 1" in loop.describe_run(plan[3])
+    assert [PlannedRun.from_dict(run.to_dict()) for run in plan] == list(plan)
+    content = dry_run.estimate(Grid.load(path), tmp_path / "study", workers=1)
+    assert content["class_subsets"] == 2 and "2 random subsets" in dry_run.describe(content)
+    run_grid(path, out=tmp_path / "study")
+    tuned = [row for row in rows_of(tmp_path / "study").values() if row["stage"] == "finetune"]
+    assert len({row["classes"] for row in tuned}) == 2
+    assert all(len(json.loads(row["classes"])) == 5 and len(json.loads(row["class_errors"])) == 10 for row in tuned)
+
+
 def test_a_source_out_of_reach_is_guessed_where_that_is_allowed():
     far = {"pretrain": {**CONTENT["pretrain"], "source": "org/name"}}
     with pytest.raises(InputError, match="org/name"):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from hf_scaling import Grid
 from hf_scaling.cli import main
 from hf_scaling.errors import InputError
 from hf_scaling.scores.influence import class_influence
@@ -77,6 +78,21 @@ def test_rows_of_other_sizes_are_compared_with_their_own_kind():
 def test_tables_that_cannot_answer_are_refused(change, options, named):
     with pytest.raises(InputError, match=named):
         class_influence(change(planted(TRUTH)), **options)
+
+
+def test_the_check_keeps_classes_of_which_nothing_is_known(tmp_path):
+    rows = planted(TRUTH)
+    rows["classes"] = [
+        json.dumps([*json.loads(text), *["rare"] * (at < 2)]) for at, text in enumerate(rows["classes"])
+    ]
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("models: [vit-30k]\nn_pretrain: [100]\nclass_subsets: {count: 60}\npretrain: {source: glyphs}\n")
+    found = class_influence(rows)
+    assert "rare" not in set(found.table["class"])
+    path = found.to_grid(tmp_path / "without.yaml", 1, "harmful", grid)
+    (run,) = Grid.load(path).runs
+    with open(run.fields["classes"]) as file:
+        assert set(file.read().split()) == {*TRUTH, "rare"} - {"bad"}
 
 
 @pytest.mark.parametrize("which", ["helpful", "harmful", "random"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_scaling.errors import InputError
+from hf_scaling.grid.schema import ClassSubset
 from hf_scaling.text import did_you_mean
 
 _LARGEST_VALIDATION = 5_000
@@ -84,12 +85,13 @@ def select_classes(class_names: Sequence[str], classes: int | str | None, source
     """Select the classes of a source that are used.
 
     A number takes the classes whose names' SHA-256 come first: a fixed random selection, the same in every run, in
-    which the 10 classes of `classes=10` are among the 100 of `classes=100`.
+    which the 10 classes of `classes=10` are among the 100 of `classes=100`. A `ClassSubset` takes its share of the
+    classes, those whose "SEED:NUMBER:NAME" have the first SHA-256: the order of two classes does not depend on others.
 
     Args:
         class_names: All class names, in label order.
-        classes: None for all, a number, or the path of a file with one class name or class id per line (blank lines
-            and lines that begin with # are ignored).
+        classes: None for all, a number, the text of a `ClassSubset`, or the path of a file with one class name or
+            class id per line (blank lines and lines that begin with # are ignored).
         source: Name of the source, for messages.
 
     Returns:
@@ -98,8 +100,12 @@ def select_classes(class_names: Sequence[str], classes: int | str | None, source
     Raises:
         InputError: Fewer than two classes, more than there are, an unknown name, or no such file.
     """
+    subset = None if classes is None else ClassSubset.parse(classes)
     if classes is None:
         selection = set(range(len(class_names)))
+    elif subset is not None:
+        keys = [hashlib.sha256(f"{subset.seed}:{subset.number}:{name}".encode()).digest() for name in class_names]
+        selection = set(sorted(range(len(class_names)), key=keys.__getitem__)[: subset.size(len(class_names))])
     elif isinstance(classes, int) or str(classes).isdecimal():
         n = int(classes)
         if n > len(class_names):

@@ -1,5 +1,6 @@
 """`Grid`: a study as a YAML file writes it, checked and expanded into runs."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,10 @@ class _Expansion:
         # Left out where the grid does not set it: keys of runs written before tasks existed stay the same.
         self._task = {"task": content["task"]} if "task" in content else {}
         self._source = {"source": content["source"]} if "source" in content else {}
+        # Fields that select a random subset of the upstream classes; {} for all of them.
+        self._subsets = (
+            [{"classes": subset} for subset in content["class_subsets"]] if "class_subsets" in content else [{}]
+        )
         self.used = [False] * len(content["overrides"])
 
     def expand(self) -> tuple[WrittenRun, ...]:
@@ -174,24 +179,26 @@ class _Expansion:
                 yield None, point, {**shape, "model": model}
             for arm in self.content["arms"]:
                 for n_pretrain in (size for size in self.content["n_pretrain"] if size != 0):
-                    for seed in self.content["seeds"]:
-                        run = self.pretrain(model, arm, n_pretrain, seed)
+                    for seed, classes in itertools.product(self.content["seeds"], self._subsets):
+                        run = self.pretrain(model, arm, n_pretrain, seed, classes)
                         if run is not None:
                             yield run, _point(model, arm, n_pretrain, seed), {}
 
-    def pretrain(self, model: str, arm: Mapping[str, Any], n_pretrain: int | None, seed: int) -> WrittenRun | None:
-        """A pretraining run; None where an override skips it."""
+    def pretrain(
+        self, model: str, arm: Mapping[str, Any], n_pretrain: int | None, seed: int, classes: Mapping[str, str]
+    ) -> WrittenRun | None:
+        """A pretraining run on a subset of the classes ({}: all); None where an override skips it."""
         changes = self.changes(_point(model, arm, n_pretrain, seed), "pretrain")
         if changes.get("skip"):
             return None
-        own = {"model": model, "n_pretrain": n_pretrain, "seed": seed}
+        own = {"model": model, "n_pretrain": n_pretrain, "seed": seed, **classes}
         options = {name: value for name, value in arm.items() if name != "teacher"}
         fields = {**self._task, **self._source, **self.content["pretrain"], **options, **own}
         previous = None
         if self.content.get("schedule") == LADDER:
             rungs = sorted(size for size in self.content["n_pretrain"] if 0 < size < n_pretrain)
             fields = {"decay": _DECAY, **fields, "rungs": rungs}
-            previous = self.pretrain(model, arm, rungs[-1], seed) if rungs else None
+            previous = self.pretrain(model, arm, rungs[-1], seed, classes) if rungs else None
             if rungs and previous is None:
                 raise InputError(f"overrides: skip removes n_pretrain {rungs[-1]}, which a larger rung resumes from")
         teacher = None
@@ -199,12 +206,12 @@ class _Expansion:
         if arm and "/" in arm["teacher"]:
             fields["teacher"] = arm["teacher"]
         elif arm:
-            teacher = self.teacher(arm["teacher"], n_pretrain, seed)
+            teacher = self.teacher(arm["teacher"], n_pretrain, seed, classes)
         return WrittenRun("pretrain", fields | changes["fields"], teacher, previous, changes.get("processes", 1))
 
-    def teacher(self, model: str, n_pretrain: int | None, seed: int) -> WrittenRun:
+    def teacher(self, model: str, n_pretrain: int | None, seed: int, classes: Mapping[str, str]) -> WrittenRun:
         """The plain run of the teacher's family on the same images; `skip` does not remove it."""
-        own = {"model": model, "n_pretrain": n_pretrain, "seed": seed}
+        own = {"model": model, "n_pretrain": n_pretrain, "seed": seed, **classes}
         changes = self.changes(_point(model, {}, n_pretrain, seed), "pretrain")
         fields = {**self._task, **self._source, **self.content["pretrain"], **own, **changes["fields"]}
         return WrittenRun("pretrain", fields, processes=changes.get("processes", 1))

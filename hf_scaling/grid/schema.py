@@ -6,6 +6,7 @@ holds it, or raises an InputError that begins with the name.
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from hf_scaling.errors import InputError
@@ -20,7 +21,7 @@ AXES = ("model", "n_pretrain", "arm", "teacher", "seed", "checkpoint", "downstre
 #: Values of `schedule`: a run for each n_pretrain, or branches of one run.
 SEPARATE, LADDER = "separate", "ladder"
 
-_ALL = "all"
+_ALL, _SUBSET = "all", "subset"
 _DEFAULTS: dict[str, Any] = {
     "arms": [{}],
     "downstream": [],
@@ -56,6 +57,49 @@ _FROM_GRID: dict[str, dict[str, str | None]] = {
 }
 
 
+@dataclass(frozen=True)
+class ClassSubset:
+    """A random subset of a source's classes, one of many; written `subset:SHARE:SEED:NUMBER`.
+
+    Attributes:
+        share: Of the classes, above 0 and below 1.
+        seed: Of all the subsets.
+        number: Which of them, from 0.
+    """
+
+    share: float
+    seed: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{_SUBSET}:{self.share}:{self.seed}:{self.number}"
+
+    @classmethod
+    def parse(cls, classes: int | str) -> "ClassSubset | None":
+        """The subset that a value of `classes` writes; None where it is a number or a file.
+
+        Raises:
+            InputError: It begins as a subset, but is not one.
+        """
+        word, *parts = str(classes).split(":")
+        if word != _SUBSET or not parts:
+            return None
+        try:
+            share, seed, number = parts
+            subset = cls(float(share), int(seed), int(number))
+        except ValueError:
+            subset = None
+        if subset is None or not 0 < subset.share < 1 or subset.number < 0:
+            raise InputError(
+                f"classes: {classes} is not a subset: write subset:SHARE:SEED:NUMBER, such as subset:0.5:0:3"
+            )
+        return subset
+
+    def size(self, n_classes: int) -> int:
+        """Classes of `n_classes` that it has, rounded to the nearest."""
+        return round(self.share * n_classes)
+
+
 def check(values: Mapping[str, Any]) -> dict[str, Any]:
     """Check every key of a grid.
 
@@ -73,7 +117,7 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
     _check_keys(values, _READERS, "a grid")
     content: dict[str, Any] = {name: read(name, values[name]) for name, read in _READERS.items() if name in values}
     if "checkpoints" in content:
-        for name in ("source", "models", "n_pretrain", "arms", "pretrain", "schedule"):
+        for name in ("source", "models", "n_pretrain", "arms", "pretrain", "schedule", "class_subsets"):
             if name in content:
                 raise InputError(f"{name}: not used with checkpoints, which are trained already; remove {name}")
         if "downstream" not in content:
@@ -94,11 +138,28 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError("n_pretrain: 0 trains on downstream sets without pre-training: name them by downstream")
     if not content["downstream"] and ("n_finetune" in content or content["finetune"]):
         raise InputError("downstream: missing: name the sets to fine-tune on")
+    if "class_subsets" in content:
+        _check_subsets(content)
     for downstream in content["downstream"]:
         if "n_finetune" not in downstream and "n_finetune" not in content:
             raise InputError(f"n_finetune: missing, for downstream {downstream['source']}")
     content["downstream"] = [{"n_finetune": content.get("n_finetune"), **item} for item in content["downstream"]]
     return content
+
+
+def _check_subsets(content: Mapping[str, Any]) -> None:
+    """Refuse what would give the models of random subsets of the classes other classes, or unequal images."""
+    overrides = [override.get("pretrain", {}) for override in content["overrides"]]
+    if any("classes" in fields for fields in [content["pretrain"], *content["arms"], *overrides]):
+        raise InputError("class_subsets: classes selects upstream classes too; remove one of the two")
+    for size in content["n_pretrain"]:
+        if not size:
+            why = (
+                "subsets differ in how many images there are"
+                if size is None
+                else "without pre-training has no classes"
+            )
+            raise InputError(f"class_subsets: n_pretrain {_ALL if size is None else size}: {why}; write a number")
 
 
 def _check_keys(values: Mapping[str, Any], known: Iterable[str], what: str) -> None:
@@ -207,6 +268,18 @@ def read_schedule(name: str, value: Any) -> str:
     return str(value)
 
 
+def read_subsets(name: str, value: Any) -> list[str]:
+    """The random subsets of the upstream classes, as values of the field `classes`."""
+    if not isinstance(value, Mapping) or "count" not in value:
+        raise InputError(f"{name}: {value!r}: write {{count: 60, share: 0.5, seed: 0}}")
+    _check_keys(value, ("count", "share", "seed"), name)
+    count, seed = read_integer("count", value["count"], 1), read_integer("seed", value.get("seed", 0), 0)
+    share = value.get("share", 0.5)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+        raise InputError(f"share: {share!r} must be a share of the classes, above 0 and below 1")
+    return [str(ClassSubset(float(share), seed, number)) for number in range(count)]
+
+
 def read_downstream(name: str, value: Any) -> dict[str, Any]:
     """A source to fine-tune on, with its own sizes and fields where they are given."""
     if isinstance(value, str):
@@ -243,6 +316,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "n_pretrain": list_of(read_pretrain_size),
     "schedule": read_schedule,
     "arms": list_of(read_arm),
+    "class_subsets": read_subsets,
     "checkpoints": read_checkpoints,
     "downstream": list_of(read_downstream),
     "n_finetune": list_of(read_size),

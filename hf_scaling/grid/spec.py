@@ -171,6 +171,8 @@ class PlannedRun:
         steps_before: Steps of the spec that earlier rungs of its ladder have trained.
         source_parts: Images or tokens of its source that can be trained on (`train`; None: any number) and evaluated
             on (`test`); None where the source has not been counted.
+        class_subset: Number of the random subset of the upstream classes that it, or its checkpoint, was trained on;
+            None without one.
     """
 
     spec: RunSpec
@@ -186,6 +188,7 @@ class PlannedRun:
     provisional: str | None = None
     steps_before: int = 0
     source_parts: Mapping[str, int | None] | None = None
+    class_subset: int | None = None
 
     @property
     def run_id(self) -> str:

@@ -48,9 +48,9 @@ def estimate(
 
     Returns:
         study, the folder; workers; runs, finished and left, numbers of runs; train_flops and worker_seconds of those
-        left; groups, the same by stage and arm; seconds with the workers; disk_bytes needed, free_bytes; uncertain,
-        what is guessed of the runs; gpu, utilisation and gpu_hours, with `gpu`. Times are NaN where no similar speed
-        is known or can be measured.
+        left; groups, the same by stage and arm; class_subsets, random subsets of the upstream classes; seconds with
+        the workers; disk_bytes needed, free_bytes; uncertain, what is guessed of the runs; gpu, utilisation and
+        gpu_hours, with `gpu`. Times are NaN where no similar speed is known or can be measured.
 
     Raises:
         InputError: The grid cannot be run as written, or the GPU does not have its precision.
@@ -76,6 +76,7 @@ def estimate(
         "workers": workers,
         **_counts(plan, left, seconds),
         "groups": groups,
+        "class_subsets": len({run.class_subset for run in plan} - {None}),
         "seconds": max(math.fsum(seconds.values()) / workers, *ends.values()) + _START if left else 0.0,
         "disk_bytes": sum(sizes) * _CHECKPOINT + 2 * sum(sizes[:workers]) * _TRAINING_STATE,
         "free_bytes": shutil.disk_usage(existing).free,
@@ -123,6 +124,8 @@ def describe(content: Mapping[str, Any]) -> str:
         f"time    {about} with {workers} worker{'s' * (workers != 1)} on {where}",
         f"disk    about {disk} in {content['study']}, {free} free",
     ]
+    if content["class_subsets"]:
+        lines_below.insert(0, f"classes {content['class_subsets']:,} random subsets of the upstream classes")
     if "gpu_hours" in content:
         share = format_percent(content["utilisation"], 3)
         hours = f"{content['gpu_hours']:.3g} hours of one {content['gpu']} at {share} of its peak"

@@ -149,7 +149,8 @@ def describe_run(run: PlannedRun) -> str:
     spec = run.spec
     size = "" if spec.n_pretrain is None else f" n_pretrain {spec.n_pretrain:,}"
     tuned = f", fine-tuned on {spec.source['name']} n_finetune {spec.n_finetune:,}" if spec.stage == "finetune" else ""
-    return f"{run.run_id} ({run.model} {run.arm}{size}{tuned}, seed {spec.seed})"
+    classes = "" if run.class_subset is None else f", class subset {run.class_subset}"
+    return f"{run.run_id} ({run.model} {run.arm}{size}{classes}{tuned}, seed {spec.seed})"
 
 
 def _log_changed_sources(study: Study, missing: Sequence[PlannedRun]) -> None:

@@ -50,6 +50,7 @@ class ClassInfluence:
         downstream: The downstream set.
         n_models: Models, each of one subset of the classes.
         level: Of the intervals.
+        classes: Every upstream class that a model had, also those that are in too many or too few models for `table`.
     """
 
     table: pd.DataFrame
@@ -57,6 +58,7 @@ class ClassInfluence:
     downstream: str
     n_models: int
     level: float
+    classes: Sequence[str] = field(repr=False)
 
     def summary(self) -> str:
         """The classes that help and hurt, as text for a terminal."""
@@ -82,7 +84,7 @@ class ClassInfluence:
             path: The grid's file; the classes that are left are listed beside it, in NAME_classes.txt.
             k: Classes to leave out.
             which: Which ones.
-            grid: The grid of the study, whose other keys are kept; its class_subsets are left out.
+            grid: The grid of the study; every key but its class_subsets is kept.
             seed: Of the random classes.
 
         Returns:
@@ -103,7 +105,7 @@ class ClassInfluence:
         content = files.read_yaml(Path(grid), "grid")
         content.pop("class_subsets", None)
         listed = path.with_name(f"{path.stem}_classes.txt")
-        files.write_text(listed, "".join(f"{name}\n" for name in sorted(names) if name not in out))
+        files.write_text(listed, "".join(f"{name}\n" for name in self.classes if name not in out))
         content["pretrain"] = {**content.get("pretrain", {}), "classes": str(listed)}
         import yaml
 
@@ -166,7 +168,7 @@ def class_influence(
         )
         fine["verdict"] = _verdicts(fine)
     whole["verdict"] = _verdicts(whole)
-    return ClassInfluence(whole, fine, str(rows["downstream"].iloc[0]), len(by_model), level)
+    return ClassInfluence(whole, fine, str(rows["downstream"].iloc[0]), len(by_model), level, names)
 
 
 def _rows_of(frame: pd.DataFrame, downstream: str | None, target: str) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from hf_scaling import tasks
 from hf_scaling.distillation import DistillationArguments
 from hf_scaling.errors import InputError, RunError
 from hf_scaling.grid import PlannedRun, RunSpec
+from hf_scaling.grid.schema import ClassSubset
 from hf_scaling.tasks import FinetuneFields, Inputs, PretrainFields, RunFields, Subset, Task, new_model_fields
 from hf_scaling.text import did_you_mean
 from hf_scaling.training.config import (
@@ -236,6 +237,7 @@ def resolve(
         source_parts=sized.parts,
         provisional=sized.provisional or _provisional(teacher) or _provisional(parent),
         steps_before=steps_before,
+        class_subset=_class_subset(fields, parent),
     )
     return ResolvedRun(plan, fields, args, sized.source, inputs, teacher, parent, cache)
 
@@ -317,6 +319,15 @@ def _find_teacher(
         meant = did_you_mean(name, task.families)
         raise InputError(f"teacher {name}: not a family name, a folder or a Hub id (org/name){meant}")
     return cache.checkpoint(name, task)
+
+
+def _class_subset(fields: RunFields, parent: ResolvedRun | Checkpoint | RunFolder | None) -> int | None:
+    """Number of the random subset of the upstream classes that a run, or the run that it fine-tunes, uses."""
+    if isinstance(fields, FinetuneFields):
+        return parent.plan.class_subset if isinstance(parent, ResolvedRun) else None
+    classes = getattr(fields, "classes", None)
+    subset = None if classes is None else ClassSubset.parse(classes)
+    return None if subset is None else subset.number
 
 
 def _start_of(

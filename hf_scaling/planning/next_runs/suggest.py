@@ -375,6 +375,7 @@ def grid_content(runs: Sequence[Mapping[str, Any]], grid: Grid) -> dict[str, Any
         "models": axes["model"],
         "n_pretrain": axes["n_pretrain"],
         "arms": arms,
+        "class_subsets": grid.content.get("class_subsets"),
         "downstream": downstream,
         "n_finetune": fine["n_finetune"],
         "seeds": axes["seed"],
