@@ -11,9 +11,8 @@ from hub_commands import command, last_line, run
 from hub_server import TOKEN
 from planted_rows import planted_rows
 
+from hf_scaling.cli import main
 from hf_scaling.results import ResultsTable, new_row, same_values
-
-pytestmark = pytest.mark.hub
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +53,7 @@ def ids_of(study):
     return {row["run_id"] for row in ResultsTable.load(study).rows()}
 
 
+@pytest.mark.hub
 def test_a_study_becomes_a_data_set_models_a_law_a_space_and_a_collection(hub, study, tmp_path):
     status, out, err = command(hub, tmp_path, "push", study, "--namespace", "whole", "--dry-run")
     assert status == 0, err
@@ -87,6 +87,7 @@ def test_a_study_becomes_a_data_set_models_a_law_a_space_and_a_collection(hub, s
     assert hub.asked("POST", "/commit/") == []
 
 
+@pytest.mark.hub
 def test_push_and_pull_print_json_alone(hub, study, tmp_path):
     argv = ["push", study, "--namespace", "spoken", "--json"]
     for extra, states in ((["--dry-run"], {"planned"}), ([], {"pushed"}), ([], {"unchanged", "pushed"})):
@@ -105,6 +106,7 @@ def test_push_and_pull_print_json_alone(hub, study, tmp_path):
     assert content["next"].startswith("hf-scaling run")
 
 
+@pytest.mark.hub
 def test_models_best_pushes_one_of_each_size_and_none_pushes_none(hub, study, tmp_path):
     status, _, err = command(hub, tmp_path, "push", study, "--namespace", "few", "--name", "none", "--models", "none")
     assert status == 0, err
@@ -122,6 +124,7 @@ def test_models_best_pushes_one_of_each_size_and_none_pushes_none(hub, study, tm
     assert pushed - {"loss"} == set(best.values())
 
 
+@pytest.mark.hub
 def test_a_part_that_failed_is_pushed_by_the_next_call(hub, study, tmp_path):
     unlucky = sorted(ids_of(study))[0]
     hub.fail("403", path=f"torn/demo-{unlucky}/commit", times=None)
@@ -139,6 +142,7 @@ def test_a_part_that_failed_is_pushed_by_the_next_call(hub, study, tmp_path):
     assert len(hub.storage.collections[listed["collection"]]["items"]) == 11
 
 
+@pytest.mark.hub
 def test_a_stormy_hub_gets_the_whole_study_and_never_the_token(hub, study, tmp_path):
     hub.fail_at_random(0.2, seed=1)
     status, out, err = command(hub, tmp_path, "push", study, "--namespace", "storm", "--debug")
@@ -159,6 +163,7 @@ def test_a_stormy_hub_gets_the_whole_study_and_never_the_token(hub, study, tmp_p
     assert not any(TOKEN.encode() in content for content in [*contents, out.encode(), err.encode()])
 
 
+@pytest.mark.hub
 def test_a_pulled_study_has_equal_rows_the_law_and_the_parents(hub, study, tmp_path):
     command(hub, tmp_path, "push", study, "--namespace", "back")
     status, out, err = command(hub, tmp_path, "pull", "back/demo", "--out", "again")
@@ -209,6 +214,7 @@ def hostile_grid(files, run_id):
     ],
     ids=["path", "id", "collection", "tag", "list", "newer"],
 )
+@pytest.mark.hub
 def test_a_hostile_study_is_refused_and_leaves_nothing(hub, study, tmp_path, change, words, request):
     name = request.node.callspec.id
     command(hub, tmp_path, "push", study, "--namespace", "evil", "--name", name, "--models", "none")
@@ -230,6 +236,7 @@ def test_a_hostile_study_is_refused_and_leaves_nothing(hub, study, tmp_path, cha
     ],
     ids=["pickle", "tag", "other", "code"],
 )
+@pytest.mark.hub
 def test_a_hostile_model_of_a_study_is_refused_and_leaves_no_folder(
     hub, study, tmp_path, name, content, words, request
 ):
@@ -245,13 +252,14 @@ def test_a_hostile_model_of_a_study_is_refused_and_leaves_no_folder(
     assert not (tmp_path / "gotcha").exists()
 
 
+@pytest.mark.hub
 def test_mistakes_and_an_unreachable_hub_end_with_one_line(hub, study, tmp_path):
     for argv, status, words in (
         (["push", study], 2, "--namespace"),
         (["push", study, "--namespace", "a b"], 2, "'a b'"),
         (["push", study, "--namespace", "a", "--name", "x..y"], 2, "'x..y'"),
         (["push", study, "--namespace", "a", "--models", "some"], 2, "'some'"),
-        (["push", study, "--repo", "a/b"], 2, "--repo"),
+        (["push", study, "a/b", "--name", "c"], 2, "--name"),
         (["pull", "absent/study"], 2, "absent/study"),
         (["pull", "a/b", "--models", "some"], 2, "'some'"),
     ):
@@ -262,6 +270,7 @@ def test_mistakes_and_an_unreachable_hub_end_with_one_line(hub, study, tmp_path)
         assert (done[0], "offline" in last_line(done[2])) == (status, True), done
 
 
+@pytest.mark.hub
 def test_a_study_resumes_on_another_machine_and_trains_only_what_is_missing(hub, tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir(), there.mkdir()
@@ -299,3 +308,43 @@ def test_a_study_resumes_on_another_machine_and_trains_only_what_is_missing(hub,
     one = sorted(pretrained)[0]
     output = run(hub, tmp_path, logits, here / "tiny/runs" / one, there / "tiny/runs" / one, f"moved/tiny-{one}")
     assert len(set(output.split())) == 1
+
+
+def test_a_dry_run_works_without_the_hub_and_asks_nothing_twice(study, monkeypatch, capsys):
+    from huggingface_hub import HfApi
+
+    asked = []
+    # The HTTP library differs between versions of huggingface_hub; the name of its error does not.
+    error = type("ConnectError", (Exception,), {})
+
+    def no_route(self, repo_id, **options):
+        asked.append(repo_id)
+        raise error("no route")
+
+    monkeypatch.setattr(HfApi, "repo_info", no_route)
+    status, content = dry_run(capsys, study, "far/away", "--json")
+    assert (status, asked, content["compared"], content["n_lost"]) == (0, ["far/away"], False, 0)
+    parts = {part["repo_id"]: part for part in content["parts"] if part["kind"] != "collection"}
+    assert set(parts) == {"far/away", "far/away-loss", "far/away-report", *(f"far/away-{id}" for id in ids_of(study))}
+    sizes = {id: {change["path"]: change["n_bytes"] for change in part["changes"]} for id, part in parts.items()}
+    assert {change["kind"] for part in parts.values() for change in part["changes"]} == {"write"}
+    assert {"results/results.parquet", "README.md", "grid.yaml"} <= set(sizes["far/away"])
+    run_id = min(ids_of(study))
+    written = (study / "runs" / run_id / "model.safetensors").stat().st_size
+    assert sizes[f"far/away-{run_id}"]["model.safetensors"] == written
+    assert sizes["far/away-report"]["index.html"] == (study / "report.html").stat().st_size
+
+
+@pytest.mark.parametrize("what", ["laws/loss", "results"])
+def test_offline_dry_runs_of_a_law_and_of_rows(study, what, capsys):
+    status, content = dry_run(capsys, study / what, "far/away", "--json")
+    (part,) = content["parts"]
+    assert (status, content["compared"], part["status"]) == (0, False, "planned")
+    assert "README.md" in {change["path"] for change in part["changes"] if change["n_bytes"]}
+
+
+def dry_run(capsys, what, *argv):
+    """Status and JSON of a dry run in this process, where HF_HUB_OFFLINE is set."""
+    with pytest.raises(SystemExit) as ended:
+        main(["push", str(what), *argv, "--dry-run"])
+    return ended.value.code, json.loads(capsys.readouterr().out)

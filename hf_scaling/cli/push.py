@@ -12,10 +12,9 @@ if TYPE_CHECKING:
     from hf_scaling.publishing import Outcome
 
 HELP = "Push a checkpoint, results, a law or a whole study to the Hub; or show what would be pushed."
-EXAMPLE = "hf-scaling push runs/0123456789abcdef --repo org/my-student --private --dry-run"
+EXAMPLE = "hf-scaling push runs/0123456789abcdef org/my-student --private --dry-run"
 # The kinds of content that a flag is for; the other flags are for all.
 _KINDS_OF_FLAG = {
-    "repo": ("checkpoint", "law", "results"),
     "config": ("results",),
     "namespace": ("study",),
     "name": ("study",),
@@ -26,23 +25,28 @@ _KINDS_OF_FLAG = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("what", metavar="WHAT", help="folder of a run, a law or a study; or results (file or folder)")
-    repo_help = "repository of a checkpoint, results or a law; without ORG/ one of your own account"
-    parser.add_argument("--repo", metavar="ORG/NAME", help=repo_help)
+    repo_help = (
+        "repository (of a study the data set); of a checkpoint, results or a law without ORG/ one of your own account"
+    )
+    parser.add_argument("where", metavar="ORG/NAME", nargs="?", help=repo_help)
+    parser.add_argument("--repo", metavar="ORG/NAME", help="the same")
     parser.add_argument("--config", metavar="NAME", help="results: table of the data set (default: default)")
     parser.add_argument("--namespace", metavar="ORG", help="study: user or organisation to push to")
     parser.add_argument("--name", metavar="NAME", help="study: its name on the Hub (default: the name of the folder)")
     parser.add_argument("--models", metavar="WHICH", help="study: all (default), best (of each size) or none")
     parser.add_argument("--private", action="store_true", default=None, help="make new repositories private")
     parser.add_argument("--dry-run", action="store_true", help="show what would be written where, and write nothing")
-    add_json_argument(
-        parser, "kind, dry_run, parts (kind, repo_id, repo_type, url, status, changes, text, error), n_lost"
-    )
+    keys = "kind, dry_run, compared, parts (kind, repo_id, repo_type, url, status, changes, text, error), n_lost"
+    add_json_argument(parser, keys)
 
 
 def run(arguments: argparse.Namespace) -> int | None:
     """Push what the path holds."""
     from hf_scaling import hub, publishing
 
+    if arguments.where is not None and arguments.repo is not None:
+        raise InputError(f"both {arguments.where} and --repo {arguments.repo}: give the repository once")
+    arguments.repo = arguments.where or arguments.repo
     kind = publishing.kind_of(arguments.what)
     for flag, kinds in _KINDS_OF_FLAG.items():
         if getattr(arguments, flag) is not None and kind not in kinds:
@@ -50,13 +54,14 @@ def run(arguments: argparse.Namespace) -> int | None:
     if kind == "study":
         return _push_study(arguments)
     if arguments.repo is None:
-        raise InputError("--repo is missing: give ORG/NAME")
+        raise InputError(f"the repository is missing: hf-scaling push {arguments.what} ORG/NAME")
     written = _push(kind, arguments, hub.full_id(arguments.repo))
     if arguments.json:
         print(_content(kind, arguments, [_part(kind, written.repo_id, written)]))
         return None
     if isinstance(written, hub.Planned):
         print(written)
+        _print_if_not_compared([written])
         return None
     for change in written.changes:
         print(f"{change.kind:<6} {change.path}", file=sys.stderr)
@@ -86,17 +91,22 @@ def _push_study(arguments: argparse.Namespace) -> int:
 
     from hf_scaling.publishing import push_study
 
-    if arguments.namespace is None:
+    namespace, name = arguments.namespace, arguments.name
+    if arguments.repo is not None:
+        if namespace is not None or name is not None:
+            raise InputError(f"both {arguments.repo} and --namespace or --name: give the repository once")
+        namespace, _, name = arguments.repo.rpartition("/")
+    if not namespace:
         raise InputError(
-            f"{arguments.what} is a study: add --namespace ORG; "
-            f"or push its rows alone: hf-scaling push {arguments.what}/results --repo ORG/NAME"
+            f"{arguments.what} is a study: give ORG/NAME, or --namespace ORG; "
+            f"or push its rows alone: hf-scaling push {arguments.what}/results ORG/NAME"
         )
     # One line per part shows the progress; bars of single files would hide it.
     disable_progress_bars()
     outcomes = push_study(
         arguments.what,
-        arguments.namespace,
-        arguments.name,
+        namespace,
+        name,
         arguments.models or "all",
         private=arguments.private,
         dry_run=arguments.dry_run,
@@ -105,6 +115,7 @@ def _push_study(arguments: argparse.Namespace) -> int:
     if arguments.json:
         parts = [_part(outcome.kind, outcome.repo_id, outcome.written, outcome.error) for outcome in outcomes]
         print(_content("study", arguments, parts))
+    _print_if_not_compared([outcome.written for outcome in outcomes])
     lost = [outcome for outcome in outcomes if outcome.error]
     if not lost:
         return 0
@@ -119,7 +130,20 @@ def _content(kind: str, arguments: argparse.Namespace, parts: "list[dict[str, An
         # The collection of a dry run is described by a text.
         part["status"] = "planned" if arguments.dry_run and not part["error"] else part["status"]
     n_lost = sum(part["status"] == "lost" for part in parts)
-    return to_json({"kind": kind, "dry_run": arguments.dry_run, "parts": parts, "n_lost": n_lost})
+    compared = not any(change["kind"] == "write" for part in parts for change in part["changes"])
+    return to_json(
+        {"kind": kind, "dry_run": arguments.dry_run, "compared": compared, "parts": parts, "n_lost": n_lost}
+    )
+
+
+def _print_if_not_compared(written: "list[Commit | Planned | str | None]") -> None:
+    """Say on stderr what a dry run without the Hub leaves open."""
+    if any(getattr(planned, "creates", False) is None for planned in written):
+        print(
+            "the Hub was not reached, so these are not known: which repositories exist, which files are there already "
+            "and stay as they are, with which rows the table is merged",
+            file=sys.stderr,
+        )
 
 
 def _part(

@@ -15,6 +15,7 @@ from hf_scaling.hub.client import (
     is_repo_id,
     local_folder,
     login_state,
+    not_asked,
 )
 from hf_scaling.hub.errors import NotOnHubError, hub_errors, push_errors, retried
 
@@ -31,6 +32,7 @@ __all__ = [
     "is_repo_id",
     "local_folder",
     "login_state",
+    "not_asked",
     "push_errors",
     "retried",
 ]

@@ -12,14 +12,15 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_scaling import __version__
 from hf_scaling.errors import InputError
-from hf_scaling.hub.errors import hub_errors, may_pass, push_errors, retried, was_overtaken
+from hf_scaling.hub.errors import hub_errors, is_offline, may_pass, push_errors, retried, was_overtaken
 from hf_scaling.text import format_bytes
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 _TYPE_NAMES = {"model": "model", "dataset": "data set", "space": "Space"}
 _URL_PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 _SHA256_DIGITS = 64
+# False inside `not_asked`.
+_may_ask: ContextVar[bool] = ContextVar("may_ask", default=True)
 
 
 def is_hub_id(name: str) -> bool:
@@ -205,7 +208,8 @@ class Change:
 
     Attributes:
         path: In the repository.
-        kind: "add", "change", "delete", or "same" where nothing has to be done.
+        kind: "add", "change", "delete", "same" where nothing has to be done, or "write" where the Hub was not reached
+            and it is not known whether the file is there.
         n_bytes: Size of the new content; 0 where the file is deleted.
     """
 
@@ -240,19 +244,19 @@ class Planned:
     Attributes:
         repo_id: `org/name`.
         repo_type: "model", "dataset" or "space".
-        creates: Whether the repository would be created.
+        creates: Whether the repository would be created; None where the Hub was not reached.
         private: Whether the repository is or would be private; None where the account's default decides.
         changes: Every file that was prepared, those with nothing to do included.
     """
 
     repo_id: str
     repo_type: str
-    creates: bool
+    creates: bool | None
     private: bool | None
     changes: tuple[Change, ...]
 
     def __str__(self) -> str:
-        state = "new" if self.creates else "exists"
+        state = {True: "new", False: "exists", None: "not compared with the Hub"}[self.creates]
         visibility = {True: ", private", False: ", public", None: ""}[self.private]
         lines = [f"would be written to the {_TYPE_NAMES[self.repo_type]} {self.repo_id} ({state}{visibility}):"]
         for change in self.changes:
@@ -278,7 +282,8 @@ def commit(
         prepare: Returns the operations for the repository at its head; called again where the head has moved.
         message: Title of the commit.
         private: Whether a new repository is private; the account's default when None.
-        dry_run: Describe what would be written, and write nothing.
+        dry_run: Describe what would be written, and write nothing. Without a connection the files are described as for
+            a new repository, and not compared with those on the Hub.
         create: Create the repository where it does not exist.
 
     Raises:
@@ -291,6 +296,21 @@ def commit(
     push = _Push(repo_id, repo_type, prepare, message, private, create)
     with push_errors(push.what), _quiet():
         return retried(push.plan if dry_run else push.commit)
+
+
+@contextmanager
+def not_asked() -> Iterator[None]:
+    """Inside, dry runs send no request: for the parts after one that found no connection; each would wait for one.
+
+    Example:
+        >>> with not_asked():
+        ...     planned = commit("org/name", "dataset", prepare, "Add rows", dry_run=True)
+    """
+    token = _may_ask.set(False)
+    try:
+        yield
+    finally:
+        _may_ask.reset(token)
 
 
 @dataclass
@@ -314,7 +334,16 @@ class _Push:
 
     def plan(self) -> Planned:
         """Describe what `commit` would do."""
-        base, operations = self._prepared()
+        try:
+            base, operations = self._prepared() if _may_ask.get() else (None, [])
+        except Exception as error:
+            if not is_offline(error):
+                raise
+            base = None
+        if base is None:
+            absent = RemoteFolder(self.repo_id, self.repo_type)
+            changes = tuple(replace(_change(absent, file), kind="write") for file in self.prepare(absent))
+            return Planned(self.repo_id, self.repo_type, None, self.private, changes)
         changes = tuple(_change(base, operation) for operation in operations)
         private = self.private if base.commit is None else base.private
         return Planned(self.repo_id, self.repo_type, base.commit is None, private, changes)

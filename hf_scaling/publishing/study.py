@@ -5,6 +5,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -90,7 +91,7 @@ def push_study(
         name: Name of the study on the Hub; the name of the folder when None.
         models: "all"; "best": of each model on each data set the run with the smallest error; or "none".
         private: Whether new repositories are private; the account's default when None.
-        dry_run: Describe what would be written, and write nothing.
+        dry_run: Describe what would be written, and write nothing; without a connection, not compared with the Hub.
         on_outcome: Called with each outcome as soon as it is known, its number, and the number of all parts.
 
     Returns:
@@ -115,11 +116,13 @@ def push_study(
     failures = 0
     if on_outcome:
         on_outcome(outcomes[0], 1, len(parts) + 2)
+    reached = getattr(outcomes[0].written, "creates", False) is not None
     for part in [*parts, Part("collection", "", study.repo_id)]:
         try:
             if failures >= _MOST_FAILURES:
                 raise PushError("not tried, since the parts before it did not arrive")
-            written = study.show(arrived) if part.kind == "collection" else study.push(part, parts)
+            with nullcontext() if reached else hub.not_asked():
+                written = study.show(arrived) if part.kind == "collection" else study.push(part, parts)
             outcome = Outcome(part.kind, part.repo_id, written)
             arrived.append(part)
             failures = 0
