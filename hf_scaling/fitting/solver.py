@@ -6,6 +6,7 @@ The Huber loss is handled by iterative reweighting inside the same loop.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from numbers import Real
 
 import numpy as np
@@ -52,9 +53,14 @@ class Coordinates:
         return np.clip(np.where(self.is_log, logarithm, value), self.low, self.high)
 
     def chain(self, theta: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-        """Turn d f / d theta (B, P, N) into d f / d u (B, F, N)."""
-        factor = np.where(self.spread @ self.is_log.astype(float) > 0, theta, 1.0)
-        return np.matmul(self.spread.T, gradient * factor[..., None])
+        """Turn d f / d theta (B, P, N) into d f / d u (B, F, N); the memory of `gradient` is used."""
+        gradient *= np.where(self.spread @ self.is_log.astype(float) > 0, theta, 1.0)[..., None]
+        return gradient if self.is_one_to_one else np.matmul(self.spread.T, gradient)
+
+    @cached_property
+    def is_one_to_one(self) -> bool:
+        """Whether every parameter has a coordinate of its own, in the law's order."""
+        return np.array_equal(self.spread, np.eye(len(self.spread)))
 
     def with_bound(self, name: str, *, high: float) -> "Coordinates":
         """The same coordinates with a lower upper bound on one parameter."""
@@ -228,11 +234,11 @@ class Problem:
         with np.errstate(all="ignore"):
             value, gradient = self.evaluator.value_and_gradient(theta)
             jacobian = self.coordinates.chain(theta, gradient)
-            if self.objective.is_log:
-                jacobian = jacobian / value[:, None, :]
             weights = _member(self.root_weights, members)
             residual = (self.objective.scale(value) - _member(self.target, members)) * weights
-        return residual, jacobian * (weights if weights.ndim == 1 else weights[:, None, :])
+            # In place: this is the inner loop of every fit, and its largest array.
+            jacobian *= np.broadcast_to(weights / value if self.objective.is_log else weights, value.shape)[:, None, :]
+        return residual, jacobian
 
 
 def _member(array: np.ndarray, members: np.ndarray | slice) -> np.ndarray:
