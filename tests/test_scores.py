@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, weightedtau
 
 from hf_scaling.errors import InputError
 from hf_scaling.scores import SCORES, judge_scores, knn, linear_probe
-from hf_scaling.scores.agreement import regret, weighted_tau
+from hf_scaling.scores.agreement import regret, weighted_taus
 
 
 def planted(n=240, d=12, n_classes=4, spread=1.5, seed=0, rank=None, weights=None):
@@ -218,12 +218,25 @@ def study(n=24, seed=0, signal=3.0):
     return frame, accuracy
 
 
+def test_the_weighted_tau_of_resampled_rows_is_scipys():
+    draw = np.random.default_rng(0)
+    for n, levels in ((5, 100), (30, 100), (30, 4)):
+        rankings, truth = draw.integers(levels, size=(3, n)) / 7, draw.integers(levels, size=n) / 3
+        times = draw.multinomial(n, np.full(n, 1 / n), size=20)
+        found = weighted_taus(rankings, truth, times)
+        for sample, of in zip(times, found):
+            rows = np.repeat(np.arange(n), sample)
+            expected = [weightedtau(ranking[rows], truth[rows]).statistic for ranking in rankings]
+            assert of == pytest.approx(expected, abs=1e-9, nan_ok=True)
+    assert np.isnan(weighted_taus(np.ones((1, 4)), np.arange(4.0), np.ones((1, 4), int))).all()
+
+
 def test_a_score_is_judged_by_the_best_trivial_ranking():
     frame, accuracy = study(signal=0.3)
     table = judge_scores(frame, accuracy, draws=400).set_index("score")
     assert table.loc["good", "verdict"] == "better" and table.loc["noise", "verdict"] != "better"
     assert set(table.loc[["n_params", "n_pretrain"], "verdict"]) == {"trivial"}
-    assert table.loc["good", "tau"] == pytest.approx(weighted_tau(frame["good"], accuracy))
+    assert table.loc["good", "tau"] == pytest.approx(weightedtau(frame["good"], accuracy).statistic)
     assert (table["low"] <= table["tau"] + 1e-9).all() and (table["tau"] <= table["high"] + 1e-9).all()
 
 

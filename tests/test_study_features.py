@@ -12,8 +12,9 @@ from hf_scaling.cli import main
 from hf_scaling.errors import InputError
 from hf_scaling.results import ResultsTable, new_row
 from hf_scaling.scores import SCORES
+from hf_scaling.scores.agreement import judge_study
 from hf_scaling.study import features
-from hf_scaling.study.features import judge_study, score_study, transferability
+from hf_scaling.study.features import score_study, transferability
 
 
 def exit_code(argv):

@@ -1,5 +1,6 @@
 """How far a ranking of checkpoints agrees with what fine-tuning showed, beside rankings that need no score."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,6 +8,10 @@ import pandas as pd
 
 from hf_scaling.errors import InputError
 
+#: Where a study keeps its scores: a row a checkpoint and scored set (`source`), upstream_error with its sign changed.
+NAME = "scores.parquet"
+#: Its columns that are not scores.
+ABOUT = ("run_id", "model", "arm", "seed", "source")
 #: Rankings that a person has without any score: the larger the better.
 TRIVIAL = ("n_params", "n_pretrain", "upstream_accuracy")
 #: Under so many configurations no verdict is given.
@@ -14,13 +19,35 @@ LEAST_CONFIGURATIONS = 12
 _BEST = 1e-12
 
 
-def weighted_tau(ranking: np.ndarray, accuracy: np.ndarray) -> float:
-    """Kendall's tau with scipy's hyperbolic weights: 1 for the same order, -1 for the reverse; NaN if constant."""
-    from scipy.stats import weightedtau
+def weighted_taus(rankings: np.ndarray, accuracy: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Kendall's tau with hyperbolic weights (Vigna 2015), as `scipy.stats.weightedtau` has it, for many samples.
 
-    if np.ptp(ranking) == 0 or np.ptp(accuracy) == 0:
-        return float("nan")
-    return float(weightedtau(ranking, accuracy).statistic)
+    Args:
+        rankings: Scores, (k, n); larger is better.
+        accuracy: What they should rank, (n,).
+        times: How often each of the n is in each sample, integers (samples, n).
+
+    Returns:
+        (samples, k): 1 for the same order, -1 for the reverse; NaN where either is constant in the sample.
+    """
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, times.sum(axis=1).max() + 1))])
+    of_truth = np.sign(accuracy[:, None] - accuracy)
+    taus = np.empty((len(times), len(rankings)))
+    for at, ranking in enumerate(rankings):
+        of_ranking = np.sign(ranking[:, None] - ranking)
+        agree, moved, differ = (times @ pairs for pairs in (of_ranking * of_truth, of_ranking**2, of_truth**2))
+        halves = []
+        # Weights by the rank in one, ties by the other; the mean of both. A member that is drawn m times has m ranks.
+        for keys in ((accuracy, ranking), (ranking, accuracy)):
+            order = np.lexsort(keys)[::-1]
+            last = np.cumsum(times[:, order], axis=1)
+            weights = np.empty(times.shape)
+            weights[:, order] = harmonic[last] - harmonic[last - times[:, order]]
+            top, left, right = ((weights * pairs).sum(axis=1) for pairs in (agree, moved, differ))
+            with np.errstate(invalid="ignore"):
+                halves.append(top / np.sqrt(left * right))
+        taus[:, at] = (halves[0] + halves[1]) / 2
+    return taus
 
 
 def regret(ranking: np.ndarray, accuracy: np.ndarray) -> float:
@@ -71,18 +98,18 @@ def judge_scores(
     if not baselines:
         raise InputError(f"scores: none of {', '.join(trivial)} varies, so there is nothing to compare with")
     groups = np.unique(np.arange(len(truth)) if configuration is None else configuration, return_inverse=True)[1]
-    members = [np.flatnonzero(groups == group) for group in range(groups.max() + 1)]
-    taus = np.array([weighted_tau(column, truth) for column in values.T])
-    drawn = np.full((draws, len(names)), np.nan)
+    n_groups = int(groups.max()) + 1
+    taus = weighted_taus(values.T, truth, np.ones((1, len(truth)), int))[0]
     generator = np.random.default_rng(seed)
-    for draw in range(draws):
-        rows = np.concatenate([members[group] for group in generator.integers(len(members), size=len(members))])
-        drawn[draw] = [weighted_tau(column, truth[rows]) for column in values[rows].T]
+    of_group = generator.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=draws)
+    drawn = weighted_taus(values.T, truth, of_group[:, groups])
     differences = (
         drawn - np.nanmax(np.where(np.isnan(drawn[:, baselines]), -1.0, drawn[:, baselines]), axis=1)[:, None]
     )
     tail = 100 * (1 - level) / 2
-    low, high = np.nanpercentile(drawn, [tail, 100 - tail], axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a constant column has no tau in any draw
+        low, high = np.nanpercentile(drawn, [tail, 100 - tail], axis=0)
     judged = [at for at, name in enumerate(names) if name not in trivial]
     sides = [_tails(differences[:, at]) for at in judged]
     adjusted = _holm(np.array([2 * min(side) for side in sides]))
@@ -92,7 +119,7 @@ def judge_scores(
         if at in judged:
             place = judged.index(at)
             p_value = adjusted[place]
-            clear = p_value <= 1 - level and len(members) >= LEAST_CONFIGURATIONS
+            clear = p_value <= 1 - level and n_groups >= LEAST_CONFIGURATIONS
             verdict = ("better" if sides[place][0] < sides[place][1] else "not") if clear else "cannot_tell"
         table.append(
             {
@@ -124,3 +151,35 @@ def _holm(p_values: np.ndarray) -> np.ndarray:
     corrected = np.empty(n)
     corrected[order] = np.maximum.accumulate(p_values[order] * (n - np.arange(n)))
     return np.minimum(corrected, 1.0)
+
+
+def judge_study(frame: pd.DataFrame, table: pd.DataFrame, targets: Sequence[str] = ("error", "loss")) -> pd.DataFrame:
+    """Judge the scores of a study's checkpoints by its rows fine-tuned on the scored sets, for each n_finetune.
+
+    Args:
+        frame: The rows of the study.
+        table: As scores.parquet holds it.
+        targets: Columns that a score should rank; less is better.
+
+    Returns:
+        The rows of `judge_scores` with downstream, n_finetune, target and n_configurations; empty where nothing was
+        fine-tuned on a scored set.
+    """
+    judged = []
+    for source, of_set in table.groupby("source", sort=False):
+        about = of_set.set_index("run_id")
+        scores = about.drop(columns=list(set(ABOUT) & set(about))).rename(columns={"upstream_error": TRIVIAL[-1]})
+        scores = scores.loc[:, np.isfinite(scores).all(axis=0)]
+        tuned = frame[(frame["stage"] == "finetune") & frame["parent"].isin(scores.index)]
+        for n_finetune, rows in tuned[tuned["downstream"] == source].groupby("n_finetune"):
+            means = rows.groupby("parent")[list(targets)].mean()
+            own = about.loc[means.index]
+            configuration = [f"{m} {a} {n}" for m, a, n in zip(own["model"], own["arm"], own["n_pretrain"])]
+            for target in targets:
+                try:
+                    found = judge_scores(scores.loc[means.index], -means[target].to_numpy(), configuration)
+                except InputError:
+                    continue
+                where = {"downstream": source, "n_finetune": n_finetune, "target": target}
+                judged.append(found.assign(**where, n_configurations=len(set(configuration))))
+    return pd.concat(judged, ignore_index=True) if judged else pd.DataFrame()

@@ -22,7 +22,8 @@ from hf_scaling.data import Source, nested_subset, open_source
 from hf_scaling.data.cache import cache_root
 from hf_scaling.errors import InputError
 from hf_scaling.results import ResultsTable
-from hf_scaling.scores import SCORES, judge_scores, knn, linear_probe
+from hf_scaling.scores import SCORES, knn, linear_probe
+from hf_scaling.scores.agreement import NAME, judge_study
 from hf_scaling.tasks import find
 from hf_scaling.tasks.streams import ImageSet
 from hf_scaling.text import did_you_mean, listing
@@ -32,8 +33,6 @@ from hf_scaling.training.run_folder import Checkpoint, identify
 #: Columns beside the published scores: what is known of a checkpoint without its features, and probes of them.
 STATIC = ("n_params", "n_pretrain", "upstream_error")
 PROBES = {"knn": knn, "linear_probe": linear_probe}
-#: Where a study keeps its scores.
-NAME = "scores.parquet"
 _VERSION, _BATCH, _LEAST_IMAGES = 1, 250, 20
 
 
@@ -213,33 +212,3 @@ def score_study(study: str | Path, source: str, n: int = 1000, seed: int = 0) ->
     with files.replacing(path) as temporary:
         kept.to_parquet(temporary)
     return StudyScores(table, judge_study(frame, table), path)
-
-
-def judge_study(frame: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Judge the scores of a study's checkpoints by its rows fine-tuned on the scored set, for each n_finetune.
-
-    Args:
-        frame: The rows of the study.
-        table: `StudyScores.table`.
-
-    Returns:
-        The rows of `judge_scores` with downstream, n_finetune and target (error, loss); empty where nothing was
-        fine-tuned on the set.
-    """
-    scores = table.set_index("run_id").drop(columns=["model", "arm", "seed", "source"])
-    scores = scores.rename(columns={"upstream_error": "upstream_accuracy"})
-    scores = scores.loc[:, np.isfinite(scores).all(axis=0)]
-    tuned = frame[(frame["stage"] == "finetune") & frame["parent"].isin(scores.index)]
-    tuned = tuned[tuned["downstream"].isin(table["source"])]
-    judged = []
-    for (downstream, n_finetune), rows in tuned.groupby(["downstream", "n_finetune"]):
-        of_parent = rows.groupby("parent")[["error", "loss"]].mean()
-        about = table.set_index("run_id").loc[of_parent.index]
-        configuration = [f"{m} {a} {n}" for m, a, n in zip(about["model"], about["arm"], about["n_pretrain"])]
-        for target in ("error", "loss"):
-            try:
-                found = judge_scores(scores.loc[of_parent.index], -of_parent[target].to_numpy(), configuration)
-            except InputError:
-                continue
-            judged.append(found.assign(downstream=downstream, n_finetune=n_finetune, target=target))
-    return pd.concat(judged, ignore_index=True) if judged else pd.DataFrame()
