@@ -7,10 +7,13 @@ from typing import Any
 
 from hf_scaling.fitting.rows import note
 from hf_scaling.results.sources import NAME, read_sources
+from hf_scaling.scores.agreement import NAME as SCORES
 from hf_scaling.text import listing
 
 #: Size -> the column of its source.
 SOURCE_OF = {"n_pretrain": "upstream", "n_finetune": "downstream"}
+#: A folder with one of these is that of a study: its grid, what its sources have, the scores of its checkpoints.
+_OF_A_STUDY = ("grid.yaml", NAME, SCORES)
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,10 @@ class Available:
 
 
 def study_of(*given: Any) -> Path | None:
-    """The first of some arguments that is a study folder with a sources.json, or a file in one."""
+    """The first of some arguments that is the folder of a study, or a file in one."""
     for path in (Path(place) for place in given if isinstance(place, str | Path)):
         for folder in (path, path.parent):
-            if (folder / NAME).is_file():
+            if any((folder / name).is_file() for name in _OF_A_STUDY):
                 return folder
     return None
 

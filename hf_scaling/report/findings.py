@@ -5,7 +5,7 @@ findings.parts[0].boundaries[0].boundary.status
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +239,7 @@ class Findings:
         facts: How the numbers were collected: name -> text.
         n_rows: Rows of the table.
         left_out: Titles of the parts beyond `MOST_PARTS`, which were not analysed.
+        rows: The rows of the table that are reported.
     """
 
     title: str
@@ -248,6 +249,7 @@ class Findings:
     facts: dict[str, str]
     n_rows: int
     left_out: tuple[str, ...] = ()
+    rows: pd.DataFrame = field(repr=False, default_factory=pd.DataFrame)
 
     def summary(self) -> str:
         """The answers as text for a terminal."""
@@ -331,6 +333,7 @@ def collect_findings(
         facts=describe_table(frame) | describe_tuning(request.study),
         n_rows=len(frame),
         left_out=tuple(part.title for part in parts[MOST_PARTS:]),
+        rows=frame,
     )
 
 

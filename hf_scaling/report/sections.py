@@ -7,8 +7,16 @@ list it in `SECTIONS`; the page, the card, the contents list and the JSON then h
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
+
 from hf_scaling.report.figures import Drawing
 from hf_scaling.report.findings import Findings
+from hf_scaling.scores.agreement import NAME, TRIVIAL, judge_study
+from hf_scaling.text import MISSING, format_number, format_value, format_whole, joined, sentence
+
+#: Checkpoints that a ranking shows.
+_MOST_CHECKPOINTS = 10
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,180 @@ class Section:
     drawings: tuple[Drawing, ...] = ()
 
 
+def _target_of(findings: Findings) -> str | None:
+    """The column that checkpoints are compared by: the error where it is reported, else the loss; None for others."""
+    return next((name for name in ("error", "loss") if name in findings.request.targets), None)
+
+
+def which_checkpoint(findings: Findings) -> Section | None:
+    """The ranking of the checkpoints for each scored set, and how far such a ranking was right in this study."""
+    study, target = findings.request.study, _target_of(findings)
+    if study is None or target is None or not (study / NAME).is_file():
+        return None
+    code, title = "checkpoint", "Which checkpoint?"
+    try:
+        scores = pd.read_parquet(study / NAME)
+        judged = judge_study(findings.rows, scores, (target,))
+    except (OSError, ValueError, KeyError):
+        return Section(code, title, f"`{NAME}` cannot be read: remove it and run `hf-scaling scores` again.")
+    ranked_by, is_better = _best_score(judged)
+    texts, rankings, agreements = [], [], []
+    for source, of_set in scores.groupby("source", sort=False):
+        ranking = of_set.sort_values([ranked_by, "upstream_error"], ascending=False)
+        best = ranking.iloc[0]
+        texts.append(
+            f"For {source}, take {best['model']} ({best['arm']}) of {format_whole(best['n_pretrain'])} images"
+        )
+        rankings.append(_ranking_table(ranking, str(source), ranked_by, findings.rows, target))
+        if len(judged) and (judged["downstream"] == source).any():
+            agreements.append(_agreement_table(judged[judged["downstream"] == source], target))
+    words = [sentence(joined(texts)), sentence(f"the ranking is by {_score_name(ranked_by)}")]
+    if judged.empty:
+        words.append("Nothing was fine-tuned on a scored set: how far such a ranking is right is not known.")
+    else:
+        words.append(sentence(_how_far(judged, ranked_by, is_better, target)))
+    return Section(code, title, " ".join(words), (*rankings, *agreements))
+
+
+def _best_score(judged: pd.DataFrame) -> tuple[str, bool]:
+    """The column of scores.parquet to rank by, and whether it is better than every trivial ranking.
+
+    A score is taken only if it is better than the best trivial ranking wherever it was judged.
+    """
+    if judged.empty:
+        return "upstream_error", False
+    taus = judged.groupby("score")["tau"].mean().dropna()
+    better = judged.groupby("score")["verdict"].agg(lambda verdicts: (verdicts == "better").all())
+    names = [name for name in taus.index if better[name]] or [name for name in taus.index if name in TRIVIAL]
+    best = str(taus[names].idxmax())
+    return "upstream_error" if best == TRIVIAL[-1] else best, bool(better[best])
+
+
+def _score_name(column: str) -> str:
+    return "the upstream error" if column == "upstream_error" else column
+
+
+def _how_far(judged: pd.DataFrame, ranked_by: str, is_better: bool, target: str) -> str:
+    """How far the ranking was right, and what the scores are worth."""
+    name = TRIVIAL[-1] if ranked_by == "upstream_error" else ranked_by
+    own = judged[judged["score"] == name]
+    text = (
+        f"in this study its weighted tau with the fine-tuned {target} was {_span(own['tau'])}, and its first choice "
+    )
+    text += f"was {_span(own['regret'], target)} worse than the best"
+    if is_better:
+        return f"{text}; it was better than every ranking that needs no score"
+    verdicts = judged[judged["verdict"] != "trivial"].groupby("score")["verdict"].agg(set)
+    not_better = sum("not" in of_score for of_score in verdicts)
+    return (
+        f"{text}; none of {len(verdicts)} scores was better than the best ranking without one wherever it was judged, "
+        f"and {not_better} were worse somewhere"
+    )
+
+
+def _span(values: pd.Series, target: str | None = None) -> str:
+    low, high = (
+        format_number(v, 2) if target is None else format_value(target, v) for v in (values.min(), values.max())
+    )
+    return low if low == high else f"{low} to {high}"
+
+
+def _ranking_table(ranking: pd.DataFrame, source: str, ranked_by: str, rows: pd.DataFrame, target: str) -> Table:
+    """The first checkpoints, with what fine-tuning showed at the largest n_finetune where it was done."""
+    tuned = rows[(rows["stage"] == "finetune") & (rows["downstream"] == source)]
+    largest = tuned["n_finetune"].max() if len(tuned) else 0
+    shown = tuned[tuned["n_finetune"] == largest].groupby("parent")[target].mean()
+    heads = ["checkpoint", "model", "arm", "n_pretrain", "seed", "upstream error"]
+    heads += [] if ranked_by in ("upstream_error", "n_pretrain") else [ranked_by]
+    heads += [f"fine-tuned {target} at {format_whole(largest)}"] if len(shown) else []
+    cells = []
+    for _, row in ranking.head(_MOST_CHECKPOINTS).iterrows():
+        cell = [row["run_id"], row["model"], row["arm"], format_whole(row["n_pretrain"]), format_whole(row["seed"])]
+        cell.append(format_value("error", -row["upstream_error"]))
+        cell += [format_number(row[ranked_by])] if ranked_by in heads and ranked_by != "n_pretrain" else []
+        cell += [format_value(target, shown.get(row["run_id"], np.nan))] if len(shown) else []
+        cells.append(cell)
+    number = f"the first {len(cells)} of {len(ranking)}" if len(ranking) > len(cells) else f"{len(cells)}"
+    return Table(f"{source}: {number} checkpoints, by {_score_name(ranked_by)}", heads, cells)
+
+
+def _agreement_table(judged: pd.DataFrame, target: str) -> Table:
+    """A row a score, a column for each n_finetune of one set."""
+    sizes = sorted(judged["n_finetune"].unique())
+    order = judged.groupby("score")["tau"].mean().sort_values(ascending=False, na_position="last").index
+    cells = []
+    for score in order:
+        own = judged[judged["score"] == score].set_index("n_finetune")
+        cell = [str(score)]
+        for size in sizes:
+            row = own.loc[size] if size in own.index else None
+            if row is None or not np.isfinite(row["tau"]):
+                cell.append(MISSING)
+                continue
+            tau, low, high = (f"{row[name]:.2f}" for name in ("tau", "low", "high"))
+            cell.append(f"{tau} ({low} to {high}) {row['verdict'].replace('_', ' ')}")
+        cells.append([*cell, format_value(target, own["regret"].mean())])
+    source = judged["downstream"].iloc[0]
+    least, most = judged["n_configurations"].min(), judged["n_configurations"].max()
+    counts = f"{least}" if least == most else f"{least} to {most}"
+    title = f"{source}: weighted tau of each score with the fine-tuned {target}, {counts} configurations"
+    return Table(title, ["score", *(f"n_finetune {format_whole(size)}" for size in sizes), "mean regret"], cells)
+
+
+def without_pretraining(findings: Findings) -> Section | None:
+    """What the largest pre-training gains over random weights, for each set, model and number of labels."""
+    rows, target = findings.rows, _target_of(findings)
+    if target is None or not {"stage", "n_pretrain", "n_finetune", "downstream", "model"} <= set(rows):
+        return None
+    tuned = rows[(rows["stage"] == "finetune") & (rows["n_finetune"] > 0)]
+    if "arm" in tuned:
+        tuned = tuned[tuned["arm"] != "distilled"]
+    keys = [name for name in ("downstream", "model", "n_finetune", "recipe") if name in tuned]
+    scratch = tuned[tuned["n_pretrain"] == 0].groupby(keys)[target].agg(scratch="mean", seeds="count")
+    pretrained = tuned[tuned["n_pretrain"] > 0]
+    largest = pretrained[pretrained["n_pretrain"] == pretrained.groupby(keys)["n_pretrain"].transform("max")]
+    both = scratch.join(
+        largest.groupby(keys).agg(with_mean=(target, "mean"), n=(target, "count"), n_pretrain=("n_pretrain", "max")),
+        how="inner",
+    ).reset_index()
+    if both.empty:
+        return None
+    both["change"] = both["with_mean"] - both["scratch"]
+    texts, tables = [], []
+    for source, of_set in both.groupby("downstream", sort=False):
+        of_set = of_set.sort_values(["n_finetune", "model"])
+        by_size = of_set.groupby("n_finetune")["change"].mean()
+        few, many = by_size.index[0], by_size.index[-1]
+        text = f"on {source} pre-training changes the {target} by {_signed(target, by_size[few])} "
+        text += f"at {format_whole(few)} labels"
+        texts.append(
+            text + (f" and by {_signed(target, by_size[many])} at {format_whole(many)}" if many != few else "")
+        )
+        cells = [
+            [
+                *(
+                    format_whole(row.n_finetune),
+                    row.model,
+                    format_value(target, row.scratch),
+                    format_value(target, row.with_mean),
+                ),
+                *(format_whole(row.n_pretrain), _signed(target, row.change), f"{row.seeds} and {row.n}"),
+            ]
+            for row in of_set.itertuples()
+        ]
+        heads = ["n_finetune", "model", f"{target} without", "pre-trained", "n_pretrain", "change", "seeds"]
+        tables.append(Table(str(source), heads, cells))
+    scope = "means over the models; the largest pre-training of each, not distilled"
+    return Section("scratch", "Without pre-training", sentence(f"{joined(texts)} ({scope})"), tuple(tables))
+
+
+def _signed(target: str, change: float) -> str:
+    """A change with its sign; of an error in percentage points."""
+    return f"{100 * change:+.1f} points" if target == "error" else f"{change:+.3f}"
+
+
 #: The sections, in the order of the page: between the answers and the figures.
-SECTIONS: list[Callable[[Findings], Section | None]] = []
+SECTIONS: list[Callable[[Findings], Section | None]] = [which_checkpoint, without_pretraining]
 
 
 def sections_of(findings: Findings) -> list[Section]:

@@ -169,7 +169,7 @@ def judge_study(frame: pd.DataFrame, table: pd.DataFrame, targets: Sequence[str]
     for source, of_set in table.groupby("source", sort=False):
         about = of_set.set_index("run_id")
         scores = about.drop(columns=list(set(ABOUT) & set(about))).rename(columns={"upstream_error": TRIVIAL[-1]})
-        scores = scores.loc[:, np.isfinite(scores).all(axis=0)]
+        scores = scores[[name for name in scores if np.isfinite(scores[name]).all()]]
         tuned = frame[(frame["stage"] == "finetune") & frame["parent"].isin(scores.index)]
         for n_finetune, rows in tuned[tuned["downstream"] == source].groupby("n_finetune"):
             means = rows.groupby("parent")[list(targets)].mean()
@@ -177,7 +177,7 @@ def judge_study(frame: pd.DataFrame, table: pd.DataFrame, targets: Sequence[str]
             configuration = [f"{m} {a} {n}" for m, a, n in zip(own["model"], own["arm"], own["n_pretrain"])]
             for target in targets:
                 try:
-                    found = judge_scores(scores.loc[means.index], -means[target].to_numpy(), configuration)
+                    found = judge_scores(scores.loc[means.index], (-means[target]).tolist(), configuration)
                 except InputError:
                     continue
                 where = {"downstream": source, "n_finetune": n_finetune, "target": target}
