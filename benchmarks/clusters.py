@@ -10,12 +10,15 @@ every row then counts as independent.
 """
 
 import argparse
-import itertools
+import sys
+from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 import hf_scaling as hs
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+from planted_rows import fine_tuned_pairs
 
 CHINCHILLA = {"E": 1.69, "A": 406.4, "alpha": 0.34, "B": 410.7, "beta": 0.28}
 GAP = {"A": 12.0, "alpha": 0.35, "G": 0.8, "beta": 0.25, "E": 0.2}
@@ -69,7 +72,7 @@ def boundaries(studies: int, bootstrap: int) -> None:
     for independent in (False, True):
         inside, crossings = [], []
         for number in range(studies):
-            table = paired(np.random.default_rng(number))
+            table = fine_tuned_pairs(np.random.default_rng(number))
             if independent:
                 table = table.drop(columns="parent")
             line = hs.find_boundary(table, target="loss", downstream="d", bootstrap=bootstrap, seed=number)
@@ -81,20 +84,6 @@ def boundaries(studies: int, bootstrap: int) -> None:
         name = f"boundary{', as independent' * independent}"
         shares = f"difference {100 * np.mean(inside):.0f} crossing {100 * np.mean(crossings):.0f}"
         print(f"| {name} | {studies} | {shares} | {len(crossings)} of {studies} cross |", flush=True)
-
-
-def paired(generator: np.random.Generator) -> pd.DataFrame:
-    """Both arms on six n_pretrain, two checkpoints each with 2 % of luck, fine-tuned on three n_finetune (0.5 %)."""
-    rows = []
-    for n_pretrain, run in itertools.product((500, 1000, 2000, 4000, 8000, 16_000), (0, 1)):
-        luck = {arm: 0.02 * generator.standard_normal() for arm in ("plain", "distilled")}
-        for n_finetune, (arm, shared) in itertools.product((50, 200, 800), luck.items()):
-            start = 60 * n_pretrain**-0.5 if arm == "plain" else 15 * n_pretrain**-0.32
-            loss = ((start + 0.3) * n_finetune**-0.2 + 0.1) * np.exp(shared + 0.005 * generator.standard_normal())
-            sizes = {"n_pretrain": n_pretrain, "n_finetune": n_finetune, "seed": run, "loss": loss}
-            parent = f"{arm} {n_pretrain} {run}"
-            rows.append({"stage": "finetune", "arm": arm, "downstream": "d", "parent": parent, **sizes})
-    return pd.DataFrame(rows)
 
 
 def main() -> None:

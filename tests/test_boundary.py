@@ -1,12 +1,12 @@
 """The distillation boundary: planted crossings are located, absent ones are not, unusable tables are named."""
 
-import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from planted_rows import fine_tuned_pairs
 
 import hf_scaling as hs
 from hf_scaling.boundary.arms import ArmsBySize
@@ -159,7 +159,6 @@ def test_unusable_tables_are_named(change, words):
 
 
 def test_command_prints_the_keys_of_the_api(tmp_path, capsys):
-    import pandas as pd
 
     path = tmp_path / "results.csv"
     pd.DataFrame(study()).to_csv(path, index=False)
@@ -192,24 +191,10 @@ def test_measured_error_has_no_boundary_inside():
     assert boundary.status in ("distillation_never", "not_resolved")
 
 
-def shared_luck(seed):
-    """Fine-tuned pairs of which three share two checkpoints, with 2 % of luck of each and 0.5 % of a row's own."""
-    generator, rows = np.random.default_rng(seed), []
-    for n_pretrain, run in itertools.product((500, 1000, 2000, 4000, 8000, 16_000), (0, 1)):
-        luck = {arm: 0.02 * generator.standard_normal() for arm in ("plain", "distilled")}
-        for n_finetune, (arm, gap) in itertools.product((50, 200, 800), luck.items()):
-            start = 60 * n_pretrain**-0.5 if arm == "plain" else 15 * n_pretrain**-0.32
-            loss = ((start + 0.3) * n_finetune**-0.2 + 0.1) * np.exp(gap + 0.005 * generator.standard_normal())
-            sizes = {"n_pretrain": n_pretrain, "n_finetune": n_finetune, "seed": run, "loss": loss}
-            parent = f"{arm} {n_pretrain} {run}"
-            rows.append({"stage": "finetune", "arm": arm, "downstream": "d", "parent": parent, **sizes})
-    return pd.DataFrame(rows)
-
-
 def test_pairs_of_one_parent_share_their_luck():
     truth, held, wider = 4 ** (1 / 0.18), [], []
     for seed in range(6):
-        table = shared_luck(seed)
+        table = fine_tuned_pairs(np.random.default_rng(seed))
         clustered = hs.find_boundary(table, target="loss", downstream="d", bootstrap=100)
         alone = hs.find_boundary(table.drop(columns="parent"), target="loss", downstream="d", bootstrap=100)
         assert "clusters" in [n["code"] for n in clustered.notes] and clustered.status == "crossing"

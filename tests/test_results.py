@@ -119,7 +119,7 @@ def test_a_foreign_table_is_kept_as_it_is(tmp_path):
 def test_a_published_table_loads():
     path = DATA / "chinchilla_figure4.csv"
     if not path.is_file():
-        pytest.skip(f"{path} is not on this machine")
+        pytest.skip(f"{path} does not exist")
     assert {"n_params", "n_pretrain", "loss"} <= set(ResultsTable.load(path).column_names)
 
 

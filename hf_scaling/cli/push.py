@@ -137,7 +137,7 @@ def _content(kind: str, arguments: argparse.Namespace, parts: "list[dict[str, An
 
 
 def _print_if_not_compared(written: "list[Commit | Planned | str | None]") -> None:
-    """Say on stderr what a dry run without the Hub leaves open."""
+    """Say on stderr what a dry run could not compare without the Hub."""
     if any(getattr(planned, "creates", False) is None for planned in written):
         print(
             "the Hub was not reached, so these are not known: which repositories exist, which files are there already "

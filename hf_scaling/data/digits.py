@@ -1,8 +1,11 @@
 """`digits`: the 1,797 scans of handwritten digits, 8x8 pixels, that scikit-learn ships (Alpaydin and Kaynak, UCI)."""
 
 import functools
+import gzip
 import hashlib
+import importlib.util
 import string
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -10,17 +13,21 @@ from PIL import Image
 from hf_scaling.data.cache import Block
 from hf_scaling.data.images import ImagePacker, fit_image
 from hf_scaling.data.sampling import nested_subset
+from hf_scaling.errors import InputError
 
 N_TEST = 500
 
 
 @functools.cache
 def _scans() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    # 17 grey levels, 0 to 16, in sixteenths of white.
-    return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target.astype(np.int64)
+    # The file itself: importing scikit-learn takes longer than fine-tuning a small model on it.
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise InputError("digits: scikit-learn, which ships the scans, is not installed: pip install scikit-learn")
+    with gzip.open(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt") as file:
+        table = np.loadtxt(file, delimiter=",")
+    # 17 grey levels, 0 to 16, in sixteenths of white; the last column is the label.
+    return np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), table[:, -1].astype(np.int64)
 
 
 class DigitOrigin:

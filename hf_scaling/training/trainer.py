@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import DistributedType
 from torch.utils.data import SequentialSampler
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
@@ -63,6 +64,7 @@ class RunTrainer(DistillationTrainer):
             self.add_callback(_UpdateAverage(self._average))
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._batches_distilled = 0
+        self._weights: list[torch.nn.Parameter] | None = None
 
     @property
     def samples_distilled(self) -> int:
@@ -118,6 +120,15 @@ class RunTrainer(DistillationTrainer):
         if not math.isfinite(loss.item()):
             raise RunError(f"the loss became {loss.item()} at step {self.state.global_step + 1}{self._advice()}")
         return loss
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor:
+        """As the Trainer's, which visits all modules in every step and searches for gradients that are spread."""
+        if self.accelerator.distributed_type != DistributedType.NO:
+            return super()._clip_grad_norm(model)
+        if self._weights is None:
+            self._weights = list(model.parameters())
+        self.accelerator.unscale_gradients()
+        return torch.nn.utils.clip_grad_norm_(self._weights, self.args.max_grad_norm)
 
     def _get_train_sampler(self, *args, **kwargs) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)

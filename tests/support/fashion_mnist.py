@@ -12,9 +12,9 @@ import gzip
 import io
 from pathlib import Path
 
+import datasets
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image
-from PIL import Image as Picture
+from PIL import Image
 
 from hf_scaling.files import replacing
 
@@ -40,15 +40,15 @@ def convert(out: Path, folder: Path = PACKAGE_FOLDER) -> None:
     for part, prefix in (("train", "train"), ("test", "t10k")):
         images = read_idx(folder / f"{prefix}-images-idx3-ubyte.gz")
         labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz")
-        features = Features({"image": Image(), "label": ClassLabel(names=CLASS_NAMES)})
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASS_NAMES)})
         rows = {"image": [{"bytes": _png(image), "path": None} for image in images], "label": labels.astype(int)}
         with replacing(out / f"{part}.parquet") as temporary:
-            Dataset.from_dict(rows, features=features).to_parquet(temporary)
+            datasets.Dataset.from_dict(rows, features=features).to_parquet(temporary)
 
 
 def _png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Picture.fromarray(image).save(buffer, "PNG")
+    Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 

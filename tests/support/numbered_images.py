@@ -3,9 +3,9 @@
 import io
 from pathlib import Path
 
+import datasets
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image, Value
-from PIL import Image as Picture
+from PIL import Image
 
 
 def pixels(number: int, label: int, side: int = 8) -> np.ndarray:
@@ -19,7 +19,7 @@ def pixels(number: int, label: int, side: int = 8) -> np.ndarray:
 def png(number: int, label: int, side: int = 8) -> bytes:
     """One image as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    Picture.fromarray(pixels(number, label, side)).save(buffer, "PNG")
+    Image.fromarray(pixels(number, label, side)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -31,12 +31,12 @@ def numbers_of(images: np.ndarray) -> np.ndarray:
 def write_parquet(path: Path, n: int, names=("a", "b", "c"), first: int = 0, side: int = 8, **columns) -> Path:
     """Write `n` images; `columns` (values, feature) replace the default column `label`."""
     rows = {"image": [{"bytes": png(first + at, at % len(names), side), "path": None} for at in range(n)]}
-    features = {"image": Image()}
-    for name, (values, feature) in (columns or {"label": (None, ClassLabel(names=list(names)))}).items():
+    features = {"image": datasets.Image()}
+    for name, (values, feature) in (columns or {"label": (None, datasets.ClassLabel(names=list(names)))}).items():
         rows[name] = [at % len(names) for at in range(n)] if values is None else values
-        features[name] = Value(feature) if isinstance(feature, str) else feature
+        features[name] = datasets.Value(feature) if isinstance(feature, str) else feature
     path.parent.mkdir(parents=True, exist_ok=True)
-    Dataset.from_dict(rows, features=Features(features)).to_parquet(path)
+    datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(path)
     return path
 
 

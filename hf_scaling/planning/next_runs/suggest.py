@@ -109,7 +109,8 @@ class SuggestedRuns(pd.DataFrame):
             path: The YAML file.
 
         Raises:
-            InputError: No grid is known, there is no run, or the runs leave open what the grid does.
+            InputError: No grid is known, no runs are suggested, or the grid has several values of a field that
+                they do not set.
         """
         grid = self.aim.grid
         if grid is None:
@@ -346,10 +347,10 @@ def grid_content(runs: Sequence[Mapping[str, Any]], grid: Grid) -> dict[str, Any
         grid: The study's grid, whose sources, hyperparameters, teachers and overrides are used.
 
     Raises:
-        InputError: There is no run, or the grid has several values of what a run leaves open.
+        InputError: `runs` is empty, or the grid has several values of a field that a run does not set.
     """
     if not runs:
-        raise InputError("there is no run to write")
+        raise InputError("no runs to write to a grid")
     study = check(grid.content)
     if "checkpoints" in study:
         raise InputError(f"grid {grid.name} fine-tunes given checkpoints: add sizes or seeds to it by hand")
