@@ -1,7 +1,8 @@
 """Class influence on images: do ten upstream classes that are the digits help a set of handwritten digits more than
 ten classes of noise, and does leaving the ten most helpful ones out move the error as their influences predict?
 
-    python benchmarks/influence_images.py OUT [--studies 1] [--models 60] [--check]
+    python benchmarks/influence_images.py OUT [--studies 1] [--models 60] [--labels 100] [--seed 0] [--workers 1]
+        [--check]
 
 Writes a folder of 20 upstream classes (rendered digits, and smooth noise that differs from class to class), trains
 --models students of random halves of them (the grid key class_subsets), fine-tunes each on `digits`, and prints, for
@@ -31,8 +32,8 @@ GRID = {
     "n_pretrain": [1000],
     "downstream": ["digits"],
     "n_finetune": [100],
-    "pretrain": {"image_size": SIDE, "patch_size": 4, "learning_rate": 2e-3, "max_steps": 150, **SHORT},
-    "finetune": {"train_part": "head", "learning_rate": 1e-2, "max_steps": 100, "class_errors": True, **SHORT},
+    "pretrain": {"image_size": SIDE, "patch_size": 4, "learning_rate": 2e-3, "max_steps": 400, **SHORT},
+    "finetune": {"train_part": "head", "learning_rate": 1e-2, "max_steps": 150, "class_errors": True, **SHORT},
 }
 
 
@@ -86,15 +87,15 @@ def contrast(rows: list[dict], draws: int = 4000) -> tuple[float, float, float]:
     return of(np.arange(len(rows))), *np.percentile(drawn, [2.5, 97.5])
 
 
-def train(grid: dict, out: Path) -> list[dict]:
+def train(grid: dict, out: Path, workers: int) -> list[dict]:
     """The fine-tuned rows of a grid."""
     path = out.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(grid, sort_keys=False))
-    run_grid(path, out=out, workers=1)
-    return [row for row in ResultsTable.load(out).rows() if row["stage"] == "finetune"]
+    run_grid(path, out=out, workers=workers)
+    return [row for row in ResultsTable.load(out).rows() if row["n_finetune"] == grid["n_finetune"][0]]
 
 
-def check(study: Path) -> None:
+def check(study: Path, workers: int) -> None:
     """Without the ten most helpful, and without ten random classes: the error of five seeds, and as predicted."""
     found = class_influence(study, "digits")
     table = found.table.set_index("class")["influence"]
@@ -103,7 +104,7 @@ def check(study: Path) -> None:
     for which in ("helpful", "random"):
         path = found.to_grid(study.with_name(f"{study.name}-{which}.yaml"), 10, which, study / "grid.yaml")
         content = yaml.safe_load(path.read_text()) | {"seeds": list(range(5))}
-        errors = [row["error"] for row in train(content, path.with_suffix(""))]
+        errors = [row["error"] for row in train(content, path.with_suffix(""), workers)]
         kept = set(Path(content["pretrain"]["classes"]).read_text().split())
         # Differences of means are n / (n - 1) times what a class has beyond the average class.
         predicted = mean - sum(table[name] for name in kept) * (len(table) - 1) / len(table)
@@ -117,7 +118,7 @@ def main() -> None:
     """Train and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    for name, default in (("studies", 1), ("models", 60)):
+    for name, default in (("studies", 1), ("models", 60), ("labels", 100), ("seed", 0), ("workers", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
@@ -127,10 +128,16 @@ def main() -> None:
     if not (out / "images").is_dir():
         write_images(out / "images")
     positive = 0
-    for number in range(options.studies):
+    for number in range(options.seed, options.seed + options.studies):
         subsets = {"count": options.models, "share": 0.5, "seed": number}
-        grid = {**GRID, "source": str(out / "images"), "class_subsets": subsets, "seeds": [number]}
-        rows = train(grid, out / f"study-{number}")
+        grid = {
+            **GRID,
+            "n_finetune": [options.labels],
+            "source": str(out / "images"),
+            "class_subsets": subsets,
+            "seeds": [number],
+        }
+        rows = train(grid, out / f"study-{number}", options.workers)
         value, low, high = contrast(rows)
         positive += low > 0
         spread = np.std([row["error"] for row in rows], ddof=1)
@@ -143,7 +150,7 @@ def main() -> None:
             flush=True,
         )
         if options.check:
-            check(out / f"study-{number}")
+            check(out / f"study-{number}", options.workers)
     used = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     minutes = sum(usage.ru_utime + usage.ru_stime for usage in used) / 60
     print(f"positive at 95 % in {positive} of {options.studies} studies; {minutes:.1f} minutes of processor time")

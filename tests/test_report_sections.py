@@ -49,7 +49,7 @@ def test_a_score_that_is_better_wherever_it_was_judged_ranks_the_checkpoints(tmp
     assert len(mine.heads) == len(far.heads) - 1
     by_score = {row[0]: row[1:] for row in agreement.rows}
     assert all(cell.startswith("1.00") and cell.endswith("better") for cell in by_score["logme"][:-1])
-    assert by_score["logme"][-1] == "0 %" and by_score["leep"][0].endswith("not")
+    assert by_score["logme"][-1] == "0.0 points" and by_score["leep"][0].endswith("not")
 
 
 def test_without_such_a_score_a_trivial_ranking_is_taken(tmp_path):

@@ -155,3 +155,13 @@ def test_the_command_keeps_the_scores_of_each_set(study, capsys):
     assert exit_code(["scores", str(study), "--source", "digits", "--n", "60"]) == 0
     assert "logme" in capsys.readouterr().out
     assert exit_code(["scores", str(study / "runs"), "--source", "digits"]) == 2
+
+
+def test_a_set_is_scored_on_the_classes_that_the_study_fine_tunes_on(study):
+    (study / "grid.yaml").write_text("downstream: [{source: digits, classes: 3}, other]\n")
+    some = score_study(study, "digits", n=60).table
+    (study / "grid.yaml").write_text("downstream: digits\nfinetune: {classes: 3}\n")
+    assert score_study(study, "digits", n=60).table.equals(some)
+    (study / "grid.yaml").write_text("downstream: [{source: digits}, {source: other, classes: 3}]\n")
+    every = score_study(study, "digits", n=60).table
+    assert (some["logme"] != every["logme"]).all()

@@ -58,6 +58,11 @@ def _target_of(findings: Findings) -> str | None:
     return next((name for name in ("error", "loss") if name in findings.request.targets), None)
 
 
+def _difference(target: str, value: float, sign: str = "") -> str:
+    """A difference of two values; of errors in percentage points. `sign` is + where it is always written."""
+    return f"{100 * value:{sign}.1f} points" if target == "error" else f"{value:{sign}.3f}"
+
+
 def which_checkpoint(findings: Findings) -> Section | None:
     """The ranking of the checkpoints for each scored set, and how far such a ranking was right in this study."""
     study, target = findings.request.study, _target_of(findings)
@@ -80,7 +85,7 @@ def which_checkpoint(findings: Findings) -> Section | None:
         rankings.append(_ranking_table(ranking, str(source), ranked_by, findings.rows, target))
         if len(judged) and (judged["downstream"] == source).any():
             agreements.append(_agreement_table(judged[judged["downstream"] == source], target))
-    words = [sentence(joined(texts)), sentence(f"the ranking is by {_score_name(ranked_by)}")]
+    words = [sentence(f"take {joined(texts)}"), sentence(f"the ranking is by {_score_name(ranked_by)}")]
     if judged.empty:
         words.append("Nothing was fine-tuned on a scored set: how far such a ranking is right is not known.")
     else:
@@ -110,25 +115,19 @@ def _how_far(judged: pd.DataFrame, ranked_by: str, is_better: bool, target: str)
     """How far the ranking was right, and what the scores are worth."""
     name = TRIVIAL[-1] if ranked_by == "upstream_error" else ranked_by
     own = judged[judged["score"] == name]
+    taus, regret = own["tau"], _difference(target, own["regret"].max())
     text = (
-        f"in this study its weighted tau with the fine-tuned {target} was {_span(own['tau'])}, and its first choice "
+        f"in this study its weighted tau with the fine-tuned {target} was {taus.min():.2f} to {taus.max():.2f}, and "
     )
-    text += f"was {_span(own['regret'], target)} worse than the best"
+    text += f"its first choice was at most {regret} worse than the best"
     if is_better:
         return f"{text}; it was better than every ranking that needs no score"
     verdicts = judged[judged["verdict"] != "trivial"].groupby("score")["verdict"].agg(set)
     not_better = sum("not" in of_score for of_score in verdicts)
     return (
         f"{text}; none of {len(verdicts)} scores was better than the best ranking without one wherever it was judged, "
-        f"and {not_better} were worse somewhere"
+        f"and {not_better} ranked worse than it somewhere"
     )
-
-
-def _span(values: pd.Series, target: str | None = None) -> str:
-    low, high = (
-        format_number(v, 2) if target is None else format_value(target, v) for v in (values.min(), values.max())
-    )
-    return low if low == high else f"{low} to {high}"
 
 
 def _ranking_table(ranking: pd.DataFrame, source: str, ranked_by: str, rows: pd.DataFrame, target: str) -> Table:
@@ -165,7 +164,7 @@ def _agreement_table(judged: pd.DataFrame, target: str) -> Table:
                 continue
             tau, low, high = (f"{row[name]:.2f}" for name in ("tau", "low", "high"))
             cell.append(f"{tau} ({low} to {high}) {row['verdict'].replace('_', ' ')}")
-        cells.append([*cell, format_value(target, own["regret"].mean())])
+        cells.append([*cell, _difference(target, own["regret"].mean())])
     source = judged["downstream"].iloc[0]
     least, most = judged["n_configurations"].min(), judged["n_configurations"].max()
     counts = f"{least}" if least == most else f"{least} to {most}"
@@ -197,10 +196,11 @@ def without_pretraining(findings: Findings) -> Section | None:
         of_set = of_set.sort_values(["n_finetune", "model"])
         by_size = of_set.groupby("n_finetune")["change"].mean()
         few, many = by_size.index[0], by_size.index[-1]
-        text = f"on {source} pre-training changes the {target} by {_signed(target, by_size[few])} "
+        text = f"on {source} pre-training changes the {target} by {_difference(target, by_size[few], '+')} "
         text += f"at {format_whole(few)} labels"
         texts.append(
-            text + (f" and by {_signed(target, by_size[many])} at {format_whole(many)}" if many != few else "")
+            text
+            + (f" and by {_difference(target, by_size[many], '+')} at {format_whole(many)}" if many != few else "")
         )
         cells = [
             [
@@ -210,7 +210,7 @@ def without_pretraining(findings: Findings) -> Section | None:
                     format_value(target, row.scratch),
                     format_value(target, row.with_mean),
                 ),
-                *(format_whole(row.n_pretrain), _signed(target, row.change), f"{row.seeds} and {row.n}"),
+                *(format_whole(row.n_pretrain), _difference(target, row.change, "+"), f"{row.seeds} and {row.n}"),
             ]
             for row in of_set.itertuples()
         ]
@@ -218,11 +218,6 @@ def without_pretraining(findings: Findings) -> Section | None:
         tables.append(Table(str(source), heads, cells))
     scope = "means over the models; the largest pre-training of each, not distilled"
     return Section("scratch", "Without pre-training", sentence(f"{joined(texts)} ({scope})"), tuple(tables))
-
-
-def _signed(target: str, change: float) -> str:
-    """A change with its sign; of an error in percentage points."""
-    return f"{100 * change:+.1f} points" if target == "error" else f"{change:+.3f}"
 
 
 #: The sections, in the order of the page: between the answers and the figures.

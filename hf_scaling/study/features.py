@@ -58,6 +58,7 @@ def transferability(
     n: int = 1000,
     seed: int = 0,
     cache_dir: str | Path | None = None,
+    classes: int | str | None = None,
 ) -> pd.DataFrame:
     """Score checkpoints on labelled images: which will be best there once it is fine-tuned?
 
@@ -71,6 +72,7 @@ def transferability(
         n: Images, class-balanced; all where there are fewer.
         seed: Of the subset, and of scores that draw.
         cache_dir: Folder of the cache; None takes the default.
+        classes: Of `source`, where it is a name: a number or a file, as `open_source` takes them; None takes all.
 
     Returns:
         Index checkpoint as given; a column a score, and n_params, n_pretrain and upstream_error (the error rate on the
@@ -98,7 +100,7 @@ def transferability(
     for where in checkpoints:
         with quiet_libraries():
             checkpoint = identify(where, task)
-            seen = _features(checkpoint, source, n, seed, cache_dir)
+            seen = _features(checkpoint, source, n, seed, cache_dir, classes)
         row = {
             "n_params": checkpoint.row.get("n_params", np.nan),
             "n_pretrain": checkpoint.row.get("n_pretrain", np.nan),
@@ -117,7 +119,12 @@ def transferability(
 
 
 def _features(
-    checkpoint: Checkpoint, source: str | Source, n: int, seed: int, cache_dir: str | Path | None
+    checkpoint: Checkpoint,
+    source: str | Source,
+    n: int,
+    seed: int,
+    cache_dir: str | Path | None,
+    classes: int | str | None,
 ) -> Features:
     """The features of a checkpoint, from the cache where they are there."""
     model = None
@@ -126,7 +133,7 @@ def _features(
         size = models.input_size(model)
         if size is None:
             raise InputError(f"{checkpoint.name}: its input size is not stated: give an open source of the right size")
-        source = open_source(source, image_size=size, cache_dir=cache_dir)
+        source = open_source(source, image_size=size, classes=classes, cache_dir=cache_dir)
     labels = source.train.labels
     chosen = nested_subset(labels, min(n, len(labels)), seed)
     key = [_VERSION, checkpoint.id, source.fingerprint, hashlib.sha256(chosen.tobytes()).hexdigest()]
@@ -183,7 +190,8 @@ def score_study(study: str | Path, source: str, n: int = 1000, seed: int = 0) ->
 
     Args:
         study: Folder of the study.
-        source: Labelled images, as `open_source` takes them.
+        source: Labelled images, as `open_source` takes them. Where the study fine-tunes on some of its classes, the
+            scores are on these.
         n: Images.
         seed: Of the subset.
 
@@ -201,10 +209,11 @@ def score_study(study: str | Path, source: str, n: int = 1000, seed: int = 0) ->
     here = [run_id for run_id in pretrained["run_id"] if (folder / "runs" / run_id / "model.safetensors").is_file()]
     if not here:
         raise InputError(f"{study}: none of its {len(pretrained):,} checkpoints is here: scores need their weights")
-    scored = transferability([folder / "runs" / run_id for run_id in here], source, n=n, seed=seed)
+    name = Path(source).resolve().name if Path(source).exists() else source
+    runs, classes = [folder / "runs" / run_id for run_id in here], _classes_of(folder, name)
+    scored = transferability(runs, source, n=n, seed=seed, classes=classes)
     scored.index = pd.Index(here, name="run_id")
     about = pretrained.set_index("run_id").loc[here, ["model", "arm", "seed"]]
-    name = Path(source).resolve().name if Path(source).exists() else source
     table = about.join(scored).reset_index().assign(source=name)
     path = folder / NAME
     kept = pd.read_parquet(path) if path.is_file() else table.iloc[:0]
@@ -212,3 +221,14 @@ def score_study(study: str | Path, source: str, n: int = 1000, seed: int = 0) ->
     with files.replacing(path) as temporary:
         kept.to_parquet(temporary)
     return StudyScores(table, judge_study(frame, table), path)
+
+
+def _classes_of(study: Path, name: str) -> int | str | None:
+    """The classes of a set that a study fine-tunes on; None for all, and where it does not use the set."""
+    path = study / "grid.yaml"
+    content = files.read_yaml(path, "grid") if path.is_file() else {}
+    given = content.get("downstream", [])
+    for item in given if isinstance(given, list) else [given]:
+        if isinstance(item, dict) and Path(str(item.get("source"))).name == Path(name).name:
+            return item.get("classes", content.get("finetune", {}).get("classes"))
+    return content.get("finetune", {}).get("classes")
