@@ -131,6 +131,24 @@ def test_more_time_continues_where_the_study_ended():
     assert second.status == "answered" and pool.done[: len(done)] == done and len(pool.done) > len(done)
 
 
+def test_the_dearest_end_is_not_measured_where_the_arms_cross_inside():
+    runs = planted(crossing_at(1000))
+    runs["seconds"] = np.where(runs["n_pretrain"] == max(LEVELS), 500.0, runs["seconds"])
+    pool = Pool(runs, seconds=2000)
+    assert run_rounds(pool, [QUESTION]).answers["boundary"].verdict == "crossing"
+    assert pool.table()["n_pretrain"].max() < max(LEVELS)
+
+
+def test_runs_for_one_question_do_not_confirm_another():
+    runs = pd.concat([planted(crossing_at(1500), noise=0.03), labelled(4.0)], ignore_index=True)
+    rounds, gap = [], Question("gap", "loss", N_PARAMS, (250, 16000), "digits")
+    assert run_rounds(Pool(runs), [QUESTION, gap], report=rounds.append).status == "answered"
+    for question in ("boundary", "gap"):
+        answered = [n for n, one in enumerate(rounds) if n and one.answers[question].answered]
+        # The pilot is for both; after the first answer a round for this question comes before the end.
+        assert any(one.question == question for one in rounds[answered[0] :])
+
+
 def labelled(gap, n=6):
     """Fine-tuned runs of a planted transfer gap beside their pretraining runs."""
     draw, rows = np.random.default_rng(1), []

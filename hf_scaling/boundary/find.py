@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hf_scaling.boundary.arms import Arms, ArmsBySize, Pairs, find_pairs, fit_arms
+from hf_scaling.boundary.arms import Pairs, find_pairs
+from hf_scaling.boundary.curve import REACH, RatioCurve, fit_ratio
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.fit import FitOptions
 from hf_scaling.fitting.law_fit import quantiles
@@ -28,8 +29,6 @@ VERDICTS = {
 }
 # Relative differences up to this are none.
 _NO_DIFFERENCE = 0.02
-# Zeros are searched this factor beyond the measured sizes.
-_REACH = 30.0
 # Sizes up to this factor outside the measured ones count as inside.
 _INSIDE = 1.001
 
@@ -46,17 +45,17 @@ class Boundary:
         n_pretrain: The size of the crossing, in FLOPs where x is train_flops; None unless the status is crossing.
         low: Lower end of its interval.
         high: Upper end of its interval.
-        difference: A DataFrame, a row a measured size: the size, difference (plain minus distilled, by the laws; of a
+        difference: A DataFrame, a row a measured size: the size, difference (plain minus distilled, by the curve; of a
             score that rises distilled minus plain: above 0 distillation helps), low, high, measured (mean paired
             difference of the runs at the sizes nearest to `sizes`) and n_pairs.
-        crossings: Every zero of the laws' difference within the search range: n_pretrain, low, high, direction.
-        law_free: The boundary from the paired differences alone: n_pretrain, low, high.
+        crossings: Every zero of the curve within the search range: n_pretrain, low, high, direction.
+        law_free: The boundary from the mean paired differences, interpolated: n_pretrain, low, high.
         sizes: The other sizes, n_params and n_finetune, for which this holds.
         notes: Findings.
         x: n_pretrain or train_flops.
         level: Level of all intervals.
         teacher_not_counted: With x="train_flops", the boundary without the teacher's FLOPs.
-        evidence: The pairs and the fitted arms from which all of this follows.
+        evidence: The pairs and the fitted curve from which all of this follows.
     """
 
     status: str
@@ -117,10 +116,10 @@ class Boundary:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a boundary follows from: the pairs, both arms' laws, each arm's sizes along x, and how they were fitted."""
+    """What a boundary follows from: the pairs, the curve through them, each arm's sizes along x, and the options."""
 
     pairs: Pairs
-    arms: Arms | ArmsBySize
+    ratio: RatioCurve
     x: dict[str, np.ndarray]
     x_name: str
     options: FitOptions
@@ -140,9 +139,8 @@ def find_boundary(
 ) -> Boundary:
     """Find the distillation boundary (Yang et al. 2025): below it distillation helps, above it it does harm.
 
-    Two answers are given: from one law fitted to each arm, which the status follows, and from the paired differences
-    alone. One bootstrap gives both arms' draws: the two runs of a pair share their multiplier, since they share
-    subset, seed and steps.
+    The status follows from a smooth curve through the pairs' log(plain / distilled), whose smoothness the pairs choose
+    (`hf_scaling.boundary.curve`). Beside it the mean paired differences are interpolated without any smoothing.
 
     Args:
         table: A ResultsTable, a DataFrame, a mapping of columns, or what `ResultsTable.load` takes. It needs arm,
@@ -153,7 +151,7 @@ def find_boundary(
         downstream: Compare the fine-tuned rows of this downstream set; by default the pretrain rows.
         x: n_pretrain compares at equal images; train_flops at equal compute, the teacher's counted (and, in
             `teacher_not_counted`, not).
-        bootstrap: Number of draws, at least 100.
+        bootstrap: Number of draws of the curve, at least 100.
         level: Level of the intervals, between 0 and 1.
         seed: Seed of the draws.
         direction: "up" where more of the target is better, "down" where less is; as for `fit_law`.
@@ -187,20 +185,20 @@ def _boundary(
     pairs: Pairs, x: dict[str, np.ndarray], x_name: str, options: FitOptions, without: Boundary | None = None
 ) -> Boundary:
     """The boundary at the geometric mean n_params and the smallest n_finetune."""
-    arms = fit_arms(pairs, x, x_name, options)
+    ratio = fit_ratio(pairs, x, options)
     sizes = {}
-    if "n_params" in arms.sizes:
+    if "n_params" in ratio.sizes:
         sizes["n_params"] = float(np.exp(np.mean(np.log(np.unique(pairs.n_params)))))
-    if "n_finetune" in arms.sizes:
+    if "n_finetune" in ratio.sizes:
         sizes["n_finetune"] = float(pairs.n_finetune.min())
-    return _judge(Evidence(pairs, arms, x, x_name, options), sizes, without)
+    return _judge(Evidence(pairs, ratio, x, x_name, options), sizes, without)
 
 
 def _judge(evidence: Evidence, sizes: dict[str, float], without: Boundary | None = None) -> Boundary:
     level = evidence.options.level
     measured = np.unique(np.concatenate(list(evidence.x.values())))
     grid = search_grid(measured)
-    curve, drawn = evidence.arms.log_ratio(grid, sizes)
+    curve, drawn = evidence.ratio.log_ratio(grid, sizes)
     crossings = []
     for size, direction in sign_changes(grid, curve):
         low, high = interval(nearest_zeros(grid, drawn, size, direction), level)
@@ -221,7 +219,7 @@ def _judge(evidence: Evidence, sizes: dict[str, float], without: Boundary | None
     elif (table["high"] < 0).all():
         status = "distillation_never"
     else:
-        ends = quantiles(evidence.arms.log_ratio(measured, sizes)[1], level)
+        ends = quantiles(evidence.ratio.log_ratio(measured, sizes)[1], level)
         is_small = np.abs(np.expm1(ends)).max() <= _NO_DIFFERENCE
         status = "no_difference" if is_small else "not_resolved"
     return Boundary(
@@ -267,8 +265,8 @@ def _difference(
 ) -> "pd.DataFrame":
     import pandas as pd
 
-    ratio, drawn = evidence.arms.log_ratio(measured, sizes)
-    distilled = evidence.arms.distilled(measured, sizes)
+    ratio, drawn = evidence.ratio.log_ratio(measured, sizes)
+    distilled = evidence.ratio.distilled(measured, sizes)
     low, high = quantiles(drawn, evidence.options.level)
     unit = abs(evidence.pairs.scale.factor)
     places = {size: i for i, size in enumerate(paired.sizes)}
@@ -294,11 +292,11 @@ def _notes(
 ) -> list[dict]:
     pairs, n_sizes = evidence.pairs, len(np.unique(evidence.pairs.n_pretrain))
     span = format_span(measured[0], measured[-1])
-    text = f"{len(pairs)} pairs of runs at {n_sizes} sizes; {evidence.arms.description}"
+    text = f"{len(pairs)} pairs of runs at {n_sizes} sizes; {evidence.ratio.description}"
     notes = [*pairs.notes, note("evidence", "info", text)]
     if pairs.cluster is not None:
         count = int(pairs.cluster.max()) + 1
-        text = f"the pairs are of {count} pairs of checkpoints or runs, whose rows share their luck"
+        text = f"the pairs are of {count} sets that share checkpoints, or images and seed, and so their luck"
         notes.append(note("clusters", "info", text))
     if pairs.n_unpaired:
         rows = f"{pairs.n_unpaired} row{'s have' if pairs.n_unpaired > 1 else ' has'}"
@@ -306,21 +304,21 @@ def _notes(
     inside = [c for c in crossings if measured[0] <= c["n_pretrain"] <= measured[-1]]
     if len(inside) > 1:
         sizes = ", ".join(format_count(c["n_pretrain"]) for c in inside)
-        notes.append(note("several_crossings", "warn", f"the arms' laws cross more than once: at {sizes}"))
+        notes.append(note("several_crossings", "warn", f"the curve crosses zero more than once: at {sizes}"))
     outside = [c for c in crossings if c not in inside and c["direction"] < 0]
     if not crossing and outside:
         size = format_count(outside[0]["n_pretrain"])
-        text = f"the laws cross at {size}, outside the measured {span}: an extrapolation, not a result"
+        text = f"the curve crosses zero at {size}, outside the measured {span}: an extrapolation, not a result"
         notes.append(note("extrapolated", "warn", text))
     if crossing and np.isfinite(free["low"]) and (free["low"] > crossing["high"] or free["high"] < crossing["low"]):
         alone = f"{format_count(free['n_pretrain'])} ({format_span(free['low'], free['high'])})"
-        text = f"the paired differences alone put the boundary at {alone}: the laws have the wrong shape"
+        text = f"the mean paired differences, interpolated, put the boundary at {alone}"
         notes.append(note("law_free_disagrees", "warn", text))
     if evidence.x_name == "train_flops" and (alike := _n_at_equal_flops(evidence)) > 1:
         text = f"{alike} sizes of n_pretrain were trained with the same FLOPs: along FLOPs they count as one"
         notes.append(note("equal_flops", "warn", text))
     if n_sizes == len(pairs):
-        text = "every size has one pair: noise is estimated from the laws' misfit alone"
+        text = "every size has one pair: noise is estimated from the curve's misfit alone"
         notes.append(note("one_seed", "warn", text))
     return notes
 
@@ -336,7 +334,7 @@ def _n_at_equal_flops(evidence: Evidence) -> int:
 
 def search_grid(measured: np.ndarray, points: int = 200) -> np.ndarray:
     """Sizes from far below to far above the measured ones, even in logarithms: zeros are searched among them."""
-    return np.geomspace(measured.min() / _REACH, measured.max() * _REACH, points)
+    return np.geomspace(measured.min() / REACH, measured.max() * REACH, points)
 
 
 def sign_changes(grid: np.ndarray, curve: np.ndarray) -> list[tuple[float, int]]:

@@ -144,6 +144,10 @@ def _judge_boundary(frame: "pd.DataFrame", question: Question, seed: int) -> Ans
     elif boundary.status == "not_resolved":
         widths = [math.log(c["high"] / c["low"]) for c in boundary.crossings if c["low"] > 0 and c["high"] < math.inf]
         distance = 1 + min(widths, default=10.0) / math.log(_NARROW)
+        falls = [c["n_pretrain"] for c in boundary.crossings if c["direction"] < 0]
+        if any(levels[0] < size < levels[-1] for size in falls):
+            # Runs around the crossing decide, not the dearest ones at the ends.
+            missing = []
     else:
         distance = 0.25 * len(missing) + 0.25 * max(0, _LEAST_LEVELS - len(levels))
     value = math.nan if boundary.n_pretrain is None else boundary.n_pretrain

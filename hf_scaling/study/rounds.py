@@ -139,7 +139,9 @@ class _Loop:
             number += 1
             table = self.pool.table()
             answers = {question.name: judge(table, question, self.seed) for question in self.questions}
-            stayed = {name: self._count(stayed.get(name), answer) for name, answer in answers.items()}
+            # Runs measured for another question confirm nothing.
+            asked = self.state.get("question")
+            stayed = {n: self._count(stayed.get(n), answer, asked in (None, n)) for n, answer in answers.items()}
             if all(kept["times"] >= _CONFIRMED for kept in stayed.values()):
                 return self._end("answered", number, answers, stayed)
             if not len(self.pool.candidates()):
@@ -151,12 +153,10 @@ class _Loop:
             self._measure(list(cells.index))
 
     @staticmethod
-    def _count(before: Mapping[str, Any] | None, answer: Answer) -> dict[str, Any]:
-        same = before is not None and before["verdict"] == answer.verdict
-        return {
-            "verdict": answer.verdict,
-            "times": (before["times"] if before is not None and same else 0) + 1 if answer.answered else 0,
-        }
+    def _count(before: Mapping[str, Any] | None, answer: Answer, is_tested: bool) -> dict[str, Any]:
+        same = before is not None and before["times"] > 0 and before["verdict"] == answer.verdict
+        times = before["times"] + is_tested if before is not None and same else 1
+        return {"verdict": answer.verdict, "times": times if answer.answered else 0}
 
     def _begin(
         self, number: int, answers: Mapping[str, Answer], question: str | None, cells: list, stayed: Mapping[str, Any]
@@ -165,7 +165,7 @@ class _Loop:
         chosen = candidates.loc[candidates.index.intersection(cells, sort=False)]
         seconds = float(chosen["seconds"].sum())
         spent = self.state.get("spent", 0.0) + seconds
-        self.state = {"round": number, "cells": cells, "stayed": dict(stayed), "spent": spent}
+        self.state = {"round": number, "cells": cells, "question": question, "stayed": dict(stayed), "spent": spent}
         begun = Round(number, answers, question, chosen, seconds, self.state)
         self.rounds.append(begun)
         self.report(begun)

@@ -26,7 +26,7 @@ from hf_scaling.planning.next_runs.candidates import MeasuredRuns
 # A prediction is at this many times the largest sizes unless `at` sets its place.
 _FAR = 10.0
 _ARMS = ("plain", "distilled")
-# Parameters of a power law, and about as many more for each further size: those of a boundary's laws.
+# What a boundary's curve takes of the pairs' degrees of freedom, and about as many more for each further size.
 _PARAMETERS = 3
 Sizes = Mapping[str, np.ndarray]
 Source = LawFit | Boundary | Mapping[str, LawFit]
@@ -171,7 +171,7 @@ def _of_boundary(boundary: Boundary, at: Mapping[str, float] | None) -> Estimate
         if name not in ("n_params", "n_finetune"):
             raise InputError(f"at=: {name} is not a size of a boundary; give n_params or n_finetune")
     boundary = boundary if at is None else boundary.at(**at)
-    pairs, arms, others = boundary.evidence.pairs, boundary.evidence.arms, tuple(boundary.sizes)
+    pairs, ratio, others = boundary.evidence.pairs, boundary.evidence.ratio, tuple(boundary.sizes)
 
     def log_ratios(sizes: Sizes, of_draws: bool) -> np.ndarray:
         """(B, N) log(plain / distilled) of the draws, or (1, N) of the estimate, at sizes by column."""
@@ -181,7 +181,7 @@ def _of_boundary(boundary: Boundary, at: Mapping[str, float] | None) -> Estimate
         result = np.empty((0, len(x)))
         for number, place in enumerate(distinct):
             here = which.reshape(-1) == number
-            estimate, drawn = arms.log_ratio(x[here], dict(zip(others, map(float, place))))
+            estimate, drawn = ratio.log_ratio(x[here], dict(zip(others, map(float, place))))
             part = drawn if of_draws else estimate[None]
             result = np.empty((len(part), len(x))) if number == 0 else result
             result[:, here] = part
@@ -191,7 +191,7 @@ def _of_boundary(boundary: Boundary, at: Mapping[str, float] | None) -> Estimate
     residuals = np.log(pairs.plain / pairs.distilled) - fitted
     spare = max(len(pairs) - _PARAMETERS * (1 + len(others)), 1)
     grid = search_grid(pairs.n_pretrain)
-    zero, draws = _zeros(grid, *arms.log_ratio(grid, boundary.sizes), pairs.n_pretrain)
+    zero, draws = _zeros(grid, *ratio.log_ratio(grid, boundary.sizes), pairs.n_pretrain)
     name, value, (low, high) = "boundary, not resolved", zero, interval(draws, boundary.level)
     if boundary.status == "crossing" and boundary.low is not None and boundary.high is not None:
         name, value, low, high = "boundary", boundary.n_pretrain, boundary.low, boundary.high
