@@ -1,5 +1,7 @@
 """The law's own error beyond the data: there where the law is wrong, absent where it is right."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -65,7 +67,21 @@ def test_the_deviation_grows_with_the_distance_and_is_absent_inside():
     with_error, without = fit.draw_values(at), fit._refitted_values(at)
     spread = np.log(with_error / without).std(axis=0)
     assert spread[:2] == pytest.approx(0)
-    assert spread[3] == pytest.approx(2 * spread[2])
+    error = fit.data["discrepancy"]
+    expected = np.hypot(error["per_log"] * np.log([2, 4]), error["edge"])
+    assert spread[3] / spread[2] == pytest.approx(expected[1] / expected[0])
+
+
+def test_what_the_law_misses_at_the_largest_sizes_is_still_missed_just_outside_the_data():
+    values = power(SIZES) * np.where(SIZES > SIZES[-4], 0.9, 1.0)
+    fit = hs.fit_law(curve(values, noise=0.001), "power_law", target="error", bootstrap=200)
+    assert 0.03 < fit.data["discrepancy"]["edge"] < 0.1
+    nearer, near = fit.predict({"n_pretrain": SIZES[-1] * np.array([1.05, 1.5])}).itertuples()
+    assert near.low < values[-1] * power(SIZES[-1] * 1.5) / power(SIZES[-1]) < near.high
+    assert np.log(near.high / near.low) > 1.5 * np.log(nearer.high / nearer.low)
+    without = {name: value for name, value in fit.data["discrepancy"].items() if name != "edge"}
+    stored = replace(fit, data={**fit.data, "discrepancy": without}).predict({"n_pretrain": SIZES[-1] * 1.5})
+    assert stored.low.item() > near.low and stored.high.item() < near.high
 
 
 def test_the_band_of_a_new_run_contains_that_of_the_mean_and_both_keep_to_the_possible():

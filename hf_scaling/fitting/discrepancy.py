@@ -27,6 +27,8 @@ _FEWEST_LEVELS = 4
 _NEAREST = 0.1
 # What is assumed before any window is seen: 2 % per factor of e, with the weight of two windows.
 _PRIOR, _PRIOR_WEIGHT = 0.02, 2
+# What the law misses at the largest sizes already counts in full from this far outside the data: half a doubling.
+_NEAR = 0.35
 # No window counts as more than this per factor of e.
 _LARGEST = 0.5
 # Standard errors by which neighbours must agree better with each other than with the law: from the first the error
@@ -192,8 +194,9 @@ def estimate_discrepancy(
         is_log: Whether that scale is logarithmic.
 
     Returns:
-        per_log, the standard deviation per unit of natural-log distance outside the data; freedom, Student's degrees
-        of freedom; ranges, the (low, high) logarithm of the sizes and of their mean; windows, how many there were.
+        per_log, the standard deviation per unit of natural-log distance outside the data; edge, that of what the law
+        misses at the largest sizes, which goes with them; freedom, Student's degrees of freedom; ranges, the (low,
+        high) logarithm of the sizes and of their mean; windows, how many there were.
     """
     prior = _PRIOR * (1.0 if is_log else float(np.mean(np.abs(rows.target))))
     squares = []
@@ -213,9 +216,12 @@ def estimate_discrepancy(
     if len(target) - held_out.basis.shape[1] >= _ENOUGH_FREEDOM:
         excess = misfit((target - fitted) * root_weights, rows, held_out.basis)
         share = float(np.clip((excess - _DOUBTFUL) / (_CLEAR - _DOUBTFUL), 0.0, 1.0))
-    low, high = log_ranges(log_sizes(rows.variables))
+    logs = log_sizes(rows.variables)
+    low, high = log_ranges(logs)
+    along = np.exp(logs[-1] - logs[-1].max()) if np.isfinite(logs[-1].max()) else np.ones_like(target)
     return {
         "per_log": float(share * per_log),
+        "edge": float(share * np.sqrt(np.average((target - fitted) ** 2, weights=along))),
         "freedom": freedom,
         "ranges": [[float(a), float(b)] for a, b in zip(low, high)],
         "windows": len(squares),
@@ -223,7 +229,7 @@ def estimate_discrepancy(
 
 
 def deviations(discrepancy: Mapping[str, Any], sizes: Mapping[str, np.ndarray], count: int, seed: int) -> np.ndarray:
-    """(count, N) one deviation a draw, on the objective's scale: Student's t times the distance outside the data.
+    """(count, N) one deviation a draw, on the objective's scale: Student's t times the law's error at that distance.
 
     A draw deviates in one direction at all sizes, so that differences between two predictions keep what they share.
     """
@@ -233,7 +239,9 @@ def deviations(discrepancy: Mapping[str, Any], sizes: Mapping[str, np.ndarray], 
     distance = distance_outside(log_sizes(sizes), ranges[:, 0], ranges[:, 1])
     turns = np.random.default_rng([seed, 1]).permutation(count)
     students = stdtrit(discrepancy["freedom"], (turns + 0.5) / count)
-    return students[:, None] * (discrepancy["per_log"] * distance)
+    # Laws stored by older versions have no edge.
+    edge = discrepancy.get("edge", 0.0) * np.minimum(distance / _NEAR, 1.0)
+    return students[:, None] * np.hypot(discrepancy["per_log"] * distance, edge)
 
 
 def extrapolation_notes(estimate: Estimate, held_out: HeldOut) -> list[dict]:
