@@ -73,7 +73,7 @@ def test_the_deviation_grows_with_the_distance_and_is_absent_inside():
 
 
 def test_what_the_law_misses_at_the_largest_sizes_is_still_missed_just_outside_the_data():
-    values = power(SIZES) * np.where(SIZES > SIZES[-4], 0.9, 1.0)
+    values = power(SIZES) * np.where(SIZES[-4] < SIZES, 0.9, 1.0)
     fit = hs.fit_law(curve(values, noise=0.001), "power_law", target="error", bootstrap=200)
     assert 0.03 < fit.data["discrepancy"]["edge"] < 0.1
     nearer, near = fit.predict({"n_pretrain": SIZES[-1] * np.array([1.05, 1.5])}).itertuples()

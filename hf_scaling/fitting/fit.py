@@ -9,6 +9,7 @@ import numpy as np
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.bootstrap import MANY_ROWS, METHODS, draw
 from hf_scaling.fitting.clusters import cluster_effects
+from hf_scaling.fitting.compute import measured_compute
 from hf_scaling.fitting.diagnostics import Refits, identification_notes, judge
 from hf_scaling.fitting.discrepancy import estimate_discrepancy, extrapolation_notes, hold_out
 from hf_scaling.fitting.estimate import Estimate, estimate
@@ -19,7 +20,6 @@ from hf_scaling.fitting.rows import (
     RowFilter,
     as_table,
     default_zeros,
-    measured_compute,
     note,
     select_rows,
     thinned,

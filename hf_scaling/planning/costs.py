@@ -9,7 +9,8 @@ import numpy as np
 
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
-from hf_scaling.fitting.rows import as_table, measured_compute, note
+from hf_scaling.fitting.compute import measured_compute
+from hf_scaling.fitting.rows import as_table, note
 from hf_scaling.text import did_you_mean, format_count
 
 if TYPE_CHECKING:
