@@ -18,6 +18,7 @@ import resource
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import yaml
 from PIL import Image
 
@@ -95,11 +96,10 @@ def train(grid: dict, out: Path, workers: int) -> list[dict]:
     return [row for row in ResultsTable.load(out).rows() if row["n_finetune"] == grid["n_finetune"][0]]
 
 
-def check(study: Path, workers: int) -> None:
+def check(study: Path, rows: list[dict], workers: int) -> None:
     """Without the ten most helpful, and without ten random classes: the error of five seeds, and as predicted."""
-    found = class_influence(study, "digits")
+    found = class_influence(pd.DataFrame(rows), "digits")
     table = found.table.set_index("class")["influence"]
-    rows = [row for row in ResultsTable.load(study).rows() if row["stage"] == "finetune"]
     mean = np.mean([row["error"] for row in rows])
     for which in ("helpful", "random"):
         path = found.to_grid(study.with_name(f"{study.name}-{which}.yaml"), 10, which, study / "grid.yaml")
@@ -150,7 +150,7 @@ def main() -> None:
             flush=True,
         )
         if options.check:
-            check(out / f"study-{number}", options.workers)
+            check(out / f"study-{number}", rows, options.workers)
     used = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     minutes = sum(usage.ru_utime + usage.ru_stime for usage in used) / 60
     print(f"positive at 95 % in {positive} of {options.studies} studies; {minutes:.1f} minutes of processor time")

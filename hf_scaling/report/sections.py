@@ -79,9 +79,7 @@ def which_checkpoint(findings: Findings) -> Section | None:
     for source, of_set in scores.groupby("source", sort=False):
         ranking = of_set.sort_values([ranked_by, "upstream_error"], ascending=False)
         best = ranking.iloc[0]
-        texts.append(
-            f"For {source}, take {best['model']} ({best['arm']}) of {format_whole(best['n_pretrain'])} images"
-        )
+        texts.append(f"{best['model']} ({best['arm']}) of {format_whole(best['n_pretrain'])} images for {source}")
         rankings.append(_ranking_table(ranking, str(source), ranked_by, findings.rows, target))
         if len(judged) and (judged["downstream"] == source).any():
             agreements.append(_agreement_table(judged[judged["downstream"] == source], target))
