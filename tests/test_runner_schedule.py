@@ -60,6 +60,8 @@ def plan_of(grid, source=("digits", "0")):
 class Engine:
     """Finishes a run when it is waited for, or ends it as `outcomes` lists; records the runs it was given."""
 
+    is_local = True
+
     def __init__(self, study, slots=2, outcomes=None):
         self.study, self.slots, self.outcomes = study, slots, outcomes or {}
         self.given, self.running, self.most, self.closed = [], {}, 0, False

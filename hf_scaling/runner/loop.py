@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,11 @@ def run_grid(
     grid: Grid | str | Path,
     out: str | Path | None = None,
     workers: int = 1,
-    engine: str = "local",
+    engine: str | Engine = "local",
     retry_failed: bool = False,
     progress: bool = True,
     only: Mapping[str, Any] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> ResultsTable:
     """Train every run of a grid that its study does not have yet.
 
@@ -47,11 +48,14 @@ def run_grid(
         grid: A `Grid`, the path of its YAML file, or the name of a shipped grid.
         out: The study's folder; None = studies/NAME.
         workers: Number of runs trained at once, by one persistent process each.
-        engine: "local" (processes of this machine) or "ray" (a running cluster, else one started here).
+        engine: "local" (processes of this machine), "ray" (a running cluster, else one started here), or an engine
+            that the caller has opened, whose workers are all used and stay open.
         retry_failed: Whether to retry runs that failed in an earlier call.
         progress: Whether to show a progress bar, and failures, on stderr.
         only: Train only the runs with these values, and the runs they need: a value or a list of values for stage,
             model, arm, n_pretrain, seed, downstream, n_finetune or run_id. None = all.
+        stop: Asked before every run: where it returns True no further run starts, and the call returns when those in
+            progress have ended. None = never.
 
     Returns:
         The study's table; it may hold runs of other grids too.
@@ -81,7 +85,7 @@ def run_grid(
         plan = select_runs(grid.plan(fill=True), only)
         record_sources(study.path, plan)
         _log_changed_sources(study, [run for run in plan if run.run_id not in known])
-        _train_missing(study, table, plan, workers, engine, retry_failed, progress)
+        _train_missing(study, table, plan, workers, engine, retry_failed, progress, stop)
     _raise_failures(study, plan)
     return study.table()
 
@@ -189,9 +193,10 @@ def _train_missing(
     table: ResultsTable,
     plan: Sequence[PlannedRun],
     workers: int,
-    engine_name: str,
+    engine: str | Engine,
     retry_failed: bool,
     show_progress: bool,
+    stop: Callable[[], bool] | None,
 ) -> None:
     given_up = {run_id: record["error"] for run_id, record in study.failures().items() if "error" in record}
     if retry_failed:
@@ -201,15 +206,16 @@ def _train_missing(
     schedule = Schedule(plan, finished, given_up)
     if not schedule.open:
         return
-    # A cluster's speed says nothing about this machine.
-    speeds = Speeds() if engine_name == "local" else None
     n_workers = min(workers, len(schedule.open))
-    engine = open_engine(engine_name, study.path, n_workers)
+    opened = open_engine(engine, study.path, n_workers) if isinstance(engine, str) else engine
+    # A cluster's speed says nothing about this machine.
+    speeds = Speeds() if opened.is_local else None
     progress = Progress(plan, schedule.open, n_workers, speeds, show_progress)
     try:
-        _Runner(study, table, schedule, engine, progress, speeds).run()
+        _Runner(study, table, schedule, opened, progress, speeds, stop).run()
     finally:
-        engine.close()
+        if isinstance(engine, str):
+            opened.close()
         progress.close()
         study.record_failures({"run_id": run_id, "waiting_on": need} for run_id, need in schedule.blocked().items())
         study.forget_failures(set(study.failures()) & schedule.finished)
@@ -239,16 +245,21 @@ class _Runner:
         engine: Engine,
         progress: Progress,
         speeds: Speeds | None,
+        stop: Callable[[], bool] | None = None,
     ) -> None:
         self.study, self.table, self.schedule = study, table, schedule
         self.engine, self.progress, self.speeds = engine, progress, speeds
+        self._stop = stop or (lambda: False)
         self._running: dict[int, PlannedRun] = {}
         self._last_parents: dict[int, str | None] = {}
 
     def run(self) -> None:
-        """Work until every run is finished, failed, or waits for one that failed."""
+        """Work until every run is finished, failed, or waits for one that failed, or `stop` ends it."""
         while self.schedule.open:
-            self.hand_out()
+            if not self._stop():
+                self.hand_out()
+            elif not self._running:
+                return
             for slot, outcome in self.engine.wait(_POLL):
                 self.record(self._running.pop(slot), outcome)
             self.check_other_runners()

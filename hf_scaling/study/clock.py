@@ -19,20 +19,22 @@ class Clock:
 
     Args:
         folder: The study's folder; the time is kept in its `clock.json`.
+        before: Seconds that the study took before there was a folder; counted once, at the start.
 
     Example:
         >>> with Clock(folder) as clock:  # doctest: +SKIP
         ...     clock.seconds
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, before: float = 0.0):
+        self._before = before
         self._path, self._ended = folder / "clock.json", threading.Event()
         self._lock = FileLock(folder / "claims" / ".clock.lock")
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> "Clock":
         self._path.parent.joinpath("claims").mkdir(parents=True, exist_ok=True)
-        self._enter()
+        self._enter(self._before)
         self._thread.start()
         return self
 
@@ -54,13 +56,14 @@ class Clock:
         except FileNotFoundError:
             return {"seconds": 0.0, "last": 0.0}
 
-    def _enter(self) -> None:
-        """Count the time since the last entry of any runner, unless nobody was working then."""
+    def _enter(self, more: float = 0.0) -> None:
+        """Count the time since the last entry of any runner, unless nobody was working then, and some more."""
         with self._lock:
             kept, now = self._read(), time.time()
             passed = now - kept["last"]
             if 0 < passed < _SILENCE:
                 kept["seconds"] += passed
+            kept["seconds"] += more
             files.write_text(self._path, json.dumps({**kept, "last": now}))
 
     def _work(self) -> None:

@@ -11,12 +11,15 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from hf_scaling import files
 from hf_scaling.errors import InputError
@@ -24,6 +27,7 @@ from hf_scaling.grid import Grid, PlannedRun
 from hf_scaling.report import write_report
 from hf_scaling.results import ResultsTable
 from hf_scaling.runner import run_grid
+from hf_scaling.runner.engines import Engine, open_engine
 from hf_scaling.runner.loop import RunsFailedError
 from hf_scaling.runner.machine import default_workers
 from hf_scaling.runner.study_folder import Study
@@ -37,6 +41,7 @@ from hf_scaling.text import format_duration, one_line
 STATE = "rounds.json"
 # The report is written again when this share of the hours has passed since the last.
 _REPORT_SHARE = 0.1
+_POLL = 2.0  # seconds between two attempts of a second runner to decide
 
 
 @dataclass(frozen=True)
@@ -134,12 +139,13 @@ def run_study(
         )
     if plan is None and (folder / "grid.yaml").exists():
         raise InputError(f"{folder} holds a grid of `hf-scaling run`: give another --out")
-    with Clock(folder) as clock:
-        if plan is None:
-            plan, content = look(str(upstream), sets, hours, workers, seed)
-            folder.mkdir(parents=True, exist_ok=True)
-            Study(folder).prepare(Grid.from_dict(content, folder.name))
-            plan.save(folder)
+    began, content = time.monotonic(), None
+    if plan is None:
+        # Before anything is written: a set that allows no study leaves no folder behind.
+        plan, content = look(str(upstream), sets, hours, workers, seed)
+    with Clock(folder, time.monotonic() - began if content is not None else 0.0) as clock:
+        if content is not None:
+            plan = _write_plan(folder, plan, content)
         for line in plan.describe():
             say(f"look    {line}")
         if dry_run:
@@ -148,7 +154,6 @@ def run_study(
         if clock.seconds >= hours * 3600 and (folder / STATE).is_file():
             say(f"time    its {hours:g} hours are spent: a larger --hours continues it")
         grid = _tuned(plan, folder, hours, say)
-        pool = GridPool(grid, plan, folder, workers, engine, clock, hours)
         full_range = (float(plan.n_pretrain[0]), float(plan.n_source))
         first = plan.names[sets[0]] if sets else None
         asked = [
@@ -163,12 +168,49 @@ def run_study(
             )
             for name in names
         ]
-        path = folder / STATE
-        state = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        reporter = _Reporter(folder, target, clock, hours, say)
-        outcome = run_rounds(pool, asked, reporter, state, seed=seed)
-        page = reporter.write()
+        with GridPool(grid, plan, folder, workers, engine, clock, hours) as pool, _deciding(pool, folder, say):
+            reporter = _Reporter(folder, target, clock, hours, say)
+            outcome = run_rounds(pool, asked, reporter, _read_state(folder), seed=seed)
+            page = reporter.write()
         return StudyResult(folder, outcome.status, outcome.answers, clock.seconds / 3600, page, plan)
+
+
+def _write_plan(folder: Path, plan: StudyPlan, content: Mapping[str, Any]) -> StudyPlan:
+    """Write the plan and its grid; where another runner has written its own meanwhile, that one counts."""
+    with FileLock(folder / "claims" / ".plan.lock"):
+        written = StudyPlan.load(folder)
+        if written is None:
+            Study(folder).prepare(Grid.from_dict(content, folder.name))
+            plan.save(folder)
+        return written or plan
+
+
+def _read_state(folder: Path) -> dict[str, Any] | None:
+    """What the rounds need to resume; None before the first."""
+    path = folder / STATE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+@contextlib.contextmanager
+def _deciding(pool: "GridPool", folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Be the one runner that decides on rounds and writes them; until it ends or dies, help it to train its runs."""
+    lock, said = FileLock(folder / "claims" / ".rounds.lock"), False
+    while True:
+        try:
+            lock.acquire(timeout=_POLL)
+            break
+        except Timeout:
+            if not said:
+                say("round   another runner decides: this one trains runs of its rounds")
+            said = True
+            chosen = (_read_state(folder) or {}).get("cells", [])
+            cells = pool.candidates().index.intersection(chosen, sort=False)
+            if len(cells):
+                pool.measure(cells)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _questions(
@@ -232,6 +274,16 @@ class GridPool:
         self._workers, self._engine, self._clock, self._hours = workers, engine, clock, hours
         self._study = Study(folder)
         self._runs = {run.run_id: run for run in grid.plan(fill=True)}
+        self._opened: Engine | None = None
+
+    def __enter__(self) -> "GridPool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._opened is not None:
+            self._opened.close()
 
     def candidates(self) -> pd.DataFrame:
         """The runs without a row that have not failed; a run's seconds include what it still needs."""
@@ -265,9 +317,18 @@ class GridPool:
         }
 
     def measure(self, cells: pd.Index) -> None:
-        """Train the runs; those that fail are in failures.jsonl and leave the pool."""
+        """Train the runs, and start none after the hours; those that fail are in failures.jsonl and leave the pool."""
+        if self._opened is None:
+            self._opened = open_engine(self._engine, self._folder, self._workers)
         with contextlib.suppress(RunsFailedError):
-            run_grid(self._grid, self._folder, self._workers, self._engine, only={"run_id": list(cells)})
+            run_grid(
+                self._grid,
+                self._folder,
+                self._workers,
+                self._opened,
+                only={"run_id": list(cells)},
+                stop=lambda: self.seconds_left() <= 0,
+            )
 
     def table(self) -> ResultsTable:
         """All finished rows."""

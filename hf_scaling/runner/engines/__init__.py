@@ -13,18 +13,24 @@ WORKER = "hf_scaling.runner.worker"
 
 
 class Engine(Protocol):
-    """A set of workers, one per slot."""
+    """A set of workers, one per slot.
+
+    Attributes:
+        is_local: Whether its workers are processes of this machine, whose speeds tell of later runs here.
+    """
+
+    is_local: bool
 
     def free(self) -> list[int]:
         """The slots that wait for a run."""
 
-    def submit(self, slot: int, run: Mapping[str, Any]) -> None:
-        """Put a planned run, as `PlannedRun.to_dict` gives it, into a free slot."""
+    def submit(self, slot: int, run: Mapping[str, Any], request: str = "train") -> None:
+        """Put work into a free slot: a method of `Worker`, and the run that it takes, with the key `processes`."""
 
     def wait(self, seconds: float) -> list[tuple[int, dict[str, str]]]:
         """Slot and outcome of the runs that have ended; waits at most `seconds` for one.
 
-        An outcome is what `Worker.train` returns, or {"status": "lost"} where the worker died during the run.
+        An outcome is what the worker's method returns, or {"status": "lost"} where the worker died during the run.
         """
 
     def close(self) -> None:

@@ -39,6 +39,8 @@ class LocalEngine:
         workers: Number of processes.
     """
 
+    is_local = True
+
     def __init__(self, study: Path, workers: int) -> None:
         self._study = study
         self._gpus = machine.visible_gpus()
@@ -51,11 +53,11 @@ class LocalEngine:
         """The slots that wait for a run."""
         return [worker.slot for worker in self._workers if worker.ready and not worker.busy]
 
-    def submit(self, slot: int, run: Mapping[str, Any]) -> None:
+    def submit(self, slot: int, run: Mapping[str, Any], request: str = "train") -> None:
         """Put a run into a free slot."""
         worker = self._workers[slot]
         worker.busy = True
-        worker.process.send("train", study=str(self._study), run=dict(run), gpus=self._gpus)
+        worker.process.send(request, study=str(self._study), run=dict(run), gpus=self._gpus)
 
     def wait(self, seconds: float) -> list[tuple[int, dict[str, str]]]:
         """Slot and outcome of the runs that have ended.

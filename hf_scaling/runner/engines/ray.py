@@ -24,6 +24,8 @@ class RayEngine:
         workers: Number of actors.
     """
 
+    is_local = False
+
     def __init__(self, study: Path, workers: int) -> None:
         try:
             import ray
@@ -51,14 +53,15 @@ class RayEngine:
         """The slots that wait for a run."""
         return sorted(self._free)
 
-    def submit(self, slot: int, run: Mapping[str, Any]) -> None:
+    def submit(self, slot: int, run: Mapping[str, Any], request: str = "train") -> None:
         """Put a run into a free slot; one of several processes gets the cluster for itself."""
         if run["processes"] > 1:
             self._stop_all()
             self._start(slot, run["processes"] if self._share else 0)
             self._pending.clear()
         self._free.discard(slot)
-        self._pending[self._actors[slot].train.remote(str(self._study), dict(run))] = (slot, True)
+        method = getattr(self._actors[slot], request)
+        self._pending[method.remote(str(self._study), dict(run))] = (slot, True)
 
     def wait(self, seconds: float) -> list[tuple[int, dict[str, str]]]:
         """Slot and outcome of the runs that have ended."""
@@ -123,3 +126,7 @@ class _Actor:
     def train(self, study: str, run: dict[str, Any]) -> dict[str, str]:
         """Train one run, as `Worker.train` does."""
         return self._worker.train(study, run)
+
+    def validate(self, study: str, run: dict[str, Any]) -> dict[str, Any]:
+        """The loss of one trial, as `Worker.validate` gives it."""
+        return self._worker.validate(study, run)
