@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 import hf_scaling as hs
 from hf_scaling.cli import main
@@ -20,6 +21,7 @@ from hf_scaling.report.headlines import headlines
 from hf_scaling.report.page import content_of
 from hf_scaling.report.parts import split_table
 from hf_scaling.report.sections import Section, Table
+from hf_scaling.results import ResultsTable, new_row
 from hf_scaling.runner import loop
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
@@ -287,3 +289,32 @@ def test_a_report_clusters_the_rows_of_laws_and_gaps_by_a_named_column():
     assert "clusters" in notes["batch"] and "clusters" not in notes[None]
     with pytest.raises(hs.InputError, match="nothing"):
         collect_findings(table, target="loss", cluster="nothing", bootstrap=100)
+
+
+def test_the_report_compares_with_a_linear_probe(tmp_path):
+    rows = []
+    for n in (20, 80, 320):
+        cells = [("scratch", 0, 0.8), ("full", 100, 0.4), ("full", 1000, 0.2), ("head", 1000, 0.3)]
+        for recipe, n_pretrain, error in cells:
+            run_id = f"{recipe}{n_pretrain}x{n}".ljust(16, "0")
+            rows.append(
+                new_row(
+                    {"run_id": run_id, "stage": "finetune", "arm": "plain", "model": "vit-50k", "n_params": 50_000}
+                    | {"recipe": "full" if recipe == "scratch" else recipe, "downstream": "digits", "seed": 0}
+                    | {"upstream": None if n_pretrain == 0 else "glyphs", "n_pretrain": n_pretrain, "n_finetune": n}
+                    | {"eval_split": "test", "loss": error * n**-0.1, "error": error * n**-0.1}
+                    | {"task": "image_classification"}
+                )
+            )
+            folder = tmp_path / "runs" / run_id
+            folder.mkdir(parents=True)
+            rule = {"train_part": "head"} if recipe == "head" else {}
+            (folder / "run.yaml").write_text(yaml.safe_dump({"spec": {"rule": rule}}))
+    ResultsTable(rows).save(tmp_path / "results")
+    (tmp_path / "sources.json").write_text(json.dumps({"digits": {"train": 1297, "test": 500, "classes": 10}}))
+    findings = collect_findings(tmp_path, target="error", bootstrap=100)
+    (section,) = [section for section in sections.sections_of(findings) if section.code == "linear-probe"]
+    (table,) = section.tables
+    assert len(table.heads) == 3 and [row[0] for row in table.rows] == ["20", "80", "320"]
+    last = [float(cell.split()[0]) for cell in table.rows[-1][1:]]
+    assert last == pytest.approx([100 * error * 320**-0.1 for error in (0.3, 0.2)], rel=0.02)

@@ -6,21 +6,24 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
+from filelock import FileLock
 from PIL import Image
 
 from hf_scaling.cli import main
 from hf_scaling.errors import InputError
+from hf_scaling.grid import Grid
 from hf_scaling.results import ResultsTable
 from hf_scaling.study import run as running
 from hf_scaling.study.clock import Clock
 from hf_scaling.study.look import StudyPlan
 from hf_scaling.study.run import run_study
-from hf_scaling.study.tune import RATES, tune
 
 
 def exit_code(argv):
@@ -145,65 +148,83 @@ def test_sets_that_allow_no_study_are_refused(tmp_path, no_timing):
         study(few)
 
 
-def test_tuning_finds_the_planted_rate_of_each_size(tmp_path):
-    plan = StudyPlan(
-        "up", [], {"up": "up"}, ["small", "middle", "large"], "teacher", 16,
-        {"small": 50_000, "middle": 150_000, "large": 450_000}, [100, 200, 400, 800, 1600], 1600, {}, {}, {"1": 1.0},
-    )  # fmt: skip
-    best, steps = {"small": 4e-3, "large": 1e-3}, []
-
-    def loss_of(fields):
-        steps.append(fields["num_train_epochs"])
-        assert fields["eval_strategy"] != "no" and fields["teacher"] == "none"
-        return 1 + abs(math.log(fields["learning_rate"] / best[fields["model"]])) + 1 / fields["n_pretrain"]
-
-    content = {"pretrain": {"num_train_epochs": 8, "min_steps": 500}}
-    rates = tune(plan, content, tmp_path, 1e6, loss_of)
-    assert (rates["small"], rates["large"], rates["middle"]) == (4e-3, 1e-3, 2e-3)
-    tried = json.loads((tmp_path / "tuning.json").read_text())["tried"]
-    # Halving: every rate at a quarter of the steps, fewer at more.
-    assert [sum(t["steps"] == s and t["model"] == "small" for t in tried) for s in (0.25, 0.5)] == [2 * len(RATES), 4]
-    assert tune(plan, content, tmp_path, 1e6, lambda fields: pytest.fail("tuned again")) == rates
+@pytest.mark.slow
+def test_image_sizes_are_those_of_the_set(tmp_path, no_timing):
+    for side, size in [(8, 16), (24, 32), (200, 64)]:
+        images = str(write_images(tmp_path / f"images{side}", 60, size=side))
+        out = tmp_path / f"study{side}"
+        run_study(images, hours=50, out=out, dry_run=True, workers=2, say=lambda line: None)
+        assert plan_of(out).image_size == size
 
 
-def test_tuning_ends_with_its_seconds(tmp_path):
-    plan = StudyPlan(
-        "up",
-        [],
-        {"up": "up"},
-        ["s", "m", "l"],
-        "t",
-        16,
-        {"s": 1, "m": 3, "l": 9},
-        [100, 200, 400],
-        400,
-        {},
-        {},
-        {"1": 1.0},
-    )
-    tried = []
-    tune(plan, {"pretrain": {"num_train_epochs": 8}}, tmp_path, 0.0, lambda fields: tried.append(fields) or 1.0)
-    assert len(tried) == 2  # one rate at two n_pretrain, which is the least
+@pytest.mark.slow
+def test_short_hours_plan_fewer_steps_and_long_ones_smaller_patches(tmp_path, no_timing):
+    images = str(write_images(tmp_path / "images", 1600, size=8, classes="abcd"))
+    shapes = {}
+    for hours in (500, 0.22):
+        out = tmp_path / str(hours)
+        run_study(images, hours=hours, out=out, dry_run=True, workers=2, say=lambda line: None)
+        pretrain = yaml.safe_load((out / "grid.yaml").read_text())["pretrain"]
+        shapes[hours] = pretrain["min_steps"], pretrain["patch_size"]
+    assert shapes[500] == (1000, 2) and shapes[0.22][0] < 1000 and shapes[0.22][1] == 4
 
 
-def test_a_killed_tuning_tries_nothing_twice(tmp_path):
-    plan = StudyPlan(
-        "up", [], {"up": "up"}, ["s", "m", "l"], "t", 16, {"s": 1, "m": 3, "l": 9}, [100, 200], 200, {}, {}, {"1": 1.0}
-    )
-    content, tried = {"pretrain": {"num_train_epochs": 8, "min_steps": 10}}, []
+@pytest.mark.parametrize("case", ["hours", "overlap", "one class", "no labels", "the upstream set"])
+def test_bad_input_ends_with_one_line_and_status_2(tmp_path, no_timing, capsys, case):
+    images, out = write_images(tmp_path / "images", 200), tmp_path / "out"
+    one_class = write_images(tmp_path / "one", 20, classes=("cat",))
+    copy = write_images(tmp_path / "copy", 200)
+    (tmp_path / "flat").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "flat" / "a.png")
+    argv = {
+        "hours": ["digits", "--hours", "0.0001"],
+        "overlap": [str(images), "--downstream", str(copy), "--hours", "1"],
+        "one class": [str(one_class), "--hours", "1"],
+        "no labels": [str(tmp_path / "flat"), "--hours", "1"],
+        "the upstream set": [str(images), "--downstream", str(images), "--hours", "1"],
+    }[case]
+    assert exit_code(["study", *argv, "--question", "boundary", "--out", str(out)]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert len(lines) == 1 and not out.exists()
 
-    def loss_of(fields):
-        if len(tried) == 7:
-            raise KeyboardInterrupt
-        tried.append(json.dumps(fields, sort_keys=True))
-        return fields["learning_rate"]
 
-    with pytest.raises(KeyboardInterrupt):
-        tune(plan, content, tmp_path, 1e6, loss_of)
-    before, again = list(tried), []
-    tune(plan, content, tmp_path, 1e6, lambda fields: again.append(json.dumps(fields, sort_keys=True)) or 1.0)
-    assert again and not set(before) & set(again)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["tuning.json"]
+def test_linear_probes_are_trained_beside_the_pilot_and_answer_nothing(tmp_path, no_timing):
+    images = str(write_images(tmp_path / "images", 1600, size=8, classes="abcd"))
+    out = tmp_path / "study"
+    run_study(images, "digits", hours=1, out=out, dry_run=True, workers=2, say=lambda line: None)
+    grid = Grid.from_dict(yaml.safe_load((out / "grid.yaml").read_text()) | {"seeds": [0]}, "g")
+    plan = plan_of(out)
+    with Clock(out) as clock:
+        pool = running.GridPool(grid, plan, out, 1, "local", clock, 1)
+        cells, runs = pool.candidates(), {run.run_id: run for run in grid.plan()}
+        probes = {run_id for run_id, run in runs.items() if run.fields.get("train_part") == "head"}
+        assert probes and not probes & set(cells.index)
+        tuned = cells[(cells["stage"] == "finetune") & (cells["model"] == plan.middle) & (cells["arm"] == "plain")]
+        beside = [runs[run_id] for run_id in pool._probes_of(tuned.index)]
+        assert {run.spec.n_pretrain for run in beside} == {plan.n_pretrain[-1]} and len(beside) == 2
+        recipes = {run.spec.recipe for run in beside} | {runs[run_id].spec.recipe for run_id in tuned.index}
+        assert len(recipes) == 2
+
+
+def test_a_runner_that_does_not_decide_trains_what_the_other_chose(tmp_path):
+    class Pool:
+        def __init__(self):
+            self.left, self.measured = ["a", "b", "c"], []
+
+        def candidates(self):
+            return pd.DataFrame(index=self.left)
+
+        def measure(self, cells):
+            self.measured += list(cells)
+            self.left = [cell for cell in self.left if cell not in cells]
+
+    (tmp_path / "claims").mkdir()
+    (tmp_path / running.STATE).write_text(json.dumps({"round": 0, "cells": ["b", "c"]}))
+    pool, decider = Pool(), FileLock(tmp_path / "claims" / ".rounds.lock", is_singleton=False)
+    decider.acquire()
+    threading.Timer(3.0, decider.release).start()
+    with running._deciding(pool, tmp_path, lambda line: None):
+        assert pool.measured == ["b", "c"]
 
 
 def test_the_clock_sums_calls_and_leaves_out_the_time_between(tmp_path):
@@ -232,7 +253,8 @@ def tiny(monkeypatch):
 
     def short(*args):
         content = grid(*args)
-        content["pretrain"] |= {"min_steps": 4, "num_train_epochs": 0.01, "learning_rates": {"vit-50k": 1e-3}}
+        content["pretrain"] |= {"min_steps": 4, "num_train_epochs": 0.01}
+        content["tune"] = {"learning_rate": [1e-3, 4e-3]}
         return content
 
     monkeypatch.setattr(looking, "_grid", short)

@@ -33,6 +33,7 @@ from hf_scaling.data.images import (
     PixelDecision,
     PixelRules,
     PixelScan,
+    SideScan,
     parse_background,
 )
 from hf_scaling.data.sampling import select_classes, split_by_key, validation_size
@@ -40,6 +41,7 @@ from hf_scaling.data.text import TextSource, open_text
 from hf_scaling.errors import InputError
 
 _LARGEST_TEST = 10_000
+_SIDES = 64  # images whose size is looked at
 
 
 def open_source(
@@ -225,6 +227,22 @@ class Source:
         return self._origin.is_generated or all(
             is_filled(self._folder / part, ImageFormat.for_part(self.image_size, part)) for part in parts
         )
+
+    @functools.cached_property
+    def side(self) -> int | None:
+        """Median of the shorter sides of some of its images as they are stored, in pixels; None where it is generated.
+
+        Raises:
+            InputError: An image cannot be decoded (unless skipped).
+        """
+        if self._origin.is_generated:
+            return None
+        reader = self._origin.reader("train", self._class_ids, SideScan(), self._options.skip_corrupt)
+        # A stream gives its first rows only.
+        starts = [0] if reader.sequential else range(0, reader.n_rows, max(1, reader.n_rows // _SIDES))
+        n_rows = _SIDES if reader.sequential else 1
+        sides = [int(side) for start in starts for side in reader.read(start, start + n_rows, None).payloads]
+        return round(float(np.median(sides))) if sides else None
 
     @functools.cached_property
     def train(self) -> Split:

@@ -132,6 +132,8 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
             if "/" not in teacher:
                 raise InputError(f"arms: a ladder needs a trained teacher, a folder or Hub id, which {teacher} is not")
     content = copy.deepcopy(_DEFAULTS) | content
+    if "tune" in content:
+        _check_tune(content)
     if "source" in content and "source" in content["pretrain"]:
         raise InputError("source: also in pretrain: the upstream source is given once; remove one")
     if 0 in content.get("n_pretrain", ()) and not content["downstream"]:
@@ -259,6 +261,49 @@ def read_checkpoints(name: str, value: Any) -> list[dict[str, Any]]:
     return list_of(lambda _, checkpoint: checkpoint)(name, checkpoints)
 
 
+def read_tune(name: str, value: Any) -> dict[str, Any]:
+    """What is tuned before the first run: `learning_rate` (True or rates) and `min_steps` (numbers)."""
+    if not isinstance(value, Mapping) or not value:
+        raise InputError(f"{name}: {value!r}: write {{learning_rate: true, min_steps: [500, 1000]}}, or one of both")
+    _check_keys(value, ("learning_rate", "min_steps"), name)
+    read: dict[str, Any] = {}
+    if "learning_rate" in value:
+        rates = value["learning_rate"]
+        read["learning_rate"] = True if rates is True else list_of(_read_rate)(f"{name}: learning_rate", rates)
+    if "min_steps" in value:
+        read["min_steps"] = list_of(lambda key, item: read_integer(key, item, 1))("min_steps", value["min_steps"])
+    for key, values in read.items():
+        if values is not True and len(values) < 2:
+            raise InputError(f"{name}: {key}: {values[0]} alone leaves nothing to tune: give two or more")
+    return read
+
+
+def _read_rate(name: str, value: Any) -> float:
+    try:
+        # YAML reads 1e-3 as text.
+        rate = float(value) if not isinstance(value, bool) else 0.0
+    except (TypeError, ValueError):
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise InputError(f"{name}: {value!r} is not a rate above 0: write true, or a list such as [1e-3, 4e-3]")
+    return rate
+
+
+def _check_tune(content: Mapping[str, Any]) -> None:
+    """Refuse a `tune` that other keys would leave without effect."""
+    if content.get("schedule") == LADDER or all(size == 0 for size in content["n_pretrain"]):
+        raise InputError("tune: needs runs that are pretrained one by one: no ladder, and n_pretrain above 0")
+    places = [("pretrain", content["pretrain"])]
+    places += [("arms", arm) for arm in content["arms"]]
+    places += [("overrides", override.get("pretrain", {})) for override in content["overrides"]]
+    for place, fields in places:
+        # A number of steps in `pretrain` is where tuning starts from; anywhere else it would win over what is tuned.
+        for key, other in (("learning_rate", "learning_rates"), ("min_steps", "max_steps")):
+            for rival in (other,) if place == "pretrain" else (key, other):
+                if key in content["tune"] and rival in fields:
+                    raise InputError(f"tune: {key} has no effect where {place} sets {rival}: remove one")
+
+
 def read_schedule(name: str, value: Any) -> str:
     """`separate` or `ladder`."""
     if value not in (SEPARATE, LADDER):
@@ -323,6 +368,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "seeds": list_of(lambda name, value: read_integer(name, value, 0)),
     "pretrain": read_fields,
     "finetune": read_fields,
+    "tune": read_tune,
     # An empty list removes those of a file: --set overrides=[].
     "overrides": lambda name, value: [] if value == [] else list_of(read_override)(name, value),
 }

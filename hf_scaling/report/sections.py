@@ -6,10 +6,12 @@ list it in `SECTIONS`; the page, the card, the contents list and the JSON then h
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from hf_scaling.files import read_yaml
 from hf_scaling.report.figures import Drawing
 from hf_scaling.report.findings import Findings
 from hf_scaling.scores.agreement import NAME, TRIVIAL, judge_study
@@ -218,8 +220,62 @@ def without_pretraining(findings: Findings) -> Section | None:
     return Section("scratch", "Without pre-training", sentence(f"{joined(texts)} ({scope})"), tuple(tables))
 
 
+def linear_probe(findings: Findings) -> Section | None:
+    """What a linear probe of the same checkpoint reaches, beside fine-tuning."""
+    target = findings.request.targets[0]
+    tuned = [found.part for found in findings.parts if found.part.stage == "finetune"]
+    frames = [part.rows for part in tuned if {"model", "n_pretrain", "n_finetune", target} <= set(part.rows.columns)]
+    if not frames:
+        return None
+    rows = pd.concat(frames)
+    heads = _probed_recipes(findings.request.study, rows)
+    rows = rows[(rows["arm"] == "plain") & (rows["n_finetune"] > 0)] if "arm" in rows else rows
+    probed = rows["recipe"].isin(heads) if "recipe" in rows else pd.Series(False, rows.index)
+    tables, sentences = [], []
+    for (name, model), group in rows.groupby(["downstream", "model"], sort=False):
+        probes, full = group[probed[group.index]], group[~probed[group.index]]
+        trained = full[full["n_pretrain"] > 0]
+        if not len(trained) or not len(probes):
+            continue
+        most = probes["n_pretrain"].max()
+        columns = {
+            "linear probe": probes[probes["n_pretrain"] == most],
+            "fine-tuned": trained[trained["n_pretrain"] == most],
+        }
+        means = pd.DataFrame({head: cells.groupby("n_finetune")[target].mean() for head, cells in columns.items()})
+        means = means[means.notna().sum(axis=1) > 1].dropna(axis=1, how="all")
+        if not len(means):
+            continue
+        cells = [
+            [f"{int(n):,}", *("" if pd.isna(value) else format_value(target, value) for value in values)]
+            for n, values in zip(means.index, means.to_numpy())
+        ]
+        title = f"{target} of {model} on {name}, pre-trained on {int(most):,} images"
+        tables.append(Table(title, ["n_finetune", *means.columns], cells))
+        last = means.iloc[-1].dropna()
+        values = ", ".join(f"{format_value(target, value)} ({head})" for head, value in last.items())
+        sentences.append(f"With {int(means.index[-1]):,} labels of {name}, {model} reaches a {target} of {values}.")
+    if not tables:
+        return None
+    return Section("linear-probe", "Linear probe", " ".join(sentences), tuple(tables))
+
+
+def _probed_recipes(study: Path | None, rows: pd.DataFrame) -> set[str]:
+    """Recipes that train the head alone, by the run.yaml of one run of each."""
+    heads = set()
+    for recipe, run_ids in rows.groupby("recipe")["run_id"] if study is not None and "run_id" in rows else ():
+        for run_id in run_ids:
+            path = study / "runs" / str(run_id) / "run.yaml"
+            if path.is_file():
+                rule = read_yaml(path, "run").get("spec", {}).get("rule", {})
+                if rule.get("train_part") == "head":
+                    heads.add(recipe)
+                break
+    return heads
+
+
 #: The sections, in the order of the page: between the answers and the figures.
-SECTIONS: list[Callable[[Findings], Section | None]] = [which_checkpoint, without_pretraining]
+SECTIONS: list[Callable[[Findings], Section | None]] = [which_checkpoint, without_pretraining, linear_probe]
 
 
 def sections_of(findings: Findings) -> list[Section]:

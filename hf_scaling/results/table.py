@@ -171,6 +171,8 @@ class ResultsTable:
             InputError: The grid cannot be resolved, or this is a foreign table.
         """
         self._refuse_foreign("compare a grid with")
+        if "tune" in grid.content:
+            raise InputError("tune: ids are known once rates are: compare with the grid.yaml of the study's folder")
         run_ids = self.run_ids()
         return [spec for spec in grid.specs() if spec.run_id not in run_ids]
 

@@ -12,6 +12,7 @@ from hf_scaling.runner.engines import WORKER
 from hf_scaling.runner.loop import runs_to_train, select_runs
 from hf_scaling.runner.machine import GpuRate, Speeds
 from hf_scaling.runner.study_folder import Study
+from hf_scaling.runner.tune import Tuning, applied, tuning_record
 from hf_scaling.text import format_bytes, format_duration, format_percent, text_table
 
 _OVERHEAD = 0.7  # seconds of a run that are neither training nor evaluation
@@ -55,12 +56,27 @@ def estimate(
     Raises:
         InputError: The grid cannot be run as written, or the GPU does not have its precision.
     """
-    study, plan = Study(folder), select_runs(grid.plan(guess=True), only)
+    study, whole = Study(folder), grid.plan(guess=True)
+    trials = None
+    if "tune" in grid.content:
+        record = tuning_record(study.path, grid)
+        if record is None:
+            trials = Tuning.of(grid, whole)
+        else:
+            grid = applied(grid, record)
+            whole = grid.plan(guess=True)
+    plan = select_runs(whole, only)
     left = runs_to_train(study, study.table(), plan)
     if gpu is None:
         seconds = seconds_here(plan, left)
     else:
         seconds = {run.run_id: _OVERHEAD + gpu.seconds(run) / run.processes for run in left}
+    tuning = {}
+    if trials is not None:
+        tried = [trials.runs[model, n] for model in trials.models for n in trials.levels]
+        times = seconds_here(whole, tried) if gpu is None else {run.run_id: gpu.seconds(run) for run in tried}
+        n_trials, cost = trials.cost(lambda run: times[run.run_id])
+        tuning = {"tuning_runs": n_trials, "tuning_seconds": cost / workers}
     groups = []
     for stage, arm in dict.fromkeys((run.spec.stage, run.arm) for run in plan):
         of_group = [[run for run in runs if (run.spec.stage, run.arm) == (stage, arm)] for runs in (plan, left)]
@@ -80,6 +96,7 @@ def estimate(
         "seconds": max(math.fsum(seconds.values()) / workers, *ends.values()) + _START if left else 0.0,
         "disk_bytes": sum(sizes) * _CHECKPOINT + 2 * sum(sizes[:workers]) * _TRAINING_STATE,
         "free_bytes": shutil.disk_usage(existing).free,
+        **tuning,
         "uncertain": sorted({run.provisional for run in plan if run.provisional}),
     } | (
         {}
@@ -126,6 +143,11 @@ def describe(content: Mapping[str, Any]) -> str:
     ]
     if content["class_subsets"]:
         lines_below.insert(0, f"classes {content['class_subsets']:,} random subsets of the upstream classes")
+    if "tuning_runs" in content:
+        tuning = format_duration(content["tuning_seconds"])
+        lines_below.insert(
+            0, f"tune    first {content['tuning_runs']} short runs choose what `tune` asks for, about {tuning}"
+        )
     if "gpu_hours" in content:
         share = format_percent(content["utilisation"], 3)
         hours = f"{content['gpu_hours']:.3g} hours of one {content['gpu']} at {share} of its peak"

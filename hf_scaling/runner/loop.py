@@ -15,6 +15,7 @@ from hf_scaling.runner.engines import Engine, open_engine
 from hf_scaling.runner.machine import Speeds
 from hf_scaling.runner.progress import Progress
 from hf_scaling.runner.study_folder import Study
+from hf_scaling.runner.tune import tuned
 from hf_scaling.text import did_you_mean, listing
 
 _log = logging.getLogger(__name__)
@@ -70,6 +71,8 @@ def run_grid(
     """
     grid = grid if isinstance(grid, Grid) else Grid.load(grid)
     study = Study(default_folder(grid) if out is None else out)
+    if "tune" in grid.content:
+        grid = tuned(grid, study.path, workers, engine if isinstance(engine, str) else "local")
     plan = select_runs(grid.plan(), only)
     study.prepare(grid)
     record_sources(study.path, plan)

@@ -1,11 +1,12 @@
 """A worker: the process that trains the runs of a study, with torch loaded once and sources kept open.
 
-`python -m hf_scaling.runner.worker` answers the requests ready, train, train_share and time_step of the engines and of
-`--dry-run` (see `hf_scaling.processes`).
+`python -m hf_scaling.runner.worker` answers the requests ready, train, validate, train_share and time_step of the
+engines and of `--dry-run` (see `hf_scaling.processes`).
 """
 
 import os
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,6 +68,30 @@ class Worker:
             ours = isinstance(error, InputError | RunError)
             text = str(error) if ours else disk or f"{type(error).__name__}: {error}"
             return {"status": "disk" if disk else "failed", "error": one_line(text)}
+
+    def validate(self, study: str, run: Mapping[str, Any], gpus: Sequence[str] = ()) -> dict[str, Any]:
+        """Train a trial of a tuning, which leaves no folder.
+
+        Args:
+            study: The study's folder.
+            run: `fields` of a pretraining run that holds a validation part out.
+            gpus: Not used: a trial is one process.
+
+        Returns:
+            `status`: done, with the `loss` on the validation part; else as of `train`.
+        """
+        logs = Study(study).path / "logs"
+        try:
+            with tempfile.TemporaryDirectory(dir=logs, prefix="trial-") as scratch, _output_to(logs / "tuning.log"):
+                parsed = training.parse_fields("pretrain", {**run["fields"], "output_dir": scratch})
+                loss = training.validate(training.resolve(*parsed, cache=self._cache), Path(scratch))
+            return {"status": "done", "loss": loss}
+        except Exception as error:
+            disk = files.disk_trouble(error)
+            return {
+                "status": "disk" if disk else "failed",
+                "error": one_line(disk or f"{type(error).__name__}: {error}"),
+            }
 
 
 def train_run(study: Study, planned: PlannedRun, cache: training.ProcessCache | None = None) -> None:
@@ -169,7 +194,15 @@ def _output_to(path: Path) -> Iterator[None]:
 def main() -> None:
     """Answer requests until the runner is gone."""
     worker = Worker()
-    serve({"ready": lambda: None, "train": worker.train, "train_share": train_share, "time_step": time_step})
+    serve(
+        {
+            "ready": lambda: None,
+            "train": worker.train,
+            "validate": worker.validate,
+            "train_share": train_share,
+            "time_step": time_step,
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ STUDENTS = (
     (("vit-2.5m", "vit-5m", "vit-21m"), "vit-800k"),
 )
 #: Shares of the hours that the pilot and the tuning may take.
-PILOT_SHARE, TUNING_SHARE = 0.35, 0.1
+PILOT_SHARE, TUNING_SHARE = 0.35, 0.15
 # Sources that are drawn rather than read, and how many of their images a study takes at most.
 _DRAWN = {"glyphs": 12_800}
 # As in the grid `demo`: small students tell all 36 characters apart too slowly for a short study.
@@ -40,6 +40,12 @@ _LEAST_PER_CLASS, _LEAST_LEVELS, _MOST_LEVELS = 5, 5, 9
 # The most parameters of the middle student for each image of the upstream set.
 _MOST_PARAMS = 200
 _RATE = 2e-3
+# The least number of steps: the first that the hours allow; half of it is tried too.
+_STEPS = (1000, 500)
+# Image sizes; a set whose images are larger than the last is made smaller.
+_SIZES = (16, 32, 64)
+# Patches a side, the first that the hours allow.
+_PATCHES = (8, 4)
 
 
 @dataclass(frozen=True)
@@ -149,10 +155,11 @@ def look(
         InputError: A set that is not labelled, has one class, is both upstream and downstream or overlaps wholly with
             it, or hours in which no pilot ends; the hours that would be enough are named.
     """
-    image_size, patch_size = (16, 4) if upstream in ("glyphs", "digits") else (32, 8)
-    sources = {name: open_source(name, image_size=image_size, cache_dir=cache_dir) for name in downstream}
     classes = _DRAWN_CLASSES if upstream in _DRAWN else None
+    side = open_source(upstream, classes=classes, cache_dir=cache_dir).side
+    image_size = next((size for size in _SIZES if side is None or size >= side), _SIZES[-1])
     source = open_source(upstream, image_size=image_size, classes=classes, cache_dir=cache_dir)
+    sources = {name: open_source(name, image_size=image_size, cache_dir=cache_dir) for name in downstream}
     n_most = min(_DRAWN.get(upstream, len(source.train)), len(source.train))
     overlap = {}
     for name in downstream:
@@ -171,18 +178,27 @@ def look(
             f"{upstream}: {n_most:,} images of {len(source.class_names):,} classes are too few for a study"
         )
     labels = {sources[name].name: _labels(sources[name]) for name in downstream}
-    content = _grid(upstream, list(downstream), image_size, patch_size, levels, labels, seed)
-    every = sorted({name for students, teacher in STUDENTS for name in (*students, teacher)})
-    probe = {
-        "models": every,
-        "n_pretrain": levels,
-        "arms": ["plain"],
-        "seeds": [seed],
-        "pretrain": content["pretrain"],
-    }
-    runs = Grid.from_dict(probe, "look").plan(guess=True)
-    seconds = seconds_here(runs, runs)
-    students, teacher, levels = _fit(runs, seconds, levels, hours * 3600 * workers, hours)
+    # Details first (small patches, many steps), as long as a pilot with them reaches all images; then fewer levels.
+    shapes = [(_PATCHES[-1], steps) for steps in _STEPS]
+    if side is not None:
+        shapes = [(patches, steps) for patches in _PATCHES for steps in _STEPS]
+    budget, chosen, needed = hours * 3600 * workers, None, math.inf
+    for patches, steps in [*shapes, *shapes[-len(_STEPS) :]]:
+        content = _grid(upstream, list(downstream), image_size, image_size // patches, steps, levels, labels, seed)
+        runs, seconds = _time(content, levels, seed)
+        last = (patches, steps) in shapes[-len(_STEPS) :]
+        fitted = _fit(runs, seconds, levels, budget, _LEAST_LEVELS if last else len(levels))
+        if isinstance(fitted, tuple):
+            chosen = fitted
+            break
+        needed = min(needed, fitted)
+    if chosen is None:
+        enough = needed / workers / 3600
+        raise InputError(
+            f"--hours {hours:g}: too few for a pilot, which takes {format_duration(needed / workers * PILOT_SHARE)} "
+            f"here: give at least --hours {math.ceil(enough * 100) / 100:g}"
+        )
+    students, teacher, levels = chosen
     content |= {"models": list(students), "n_pretrain": [0, *levels] if downstream else levels}
     content["arms"] = ["plain", {"teacher": teacher, "alpha": 0.5, "temperature": 2.0}]
     rates = {
@@ -227,6 +243,7 @@ def _grid(
     downstream: list[str],
     image_size: int,
     patch_size: int,
+    steps: int,
     levels: list[int],
     labels: Mapping[str, list[int]],
     seed: int,
@@ -248,15 +265,19 @@ def _grid(
     }
     size = {"image_size": image_size, "patch_size": patch_size}
     pretrain = {"source": upstream, **size, **rule, "per_device_train_batch_size": 64}
-    pretrain |= {"num_train_epochs": 8, "min_steps": 1000}
+    pretrain |= {"num_train_epochs": 8, "min_steps": steps}
     if upstream in _DRAWN:
         # Drawn warped and noised already: erased too, they are not learned in so few steps.
         pretrain |= {"classes": _DRAWN_CLASSES, "augmentation": []}
     seeds = [seed + number for number in _SEEDS]
     content: dict[str, Any] = {"models": [], "n_pretrain": levels, "arms": ["plain"], "seeds": seeds}
+    content["tune"] = {"learning_rate": True, "min_steps": [steps // 2, steps]}
     if downstream:
         every = sorted({n for levels in labels.values() for n in levels})
-        content |= {"downstream": downstream, "n_finetune": every, "pretrain": pretrain}
+        # The linear probe, which a person compares with, at the fewest and the most labels.
+        ends = zip(downstream, labels.values())
+        probes = [{"source": name, "n_finetune": [own[0], own[-1]], "train_part": "head"} for name, own in ends]
+        content |= {"downstream": [*downstream, *probes], "n_finetune": every, "pretrain": pretrain}
         content["finetune"] = {
             **rule, "per_device_train_batch_size": 32, "num_train_epochs": 8, "min_steps": 150, "n_eval": 2000
         }  # fmt: skip
@@ -270,10 +291,29 @@ def _grid(
     return content
 
 
+def _time(content: Mapping[str, Any], levels: list[int], seed: int) -> tuple[tuple[PlannedRun, ...], dict[str, float]]:
+    """The plain run of every model that a study may choose at every level, and their seconds here."""
+    every = sorted({name for students, teacher in STUDENTS for name in (*students, teacher)})
+    probe = {"models": every, "n_pretrain": levels, "seeds": [seed], "pretrain": content["pretrain"]}
+    runs = Grid.from_dict(probe, "look").plan(guess=True)
+    return runs, seconds_here(runs, runs)
+
+
 def _fit(
-    runs: Sequence[PlannedRun], seconds: Mapping[str, float], levels: list[int], budget: float, hours: float
-) -> tuple[tuple[str, ...], str, list[int]]:
-    """The largest students, then all levels or fewer, of which a pilot takes its share of the seconds at most."""
+    runs: Sequence[PlannedRun], seconds: Mapping[str, float], levels: list[int], budget: float, least: int
+) -> tuple[tuple[str, ...], str, list[int]] | float:
+    """The largest students, then all levels or fewer, of which a pilot takes its share of the seconds at most.
+
+    Args:
+        runs: Of every model at every level.
+        seconds: run_id to seconds.
+        levels: Of n_pretrain.
+        budget: Seconds of one worker.
+        least: The fewest levels.
+
+    Returns:
+        Students, teacher and levels; or, where none fits, the budget that would be enough.
+    """
     by_cell = {(run.model, run.spec.n_pretrain): seconds[run.run_id] for run in runs}
 
     def pilot(students: Sequence[str], teacher: str, most: int) -> float:
@@ -284,14 +324,9 @@ def _fit(
     n_params = {run.model: run.n_params or 0 for run in runs}
     # Larger students only learn a small set by heart.
     allowed = [STUDENTS[0], *(each for each in STUDENTS[1:] if n_params[each[0][1]] <= _MOST_PARAMS * levels[-1])]
-    for most in range(len(levels), min(_LEAST_LEVELS, len(levels)) - 1, -1):
+    least = min(least, len(levels))
+    for most in range(len(levels), least - 1, -1):
         for students, teacher in reversed(allowed):
             if pilot(students, teacher, most) <= budget * PILOT_SHARE:
                 return students, teacher, levels[:most]
-    students, teacher = STUDENTS[0]
-    needed = pilot(students, teacher, min(_LEAST_LEVELS, len(levels))) / PILOT_SHARE
-    needed *= hours / budget if budget else 1 / 3600
-    raise InputError(
-        f"--hours {hours:g}: too few for a pilot, which takes {format_duration(needed * 3600 * PILOT_SHARE)} here: "
-        f"give at least --hours {math.ceil(needed * 100) / 100:g}"
-    )
+    return pilot(*STUDENTS[0], least) / PILOT_SHARE

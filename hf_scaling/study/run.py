@@ -26,16 +26,16 @@ from hf_scaling.errors import InputError
 from hf_scaling.grid import Grid, PlannedRun
 from hf_scaling.report import write_report
 from hf_scaling.results import ResultsTable
-from hf_scaling.runner import run_grid
+from hf_scaling.runner import run_grid, tune
 from hf_scaling.runner.engines import Engine, open_engine
 from hf_scaling.runner.loop import RunsFailedError
 from hf_scaling.runner.machine import default_workers
 from hf_scaling.runner.study_folder import Study
+from hf_scaling.runner.tune import tuned
 from hf_scaling.study.clock import Clock
 from hf_scaling.study.look import NAME, TUNING_SHARE, StudyPlan, look
 from hf_scaling.study.questions import QUESTIONS, Answer, Question
 from hf_scaling.study.rounds import Round, run_rounds
-from hf_scaling.study.tune import describe, tune
 from hf_scaling.text import format_duration, one_line
 
 STATE = "rounds.json"
@@ -153,7 +153,7 @@ def run_study(
             return StudyResult(folder, "planned", {}, clock.seconds / 3600, None, plan)
         if clock.seconds >= hours * 3600 and (folder / STATE).is_file():
             say(f"time    its {hours:g} hours are spent: a larger --hours continues it")
-        grid = _tuned(plan, folder, hours, say)
+        grid = _tuned(plan, folder, workers, engine, hours, say)
         full_range = (float(plan.n_pretrain[0]), float(plan.n_source))
         first = plan.names[sets[0]] if sets else None
         asked = [
@@ -240,18 +240,17 @@ def _questions(
     return [name for name in QUESTIONS if name not in lacks]
 
 
-def _tuned(plan: StudyPlan, folder: Path, hours: float, say: Callable[[str], None]) -> Grid:
-    """The study's grid with tuned rates, as grid.yaml then has it."""
+def _tuned(plan: StudyPlan, folder: Path, workers: int, engine: str, hours: float, say: Callable[[str], None]) -> Grid:
+    """The study's grid with tuned rates and steps, as grid.yaml then has it."""
     content = files.read_yaml(folder / "grid.yaml", "grid")
-    if "learning_rates" not in content["pretrain"]:
-        content["pretrain"]["learning_rates"] = tune(plan, content, folder, hours * 3600 * TUNING_SHARE)
-        Study(folder).prepare(Grid.from_dict(content, folder.name))
-    say(
-        f"tune    {describe(folder, plan.students)}"
-        if (folder / "tuning.json").is_file()
-        else "tune    rates as written"
-    )
-    return Grid.from_dict(content, folder.name)
+    grid = Grid.from_dict(content, folder.name)
+    if "tune" in content:
+        say("tune    learning rates and steps, by short runs of the plain arm on a validation part")
+        grid = tuned(grid, folder, workers, engine, hours * 3600 * TUNING_SHARE, plan.seconds)
+        Study(folder).prepare(grid)
+    was_tuned = (folder / tune.NAME).is_file()
+    say(f"tune    {tune.describe(folder, plan.students)}" if was_tuned else "tune    rates and steps as written")
+    return grid
 
 
 class GridPool:
@@ -274,6 +273,7 @@ class GridPool:
         self._workers, self._engine, self._clock, self._hours = workers, engine, clock, hours
         self._study = Study(folder)
         self._runs = {run.run_id: run for run in grid.plan(fill=True)}
+        self._probes = {run_id for run_id, run in self._runs.items() if run.fields.get("train_part") == "head"}
         self._opened: Engine | None = None
 
     def __enter__(self) -> "GridPool":
@@ -291,7 +291,7 @@ class GridPool:
         rows = {
             run_id: self._cell(run, finished)
             for run_id, run in self._runs.items()
-            if run_id not in finished and run_id not in failed and run.model in self._plan.students
+            if run_id not in finished | failed | self._probes and run.model in self._plan.students
         }
         columns = ["stage", "model", "n_params", "arm", "n_pretrain", "n_finetune", "downstream", "seed", "seconds"]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
@@ -326,13 +326,26 @@ class GridPool:
                 self._folder,
                 self._workers,
                 self._opened,
-                only={"run_id": list(cells)},
+                only={"run_id": [*cells, *self._probes_of(cells)]},
                 stop=lambda: self.seconds_left() <= 0,
             )
 
+    def _probes_of(self, cells: pd.Index) -> list[str]:
+        """Linear probes beside fine-tuned cells: of the checkpoint of each seed with the most images."""
+        largest: dict[tuple[str, int], PlannedRun] = {}
+        for run in (self._runs[run_id] for run_id in cells):
+            at = run.spec.source["name"], run.spec.seed
+            if run.parent is None or run.arm != "plain" or run.model != self._plan.middle:
+                continue
+            if at not in largest or (run.spec.n_pretrain or 0) > (largest[at].spec.n_pretrain or 0):
+                largest[at] = run
+        beside = {(name, run.parent) for (name, _), run in largest.items()}
+        runs = [self._runs[run_id] for run_id in self._probes]
+        return [run.run_id for run in runs if (run.spec.source["name"], run.parent) in beside]
+
     def table(self) -> ResultsTable:
-        """All finished rows."""
-        return self._study.table()
+        """All finished rows but linear probes, which are another recipe and answer none of the questions."""
+        return ResultsTable([row for row in self._study.table().rows() if row["run_id"] not in self._probes])
 
     def seconds_left(self) -> float:
         """Seconds of the hours that are left."""
