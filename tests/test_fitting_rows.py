@@ -233,3 +233,58 @@ def test_equal_rows_with_lists_and_missing_values_count_once():
     once = pd.DataFrame(table()).assign(tags=[["a"]] * 13, lr=np.nan)
     fit = hs.fit_law(pd.concat([once, once]), "power_law", bootstrap=0)
     assert fit.scores["n_rows"] == 13
+
+
+def guessing_note(notes):
+    found = [each for each in notes if each["code"] == "worse_than_guessing"]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def with_losses(**same):
+    rows = curve(classes='["0", "1", "2"]', **same)
+    rows[0]["loss"], rows[1]["loss"] = 1.5, 1.2  # guessing among three classes costs 1.1
+    return rows
+
+
+def test_rows_that_are_worse_than_guessing_are_named():
+    found = guessing_note(fit_power_law(results(with_losses())).notes)
+    assert found["grade"] == "warn"
+    for part in ("2 of 13 rows", "0000000000000000", "0000000000000001", "n_pretrain 100"):
+        assert part in found["text"]
+    assert "0000000000000002" not in found["text"]
+    rows = with_losses()
+    rows[0]["loss"], rows[1]["loss"] = 1.09, 1.0
+    assert guessing_note(fit_power_law(results(rows)).notes) is None
+
+
+def test_an_error_above_that_of_guessing_is_named():
+    rows = [row | {"error": 0.6 * row["n_pretrain"] ** -0.1} for row in curve(classes='["0", "1"]')]
+    rows[0]["error"] = 0.51
+    assert "1 of 13 rows" in guessing_note(fit_power_law(results(rows), target="error").notes)["text"]
+
+
+def test_classes_come_from_the_sources_of_the_study(tmp_path):
+    rows = [row | {"classes": None, "upstream": "many"} for row in with_losses()]
+    for i, row in enumerate(rows):
+        (tmp_path / "results").mkdir(exist_ok=True)
+        hs.ResultsTable.open(tmp_path).append(new_row({"run_id": f"{i:016x}", **row}))
+    assert guessing_note(fit_power_law(str(tmp_path)).notes) is None
+    sources = tmp_path / "sources.json"
+    sources.write_text('{"many": {"train": 10, "test": 10, "classes": 3}}')
+    assert "2 of 13 rows" in guessing_note(fit_power_law(str(tmp_path)).notes)["text"]
+    # A fine-tuned row is judged by its downstream set, not by the upstream classes of its checkpoint.
+    sources.write_text(
+        '{"few": {"train": 10, "test": 10, "classes": 3}, "many": {"train": 9, "test": 9, "classes": 99}}'
+    )
+    tuned = [row | {"downstream": "few", "stage": "finetune", "n_finetune": 5, "classes": '["a"]'} for row in rows]
+    for i, row in enumerate(tuned):
+        hs.ResultsTable.open(tmp_path).append(new_row({"run_id": f"{i + 50:016x}", **row}))
+    assert "2 of 13 rows" in guessing_note(fit_power_law(str(tmp_path), stage="finetune").notes)["text"]
+    assert guessing_note(fit_power_law(str(tmp_path)).notes) is None
+
+
+def test_a_boundary_names_them_too():
+    rows = [row | {"arm": arm, "model": "a", "seed": 0} for arm in ("plain", "distilled") for row in with_losses()]
+    rows = [row | {"loss": row["loss"] * (0.9 if row["arm"] == "distilled" else 1)} for row in rows]
+    assert "3 of 26 rows" in guessing_note(hs.find_boundary(results(rows), bootstrap=100).notes)["text"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hf_scaling.errors import InputError
-from hf_scaling.fitting.rows import CLUSTER, Columns, RowFilter, name_clusters, scale_of
+from hf_scaling.fitting.rows import CLUSTER, Columns, RowFilter, guessing_notes, name_clusters, scale_of
 from hf_scaling.fitting.target import AS_IT_IS, TargetScale
 from hf_scaling.results.foreign import missing_arms
 
@@ -141,7 +141,7 @@ def find_pairs(table: "Table", row_filter: RowFilter) -> Pairs:
         n_unpaired=n_unpaired,
         target=target,
         scale=scale,
-        notes=columns.notes,
+        notes=[*columns.notes, *guessing_notes(columns, target)],
         cluster=_clusters(columns, plain, distilled),
     )
 

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hf_scaling.errors import ColumnsError, InputError
+from hf_scaling.fitting.guessing import CLASSES, count_classes, worse_than_guessing
 from hf_scaling.fitting.mixed import mixed_columns
 from hf_scaling.fitting.target import AS_IT_IS, TargetScale, target_scale
 from hf_scaling.laws import Law
 from hf_scaling.results.foreign import as_numbers, check_distinct, missing_arms, missing_columns, parse_size
+from hf_scaling.text import format_count, joined, listing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,6 +167,8 @@ class Columns:
         if len({len(values) for values in data.values()}) > 1:
             raise InputError("the columns of the table have different lengths")
         count = len(next(iter(data.values()), ()))
+        if CLASSES not in data and (classes := count_classes(data, getattr(source, "sources", {}))) is not None:
+            data[CLASSES] = classes
         return cls(data, np.asarray(frame.index) if hasattr(frame, "index") else np.arange(count))
 
     def __len__(self) -> int:
@@ -261,6 +265,25 @@ class Columns:
     def distinct(self, name: str) -> list[str]:
         """The distinct values of a column as text, missing ones left out; empty for an absent column."""
         return sorted({str(value) for value in self.data.get(name, ()) if not _is_missing(value)})
+
+
+def guessing_notes(columns: Columns, target: str) -> list[dict]:
+    """Note `worse_than_guessing`, where rows are known to be."""
+    if CLASSES not in columns.data:
+        return []
+    classes = columns.data[CLASSES]
+    worse = worse_than_guessing(target, columns.numbers(target, strict=False), classes)
+    if not worse.any():
+        return []
+    text = f"{worse.sum()} of {len(worse)} rows are worse than guessing among "
+    text += f"{joined(format_count(n) for n in np.unique(classes[worse]))} classes by {target}"
+    sizes = {name: np.unique(columns.numbers(name, strict=False)[worse]) for name in SIZES}
+    sizes = {name: values[values > 0] for name, values in sizes.items() if len(columns.distinct(name)) > 1}
+    at = [f"{name} {joined(map(format_count, values))}" for name, values in sizes.items() if len(values)]
+    names = columns.data.get("run_id", columns.labels)
+    text += f" (at {'; '.join(at)})" if at else ""
+    text += f": rows {listing(names[worse], 4)}; they learned too little, or their training examples by heart"
+    return [note("worse_than_guessing", "warn", text)]
 
 
 def _is_missing(value: Any) -> bool:
@@ -440,6 +463,7 @@ def take_rows(columns: Columns, law: Law, row_filter: RowFilter) -> FitRows:
         name = row_filter.target
         text = f"{name} rises with size (higher is better): {scale.describe(name)} is fitted, and predictions are in "
         notes.append(note("rising_score", "info", f"{text}{name}'s own units"))
+    notes += guessing_notes(columns, row_filter.target)
     curve, curve_names = _curves_of(columns, row_filter.pool)
     for name in (*SIZES, "image_size"):
         levels = len(columns.distinct(name))

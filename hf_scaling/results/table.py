@@ -8,6 +8,7 @@ from hf_scaling.errors import InputError
 from hf_scaling.results.files import concatenate, drop_repeats, parquet_folder, read_path, rename, to_arrow, write
 from hf_scaling.results.hub import DEFAULT_CONFIG, download_table, push_table
 from hf_scaling.results.schema import has_results_columns
+from hf_scaling.results.sources import read_sources
 
 if TYPE_CHECKING:
     import datasets
@@ -114,6 +115,17 @@ class ResultsTable:
     def is_foreign(self) -> bool:
         """Whether the columns are not those of a results table."""
         return self._renamed or not has_results_columns(self._table.column_names)
+
+    @property
+    def sources(self) -> dict[str, dict[str, int | None]]:
+        """The counted sources of the study that it was read from, by name; empty where it is of none.
+
+        Raises:
+            InputError: The study's sources.json is damaged.
+        """
+        if self._home is None:
+            return {}
+        return read_sources(self._home) or read_sources(self._home.parent)
 
     def __len__(self) -> int:
         return self._table.num_rows
