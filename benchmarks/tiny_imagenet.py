@@ -118,6 +118,19 @@ def boundaries(table: hs.ResultsTable) -> None:
             cannot(f"\nafter fine-tuning on {downstream}, by {target}", ask)
 
 
+def leads(table: hs.ResultsTable) -> None:
+    """By how much the distilled student is ahead after fine-tuning, and in how many pairs."""
+    keys = ["model", "downstream", "n_finetune", "n_pretrain", "seed"]
+    tuned = table.to_pandas().query("stage == 'finetune'").set_index([*keys, "arm"])
+    for target in TARGETS:
+        arms = tuned[target].unstack("arm").dropna()
+        lead = arms["plain"] - arms["distilled"]
+        means = lead.groupby(["model", "downstream", "n_pretrain"]).mean().unstack("n_pretrain")
+        print(f"\nmean lead by {target} over n_finetune\n" + means.to_string(float_format="%.4f"))
+        ahead = (lead > 0).groupby(["model", "n_finetune"]).agg(["sum", "count"])
+        print("pairs in which the distilled student is ahead\n" + ahead.to_string())
+
+
 def laws(table: hs.ResultsTable) -> None:
     """Which joint law predicts the held-out largest sizes best, for each set; arm plain."""
     for downstream in SETS:
@@ -283,7 +296,7 @@ def main() -> None:
     if arguments.figures:
         figures(table, arguments.figures)
     if not (arguments.copy or arguments.figures):
-        for part in (coverage, upstream_table, boundaries, laws, transfer):
+        for part in (coverage, upstream_table, boundaries, leads, laws, transfer):
             print(f"\n== {part.__doc__.splitlines()[0]}")
             cannot(part.__name__, lambda part=part: part(table))
 
