@@ -219,8 +219,8 @@ def _judge(evidence: Evidence, sizes: dict[str, float], without: Boundary | None
     elif (table["high"] < 0).all():
         status = "distillation_never"
     else:
-        low, high = quantiles(evidence.ratio.log_ratio(measured, sizes)[1], level)
-        is_small = np.log1p(-_NO_DIFFERENCE) <= low.min() and high.max() <= np.log1p(_NO_DIFFERENCE)
+        band = quantiles(evidence.ratio.log_ratio(measured, sizes)[1], level)
+        is_small = np.log1p(-_NO_DIFFERENCE) <= band[0].min() and band[1].max() <= np.log1p(_NO_DIFFERENCE)
         status = "no_difference" if is_small else "not_resolved"
     return Boundary(
         status=status,
