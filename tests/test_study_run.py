@@ -188,11 +188,12 @@ def test_bad_input_ends_with_one_line_and_status_2(tmp_path, no_timing, capsys, 
     assert len(lines) == 1 and not out.exists()
 
 
+@pytest.mark.slow
 def test_linear_probes_are_trained_beside_the_pilot_and_answer_nothing(tmp_path, no_timing):
     images = str(write_images(tmp_path / "images", 1600, size=8, classes="abcd"))
     out = tmp_path / "study"
     run_study(images, "digits", hours=1, out=out, dry_run=True, workers=2, say=lambda line: None)
-    grid = Grid.from_dict(yaml.safe_load((out / "grid.yaml").read_text()) | {"seeds": [0]}, "g")
+    grid = Grid.from_dict(yaml.safe_load((out / "grid.yaml").read_text()) | {"seeds": [0], "overrides": []}, "g")
     plan = plan_of(out)
     with Clock(out) as clock:
         pool = running.GridPool(grid, plan, out, 1, "local", clock, 1)
@@ -220,7 +221,7 @@ def test_a_runner_that_does_not_decide_trains_what_the_other_chose(tmp_path):
 
     (tmp_path / "claims").mkdir()
     (tmp_path / running.STATE).write_text(json.dumps({"round": 0, "cells": ["b", "c"]}))
-    pool, decider = Pool(), FileLock(tmp_path / "claims" / ".rounds.lock", is_singleton=False)
+    pool, decider = Pool(), FileLock(tmp_path / "claims" / ".rounds.lock", is_singleton=False, thread_local=False)
     decider.acquire()
     threading.Timer(3.0, decider.release).start()
     with running._deciding(pool, tmp_path, lambda line: None):
