@@ -8,6 +8,7 @@ from hf_scaling import Grid
 from hf_scaling.errors import InputError
 
 GRIDS = Path(__file__).parents[1] / "recipes" / "grids"
+FIRST_DEMO = Path(__file__).parent / "data" / "demo_first.yaml"
 SNAPSHOT = Path(__file__).parent / "snapshots" / "demo_grid.txt"
 SMALL = {
     "models": ["vit-30k", "vit-50k"],
@@ -34,7 +35,7 @@ def written(run):
 
 
 def test_the_first_demo_grid_expands_to_the_stored_list():
-    lines = [written(run) for run in Grid.load(Path(__file__).parent / "data" / "demo_first.yaml").runs]
+    lines = [written(run) for run in Grid.load(FIRST_DEMO).runs]
     assert lines == SNAPSHOT.read_text().splitlines()
 
 
@@ -273,7 +274,7 @@ def test_a_file_that_is_not_a_grid_is_named(tmp_path, text):
 
 def test_settings_replace_keys_of_the_file():
     settings = ["seeds=[3, 4]", "pretrain.learning_rate=5.0e-3", "finetune.augmentation=[flip]", "n_finetune=20"]
-    changed, demo = Grid.load("demo", settings), Grid.load("demo")
+    changed, demo = Grid.load(FIRST_DEMO, settings), Grid.load(FIRST_DEMO)
     assert changed.content["seeds"] == [3, 4]
     assert changed.content["pretrain"] == {**demo.content["pretrain"], "learning_rate": 0.005}
     assert changed.content["finetune"] == {**demo.content["finetune"], "augmentation": ["flip"]}
