@@ -268,6 +268,9 @@ def _difference(
     ratio, drawn = evidence.ratio.log_ratio(measured, sizes)
     distilled = evidence.ratio.distilled(measured, sizes)
     low, high = quantiles(drawn, evidence.options.level)
+    # A band that the pairs hardly limit has an infinite end.
+    with np.errstate(over="ignore"):
+        low, high = np.expm1(low), np.expm1(high)
     unit = abs(evidence.pairs.scale.factor)
     places = {size: i for i, size in enumerate(paired.sizes)}
     rows = [places.get(size) for size in measured]
@@ -275,8 +278,8 @@ def _difference(
         {
             evidence.x_name: measured,
             "difference": distilled * np.expm1(ratio) / unit,
-            "low": distilled * np.expm1(low) / unit,
-            "high": distilled * np.expm1(high) / unit,
+            "low": distilled * low / unit,
+            "high": distilled * high / unit,
             "measured": [np.nan if i is None else paired.difference[i] / unit for i in rows],
             "n_pairs": [0 if i is None else int(paired.counts[i]) for i in rows],
         }

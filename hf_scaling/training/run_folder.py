@@ -85,7 +85,7 @@ class RunFolder:
         """The specification in run.yaml.
 
         Raises:
-            InputError: There is no run.yaml.
+            InputError: run.yaml is missing.
         """
         resolved = self._resolved()
         if resolved is None:
