@@ -13,7 +13,7 @@ from hf_scaling.grid import Grid
 from hf_scaling.planning.costs import CostOptions
 from hf_scaling.planning.next_runs.candidates import complete_candidates, measured_runs
 from hf_scaling.planning.next_runs.costs import run_costs
-from hf_scaling.planning.next_runs.suggest import grid_content
+from hf_scaling.planning.next_runs.grid import grid_content
 from hf_scaling.results import ResultsTable, new_row
 
 STUDY = {"n_pretrain": [40, 80, 160, 320, 640], "n_finetune": [20, 40, 80, 160], "models": ["vit-30k", "vit-50k"]}
@@ -129,6 +129,66 @@ def test_a_grid_given_as_candidates_is_chosen_from(study, tmp_path):
     assert suggested_places(runs) == {("vit-50k", "plain", 320, 0)}
     runs.to_grid(tmp_path / "next.yaml")
     assert places(Grid.load(tmp_path / "next.yaml")) == suggested_places(runs)
+
+
+PRETRAIN = {name: value for name, value in CONTENT["pretrain"].items() if name != "source"}
+# A ladder sets the number of steps itself.
+ONE_PASS = {name: value for name, value in PRETRAIN.items() if name != "max_steps"}
+TOP = {"task": "image_classification", "source": "digits", "arms": ["plain"], "models": ["vit-30k"]}
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"pretrain": PRETRAIN}, {"schedule": "ladder", "pretrain": {**ONE_PASS, "per_device_train_batch_size": 4}}],
+)
+def test_a_study_with_its_source_task_and_schedule_at_the_top_gets_runs_of_them(keys, tmp_path):
+    sizes = [40, 80, 160, 320, 640]
+    written = write_grid(tmp_path / "grid.yaml", **TOP, **keys, n_pretrain=sizes, downstream=["digits"])
+    grid = Grid.load(written)
+    generator = np.random.default_rng(0)
+    rows = [
+        new_row(
+            {
+                "run_id": run.spec.run_id,
+                "task": run.spec.task,
+                "stage": "pretrain",
+                "arm": "plain",
+                "recipe": run.spec.recipe,
+                "model": run.model,
+                "n_params": run.n_params,
+                "n_pretrain": run.spec.n_pretrain,
+                "n_finetune": 0,
+                "upstream": "digits",
+                "eval_split": "test",
+                "seed": 0,
+                "train_flops": run.train_flops,
+                "loss": (0.3 + 6 * run.spec.n_pretrain**-0.4) * np.exp(0.02 * generator.standard_normal()),
+            }
+        )
+        for run in grid.plan()
+        if run.spec.stage == "pretrain" and run.spec.n_pretrain != 160
+    ]
+    ResultsTable(rows).save(tmp_path / "results")
+    fit = hs.fit_law(tmp_path, "power_law", stage="pretrain", bootstrap=100)
+    candidates = pd.DataFrame({"n_pretrain": [160.0], "seed": [0]})
+    runs = hs.suggest_runs(fit, candidates, budget=1e15, table=tmp_path, at={"n_pretrain": 160})
+    runs.to_grid(tmp_path / "next.yaml")
+    following = Grid.load(tmp_path / "next.yaml")
+    assert {name: following.content.get(name) for name in ("task", "source", "schedule")} == {
+        "task": "image_classification",
+        "source": "digits",
+        "schedule": keys.get("schedule"),
+    }
+    # The suggested run is that of the study's grid; a ladder has its smaller rungs too, and no run is another one.
+    wanted = {run.spec.run_id: run.spec.n_pretrain for run in grid.plan() if run.spec.stage == "pretrain"}
+    ids = [spec.run_id for spec in following.specs()]
+    assert sorted(wanted[name] for name in ids) == ([40, 80, 160] if "schedule" in keys else [160])
+
+
+def test_a_grid_from_before_its_tuning_is_refused():
+    grid = Grid.from_dict({**CONTENT, **TOP, "pretrain": ONE_PASS, "tune": {"learning_rate": True}})
+    with pytest.raises(hs.InputError, match="tuned"):
+        grid_content([{"model": "vit-30k", "arm": "plain", "n_pretrain": 40, "seed": 1}], grid)
 
 
 def test_hyperparameters_and_overrides_that_apply_are_copied():
