@@ -53,7 +53,7 @@ _FITTING: dict[str, dict[str, Any]] = {
         "type": lambda text: None if text == "none" else text,
         "default": "published",
         "metavar": "NAME",
-        "help": "of exponents that the rows leave open: published (default) or none",
+        "help": "of exponents that the rows do not determine: published (default) or none",
     },
 }
 #: What most commands take; `boundary` takes fewer.

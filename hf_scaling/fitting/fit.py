@@ -86,8 +86,8 @@ def fit_law(
         zeros: What happens to a row with a size at which the law is undefined, such as a zero with a negative power:
             "refuse" raises InputError, "leave_out" drops it with the note `rows_left_out`; by default leave_out for a
             ResultsTable and what `ResultsTable.load` takes, refuse for a DataFrame or a mapping.
-        direction: "up" where more of the target is better (accuracy, BLEU), "down" where less is; by default what its
-            name says, else its trend over the sizes.
+        direction: "up" where more of the target is better (accuracy, BLEU), "down" where less is; by default judged by
+            its name, else by its trend over the sizes.
         bounds: Least and most that the target can be, None for no limit; by default 0 to 1 for `error` and for rates,
             0 to infinity for `loss`, none for others. Predictions stay inside.
         cluster: Column whose equal values name rows that share their luck, such as checkpoints of one run; by default
@@ -95,8 +95,8 @@ def fit_law(
         pool: Columns whose values name curves, such as ["model", "downstream"]: one law is fitted to each, with
             parameters that share a distribution, so that a curve of few points borrows from the others. `predict`
             then takes these columns too, and `curves` has a row for each curve.
-        prior: What is assumed of exponents that the rows leave open (status not_identifiable): "published" for what
-            published curves have, None for nothing, or exponent to (median, standard deviation of its logarithm).
+        prior: Prior of exponents that the rows do not determine (status not_identifiable): "published" for that of
+            published curves, None for none, or exponent to (median, standard deviation of its logarithm).
 
     Returns:
         A LawFit. Every usable table gives one; doubts are in its status and notes.
@@ -143,8 +143,8 @@ class FitOptions:
         tied: Groups of parameters that share one value.
         supervised: For `distillation`: a chinchilla_coupled fit or its parameters.
         combine: With law="auto": whether several laws may be combined.
-        prior: Of exponents that the rows leave open: "published", None, or exponent to (median, standard deviation of
-            its logarithm).
+        prior: Of exponents that the rows do not determine: "published", None, or exponent to (median, standard
+            deviation of its logarithm).
 
     Raises:
         InputError: A value is unknown or out of range.
@@ -250,7 +250,7 @@ def fit_rows(rows: FitRows, law: Law, options: FitOptions) -> LawFit:
     of_rows, of_draws, used = estimated, estimated, list[dict]()
     if options.prior is not None and is_open and options.method == "wild" and effects is None and count <= MANY_ROWS:
         of_draws, used = with_prior(estimated, options.prior)
-        # What other tables have widens intervals; only what the caller knows of this one moves the estimate.
+        # The published prior affects intervals alone; the caller's own prior moves the estimate too.
         estimated = estimated if options.prior == "published" else of_draws
         notes = notes + used
     draws, refits = np.full((options.bootstrap, len(law.parameters)), np.nan), None
@@ -258,7 +258,7 @@ def fit_rows(rows: FitRows, law: Law, options: FitOptions) -> LawFit:
         drawn = draw(of_draws, options.bootstrap, options.method, options.seed)
         draws = estimated.problem.coordinates.to_theta(drawn.u)
         refits = Refits(draws, 1 - drawn.converged, options.level)
-    # What the rows alone determine.
+    # The status is judged without the prior.
     status, findings = judge(of_rows, effects, refits, identification)
     held_out = hold_out(estimated)
     badly = extrapolation_notes(estimated, held_out)

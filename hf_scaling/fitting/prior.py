@@ -1,8 +1,8 @@
 """A prior of exponents from published curves, for tables that do not determine their own.
 
 The numbers are medians of this project's fits to published measurements (docs/fitting.md names the command). Exponents
-differ between sources far more than within one, so the prior is wide: it keeps an exponent that the rows leave open
-from running to its bound in the refits that intervals come from, and says little more.
+differ between sources far more than within one, so the prior is wide: it keeps an exponent that the rows do not
+determine from running to its bound in the refits behind the intervals, and does little else.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,9 +32,9 @@ _PUBLISHED: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
     "chinchilla": {"alpha": {"chinchilla": (0.347, 0.04)}, "beta": {"chinchilla": (0.367, 0.05)}},
     "chinchilla_coupled": {"alpha": {"distillation": (0.408, 0.05)}, "beta": {"distillation": (0.431, 0.05)}},
 }
-# Standard deviation of logarithms between sources: what two of them show, and the least that is assumed.
+# Least standard deviation of the logarithms between sources: two of them are too few to estimate it.
 _BETWEEN = 1.0
-# Residuals count as at least this noisy, relative, where they are weighed against the prior.
+# Least relative noise of a row, where the rows are weighed against the prior.
 _LEAST_NOISE = 0.01
 
 
@@ -114,8 +114,8 @@ class PriorProblem(Problem):
         )
 
     def drawn(self, generator: np.random.Generator, count: int) -> "PriorProblem":
-        """The problem with medians drawn from the prior, one set for each of `count` members: refits then spread as
-        the posterior does."""
+        """The problem with medians drawn from the prior, a set for each of `count` members: refits then spread as the
+        posterior does."""
         noise = generator.standard_normal((count, len(self.places)))
         return replace(self, medians=self.medians + noise * self.deviations)
 
@@ -131,8 +131,8 @@ class PriorProblem(Problem):
 def with_prior(estimate: Estimate, prior: "str | Mapping[str, tuple[float, float]]") -> tuple[Estimate, list[dict]]:
     """The estimate with a prior on its exponents, and the note `prior`; unchanged where the prior has none of them.
 
-    The published prior leaves the solution where the rows put it: only refits of it feel it. Judged on the curves of
-    a source by a prior without it, the published exponents made predictions worse and intervals better.
+    The published prior does not move the solution; only refits use it. Judged on the curves of a source by a prior
+    without it, the published exponents made predictions worse and intervals better.
     """
     law, problem, coordinates = estimate.law, estimate.problem, estimate.problem.coordinates
     named = published_prior(law.name) if isinstance(prior, str) else prior
@@ -148,13 +148,10 @@ def with_prior(estimate: Estimate, prior: "str | Mapping[str, tuple[float, float
         noise=noise,
     )
     listed = listing(
-        [
-            f"{name} around {median:.3g}, give or take a factor of {np.exp(d):.2g}"
-            for name, (median, d) in named.items()
-        ]
+        [f"{name} near {median:.3g}, within a factor of {np.exp(d):.2g}" for name, (median, d) in named.items()]
     )
     if isinstance(prior, str):
-        text = f"these runs leave exponents open, and intervals count what published curves have: {listed}"
+        text = f"these runs do not determine all exponents; intervals use the prior of published curves: {listed}"
         return replace(estimate, problem=further), [note("prior", "info", f"{text}; prior=None leaves it out")]
     starts = [estimate.u, *([] if estimate.other_mode is None else [estimate.other_mode])]
     middle = estimate.u.copy()
@@ -162,7 +159,7 @@ def with_prior(estimate: Estimate, prior: "str | Mapping[str, tuple[float, float
     starts.append(np.clip(middle, coordinates.low, coordinates.high))
     solved = minimise(further, np.stack(starts), iterations=200, tolerance=1e-12)
     best = int(np.argmin(solved.cost))
-    text = f"these runs leave exponents open, and the prior counts: {listed}"
+    text = f"these runs do not determine all exponents; the prior is used: {listed}"
     return replace(
         estimate,
         problem=further,
@@ -173,10 +170,10 @@ def with_prior(estimate: Estimate, prior: "str | Mapping[str, tuple[float, float
 
 
 def check_names(prior: object, law: Law) -> None:
-    """Raise InputError where a given prior names what is no exponent of the law."""
+    """Raise InputError where a given prior names something that is not an exponent of the law."""
     if not isinstance(prior, Mapping):
         return
     exponents = [p.name for p in law.parameters if p.kind == "exponent"]
     for name in prior:
         if name not in exponents:
-            raise InputError(f"prior: {name!r} is no exponent of {law.name}: it has {', '.join(exponents)}")
+            raise InputError(f"prior: {name!r} is not an exponent of {law.name}: choose {', '.join(exponents)}")

@@ -80,13 +80,13 @@ def transfer_gaps(
 
     Args:
         table: A ResultsTable, a DataFrame, a mapping of columns or what `ResultsTable.load` takes: a law is fitted to
-            the rows of each downstream set with n_pretrain above 0; rows with n_pretrain 0 tell what is reached
+            the rows of each downstream set with n_pretrain above 0; rows with n_pretrain 0 show what is reached
             without pre-training. Or a fit, or a mapping of names to fits.
         target: The column to fit.
         law: transfer_gap, transfer_gap_shifted or transfer_gap_joint.
         level: Of the intervals, between 0 and 1.
         study: Folder of the study whose sources.json says how many images and labels there are: levels that are
-            missing are named within that. By default `table`, where it is one.
+            missing are proposed within that. By default `table`, where it is one.
         **fitting: Further arguments of `fit_law`: arm, upstream, downstream, bootstrap, seed and the rest.
 
     Raises:
@@ -113,7 +113,7 @@ def transfer_gaps(
         most = available_sizes(folder, fit.columns.values(), fit.data["study"], ()).most
         notes += [{**found, "text": f"{name}: {found['text']}"} for found in gap_notes(fit, most)]
         if fit.status != "ok":
-            text = f"{name}: the law's own status is {fit.status}; the verdict on the gap follows from its draws alone"
+            text = f"{name}: the law's own status is {fit.status}; the verdict on the gap is from its draws alone"
             notes.append(note("law_in_doubt", "warn", text))
     target = next(iter(fits.values())).settings["target"]
     return TransferGaps(pd.DataFrame(gaps), pd.DataFrame(worth), fits, notes, target, level)
@@ -156,7 +156,7 @@ def _fit_each(
             notes.append(note("no_scratch_rows", "info", f"{name}: no row has n_pretrain 0 to compare with"))
             continue
         # Another seed, since the draws of other rows must not have the same multipliers. Without pre-training there is
-        # neither an arm nor an upstream set to choose by.
+        # neither an arm nor an upstream set to select by.
         own = replace(own, x="n_finetune", arm=None, upstream=None)
         try:
             scratch[name] = fit_table(frame[kept], "power_law", own, replace(options, seed=options.seed + 1))
@@ -197,7 +197,7 @@ def judge_gap(fit: LawFit, level: float = 0.95) -> dict[str, Any]:
     never, closable = parts(fit.params)
     labelled = (largest["n_finetune"] + fit.params.get("D0", 0.0)) ** -fit.params["beta"]
     verdict = "low" if share["share_high"] < HALF else "high" if share["share_low"] > HALF else "cannot_tell"
-    # Refits of a law that the rows leave open all end near the estimate: narrow intervals alone prove nothing.
+    # Where the rows do not determine a law, all refits may end near the estimate: a narrow interval proves nothing.
     if verdict != "cannot_tell" and gap_notes(fit):
         verdict = "cannot_tell"
     models = levels_of(fit, "n_params") if "H" in fit.params else np.empty(0)
@@ -213,7 +213,7 @@ def judge_gap(fit: LawFit, level: float = 0.95) -> dict[str, Any]:
 
 
 def gap_notes(fit: LawFit, most: Mapping[str, float] | None = None) -> list[dict]:
-    """Why the rows of a fit cannot separate the gap from what more pre-training closes; empty where they can.
+    """Notes on why the rows of a fit cannot separate the gap from what more pre-training closes; [] where they can.
 
     Args:
         fit: The law.
@@ -238,7 +238,7 @@ def half_fits_as_well(fit: LawFit, level: float = 0.95) -> bool:
     the losses of the two are compared.
     """
     measured = fit.data.get("measured")
-    # Parameters that the caller fixed are assumed, not judged.
+    # Parameters that the caller fixed are taken as true, not tested.
     if measured is None or fit.settings.get("fixed") or fit.settings.get("tied"):
         return False
     target, ends = fit.settings["target"], fit.data["ranges"]
@@ -267,8 +267,8 @@ def images_worth(fit: LawFit, scratch: LawFit | None, level: float) -> list[dict
     """Rows of `TransferGaps.worth`: of the largest measured n_pretrain, at each n_finetune and the largest n_params.
 
     Both are the effective data transferred (Hernandez et al. 2021): the law at the smallest measured n_pretrain, and
-    the law without pre-training, are solved for the n_finetune at which they reach the same target, less n_finetune.
-    Draw b of the target is paired with draw b of the law that is solved.
+    the law without pre-training, are inverted for the n_finetune at which they reach the same target, less n_finetune.
+    Draw b of the target is paired with draw b of the law that is inverted.
 
     Args:
         fit: A law of n_pretrain and n_finetune.

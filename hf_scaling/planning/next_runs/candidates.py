@@ -1,4 +1,4 @@
-"""Runs that could be measured next: between and beyond the measured sizes, with further seeds, or as given."""
+"""Candidate runs: between and beyond the measured sizes, with further seeds, or as given by the caller."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,11 +16,11 @@ from hf_scaling.fitting.rows import SIZES, Columns, thinned
 from hf_scaling.grid import Grid
 from hf_scaling.text import format_whole
 
-# Of measured sizes at most this many are used: all products of them are candidates.
+# At most this many measured levels of a size are used, since all their products are candidates.
 _MOST_LEVELS = 8
-# Levels within this factor of each other are not both candidates where images run out.
+# All available images are a further level only where they exceed the largest other level by this factor.
 _DISTINCT = 1.1
-# Number of runs of one configuration among the candidates, each with its own seed.
+# Candidates with the same sizes, each with its own seed.
 _REPEATS = 3
 # Columns that hold whole numbers.
 _COUNTS = (*SIZES, "samples_seen")
@@ -56,8 +56,8 @@ def measured_runs(
 ) -> MeasuredRuns:
     """The runs behind a fit, a boundary, or both arms' fits.
 
-    Without the table that they came from a law has its sizes and seeds alone, all of whose products count as measured,
-    and a boundary its sizes.
+    Without the table that they came from, all products of the sizes and seeds stored with a law count as measured, and
+    of a boundary only the sizes are known.
     """
     source = None if table is None else Columns.of(table)
     if isinstance(fit, Boundary):
@@ -81,7 +81,7 @@ def measured_runs(
                 axes["seed"] = [int(float(seed)) for seed in study["seed"]]
             runs = pd.DataFrame(itertools.product(*axes.values()), columns=list(axes))
         for name, values in sizes_of.items():
-            # A size that the law does not take, but all runs share.
+            # The law does not take this size, and it is the same in all runs.
             if name not in runs and len(values) == 1 and values[0] > 0:
                 runs[name] = values[0]
     checkpoints = {checkpoint_key(run) for run in runs.to_dict("records")}
@@ -93,7 +93,7 @@ def measured_runs(
 
 
 def _rows(table: Columns, study: Mapping[str, list[str]], columns: Sequence[str]) -> pd.DataFrame:
-    """The rows of a table that have the names of a study, with sizes, model and seed."""
+    """The rows of a table whose naming columns have the values of a study, with sizes, model and seed."""
     keep = np.ones(len(table), dtype=bool)
     for name, values in study.items():
         if name in table.data and name != "seed":
@@ -105,7 +105,7 @@ def _rows(table: Columns, study: Mapping[str, list[str]], columns: Sequence[str]
 
 
 def _levels(fit: LawFit, column: str) -> np.ndarray:
-    """At most eight measured values of a size, or as many as there were evenly from the smallest to the largest."""
+    """At most eight measured levels of a size; where they are not stored, as many evenly spaced ones."""
     stored = fit.data.get("compute", {}).get("sizes", {}).get(column)
     if stored:
         values = np.array([size for size in stored if size > 0 or len(stored) == 1])
@@ -124,16 +124,15 @@ def default_candidates(
 ) -> pd.DataFrame:
     """Measured sizes, the steps halfway between them, one step beyond the largest, each several times.
 
-    Model sizes are the measured ones where models have names: nothing lies halfway between two of them. `missing` has
-    further levels of sizes that take too few. Steps beyond what is `available` of a
-    size are all of it.
+    Model sizes are the measured ones where models have names: there is none halfway between two of them. `missing` has
+    further levels for sizes with too few. A step beyond what is `available` of a size is replaced by all of it.
     """
     axes = {}
     for name in columns:
         levels = np.unique(measured.runs[name].to_numpy(dtype=float))
         levels = levels[thinned(len(levels), _MOST_LEVELS)]
         named = name == "n_params" and "model" in measured.runs
-        # Shares end at one.
+        # Sizes of at most one are shares: they get no further steps.
         if not named and len(levels) >= 2 and levels.max() > 1:
             positive = levels[levels > 0]
             steps = np.concatenate([np.sqrt(positive[1:] * positive[:-1]), positive[-1:] ** 2 / positive[-2:-1]])
@@ -148,10 +147,10 @@ def default_candidates(
         axes[name] = levels
     for name, most in (at_most or {}).items():
         if name not in axes:
-            raise InputError(f"at_most: unknown name {name!r}; runs are chosen by {', '.join(columns)}")
+            raise InputError(f"at_most: unknown name {name!r}; the sizes of a run are {', '.join(columns)}")
         axes[name] = axes[name][axes[name] <= most]
         if not len(axes[name]):
-            raise InputError(f"at_most {name} {format_whole(most)} is smaller than every measured size")
+            raise InputError(f"at_most {name} {format_whole(most)} is below every measured size")
     sizes = pd.DataFrame(itertools.product(*axes.values()), columns=list(axes))
     return sizes.loc[sizes.index.repeat(_REPEATS)].reset_index(drop=True)
 
@@ -161,10 +160,12 @@ def given_candidates(
 ) -> pd.DataFrame:
     """Candidates from a DataFrame, a mapping of columns, a list of rows, a grid or the path of one.
 
-    Of a grid these are the runs of the stage and of the names of the measured ones; of pairs, the distilled ones.
+    Of a grid, its runs with the stage, arm, model and downstream set of the measured ones are taken; of pairs, the
+    distilled runs.
 
     Raises:
-        InputError: A column is missing, a size is not a number of at least 0, or no run of the grid is of that kind.
+        InputError: A column is missing, there are no rows, a size is not a number of at least 0, or the grid has no
+            such run.
     """
     if isinstance(given, str | Path):
         given = Grid.load(given)
@@ -186,14 +187,14 @@ def given_candidates(
     frame = pd.DataFrame(given).copy()
     for name in (*columns, *(["cost"] if "cost" in frame else [])):
         if name not in frame:
-            raise InputError(f"candidates: no column {name!r}; runs are chosen by {', '.join(columns)}")
+            raise InputError(f"candidates: no column {name!r}; the sizes of a run are {', '.join(columns)}")
         values = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float)
         for place in np.flatnonzero(~(np.isfinite(values) & (values >= 0))):
             label = frame.index[int(place)]
             raise InputError(f"candidates, column {name!r}, row {label}: not a number of at least 0")
         frame[name] = values
     if frame.empty:
-        raise InputError("candidates: there is no row")
+        raise InputError("candidates: the table has no rows: give at least one run")
     return frame
 
 
@@ -203,7 +204,7 @@ def finished_candidates(among: Any, law: LawFit | None, columns: tuple[str, ...]
     Args:
         among: The loaded table.
         law: The law; rows of another task, recipe, stage, arm, upstream or downstream than its own are left out.
-        columns: The sizes that a run is chosen by.
+        columns: The sizes of the law.
         table: The loaded results that the law was fitted to; None where they are unknown.
 
     Returns:
@@ -214,7 +215,7 @@ def finished_candidates(among: Any, law: LawFit | None, columns: tuple[str, ...]
         InputError: A size is missing, or no row is left.
     """
     if law is None:
-        raise InputError("among= chooses rows of one law: a boundary needs pairs of runs, so give candidates=")
+        raise InputError("among= selects rows for one law; a boundary needs pairs of runs: give candidates=")
     rows = Columns.of(among)
     for name in columns:
         rows.require(name)
@@ -231,7 +232,7 @@ def finished_candidates(among: Any, law: LawFit | None, columns: tuple[str, ...]
         measured = set(zip(*(fitted.numbers(name, strict=False) for name in known)))
         keep &= np.array([row not in measured for row in zip(*(rows.numbers(name) for name in known))], dtype=bool)
     if not keep.any():
-        raise InputError("among: every row that the law can use is measured already")
+        raise InputError("among: table= has every row that the law can use: give a table with further runs")
     frame = pd.DataFrame({name: rows.numbers(name) for name in columns}, index=rows.labels)
     frame = frame.assign(**{name: rows.data[name] for name in ("run_id", "model", "seed") if name in rows.data})
     if "cost" in rows.data:
@@ -243,12 +244,12 @@ def finished_candidates(among: Any, law: LawFit | None, columns: tuple[str, ...]
 
 
 def complete_candidates(frame: pd.DataFrame, measured: MeasuredRuns, arms: tuple[str, ...]) -> pd.DataFrame:
-    """Candidates with the model, other sizes, arm, downstream and seed of a study; measured runs are left out.
+    """Candidates with the model, other sizes, arm, downstream and seed of a study, without the runs that exist.
 
-    A candidate without a seed gets the first that its sizes lack, of the study's seeds and then of new ones.
+    A candidate without a seed gets the first one not used at its sizes: of the study's seeds, then of new ones.
 
     Raises:
-        InputError: Every candidate is measured already.
+        InputError: Every candidate has been measured.
     """
     frame, runs = frame.copy(), measured.runs
     if "model" not in frame and "n_params" in frame and {"n_params", "model"} <= set(runs):
@@ -273,7 +274,7 @@ def complete_candidates(frame: pd.DataFrame, measured: MeasuredRuns, arms: tuple
     if "seed" in frame:
         known = np.array([int(seed) in used.get(place, ()) for place, seed in zip(places, frame["seed"])])
         if known.all():
-            raise InputError("candidates: every run is measured already")
+            raise InputError("candidates: every run has been measured: give others, or another seed")
         return frame[~known]
     seeds = []
     for place in places:

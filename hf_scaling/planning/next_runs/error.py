@@ -1,11 +1,11 @@
-"""How far a fit will be off at a place after further runs, where its law is not quite true.
+"""The error that a fit is expected to make at a place after further runs, when its law is only approximately true.
 
-A gain that follows from a law alone assumes that the law is true: it asks for a few runs at the ends of the sizes,
-which decide the parameters, and which bend the law towards what it misses there. Here every law misses something that
-runs of similar sizes share (Kennedy and O'Hagan 2001). A fit is least squares to first order: its prediction is a
-weighted sum of the results, so that its mean square error, of noise and of what the law misses, is known before a run
-is trained: for each law of a mixture and some bootstrap draws each, whose slopes differ where other optima fit about
-as well. A further run may raise this error; an interval can only shrink.
+A gain that follows from a law alone assumes that the law is true: it selects a few runs at the ends of the sizes,
+which determine the parameters and bend the law towards its own misfit there. Here every law has a misfit that runs of
+similar sizes share (Kennedy and O'Hagan 2001). A fit is least squares to first order: its prediction is a
+weighted sum of the results, so that its mean square error, from noise and from the misfit, is known before a run is
+trained. It is averaged over the laws of a mixture and some bootstrap draws of each, whose slopes differ where other
+optima fit about as well. A further run may raise this error; an interval can only shrink.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,13 @@ from hf_scaling.planning.next_runs.gain import Estimate
 # Of the variance of one run about its law, in units of the noise: the share that similar runs have in common, which
 # falls by a factor of e with each factor of ten in a size.
 _SHARED, _REACH = 0.25, np.log(10.0)
-# Before any run the law may be off everywhere by as much as a thousandth of a run would leave open.
+# What is known of every direction of the parameters before any run, as a share of what one average run adds.
 _PRIOR = 1e-3
 # Estimate and draws of all laws together; each law has at least its estimate and one draw.
 _HYPOTHESES = 9
 # More measured sizes than this are thinned: what runs share is a matrix of all pairs.
 _MOST_MEASURED = 1000
-# Directions of the parameters that move the law by less than this share of the largest are not followed.
+# Directions of the parameters that move the law by less than this share of the largest are left out.
 _FLAT = 1e-10
 
 Sizes = Mapping[str, np.ndarray]
@@ -37,7 +37,7 @@ Sizes = Mapping[str, np.ndarray]
 
 @dataclass
 class _Hypothesis:
-    """One law at one vector of parameters, and what the runs so far leave open.
+    """One law at one vector of parameters, with its uncertainty after the runs so far.
 
     Attributes:
         weight: How much it counts.
@@ -46,7 +46,7 @@ class _Hypothesis:
         inverse: (P, P) inverse of the information of the runs.
         spread: (P, P) covariance of slope-weighted results: noise, what is shared, and the prior.
         through: (C, P) covariance of each candidate with the slope-weighted results.
-        toward: (P,) covariance of the prediction's own miss with the slope-weighted results.
+        toward: (P,) covariance of the misfit at the prediction's place with the slope-weighted results.
     """
 
     weight: float
@@ -63,7 +63,7 @@ class _Hypothesis:
         return float(pull @ self.spread @ pull - 2 * pull @ self.toward + _SHARED)
 
     def errors(self, shared_at: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """(C,) the same after `counts` (C,) further runs of each candidate, which share `shared_at` with the place."""
+        """(C,) the same after `counts` (C,) more runs of a candidate; `shared_at`: its covariance with the place."""
         moved = self.slopes @ self.inverse
         pull = self.inverse @ self.aim
         known = 1 + counts * np.einsum("cp,cp->c", self.slopes, moved)
@@ -74,7 +74,7 @@ class _Hypothesis:
         return np.maximum(squares - 2 * (pulls @ self.toward + own * shared_at) + _SHARED, 1e-12)
 
     def add(self, row: int, shared: np.ndarray, shared_at: float, count: int) -> None:
-        """Count runs of candidate `row` as measured; `shared` (C,) is what it shares with every candidate."""
+        """Count runs of candidate `row` as measured; `shared` (C,) is its covariance with every candidate."""
         slope = self.slopes[row]
         cross = np.outer(slope, self.through[row])
         self.spread = self.spread + count * (cross + cross.T + np.outer(slope, slope) * (1 + count * _SHARED))
@@ -126,7 +126,7 @@ class ExpectedError:
         return float(np.exp(0.5 * sum(each.weight * np.log(max(each.error(), 1e-12)) for each in self._hypotheses)))
 
     def gains(self, counts: np.ndarray) -> np.ndarray:
-        """(C,) by what share `counts` further runs of each candidate lower the error; below 0 where they raise it."""
+        """(C,) the share by which `counts` (C,) more runs of a candidate lower the error; below 0 if they raise it."""
         total = np.zeros(len(self._shared_at))
         for each in self._hypotheses:
             total += each.weight * np.log(each.errors(self._shared_at, counts) / max(each.error(), 1e-12))
@@ -153,7 +153,7 @@ def _logarithms(points: np.ndarray) -> np.ndarray:
 
 
 def _share(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """(N, M) covariance of what a law misses at log sizes (N, V) and (M, V), in units of the noise's variance."""
+    """(N, M) covariance of a law's misfit at log sizes (N, V) and (M, V), in units of the noise's variance."""
     distance = sum(np.abs(np.subtract.outer(a, b)) for a, b in zip(one.T, two.T))
     return _SHARED * np.exp(-distance / _REACH)
 
