@@ -46,7 +46,7 @@ def write_images(root, n, classes=("cat", "dog"), seed=0, size=16):
 def no_timing(monkeypatch):
     """Every run takes a hundred seconds a GFLOP; no model is timed."""
     monkeypatch.setattr(
-        "hf_scaling.study.look.seconds_here", lambda plan, left: {r.run_id: 2 + r.flops * 1e-10 for r in left}
+        "hf_scaling.study.look.seconds_here", lambda plan, left, process: {r.run_id: 2 + r.flops * 1e-10 for r in left}
     )
 
 

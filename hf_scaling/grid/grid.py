@@ -13,6 +13,7 @@ from hf_scaling.files import read_yaml, shipped_folder
 from hf_scaling.grid import resolver
 from hf_scaling.grid.schema import LADDER, OF_A_NEW_MODEL, PLAIN, check
 from hf_scaling.grid.spec import PlannedRun, RunSpec, WrittenRun
+from hf_scaling.processes import Process
 from hf_scaling.text import one_line
 
 #: Share of a rung's steps over which its learning rate falls, where the grid does not set `decay`.
@@ -72,7 +73,7 @@ class Grid:
         """
         return cls(name, dict(content), _Expansion(check(content)).expand())
 
-    def plan(self, fill: bool = False, guess: bool = False) -> tuple[PlannedRun, ...]:
+    def plan(self, fill: bool = False, guess: bool = False, process: Process | None = None) -> tuple[PlannedRun, ...]:
         """Resolve the ids and costs of its runs, each once and after the runs it depends on.
 
         An id depends on the fingerprints of the sources and on the hyperparameters as transformers resolves them. A
@@ -82,11 +83,12 @@ class Grid:
         Args:
             fill: Fill the caches of the sources first, so that every size is checked against its source.
             guess: Where a source or checkpoint cannot be reached, guess its sizes and set the runs' `provisional`.
+            process: A running worker that plans; None starts a process.
 
         Raises:
             InputError: An unknown field, a model or source that does not exist, or a size beyond its source.
         """
-        return resolver.plan(self.runs, fill, guess)
+        return resolver.plan(self.runs, fill, guess, process)
 
     def specs(self) -> list[RunSpec]:
         """The specifications of its runs, in the order of `plan`."""

@@ -1,5 +1,6 @@
 """The plan of a grid's runs, computed by a process of the measuring half: this one loads no torch."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,18 +11,21 @@ from hf_scaling.processes import Process
 _MODULE = "hf_scaling.runner.plans"
 
 
-def plan(runs: Sequence[WrittenRun], fill: bool, guess: bool) -> tuple[PlannedRun, ...]:
+def plan(
+    runs: Sequence[WrittenRun], fill: bool, guess: bool, process: Process | None = None
+) -> tuple[PlannedRun, ...]:
     """Resolve runs to ids and costs.
 
     Args:
         runs: Each after the runs it depends on.
-        fill, guess: As in `Grid.plan`.
+        fill, guess, process: As in `Grid.plan`.
 
     Raises:
         InputError: See `Grid.plan`.
         RunError: The process ended without an answer.
     """
-    with Process(_MODULE) as process:
+    with contextlib.ExitStack() as stack:
+        process = process or stack.enter_context(Process(_MODULE))
         planned = process.ask("plan", runs=to_json(runs), fill=fill, guess=guess)
     return tuple(PlannedRun.from_dict(run) for run in planned)
 

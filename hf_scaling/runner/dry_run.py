@@ -1,5 +1,6 @@
 """`--dry-run`: which runs a grid has, how many are finished, and what the rest costs."""
 
+import contextlib
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -105,10 +106,21 @@ def estimate(
     )
 
 
-def seconds_here(plan: Sequence[PlannedRun], left: Sequence[PlannedRun]) -> dict[str, float]:
-    """run_id -> seconds of a run on this machine; NaN where no similar speed is known."""
+def seconds_here(
+    plan: Sequence[PlannedRun], left: Sequence[PlannedRun], process: Process | None = None
+) -> dict[str, float]:
+    """Seconds of runs on this machine, by what it has trained before or by steps that are timed now.
+
+    Args:
+        plan: Runs of the models that may be timed.
+        left: The runs that are asked about.
+        process: A worker that times steps; None starts one where it is needed.
+
+    Returns:
+        run_id to seconds; NaN where no similar speed is known.
+    """
     speeds, seconds = Speeds(), {}
-    _time_models(plan, left, speeds)
+    _time_models(plan, left, speeds, process)
     for run in left:
         speed = speeds.nearest(run, _EXTRAPOLATED)
         seconds[run.run_id] = math.nan if speed is None else _OVERHEAD + run.flops * speed.seconds / speed.flops
@@ -157,7 +169,9 @@ def describe(content: Mapping[str, Any]) -> str:
     return "\n".join([*text_table(heads, lines), "", *lines_below, *(f"  {why}" for why in content["uncertain"])])
 
 
-def _time_models(plan: Sequence[PlannedRun], left: Sequence[PlannedRun], speeds: Speeds) -> None:
+def _time_models(
+    plan: Sequence[PlannedRun], left: Sequence[PlannedRun], speeds: Speeds, process: Process | None
+) -> None:
     """Time a step of some models of a plan where this machine has not trained models of the size of the runs left."""
     if all(speeds.nearest(run, _SIMILAR) for run in left):
         return
@@ -168,7 +182,8 @@ def _time_models(plan: Sequence[PlannedRun], left: Sequence[PlannedRun], speeds:
         runs = [runs[0], runs[len(runs) // 2], runs[-1]]
     if not runs:
         return
-    with Process(WORKER, {"OMP_NUM_THREADS": "1"}) as process:
+    with contextlib.ExitStack() as stack:
+        process = process or stack.enter_context(Process(WORKER, {"OMP_NUM_THREADS": "1"}))
         for run in runs:
             model = {"model": run.model, "n_classes": run.spec.n_classes, "fields": dict(run.fields)}
             seconds = process.ask("time_step", **model, batch=_BATCH)

@@ -1,10 +1,11 @@
 """A worker: the process that trains the runs of a study, with torch loaded once and sources kept open.
 
-`python -m hf_scaling.runner.worker` answers the requests ready, train, validate, train_share and time_step of the
-engines and of `--dry-run` (see `hf_scaling.processes`).
+`python -m hf_scaling.runner.worker` answers the requests ready, train, validate, train_share, plan and time_step of
+the engines, of `--dry-run` and of a study's look (see `hf_scaling.processes`).
 """
 
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ from hf_scaling.errors import InputError, RunError
 from hf_scaling.grid import PlannedRun
 from hf_scaling.processes import Process, ProcessEnded, importing, serve
 from hf_scaling.runner.engines import WORKER
+from hf_scaling.runner.plans import plan_runs
 from hf_scaling.runner.study_folder import Study, last_line
 from hf_scaling.text import one_line
 
@@ -29,6 +31,7 @@ with importing():
     from hf_scaling.distillation import distillation_loss
 
 _LONGEST = 8.0  # seconds of a first step after which no second one is timed
+_TIMING = 0.5  # seconds for which steps are timed
 
 
 class Worker:
@@ -117,7 +120,7 @@ def train_share(study: str, run: Mapping[str, Any]) -> None:
 
 
 def time_step(model: str, n_classes: int, fields: Mapping[str, Any], batch: int) -> float:
-    """Seconds of one training step on this machine.
+    """Seconds of one training step on this machine: the median of some, as other work disturbs single ones.
 
     Args:
         model: Name of the student.
@@ -133,8 +136,9 @@ def time_step(model: str, n_classes: int, fields: Mapping[str, Any], batch: int)
     inputs = task.inputs(parsed).blank(batch, device)
     with torch.no_grad():
         labels = student(**inputs).logits.argmax(-1)
-    # The first step also allocates the memory; the second is the one that counts.
-    for _ in range(2):
+    times: list[float] = []
+    began = time.monotonic()
+    while len(times) < 2 or time.monotonic() - began < _TIMING:
         start = time.monotonic()
         loss = distillation_loss(student(**inputs).logits, None, labels, alpha=0).loss
         loss.backward()
@@ -142,10 +146,11 @@ def time_step(model: str, n_classes: int, fields: Mapping[str, Any], batch: int)
         optimizer.zero_grad()
         # On an accelerator the step has ended when its loss is known.
         loss.item()
-        seconds = time.monotonic() - start
-        if seconds > _LONGEST:
-            break
-    return seconds
+        times.append(time.monotonic() - start)
+        if times[0] > _LONGEST:
+            return times[0]
+    # The first step also allocates the memory.
+    return statistics.median(times[1:])
 
 
 def _launch(study: Study, planned: PlannedRun, gpus: Sequence[str]) -> None:
@@ -200,6 +205,7 @@ def main() -> None:
             "train": worker.train,
             "validate": worker.validate,
             "train_share": train_share,
+            "plan": plan_runs,
             "time_step": time_step,
         }
     )

@@ -17,7 +17,9 @@ from hf_scaling import files
 from hf_scaling.data import Source, count_overlap, open_source
 from hf_scaling.errors import InputError
 from hf_scaling.grid import Grid, PlannedRun
+from hf_scaling.processes import Process
 from hf_scaling.runner.dry_run import seconds_here
+from hf_scaling.runner.engines import WORKER
 from hf_scaling.study.rounds import spread
 from hf_scaling.text import format_count, format_duration, listing
 
@@ -46,7 +48,9 @@ _STEPS = (1000, 500)
 _SIZES = (16, 32, 64)
 # Patches a side, the first that the hours allow.
 _PATCHES = (8, 4)
-# Of drawn images of 16 px: attention over 4 patches learns in a third of the steps that 16 take (docs/measured.md).
+# The fields in which the grids that are compared differ.
+_SHAPE = ("patch_size", "min_steps")
+# Of generated images of 16 px: attention over 4 patches learns in a third of the steps that 16 take (docs/measured.md).
 _DRAWN_PATCHES = 2
 
 
@@ -157,15 +161,78 @@ def look(
         InputError: A set that is not labelled, has one class, is both upstream and downstream or overlaps wholly with
             it, or hours in which no pilot ends; the hours that would be enough are named.
     """
+    # The worker loads its libraries while the sets are read.
+    with Process(WORKER, {"OMP_NUM_THREADS": "1"}) as worker:
+        sets = _open_sets(upstream, downstream, cache_dir)
+        n_most = min(_DRAWN.get(upstream, len(sets.upstream.train)), len(sets.upstream.train))
+        n_classes = len(sets.upstream.class_names)
+        levels = _halved(n_most, _LEAST_PER_CLASS * n_classes, _MOST_LEVELS)
+        if len(levels) < 3:
+            raise InputError(f"{upstream}: {n_most:,} images of {n_classes:,} classes are too few for a study")
+        labels = {opened.name: _labels(opened) for opened in sets.downstream.values()}
+        # Details first (small patches, many steps) while a pilot with them reaches all images; then fewer levels.
+        patches_a_side = (_DRAWN_PATCHES,) if sets.side is None else _PATCHES
+        contents = [
+            _grid(upstream, list(downstream), sets.image_size, sets.image_size // patches, steps, levels, labels, seed)
+            for patches in patches_a_side
+            for steps in _STEPS
+        ]
+        costs = _Costs([content["pretrain"] for content in contents], levels, seed, worker)
+        content, fitted = _choose(contents, costs, levels, hours, workers)
+    students, teacher = fitted.students, fitted.teacher
+    content["models"], content["n_pretrain"] = list(students), [0, *fitted.levels] if downstream else fitted.levels
+    content["arms"] = ["plain", {"teacher": teacher, "alpha": 0.5, "temperature": 2.0}]
+    rates = {
+        str(run.flops_per_example): (fitted.seconds[run.run_id] - _OVERHEAD) / run.flops
+        for run in fitted.runs
+        if not math.isnan(fitted.seconds[run.run_id])
+    }
+    plan = StudyPlan(
+        upstream=upstream,
+        downstream=list(downstream),
+        names={upstream: sets.upstream.name} | {name: opened.name for name, opened in sets.downstream.items()},
+        students=list(students),
+        teacher=teacher,
+        image_size=sets.image_size,
+        n_params={run.model: int(run.n_params or 0) for run in fitted.runs if run.model in students},
+        n_pretrain=fitted.levels,
+        n_source=n_most,
+        n_finetune=labels,
+        overlap=sets.overlap,
+        seconds_per_flop=rates,
+        seed=seed,
+    )
+    return plan, content
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """The sets of a study, open.
+
+    Attributes:
+        upstream: Source of the upstream images.
+        downstream: Downstream set as it was given to its source.
+        overlap: Downstream set (name in results) to the number of its images that are also upstream images.
+        side: Of the upstream images as they are stored, in pixels; None where they are generated.
+        image_size: Of all images, in pixels.
+    """
+
+    upstream: Source
+    downstream: dict[str, Source]
+    overlap: dict[str, int]
+    side: int | None
+    image_size: int
+
+
+def _open_sets(upstream: str, downstream: Sequence[str], cache_dir: str | Path | None) -> _Sets:
+    """Open the sets at the size of the upstream images, and compare them."""
     classes = _DRAWN_CLASSES if upstream in _DRAWN else None
     side = open_source(upstream, classes=classes, cache_dir=cache_dir).side
     image_size = next((size for size in _SIZES if side is None or size >= side), _SIZES[-1])
     source = open_source(upstream, image_size=image_size, classes=classes, cache_dir=cache_dir)
     sources = {name: open_source(name, image_size=image_size, cache_dir=cache_dir) for name in downstream}
-    n_most = min(_DRAWN.get(upstream, len(source.train)), len(source.train))
     overlap = {}
-    for name in downstream:
-        below = sources[name]
+    for name, below in sources.items():
         if name == upstream or below.fingerprint == source.fingerprint:
             raise InputError(f"--downstream {name}: is the upstream set itself: give other images")
         n = count_overlap(source.train, below.test) + count_overlap(source.train, below.train)
@@ -174,55 +241,26 @@ def look(
                 f"--downstream {name}: {n:,} of its images are also images of {upstream}: give images that are not"
             )
         overlap[below.name] = n
-    levels = _halved(n_most, _LEAST_PER_CLASS * len(source.class_names), _MOST_LEVELS)
-    if len(levels) < 3:
-        raise InputError(
-            f"{upstream}: {n_most:,} images of {len(source.class_names):,} classes are too few for a study"
-        )
-    labels = {sources[name].name: _labels(sources[name]) for name in downstream}
-    # Details first (small patches, many steps), as long as a pilot with them reaches all images; then fewer levels.
-    patches_a_side = (_DRAWN_PATCHES,) if side is None else _PATCHES
-    shapes = [(patches, steps) for patches in patches_a_side for steps in _STEPS]
-    budget, chosen, needed = hours * 3600 * workers, None, math.inf
-    for patches, steps in [*shapes, *shapes[-len(_STEPS) :]]:
-        content = _grid(upstream, list(downstream), image_size, image_size // patches, steps, levels, labels, seed)
-        runs, seconds = _time(content, levels, seed)
-        last = (patches, steps) in shapes[-len(_STEPS) :]
-        fitted = _fit(runs, seconds, levels, budget, _LEAST_LEVELS if last else len(levels))
-        if isinstance(fitted, tuple):
-            chosen = fitted
-            break
+    return _Sets(source, sources, overlap, side, image_size)
+
+
+def _choose(
+    contents: Sequence[dict[str, Any]], costs: "_Costs", levels: list[int], hours: float, workers: int
+) -> tuple[dict[str, Any], "_Fitted"]:
+    """The first of the grids of which a pilot fits the hours; those with the largest patches may have fewer levels."""
+    attempts = [(content, len(levels)) for content in contents]
+    attempts += [(content, min(_LEAST_LEVELS, len(levels))) for content in contents[-len(_STEPS) :]]
+    needed = math.inf
+    for content, least in attempts:
+        fitted = _fit(costs, content["pretrain"], levels, hours * 3600 * workers, least)
+        if isinstance(fitted, _Fitted):
+            return content, fitted
         needed = min(needed, fitted)
-    if chosen is None:
-        enough = needed / workers / 3600
-        raise InputError(
-            f"--hours {hours:g}: too few for a pilot, which takes {format_duration(needed / workers * PILOT_SHARE)} "
-            f"here: give at least --hours {math.ceil(enough * 100) / 100:g}"
-        )
-    students, teacher, levels = chosen
-    content |= {"models": list(students), "n_pretrain": [0, *levels] if downstream else levels}
-    content["arms"] = ["plain", {"teacher": teacher, "alpha": 0.5, "temperature": 2.0}]
-    rates = {
-        str(run.flops_per_example): (seconds[run.run_id] - _OVERHEAD) / run.flops
-        for run in runs
-        if run.model in (*students, teacher) and not math.isnan(seconds[run.run_id])
-    }
-    plan = StudyPlan(
-        upstream=upstream,
-        downstream=list(downstream),
-        names={upstream: source.name} | {name: opened.name for name, opened in sources.items()},
-        students=list(students),
-        teacher=teacher,
-        image_size=image_size,
-        n_params={run.model: int(run.n_params or 0) for run in runs if run.model in students},
-        n_pretrain=levels,
-        n_source=n_most,
-        n_finetune=labels,
-        overlap=overlap,
-        seconds_per_flop=rates,
-        seed=seed,
+    enough = needed / workers / 3600
+    raise InputError(
+        f"--hours {hours:g}: too few for a pilot, which takes {format_duration(needed / workers * PILOT_SHARE)} "
+        f"here: give at least --hours {math.ceil(enough * 100) / 100:g}"
     )
-    return plan, content
 
 
 def _halved(most: int, least: int, n: int) -> list[int]:
@@ -292,42 +330,88 @@ def _grid(
     return content
 
 
-def _time(content: Mapping[str, Any], levels: list[int], seed: int) -> tuple[tuple[PlannedRun, ...], dict[str, float]]:
-    """The plain run of every model that a study may choose at every level, and their seconds here."""
-    every = sorted({name for students, teacher in STUDENTS for name in (*students, teacher)})
-    probe = {"models": every, "n_pretrain": levels, "seeds": [seed], "pretrain": content["pretrain"]}
-    runs = Grid.from_dict(probe, "look").plan(guess=True)
-    return runs, seconds_here(runs, runs)
+@dataclass(frozen=True)
+class _Fitted:
+    """Students and levels that fit the hours.
+
+    Attributes:
+        students: Small first.
+        teacher: Their teacher.
+        levels: Of n_pretrain.
+        runs: The plain runs of students and teacher at every level.
+        seconds: run_id to seconds here.
+    """
+
+    students: tuple[str, ...]
+    teacher: str
+    levels: list[int]
+    runs: list[PlannedRun]
+    seconds: dict[str, float]
 
 
-def _fit(
-    runs: Sequence[PlannedRun], seconds: Mapping[str, float], levels: list[int], budget: float, least: int
-) -> tuple[tuple[str, ...], str, list[int]] | float:
-    """The largest students, then all levels or fewer, of which a pilot takes its share of the seconds at most.
+class _Costs:
+    """What the runs of students and their teacher take here, asked for when they are needed.
 
     Args:
-        runs: Of every model at every level.
-        seconds: run_id to seconds.
+        rules: The fields of pre-training of each grid that is compared.
+        levels: Of n_pretrain.
+        seed: Of the study.
+        worker: Plans and times them.
+    """
+
+    def __init__(self, rules: Sequence[Mapping[str, Any]], levels: list[int], seed: int, worker: Process):
+        self._rules, self._levels, self._seed, self._worker = rules, levels, seed, worker
+        self._planned: dict[tuple[str, ...], tuple[PlannedRun, ...]] = {}
+
+    def plan(self, models: tuple[str, ...], rule: Mapping[str, Any]) -> list[PlannedRun]:
+        """The plain run of each model at every level; those of all grids are planned in one go."""
+        if models not in self._planned:
+            axes = {"models": list(dict.fromkeys(models)), "n_pretrain": self._levels, "seeds": [self._seed]}
+            grids = [Grid.from_dict({**axes, "pretrain": rule}, "look") for rule in self._rules]
+            runs = tuple(run for grid in grids for run in grid.runs)
+            self._planned[models] = Grid("look", {}, runs).plan(guess=True, process=self._worker)
+        return [run for run in self._planned[models] if all(run.fields[name] == rule[name] for name in _SHAPE)]
+
+    def seconds(self, runs: Sequence[PlannedRun]) -> dict[str, float]:
+        """run_id to seconds."""
+        return seconds_here(runs, runs, self._worker)
+
+
+def _fit(costs: _Costs, rule: Mapping[str, Any], levels: list[int], budget: float, least: int) -> _Fitted | float:
+    """All levels or fewer, then the largest students, of which a pilot takes its share of the seconds at most.
+
+    Models are timed from small to large, and none after the first students that do not fit: a step of a model that is
+    far too large takes longer than all else in the look.
+
+    Args:
+        costs: Of any models.
+        rule: The fields of pre-training of the grid.
         levels: Of n_pretrain.
         budget: Seconds of one worker.
         least: The fewest levels.
 
     Returns:
-        Students, teacher and levels; or, where none fits, the budget that would be enough.
+        What fits; where nothing does, the budget that would be enough.
     """
-    by_cell = {(run.model, run.spec.n_pretrain): seconds[run.run_id] for run in runs}
-
-    def pilot(students: Sequence[str], teacher: str, most: int) -> float:
-        tried = spread(np.array(levels[:most]), _LEAST_LEVELS).tolist()
+    best: _Fitted | None = None
+    for students, teacher in STUDENTS:
+        own = costs.plan((*students, teacher), rule)
+        # Larger students only learn a small set by heart.
+        n_params = next(run.n_params or 0 for run in own if run.model == students[1])
+        if best is not None and n_params > _MOST_PARAMS * levels[-1]:
+            break
+        seconds = costs.seconds(own)
+        by_cell = {(run.model, run.spec.n_pretrain): seconds[run.run_id] for run in own}
         # Both arms; the distilled one also waits for the teacher's forward passes, which are about a third of it.
-        return sum(2.3 * by_cell[students[1], n] + by_cell[teacher, n] for n in tried)
-
-    n_params = {run.model: run.n_params or 0 for run in runs}
-    # Larger students only learn a small set by heart.
-    allowed = [STUDENTS[0], *(each for each in STUDENTS[1:] if n_params[each[0][1]] <= _MOST_PARAMS * levels[-1])]
-    least = min(least, len(levels))
-    for most in range(len(levels), least - 1, -1):
-        for students, teacher in reversed(allowed):
-            if pilot(students, teacher, most) <= budget * PILOT_SHARE:
-                return students, teacher, levels[:most]
-    return pilot(*STUDENTS[0], least) / PILOT_SHARE
+        cost = {n: 2.3 * by_cell[students[1], n] + by_cell[teacher, n] for n in levels}
+        pilots = {
+            most: sum(cost[n] for n in spread(np.array(levels[:most]), _LEAST_LEVELS).tolist())
+            for most in range(least, len(levels) + 1)
+        }
+        fitting = [most for most, pilot in pilots.items() if pilot <= budget * PILOT_SHARE]
+        if not fitting:
+            return pilots[least] / PILOT_SHARE if best is None else best
+        if best is None or fitting[-1] >= len(best.levels):
+            best = _Fitted(students, teacher, levels[: fitting[-1]], own, seconds)
+    assert best is not None
+    return best
