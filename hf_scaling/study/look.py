@@ -50,7 +50,7 @@ _SIZES = (16, 32, 64)
 _PATCHES = (8, 4)
 # The fields in which the grids that are compared differ.
 _SHAPE = ("patch_size", "min_steps")
-# Of generated images of 16 px: attention over 4 patches learns in a third of the steps that 16 take (docs/measured.md).
+# Of generated images of 16 px: attention over 4 patches learns in a third of the steps of 16 (docs/measured.md).
 _DRAWN_PATCHES = 2
 
 
