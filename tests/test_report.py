@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -93,6 +94,54 @@ def test_the_first_screen_answers_in_few_sentences_beside_a_figure(written, page
     assert [line.code for line in lines][:1] == ["boundary"] and lines[0].key in page.split("<nav")[0]
     first = page[page.index('class="first"') : page.index("<nav")]
     assert first.count("<li>") == len(lines) and first.count("<figure>") == 1
+
+
+def _with_statuses(findings, **statuses):
+    """The findings with other statuses of the boundaries of the first part, by target."""
+    part = findings.parts[0]
+    boundaries = tuple(
+        replace(one, boundary=replace(one.boundary, status=statuses[one.target]), by_size=())
+        for one in part.boundaries
+    )
+    return replace(findings, parts=(replace(part, boundaries=boundaries), *findings.parts[1:]))
+
+
+def test_a_first_sentence_names_the_target_where_targets_disagree(written):
+    findings = _with_statuses(written[0], loss="distillation_always", error="not_resolved")
+    of_code = {line.code: line.text for line in headlines(findings) if line.code in ("boundary", "open")}
+    assert "by loss" in of_code["boundary"] and "error" not in of_code["boundary"]
+    assert "glyphs (by error)" in of_code["open"]
+    agreed = _with_statuses(written[0], loss="distillation_always", error="distillation_always")
+    assert [line.text for line in headlines(agreed) if line.code == "boundary" and "by " in line.text] == []
+
+
+def test_what_is_open_comes_first_where_nothing_about_distillation_is_settled(written):
+    findings = _with_statuses(written[0], loss="not_resolved", error="not_resolved")
+    part = replace(findings.parts[1], boundaries=())
+    codes = [line.code for line in headlines(replace(findings, parts=(findings.parts[0], part)))]
+    assert codes[0] == "open" and "boundary" not in codes
+
+
+def test_one_set_with_two_verdicts_on_its_gap_names_the_target_of_each(written):
+    part = written[0].parts[1]
+    verdicts = {"loss": "high", "error": "cannot_tell"}
+    gaps = tuple(
+        replace(gap, gaps=replace(gap.gaps, table=gap.gaps.table.assign(verdict=verdicts[gap.target])))
+        for gap in part.transfer_gaps
+    )
+    lines = headlines(replace(written[0], parts=(written[0].parts[0], replace(part, transfer_gaps=gaps))))
+    of_code = {line.code: line.text for line in lines if line.code in ("transfer", "open")}
+    assert "digits (by loss" in of_code["transfer"] and "error" not in of_code["transfer"]
+    assert "digits (by error" in of_code["open"]
+
+
+def test_the_worth_of_pretraining_is_that_of_the_largest_at_the_most_labels(written, monkeypatch):
+    monkeypatch.setattr("hf_scaling.report.headlines.MOST", 12)
+    gap = next(gap for gap in written[0].parts[1].transfer_gaps if (gap.target, gap.arm.label) == ("error", "plain"))
+    worth = gap.gaps.worth.iloc[-1]
+    text = next(line.text for line in headlines(written[0]) if line.code == "worth")
+    numbers = [format_count(worth[name]) for name in ("n_finetune", "against", "worth", "worth_low", "worth_high")]
+    assert [number for number in numbers if number not in text] == []
 
 
 def test_a_mark_is_named_after_its_run(written, page):

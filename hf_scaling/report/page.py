@@ -40,7 +40,7 @@ from hf_scaling.report.findings import (
 from hf_scaling.report.gallery import Panels, panels_of
 from hf_scaling.report.grouping import Group, groups_by_place
 from hf_scaling.report.headlines import Headline, headlines
-from hf_scaling.report.parts import Arm
+from hf_scaling.report.parts import Arm, texts
 from hf_scaling.report.sections import Section, Table, sections_of
 from hf_scaling.text import MISSING, format_parameters, format_percent, no_break_percent
 
@@ -153,7 +153,9 @@ def lead_of(findings: Findings) -> str:
     """The line below the title: how many runs, of which sizes, and when."""
     sizes = sorted({float(size) for part in findings.parts for size in part.part.levels("n_params")})
     span = " to ".join(dict.fromkeys(map(format_parameters, (sizes[0], sizes[-1])))) if sizes else ""
-    models = f"{len(sizes)} model size{'s' * (len(sizes) > 1)}, {span} parameters" if sizes else ""
+    # One model has other sizes for other numbers of classes: the names say how many models there are.
+    n_models = len(texts(findings.rows, "model")) or len(sizes)
+    models = f"{n_models} model{'s' * (n_models > 1)}, {span} parameters" if sizes else ""
     rows = f"{findings.n_rows:,} run{'s' * (findings.n_rows > 1)}"
     return " · ".join(filter(None, (rows, models, findings.facts.get("measured", ""))))
 
