@@ -168,6 +168,7 @@ def _comparable_rows(columns: Columns, row_filter: RowFilter) -> Columns:
     elif len(columns.distinct("downstream")) > 1:
         names = ", ".join(columns.distinct("downstream"))
         raise InputError(f"the rows hold more than one downstream: {names}; choose one with downstream=")
+    columns = columns.without_probes()
     for arm in ARMS:
         if not (columns.data["arm"].astype(str) == arm).any():
             raise missing_arms(columns.data, arm)

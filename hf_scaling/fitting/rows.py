@@ -14,6 +14,7 @@ from hf_scaling.fitting.mixed import mixed_columns
 from hf_scaling.fitting.target import AS_IT_IS, TargetScale, target_scale
 from hf_scaling.laws import Law
 from hf_scaling.results.foreign import as_numbers, check_distinct, missing_arms, missing_columns, parse_size
+from hf_scaling.results.probes import PROBES
 from hf_scaling.text import format_count, joined, listing
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ _RECORDED = (
 _WEIGHTS = "(weights)"
 #: The key under which the clusters of the rows do.
 CLUSTER = "(cluster)"
+# The key under which linear probes are marked.
+_PROBE = "(probe)"
 
 
 def note(code: str, grade: str, text: str) -> dict[str, str]:
@@ -167,6 +170,9 @@ class Columns:
         if len({len(values) for values in data.values()}) > 1:
             raise InputError("the columns of the table have different lengths")
         count = len(next(iter(data.values()), ()))
+        probes = getattr(frame, "attrs", {}).get(PROBES, ())
+        if probes and "recipe" in data:
+            data[_PROBE] = np.isin(data["recipe"].astype(str), probes)
         if CLASSES not in data and (classes := count_classes(data, getattr(source, "sources", {}))) is not None:
             data[CLASSES] = classes
         return cls(data, np.asarray(frame.index) if hasattr(frame, "index") else np.arange(count))
@@ -210,6 +216,17 @@ class Columns:
         text = f"{doubled.sum()} of {len(self)} rows are equal to another in every column: equal rows count once"
         kept = self.where(~doubled, "a row of its own")
         return Columns(kept.data, kept.labels, [*kept.notes, note("doubled_rows", "warn", text)])
+
+    def without_probes(self) -> "Columns":
+        """The rows without linear probes, and the note `linear_probes`; all rows where there are no others."""
+        probed = self.data.get(_PROBE)
+        if probed is None or not probed.any() or probed.all():
+            return self
+        text = f"{probed.sum()} of {len(self)} rows are linear probes (train_part head), which are another recipe: "
+        kept = self.where(~probed, "a model that is trained as a whole")
+        return Columns(
+            kept.data, kept.labels, [*kept.notes, note("linear_probes", "info", f"{text}they are left out")]
+        )
 
     def where_equal(self, name: str, value: str) -> "Columns":
         """The rows where a column's text equals `value`.
@@ -415,6 +432,7 @@ def read_columns(table: "Table", law: Law, row_filter: RowFilter) -> Columns:
     for name in ("arm", "upstream", "downstream"):
         value = getattr(row_filter, name)
         columns = columns if value is None else columns.where_equal(name, value)
+    columns = columns.without_probes()
     for name, argument in _ONE_VALUE.items():
         values = columns.distinct(name)
         if len(values) > 1 and name not in row_filter.pool:

@@ -345,7 +345,8 @@ def _shared_rows(
     shared = list(set.intersection(*usable))
     if not shared:
         raise InputError("these laws share no row (pretrain and finetune?): choose stage=, or compare fewer laws")
-    notes, most = [], max(len(own) for own in columns.values())
+    notes = list(next(iter(columns.values())).notes)
+    most = max(len(own) for own in columns.values())
     if len(shared) < most:
         text = f"{most - len(shared)} of {most} rows left out: not every law compared can use them"
         notes.append(note("rows_left_out", "info", text))

@@ -132,7 +132,9 @@ def _fit_each(
     table: Any, law: str, rows: RowFilter, options: FitOptions
 ) -> tuple[dict[str, LawFit], dict[str, LawFit], list[dict]]:
     """The law of each downstream set, the law of its rows without pre-training where there are any, and notes."""
-    frame = table.to_pandas() if hasattr(table, "to_pandas") else pd.DataFrame(table)
+    frame = table.to_pandas() if hasattr(table, "to_pandas") else table
+    if not isinstance(frame, pd.DataFrame):
+        frame = pd.DataFrame(frame)
     columns = Columns.of(frame)
     for name in ("n_pretrain", "n_finetune"):
         columns.require(name)

@@ -6,14 +6,13 @@ list it in `SECTIONS`; the page, the card, the contents list and the JSON then h
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from hf_scaling.files import read_yaml
 from hf_scaling.report.figures import Drawing
 from hf_scaling.report.findings import Findings
+from hf_scaling.results.probes import find_probes
 from hf_scaling.scores.agreement import NAME, TRIVIAL, judge_study
 from hf_scaling.text import MISSING, format_number, format_value, format_whole, joined, sentence
 
@@ -228,7 +227,8 @@ def linear_probe(findings: Findings) -> Section | None:
     if not frames:
         return None
     rows = pd.concat(frames)
-    heads = _probed_recipes(findings.request.study, rows)
+    study = findings.request.study
+    heads = [] if study is None else find_probes(study, rows)
     rows = rows[(rows["arm"] == "plain") & (rows["n_finetune"] > 0)] if "arm" in rows else rows
     probed = rows["recipe"].isin(heads) if "recipe" in rows else pd.Series(False, rows.index)
     tables, sentences = [], []
@@ -258,20 +258,6 @@ def linear_probe(findings: Findings) -> Section | None:
     if not tables:
         return None
     return Section("linear-probe", "Linear probe", " ".join(sentences), tuple(tables))
-
-
-def _probed_recipes(study: Path | None, rows: pd.DataFrame) -> set[str]:
-    """Recipes that train the head alone, by the run.yaml of one run of each."""
-    heads = set()
-    for recipe, run_ids in rows.groupby("recipe")["run_id"] if study is not None and "run_id" in rows else ():
-        for run_id in run_ids:
-            path = study / "runs" / str(run_id) / "run.yaml"
-            if path.is_file():
-                rule = read_yaml(path, "run").get("spec", {}).get("rule", {})
-                if rule.get("train_part") == "head":
-                    heads.add(recipe)
-                break
-    return heads
 
 
 #: The sections, in the order of the page: between the answers and the figures.

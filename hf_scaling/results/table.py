@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hf_scaling.errors import InputError
 from hf_scaling.results.files import concatenate, drop_repeats, parquet_folder, read_path, rename, to_arrow, write
 from hf_scaling.results.hub import DEFAULT_CONFIG, download_table, push_table
+from hf_scaling.results.probes import PROBES, find_probes
 from hf_scaling.results.schema import has_results_columns
 from hf_scaling.results.sources import read_sources
 
@@ -195,8 +196,20 @@ class ResultsTable:
         return path
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """The table as a DataFrame."""
-        return self._table.to_pandas()
+        """The table as a DataFrame; that of a study names its recipes of linear probes in `attrs["linear_probes"]`.
+
+        Fits and boundaries leave their rows out beside others, with a note.
+
+        Raises:
+            InputError: A run.yaml of the study is damaged.
+        """
+        frame = self._table.to_pandas()
+        if self._home is not None and self._home.is_dir():
+            study = self._home.parent if self._home.name == "results" else self._home
+            probes = find_probes(study, frame)
+            if probes:
+                frame.attrs[PROBES] = probes
+        return frame
 
     def to_dataset(self) -> "datasets.Dataset":
         """The table as a `datasets.Dataset`."""
