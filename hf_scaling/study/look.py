@@ -31,8 +31,11 @@ STUDENTS = (
     (("vit-800k", "vit-2.5m", "vit-5m"), "vit-200k"),
     (("vit-2.5m", "vit-5m", "vit-21m"), "vit-800k"),
 )
-#: Shares of the hours that the pilot and the tuning may take.
-PILOT_SHARE, TUNING_SHARE = 0.35, 0.15
+#: Share of the hours that the tuning may take.
+TUNING_SHARE = 0.15
+# Share of the hours that the pilot should take at most, so that the rounds have enough left to answer, and the share
+# up to which a study is not refused.
+_PILOT_SHARE, _MOST_PILOT_SHARE = 0.15, 0.35
 # Sources that are drawn rather than read, and how many of their images a study takes at most.
 _DRAWN = {"glyphs": 12_800}
 # As in the grid `demo`: small students tell all 36 characters apart too slowly for a short study.
@@ -248,18 +251,19 @@ def _choose(
     contents: Sequence[dict[str, Any]], costs: "_Costs", levels: list[int], hours: float, workers: int
 ) -> tuple[dict[str, Any], "_Fitted"]:
     """The first of the grids of which a pilot fits the hours; those with the largest patches may have fewer levels."""
-    attempts = [(content, len(levels)) for content in contents]
-    attempts += [(content, min(_LEAST_LEVELS, len(levels))) for content in contents[-len(_STEPS) :]]
-    needed = math.inf
-    for content, least in attempts:
-        fitted = _fit(costs, content["pretrain"], levels, hours * 3600 * workers, least)
+    fewest = min(_LEAST_LEVELS, len(levels))
+    attempts = [(content, len(levels), _PILOT_SHARE) for content in contents]
+    attempts += [(content, fewest, _PILOT_SHARE) for content in contents[-len(_STEPS) :]]
+    attempts.append((contents[-1], fewest, _MOST_PILOT_SHARE))
+    seconds = hours * 3600 * workers
+    for content, least, share in attempts:
+        fitted = _fit(costs, content["pretrain"], levels, seconds * share, least)
         if isinstance(fitted, _Fitted):
             return content, fitted
-        needed = min(needed, fitted)
-    enough = needed / workers / 3600
+    enough = fitted / share / workers / 3600
     raise InputError(
-        f"--hours {hours:g}: too few for a pilot, which takes {format_duration(needed / workers * PILOT_SHARE)} "
-        f"here: give at least --hours {math.ceil(enough * 100) / 100:g}"
+        f"--hours {hours:g}: too few for a pilot, which takes {format_duration(fitted / workers)} here: give at least "
+        f"--hours {math.ceil(enough * 100) / 100:g}"
     )
 
 
@@ -378,7 +382,7 @@ class _Costs:
 
 
 def _fit(costs: _Costs, rule: Mapping[str, Any], levels: list[int], budget: float, least: int) -> _Fitted | float:
-    """All levels or fewer, then the largest students, of which a pilot takes its share of the seconds at most.
+    """All levels or fewer, then the largest students, of which a pilot takes some seconds at most.
 
     Models are timed from small to large, and none after the first students that do not fit: a step of a model that is
     far too large takes longer than all else in the look.
@@ -387,11 +391,11 @@ def _fit(costs: _Costs, rule: Mapping[str, Any], levels: list[int], budget: floa
         costs: Of any models.
         rule: The fields of pre-training of the grid.
         levels: Of n_pretrain.
-        budget: Seconds of one worker.
+        budget: Seconds of one worker that a pilot may take.
         least: The fewest levels.
 
     Returns:
-        What fits; where nothing does, the budget that would be enough.
+        What fits; where nothing does, the seconds of the smallest pilot.
     """
     best: _Fitted | None = None
     for students, teacher in STUDENTS:
@@ -408,9 +412,9 @@ def _fit(costs: _Costs, rule: Mapping[str, Any], levels: list[int], budget: floa
             most: sum(cost[n] for n in spread(np.array(levels[:most]), _LEAST_LEVELS).tolist())
             for most in range(least, len(levels) + 1)
         }
-        fitting = [most for most, pilot in pilots.items() if pilot <= budget * PILOT_SHARE]
+        fitting = [most for most, pilot in pilots.items() if pilot <= budget]
         if not fitting:
-            return pilots[least] / PILOT_SHARE if best is None else best
+            return pilots[least] if best is None else best
         if best is None or fitting[-1] >= len(best.levels):
             best = _Fitted(students, teacher, levels[: fitting[-1]], own, seconds)
     assert best is not None
