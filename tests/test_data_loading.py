@@ -104,6 +104,38 @@ def test_selected_classes_leave_the_others_out(streaming, tmp_path):
     assert np.bincount(source.test.labels).tolist() == [2, 2]
 
 
+@pytest.mark.parametrize(
+    ("write", "classes", "sizes"),
+    [
+        (lambda folder: write_parquet(folder / "shapes.parquet", 200), None, (180, 20)),
+        # 67, 67 and 66 images of the classes a, b and c; which two are drawn does not matter to the tenth held out.
+        (lambda folder: write_parquet(folder / "shapes.parquet", 201), 2, (121, 13)),
+        (lambda folder: write_parquet(folder / "t.parquet", 60, label=(list("ab" * 30), "string")), None, (54, 6)),
+        (lambda folder: write_folder(folder, 60, ("cat", "dog", "fox")), 2, (36, 4)),
+    ],
+    ids=["parquet", "classes of parquet", "strings", "classes of a folder"],
+)
+def test_images_are_counted_before_any_is_decoded(write, classes, sizes, tmp_path):
+    write(tmp_path / "own")
+    source = open_quietly(tmp_path / "own", tmp_path, classes=classes)
+    assert source.count() == sizes and not source.is_available
+    facts = data.SourceFacts.of(source, fill=False)
+    assert (facts.n_train, facts.n_test, facts.n_held_out) == (*sizes, sizes[0] // 10)
+    assert facts == data.SourceFacts.of(source, fill=True) and source.is_available
+
+
+def test_parts_are_counted_apart(tmp_path):
+    write_parquet(tmp_path / "own" / "train.parquet", 30)
+    write_parquet(tmp_path / "own" / "test.parquet", 12)
+    assert open_quietly(tmp_path / "own", tmp_path, classes=2).count() == (20, 8)
+
+
+def test_what_decoding_alone_would_tell_is_not_counted(tmp_path):
+    file = write_parquet(tmp_path / "shapes.parquet", 60)
+    assert open_quietly(file, tmp_path, skip_corrupt=True).count() is None
+    assert open_quietly("digits", tmp_path).count() is None
+
+
 def test_a_fingerprint_is_of_the_content_not_of_the_path(tmp_path):
     first = write_folder(tmp_path / "one" / "pets", 20)
     second = tmp_path / "two" / "animals"

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from numbered_images import write_parquet
 
 from hf_scaling import models
 from hf_scaling.errors import InputError, RunError
@@ -183,6 +184,17 @@ def test_a_source_out_of_reach_is_guessed_only_where_that_is_allowed():
     guessed = resolve(fields, args, cache=ProcessCache(guess=True)).plan
     assert "org/name" in guessed.provisional
     assert guessed.train_flops > 0
+
+
+def test_a_plan_that_may_guess_counts_images_that_were_never_opened(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_SCALING_CACHE", str(tmp_path / "cache"))
+    write_parquet(tmp_path / "shapes.parquet", 201)
+    values = {"source": str(tmp_path / "shapes.parquet"), "n_pretrain": None, "classes": 2}
+    run = {"stage": "pretrain", "fields": {**PRETRAIN, **values}, "teacher": None, "parent": None, "processes": 1}
+    (guessed,) = resolve_runs([run], ProcessCache(fill=False, guess=True))
+    (known,) = resolve_runs([run], ProcessCache())
+    assert (guessed.spec.n_pretrain, guessed.provisional) == (121, None)
+    assert guessed.to_dict() == known.to_dict()
 
 
 def test_the_name_of_an_architecture_is_never_a_folder(plain, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import bisect
 import itertools
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -251,6 +252,38 @@ class LabelIds:
                 problem = "has no label"
             raise InputError(f"{self._where}: row {row} {problem}")
         return self._positions.get(number)
+
+
+def count_images(files: Sequence[LabelColumn], column: str, labels: LabelIds) -> int | None:
+    """Number of the rows of a part whose class is selected: by headers, or by the label column of some classes.
+
+    Args:
+        files: The files of the part.
+        column: The label column.
+        labels: Selects the classes.
+
+    Returns:
+        None where the headers do not say, or where labels would have to be read over a network or converted first.
+
+    Raises:
+        InputError: A label is missing, or the training part does not have it.
+    """
+    if not files or any(file.n_rows is None for file in files):
+        return None
+    if labels.share == 1:
+        return sum(file.n_rows for file in files)
+    are_alike = all((file.kind, file.names) == (files[0].kind, files[0].names) for file in files)
+    if not are_alike or not all(
+        file.path.lower().endswith(".parquet") and os.path.exists(file.path) for file in files
+    ):
+        return None
+    from pyarrow import parquet
+
+    n_images = 0
+    for file in files:
+        values = parquet.read_table(file.path, columns=[column])[column].value_counts().to_pylist()
+        n_images += sum(one["counts"] for one in values if labels.position(one["values"], 0) is not None)
+    return n_images
 
 
 class FileNames:

@@ -35,6 +35,7 @@ from hf_scaling.data.labels import (
     LabelColumn,
     LabelIds,
     check_label_columns,
+    count_images,
     find_image_column,
     find_label_column,
     name_classes,
@@ -144,6 +145,11 @@ class FolderOrigin:
         """What determines the images and their labels."""
         return {"images": self._content, "test": self._test_part}
 
+    def n_images(self, part: str, class_ids: np.ndarray) -> int:
+        """Number of files of some classes."""
+        files = self._folder.parts["train" if part == "train" else self._test_part]
+        return int(np.isin(files.labels, class_ids).sum())
+
     def reader(self, part: str, class_ids: np.ndarray, packer: Packer, skip_corrupt: bool) -> Reader:
         """Open "train" or "test"."""
         part = "train" if part == "train" else self._test_part
@@ -199,6 +205,14 @@ class DatasetOrigin:
         parts = {"train": self._parts["train"], "test": self._parts.get("test"), "config": self._config}
         return {**self._located.content, **parts, "image": self._image, "label": self._label}
 
+    def n_images(self, part: str, class_ids: np.ndarray) -> int | None:
+        """Number of rows of some classes; None where `count_images` cannot tell."""
+        return count_images(self._files[part], self._label, self._labels(part, class_ids))
+
+    def _labels(self, part: str, class_ids: np.ndarray) -> LabelIds:
+        where = f"part {self._parts[part]} of {self.name}"
+        return LabelIds(self.class_names, class_ids, where, self._names, self._files[part])
+
     def reader(self, part: str, class_ids: np.ndarray, packer: Packer, skip_corrupt: bool) -> Reader:
         """Open "train" or "test": streamed in order, or downloaded and prepared for random access.
 
@@ -207,8 +221,7 @@ class DatasetOrigin:
         """
         name, files = self._parts[part], self._files[part]
         where = f"part {name} of {self.name}"
-        labels = LabelIds(self.class_names, class_ids, where, self._names, files)
-        rows = RowPacker(self._image, self._label, labels, packer, skip_corrupt, where)
+        rows = RowPacker(self._image, self._label, self._labels(part, class_ids), packer, skip_corrupt, where)
         errors = functools.partial(dataset_errors, self.name)
         are_counted = bool(files) and all(file.n_rows is not None for file in files)
         n_rows = sum(file.n_rows for file in files) if are_counted else None

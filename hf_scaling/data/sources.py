@@ -139,6 +139,12 @@ class Origin(Protocol):
     def identity(self) -> dict:
         """What determines the images, as JSON; part of the fingerprint."""
 
+    def n_images(self, part: str, class_ids: np.ndarray) -> int | None:
+        """Number of images of some classes, without reading one; None where that is not known.
+
+        Only asked of what is not generated.
+        """
+
     def reader(self, part: str, class_ids: np.ndarray, packer: Packer, skip_corrupt: bool) -> Reader:
         """Open "train" or "test" with the images of `class_ids`; labels are positions within `class_ids`."""
 
@@ -269,6 +275,25 @@ class Source:
         """
         return self._read_part("test") if self._origin.has_test else self._divided[1]
 
+    def count(self) -> tuple[int, int] | None:
+        """Sizes of the training and the test part where no image is decoded for it: by file names, headers and labels.
+
+        Returns:
+            None where the sizes are not known before the cache is filled: of generated sources, of some classes of a
+            data set on the Hub, and where images that cannot be decoded are left out.
+
+        Raises:
+            InputError: A label is missing or of a class that the training part does not have.
+        """
+        if self._origin.is_generated or self._options.skip_corrupt:
+            return None
+        train = self._origin.n_images("train", self._class_ids)
+        test = self._origin.n_images("test", self._class_ids) if self._origin.has_test else None
+        if train is not None and not self._origin.has_test:
+            test = _test_size(train)
+            train -= test
+        return None if train is None or test is None else (train, test)
+
     @property
     def n_held_out(self) -> int:
         """Number of training images that a run which selects by a validation part holds out."""
@@ -277,7 +302,7 @@ class Source:
     @functools.cached_property
     def _divided(self) -> tuple[Split, Split]:
         whole = self._read_part("train")
-        n_test = min(_LARGEST_TEST, len(whole) // 10)
+        n_test = _test_size(len(whole))
         if n_test == 0:
             raise InputError(
                 f"{self.name} has {len(whole)} images and no test part: at least 10 are needed to hold out 10 %"
@@ -326,6 +351,11 @@ class Source:
         log_once(f"{self.name}: {line}", self.fingerprint)
 
 
+def _test_size(n_images: int) -> int:
+    """Images that are held out as a test part where a source has none."""
+    return min(_LARGEST_TEST, n_images // 10)
+
+
 def count_overlap(a: Split, b: Split) -> int:
     """Number of images of `b` whose pixels are also an image of `a`.
 
@@ -347,7 +377,7 @@ OPENERS = {"images": open_source, "text": open_text}
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """A source in numbers, in images or tokens; the last three are None until its cache is filled.
+    """A source in numbers, in images or tokens; the sizes are None where only a filled cache would tell them.
 
     Attributes:
         name: Name in results.
@@ -371,12 +401,17 @@ class SourceFacts:
     def of(cls, source: Source | TextSource, fill: bool) -> "SourceFacts":
         """Count an open source; `fill` reads it into its cache where that is not filled, so that sizes are known.
 
+        Without `fill`, images are counted by `Source.count` as far as that tells.
+
         Raises:
             InputError: See `Source.train`.
         """
         known = source.name, source.fingerprint, len(source.class_names)
         if not (fill or source.is_available):
-            return cls(*known, None, None, None)
+            counted = source.count() if isinstance(source, Source) else None
+            if counted is None:
+                return cls(*known, None, None, None)
+            return cls(*known, *counted, validation_size(counted[0]))
         sizes = len(source.train), len(source.test), source.n_held_out
         return cls(*known, *sizes, getattr(source, "is_unlimited", False))
 
