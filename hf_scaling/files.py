@@ -25,6 +25,16 @@ def shipped_folder(name: str) -> Path:
     return installed if installed.is_dir() else package.parent / name
 
 
+def decode_text(content: bytes) -> str:
+    """The text of a foreign file: UTF-8, or UTF-16 by its mark, else Windows-1252; without the mark."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", "replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file atomically: yield a temporary path beside `path`, which replaces it if the block ends well.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -320,3 +321,107 @@ def test_a_file_that_grows_is_read_whole(tmp_path):
 def test_labels_and_stamps_have_the_documented_types(tmp_path):
     files = read_image_folder(write(tmp_path, "cat/{}.png*2", "dog/{}.png*2")).parts["train"]
     assert files.labels.dtype == np.int64 and files.stamps.shape == (4, 3) and files.stamps.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("training_set", "test_set"), ("TrainImages", "ValImages2"), ("seg_train/seg_train", "seg_test/x")],
+)
+def test_folders_that_look_like_parts_are_no_classes(tmp_path, train, test):
+    write(tmp_path, *(f"{part}/{name}/{{}}.png*3" for part in (train, test) for name in ("cat", "dog")))
+    line = refusal(tmp_path)
+    assert train.partition("/")[0] in line and test.partition("/")[0] in line and "rename" in line
+
+
+def test_a_third_folder_does_not_hide_parts(tmp_path):
+    write(
+        tmp_path, *(f"seg_{part}/{name}/{{}}.png*2" for part in ("train", "test") for name in "ab"), "seg_pred/0.png"
+    )
+    assert "seg_train to train" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "classes", [("test_tube", "train_station", "bus"), ("trainer", "tester"), ("contest", "strain")]
+)
+def test_classes_can_have_names_that_hold_the_names_of_parts(tmp_path, classes):
+    write(tmp_path, *(f"{name}/{{}}.png*2" for name in classes))
+    assert counts(read_image_folder(tmp_path)) == dict.fromkeys(sorted(classes), 2)
+
+
+@pytest.mark.parametrize(("train", "test"), [("train", "test"), ("Training", "VAL")])
+def test_parts_below_the_classes_are_refused(tmp_path, train, test):
+    write(tmp_path, *(f"{name}/{part}/{{}}.png*2" for name in ("cat", "dog") for part in (train, test)))
+    assert all(name in refusal(tmp_path) for name in ("cat", "dog", train, test))
+
+
+@pytest.mark.parametrize("tops", [("fold1", "fold2"), ("monday", "tuesday", "friday")])
+def test_classes_that_hold_the_same_folders_are_reported(tmp_path, tops):
+    write(tmp_path, *(f"{top}/{name}/{{}}.png*2" for top in tops for name in ("cat", "dog")))
+    folder = read_image_folder(tmp_path)
+    assert folder.class_names == tuple(sorted(tops))
+    assert len(folder.remarks) == 1 and "cat, dog" in folder.remarks[0]
+
+
+@pytest.mark.parametrize("name", ["café", "Ångström"])
+def test_one_name_in_two_unicode_forms_is_one_class(tmp_path, name):
+    forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+    write(tmp_path, *(f"{form}/{number}{{}}.png*2" for number, form in enumerate(forms)), "dog/{}.png*3")
+    assert counts(read_image_folder(tmp_path)) == {forms[0]: 4, "dog": 3}
+
+
+@pytest.mark.parametrize("names", [("Cat", "cat"), ("sea lion", "sealion")])
+def test_classes_that_differ_in_case_or_spaces_alone_are_reported(tmp_path, names):
+    write(tmp_path, *(f"{name}/{{}}.png*2" for name in (*names, "dog")))
+    folder = read_image_folder(tmp_path)
+    assert len(folder.class_names) == 3
+    assert len(folder.remarks) == 1 and all(repr(name) in folder.remarks[0] for name in names)
+
+
+@pytest.mark.parametrize("file", ["Icon\r", "notes.txt"])
+def test_files_below_a_folder_that_is_entered_are_counted_once(tmp_path, file):
+    write(tmp_path, "zip/pets/cat/0.png", "zip/pets/dog/1.png", f"zip/pets/{file}", "zip/read.pdf")
+    assert any(": 2 files not read" in remark for remark in read_image_folder(tmp_path / "zip").remarks)
+
+
+@pytest.mark.parametrize("label", [True, 1.5, [1, 2], {"id": 1}, "", "  ", None])
+def test_a_label_that_is_no_name_is_refused_with_its_row(tmp_path, label):
+    write(tmp_path, "{}.png*4")
+    rows = [{"file_name": f"{n}.png", "label": label if n == 2 else "ab"[n % 2]} for n in range(4)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert "metadata.jsonl: row 3" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_spaces_around_a_label_do_not_count(tmp_path, suffix):
+    write(tmp_path, "{}.png*4")
+    labels = ["cat", " cat", "dog ", "dog"]
+    rows = [{"file_name": f"{n}.png", "label": label} for n, label in enumerate(labels)]
+    lines = ["file_name,label", *(f"{row['file_name']},{row['label']}" for row in rows)]
+    (tmp_path / f"metadata.{suffix}").write_text("\n".join(lines if suffix == "csv" else map(json.dumps, rows)))
+    assert counts(read_image_folder(tmp_path)) == {"cat": 2, "dog": 2}
+
+
+@pytest.mark.parametrize(("column", "names"), [("split", ("train", "test")), ("Partition", ("TRAIN", "Valid"))])
+def test_a_column_of_the_metadata_gives_the_parts(tmp_path, column, names):
+    write(tmp_path, "{}.png*6")
+    rows = [{"file_name": f"{n}.png", "label": "ab"[n % 2], column: names[n > 3]} for n in range(6)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    folder = read_image_folder(tmp_path)
+    assert counts(folder) == {"a": 2, "b": 2} and counts(folder, folder.evaluation_part()) == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_metadata_of_the_training_part_alone_is_refused(tmp_path, part):
+    write(tmp_path, *(f"{top}/{name}/{{}}.png*2" for top in ("train", part) for name in "ab"))
+    rows = ["file_name,label", *(f"{name}/{n}.png,{n}" for name in "ab" for n in range(2))]
+    (tmp_path / "train" / "metadata.csv").write_text("\n".join(rows))
+    assert folders.PARTS[part] in refusal(tmp_path) and "metadata" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["mpo", "MPO"])
+def test_photographs_of_stereo_cameras_are_images(tmp_path, suffix):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        images = [Image.new("RGB", (8, 8), (grey, 0, 0)) for grey in (10, 200)]
+        images[0].save(tmp_path / name / f"0.{suffix}", "MPO", save_all=True, append_images=images[1:])
+    assert counts(read_image_folder(tmp_path)) == {"cat": 1, "dog": 1}

@@ -4,10 +4,13 @@ import logging
 import shutil
 from pathlib import Path
 
+import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 from numbered_images import numbers_of, pixels, png, write_folder, write_parquet
 from PIL import Image
+from pyarrow import parquet
 
 from hf_scaling import data
 from hf_scaling.data import folders, loading
@@ -159,3 +162,31 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (folder / "dog" / "0003.png").unlink()
     with pytest.raises(InputError, match=r"dog/0003\.png"):
         _ = source.train
+
+
+@pytest.mark.parametrize("marker", [None, -1])
+def test_a_test_part_without_labels_is_reported(marker, tmp_path, warnings_of):
+    images = [{"bytes": png(number, 0), "path": None} for number in range(20)]
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog"]))
+    (tmp_path / "set").mkdir()
+    for part, labels in (("train", [number % 2 for number in range(20)]), ("test", [marker] * 20)):
+        rows = datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+        rows.to_parquet(tmp_path / "set" / f"{part}.parquet")
+    source = open_quietly(tmp_path / "set", tmp_path)
+    assert len(source.train) + len(source.test) == 20
+    assert sum("test" in warning and "no label" in warning for warning in warnings_of()) == 1
+
+
+@pytest.mark.parametrize("deeper", ["images", "a/b"])
+def test_paths_in_a_parquet_file_are_below_its_folder(deeper, tmp_path, monkeypatch):
+    folder = write(tmp_path / "set", *(f"{deeper}/{number}.png" for number in range(20)))
+    monkeypatch.chdir(write(tmp_path / "elsewhere", *(f"{deeper}/{number}.png" for number in reversed(range(20)))))
+    images = [{"bytes": None, "path": f"{deeper}/{number}.png"} for number in range(20)]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    labels = ["cat" if number < 10 else "dog" for number in range(20)]
+    parquet.write_table(pa.table({"image": pa.array(images, kind), "label": labels}), folder / "train.parquet")
+    source = open_quietly(folder, tmp_path)
+    for part in (source.train, source.test):
+        labels = [source.class_names[label] for label in part.labels]
+        numbers = numbers_of(part.images(np.arange(len(part))))
+        assert labels == ["cat" if number < 10 else "dog" for number in numbers]

@@ -9,13 +9,17 @@ import timm
 import torch
 from PIL import Image
 from transformers import (
+    AutoImageProcessor,
     AutoModelForImageClassification,
     CLIPConfig,
     CLIPForImageClassification,
+    EfficientNetImageProcessor,
+    MobileViTImageProcessor,
     ResNetConfig,
     ResNetForImageClassification,
     ViTConfig,
     ViTForImageClassification,
+    ViTImageProcessor,
     pipeline,
 )
 
@@ -261,6 +265,37 @@ def test_the_statistics_of_a_checkpoint_are_read_back(tmp_path):
     assert models.load_statistics(tmp_path) == models.ImageStatistics(MEAN, STD)
     with pytest.raises(InputError, match="std"):
         models.build_processor(model, MEAN, (0.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        lambda size: ViTImageProcessor(size=size, do_normalize=False),
+        lambda size: ViTImageProcessor(
+            size=size, do_rescale=False, image_mean=[127.5, 120, 110], image_std=[60, 61, 62]
+        ),
+        lambda size: ViTImageProcessor(size=size, rescale_factor=1 / 127.5, image_mean=[1.0] * 3, image_std=[1.0] * 3),
+        lambda size: EfficientNetImageProcessor(size=size, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]),
+        lambda size: EfficientNetImageProcessor(
+            size=size, rescale_factor=1 / 127.5, rescale_offset=True, include_top=False, do_normalize=False
+        ),
+    ],
+)
+def test_the_statistics_are_what_the_image_processor_does(processor, tmp_path):
+    tiny_vit().save_pretrained(tmp_path)
+    processor({"height": 16, "width": 16}).save_pretrained(tmp_path)
+    image = Image.new("RGB", (16, 16), (200, 100, 50))
+    expected = AutoImageProcessor.from_pretrained(tmp_path)(image, return_tensors="pt")["pixel_values"][0, :, 8, 8]
+    statistics = models.load_statistics(tmp_path)
+    normalised = (np.array([200, 100, 50]) / 255 - statistics.mean) / statistics.std
+    assert normalised == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+def test_an_image_processor_of_another_order_of_channels_is_refused(tmp_path):
+    tiny_vit().save_pretrained(tmp_path)
+    MobileViTImageProcessor().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="BGR"):
+        models.load_statistics(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -157,3 +157,63 @@ def test_the_same_documents_have_the_same_fingerprint_as_before_parts_were_read(
     swapped = write(tmp_path / "swapped" / "other", "train/0.txt", "test/0.txt", "test/1.txt")
     assert open_quietly(folder, tmp_path).fingerprint == "cbcdab3959218625"
     assert open_quietly(parts, tmp_path).fingerprint != open_quietly(swapped, tmp_path).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        (["wiki.train.txt", "wiki.valid.txt", "wiki.test.txt"], {"train": 1, "test": 1}),
+        ([*numbered("train_{}.txt", 4), *numbered("test_{}.txt", 2)], {"train": 4, "test": 2}),
+        (["on the train.txt", "eye test.txt", "home.txt"], {"train": 3}),
+    ],
+)
+def test_files_that_all_name_their_part_are_divided(names, parts, tmp_path):
+    assert counts(write(tmp_path / "books", *names)) == parts
+
+
+@pytest.mark.parametrize(("train", "test"), [("Train_set", "Test_set"), ("training_data", "eval_data")])
+def test_folders_of_text_that_look_like_parts_are_refused(train, test, tmp_path):
+    folder = write(tmp_path / "books", *numbered(train + "/{}.txt", 3), *numbered(test + "/{}.txt", 3))
+    with pytest.raises(InputError, match=f"{train} to train"):
+        find_documents(folder)
+
+
+@pytest.mark.parametrize("name", ["{}.txt.gz", "deep/{}.md.xz"])
+def test_packed_text_files_are_refused(name, tmp_path):
+    with pytest.raises(InputError, match="unpack"):
+        find_documents(write(tmp_path / "books", *numbered(name, 3)))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_mark_at_the_start_of_a_file_is_no_text(encoding, tmp_path):
+    (tmp_path / "books").mkdir()
+    for number in range(20):
+        (tmp_path / "books" / f"{number}.txt").write_text(f"Story {number}. " * 9, encoding=encoding)
+    assert texts_of(open_quietly(tmp_path / "books", tmp_path), "train").startswith("Story")
+
+
+@pytest.mark.parametrize(
+    ("heads", "row"), [("text", "Story {}"), ("n,text", "{0},Story {0}"), ("n,story", '{0},"Story {0}\nor, rather')]
+)
+def test_csv_files_are_text(heads, row, tmp_path):
+    (tmp_path / "books").mkdir()
+    end = "x" * 50 + '"' * (row.count('"') % 2)
+    (tmp_path / "books" / "train.csv").write_text("\n".join([heads, *numbered(row + end)]))
+    source = open_quietly(tmp_path / "books", tmp_path)
+    assert len(source.train.documents) + len(source.test.documents) == 30
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "named"),
+    [
+        ("text;n\n" + "\n".join(numbered("Story {0};{0}")), None, "commas"),
+        ("text,n\n" + "\n".join(numbered("Story {0},{0}")), "n", "does not hold text"),
+        ("a,n\n" + "\n".join(numbered("{0},{0}")), None, "none of its columns"),
+        ("a,b\n" + "\n".join(numbered("x{0},y{0}")), None, "give one of a, b"),
+    ],
+)
+def test_csv_files_without_a_column_of_text_are_refused(text, column, named, tmp_path):
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books" / "train.csv").write_text(text)
+    with pytest.raises(InputError, match=named):
+        open_quietly(tmp_path / "books", tmp_path, text_column=column)

@@ -5,6 +5,8 @@ The rule:
 - A class is the first folder below the root, or below the part; deeper folders belong to it.
 - Top folders are parts (train, validation, test) when all top folders that hold images have such names, in any case.
   One such name beside other folders is a class; two or more beside other folders are refused.
+- Top folders that only look like parts (`training_set`, `test_images`), and classes that each hold the parts
+  (`cat/train`, `cat/test`), are refused.
 - A single folder that wraps everything is entered.
 - A `metadata.csv`, `.jsonl` or `.parquet` with a column `file_name` and a label column gives the labels instead.
 - Links are followed. Hidden files and folders do not count. Every other file that is not used is counted by suffix.
@@ -13,6 +15,7 @@ The rule:
 import contextlib
 import hashlib
 import json
+import numbers
 import os
 import re
 import unicodedata
@@ -42,6 +45,13 @@ PARTS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "testset", "eval"), "test"),
 }
+# A word of a folder's name that makes it look like a part: training_set, TestImages, seg_train, validation2.
+_PART_WORD = re.compile(
+    r"(?P<part>train|training|val|valid|validation|dev|test|testing|eval|evaluation)"
+    r"(set|split|data|images?|imgs?|folder|dir)?\d*"
+)
+#: Columns of a metadata file or a list that can say which part an image is of.
+PART_COLUMNS = ("split", "set", "part", "partition", "subset", "phase", "fold")
 #: Columns of a metadata file that can hold the labels, the first that is there.
 LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
 #: A label that is a whole number.
@@ -107,7 +117,8 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(
         suffix.lower()
         for suffix, kind in Image.registered_extensions().items()
-        if kind in Image.OPEN and kind not in _NOT_DECODED
+        # MPO files are opened as JPEG files, whose opener Pillow registers for both.
+        if (kind in Image.OPEN or kind == "MPO") and kind not in _NOT_DECODED
     )
 
 
@@ -126,7 +137,7 @@ def read_image_folder(path: "Path | FolderScan", label_column: str | None = None
     walk, remarks = path if isinstance(path, FolderScan) else FolderScan(path), []
     while (inner := walk.wrapping_folder()) is not None:
         remarks.append(f"{walk.root}: its only folder {inner.name} was entered")
-        walk = FolderScan(inner, walk.unused)
+        walk = FolderScan(inner, walk.beside)
     n_images = {top: sum(map(len, walk.images[top].values())) for top in walk.images}
     if not any(n_images.values()):
         raise InputError(f"{walk.root}: no images{describe_unused(walk.unused, ': ')}")
@@ -140,13 +151,51 @@ def read_image_folder(path: "Path | FolderScan", label_column: str | None = None
         )
     top_classes = {top: _joined(seconds.values()) for top, seconds in walk.images.items()}
     by_class = _parts_by_class(walk, parts) if parts and not others else {"train": top_classes}
-    labels = _metadata_labels(walk, by_class, label_column)
+    labels, part_of = _metadata_labels(walk, by_class, label_column)
     if labels is not None:
-        by_class = {part: _grouped(walk, classes, labels) for part, classes in by_class.items()}
+        by_class = _by_metadata(walk, by_class, labels, part_of)
+    elif "train" in by_class and not (parts and not others):
+        _check_parts_in_disguise(walk, tops)
+        seconds = [{name for name, files in walk.images[top].items() if files} for top in tops]
+        if len(tops) > 1 and len(seconds[0]) > 1 and "" not in seconds[0] and all(x == seconds[0] for x in seconds):
+            remarks.append(
+                f"{walk.root}: the classes are {listing(tops)}, which hold the same folders "
+                f"({listing(sorted(seconds[0]))}): if those are the classes, they belong at the top"
+            )
     empty = sorted(top for top, n in n_images.items() if top and not n)
     if empty:
         remarks.append(f"{walk.root}: folders without images: {listing(empty)}")
     return assemble(walk, by_class, remarks)
+
+
+def part_by_name(name: str) -> str | None:
+    """The part that a folder's name looks like, in any case: "train" for Training_set; None for none or several."""
+    words = (_PART_WORD.fullmatch(word.lower()) for word in re.findall("[A-Z]?[a-z]+[0-9]*|[A-Z]+[0-9]*", name))
+    found = {PARTS.get(word["part"], "test") for word in words if word}
+    return found.pop() if len(found) == 1 else None
+
+
+def _check_parts_in_disguise(walk: "FolderScan", tops: Sequence[str]) -> None:
+    """Refuse classes that look like parts, and classes that each hold parts: their images would be mixed.
+
+    Raises:
+        InputError: All top folders look like parts, or some do and hold folders; or each holds a training part and
+            another, and nothing else.
+    """
+    named = {top: part for top in tops if (part := part_by_name(top))}
+    hold_folders = any(files for top in named for second, files in walk.images[top].items() if second)
+    if "train" in named.values() and len(set(named.values())) > 1 and (len(named) == len(tops) or hold_folders):
+        raise InputError(
+            f"{walk.root}: the folders {listing(named)} look like parts: rename "
+            f"{listing(f'{top} to {part}' for top, part in named.items())} if they are, else give the classes in a "
+            "metadata.csv with columns file_name and label"
+        )
+    inner = [{PARTS.get(name.lower()) for name, files in walk.images[top].items() if files} for top in tops]
+    if len(tops) > 1 and all("train" in parts and len(parts) > 1 and None not in parts for parts in inner):
+        raise InputError(
+            f"{walk.root}: {listing(tops)} each hold parts ({listing(sorted(walk.images[tops[0]].keys() - {''}))}): "
+            "put the parts at the top and the classes below, train/CLASS and test/CLASS"
+        )
 
 
 @dataclass
@@ -177,6 +226,7 @@ class FolderScan:
         images: Top folder to second folder to images; "" stands for the files beside the folders.
         metadata: Folder (relative, "" for the root) to its metadata file.
         data_files: Parquet and Arrow files that are not metadata, relative to the root; `unused` counts them too.
+        beside: The part of `unused` that lies in the root itself.
     """
 
     root: Path
@@ -184,11 +234,14 @@ class FolderScan:
     images: dict[str, dict[str, ImageGroup]] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     data_files: list[str] = field(default_factory=list)
+    beside: Counter = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._suffixes = image_suffixes()
         self.images[""] = {"": ImageGroup()}
-        for top, path, above in self._read(str(self.root), "", self.images[""][""], ()):
+        folders = self._read(str(self.root), "", self.images[""][""], ())
+        self.beside = Counter(self.unused)
+        for top, path, above in folders:
             seconds = self.images[top] = {"": ImageGroup()}
             for second, inner, here in self._read(path, f"{top}/", seconds[""], above):
                 seconds[second] = ImageGroup()
@@ -297,13 +350,14 @@ def _parts_by_class(walk: FolderScan, parts: Mapping[str, str]) -> dict[str, dic
 
 def _metadata_labels(
     walk: FolderScan, by_class: Mapping[str, Mapping[str, ImageGroup]], label_column: str | None
-) -> dict[str, str] | None:
-    """Path to label by the metadata files; None where there is none with a label column."""
+) -> tuple[dict[str, str] | None, dict[str, str]]:
+    """Path to label by the metadata files, None where there is none with a label column; and path to part."""
     if not walk.metadata:
         if label_column is not None:
             raise InputError(f"label_column: {walk.root} has no metadata file with a column {label_column}")
-        return None
+        return None, {}
     labels: dict[str, str] = {}
+    part_of: dict[str, str] = {}
     present = {path for classes in by_class.values() for files in classes.values() for path in files.paths}
     for folder, name in sorted(walk.metadata.items()):
         where = walk.root / folder / name
@@ -312,22 +366,57 @@ def _metadata_labels(
         if column is None:
             walk.unused[f"({name} without a label column)"] += 1
             continue
+        parts = part_column(frame)
         for row, (file_name, label) in enumerate(zip(frame["file_name"], frame[column]), start=1):
             path = os.path.normpath(f"{folder}/{file_name}" if folder else str(file_name)).replace(os.sep, "/")
             if path not in present:
                 raise InputError(f"{where}: row {row}: there is no image {file_name}")
-            if label is None or label != label:
-                raise InputError(f"{where}: row {row}: {column} is empty")
             if path in labels:
                 raise InputError(f"{where}: row {row}: {file_name} is listed twice")
-            labels[path] = label_name(label)
+            labels[path] = read_label(label, f"{where}: row {row}: {column}")
+            if parts is not None:
+                part_of[path] = parts[row - 1]
         if where.suffix == ".csv":
             own = {path: label for path, label in labels.items() if path.startswith(f"{folder}/" if folder else "")}
             # A column of whole numbers that was written as 1.0, 2.0: a CSV file has no types.
             if all(WHOLE_NUMBER.fullmatch(label) for label in own.values()) and any("." in x for x in own.values()):
                 labels |= {path: label_name(float(label)) for path, label in own.items()}
     check_numbers(labels.values(), f"{walk.root}: its metadata")
-    return labels or None
+    return labels or None, part_of
+
+
+def part_column(frame: "pd.DataFrame") -> list[str] | None:
+    """The part of each row by a column such as `split`; None where no such column holds names of parts alone.
+
+    Args:
+        frame: The table; the values count in any case, without the spaces around them.
+    """
+    for name in frame.columns:
+        if str(name).strip().lower() in PART_COLUMNS:
+            parts = [PARTS.get(str(value).strip().lower()) for value in frame[name]]
+            if None not in parts and "train" in parts and len(set(parts)) > 1:
+                return [part for part in parts if part]
+    return None
+
+
+def read_label(value: object, where: str) -> str:
+    """The name of the class that a cell holds: a string without the spaces around it, or a whole number.
+
+    Args:
+        value: The cell.
+        where: File, row and column, for the message.
+
+    Raises:
+        InputError: It is empty, a truth value, a fraction, a list or anything else.
+    """
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):
+        raise InputError(f"{where} is empty")
+    if isinstance(value, str):
+        return value.strip()
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
+    if not is_number or value != int(value):
+        raise InputError(f"{where} holds {value!r}: a label is a name or a whole number")
+    return label_name(value)
 
 
 def label_name(value: object) -> str:
@@ -383,18 +472,45 @@ def _label_column(columns: Sequence[str], requested: str | None, where: Path) ->
     return requested
 
 
-def _grouped(walk: FolderScan, classes: Mapping[str, ImageGroup], labels: Mapping[str, str]) -> dict[str, ImageGroup]:
-    """Label to files, by the metadata; images without a row are counted as unused."""
-    groups: dict[str, ImageGroup] = {}
-    for files in classes.values():
-        for number, path in enumerate(files.paths):
-            if path in labels:
-                group = groups.setdefault(labels[path], ImageGroup())
-                group.paths.append(path)
-                group.stamps += files.stamps[3 * number : 3 * number + 3]
-            else:
-                walk.unused["(images without a row of metadata)"] += 1
-    return groups
+def _by_metadata(
+    walk: FolderScan,
+    by_class: Mapping[str, Mapping[str, ImageGroup]],
+    labels: Mapping[str, str],
+    part_of: Mapping[str, str],
+) -> dict[str, dict[str, ImageGroup]]:
+    """Part to label to files, by the metadata; images without a row are counted as unused.
+
+    Args:
+        walk: The folder's files.
+        by_class: Part to class to files, by the folders.
+        labels: Path to label.
+        part_of: Path to part by a column of the metadata; used where the folders give no parts.
+
+    Raises:
+        InputError: A part has images, and none of them a row.
+    """
+    grouped: dict[str, dict[str, ImageGroup]] = {}
+    n_without = 0
+    for part, classes in by_class.items():
+        n_with = 0
+        for files in classes.values():
+            for number, path in enumerate(files.paths):
+                if path in labels:
+                    n_with += 1
+                    own = part_of.get(path, part) if len(by_class) == 1 else part
+                    group = grouped.setdefault(own, {}).setdefault(labels[path], ImageGroup())
+                    group.paths.append(path)
+                    group.stamps += files.stamps[3 * number : 3 * number + 3]
+                else:
+                    n_without += 1
+        if not n_with:
+            raise InputError(
+                f"{walk.root}: no row of its metadata names an image of its {part} part: add a metadata.csv to that "
+                "folder, or move it out"
+            )
+    if n_without:
+        walk.unused["(images without a row of metadata)"] += n_without
+    return {part: grouped[part] for part in ("train", "validation", "test") if part in grouped}
 
 
 def assemble(
@@ -413,7 +529,11 @@ def assemble(
     named: dict[str, dict[str, ImageGroup]] = {}
     for part, classes in by_class.items():
         loose = len(classes.get("", ()))
-        named[part] = {unicodedata.normalize("NFC", name): files for name, files in classes.items() if name and files}
+        by_name: dict[str, list[ImageGroup]] = {}
+        for name, files in classes.items():
+            if name and files:
+                by_name.setdefault(unicodedata.normalize("NFC", name), []).append(files)
+        named[part] = {name: _joined(groups) for name, groups in by_name.items()}
         if not named[part]:
             raise InputError(
                 f"{walk.root}: the {loose:,} images of its {part} part are in no class folder: make a folder a class, "
@@ -440,6 +560,15 @@ def assemble(
         stamps = np.array(files.stamps, np.int64).reshape(-1, 3)[order]
         parts[part] = ImageFiles(tuple(map(files.paths.__getitem__, order.tolist())), labels, stamps)
     remarks = list(remarks)
+    folded: dict[str, list[str]] = {}
+    for name in class_names:
+        folded.setdefault("".join(name.casefold().split()), []).append(name)
+    for alike in folded.values():
+        if len(alike) > 1:
+            remarks.append(
+                f"{walk.root}: the classes {listing([repr(name) for name in alike])} differ in case or spaces alone "
+                "and count as several: merge them if they are one"
+            )
     if walk.unused.total():
         remarks.append(f"{walk.root}: {describe_unused(walk.unused)}")
     if {"test", "validation"} <= parts.keys():

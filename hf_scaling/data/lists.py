@@ -1,11 +1,15 @@
 """Images listed in CSV files: `train.csv` and `test.csv`, or one `labels.csv`, with columns of files and of labels.
 
 Lists are read where the folders of the images give no classes. A file is written as its path below the folder of the
-list, or as its name alone, with or without the suffix, where only one image has that name.
+list, or as its name alone, with or without the suffix, where only one image has that name. A column such as `split`
+divides one list into parts.
 """
 
+import csv
+import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -17,16 +21,34 @@ from hf_scaling.data.folders import (
     ImageGroup,
     assemble,
     check_numbers,
-    label_name,
+    part_column,
     read_image_folder,
+    read_label,
 )
 from hf_scaling.errors import InputError
+from hf_scaling.files import decode_text
 from hf_scaling.text import listing
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_SUFFIXES = (".csv", ".tsv")
+_SUFFIXES = (".csv", ".tsv", ".parquet")
+
+
+@dataclass(frozen=True)
+class _List:
+    """A file that names images of the folder.
+
+    Attributes:
+        path: The file.
+        files, labels: The cells of each row.
+        parts: The part of each row by a column such as `split`; None where there is none.
+    """
+
+    path: Path
+    files: Sequence[str]
+    labels: Sequence[object]
+    parts: Sequence[str] | None
 
 
 def read_images(scan: FolderScan, label_column: str | None = None) -> ImageFolder:
@@ -37,48 +59,102 @@ def read_images(scan: FolderScan, label_column: str | None = None) -> ImageFolde
         label_column: The label column of its metadata files or lists; None finds it.
 
     Raises:
-        InputError: As `read_image_folder` does, where no list names images of the folder; a list with an empty label,
-            with a file that does not exist or is listed twice, or two lists of one part.
+        InputError: As `read_image_folder` does, where no list names images of the folder; a list without a label
+            column, with an empty label, with a file that does not exist or is listed twice, or two lists of one part;
+            a list whose labels are not those of the folders.
     """
     unused = Counter(scan.unused)
     try:
-        return read_image_folder(scan, label_column)
+        folder = read_image_folder(scan, label_column)
     except InputError:
         scan.unused = unused
         lists = _find_lists(scan, label_column)
         if not lists:
             raise
-    return _read_lists(scan, lists)
+        return _read_lists(scan, lists)
+    if scan.metadata or not any(scan.unused[suffix] for suffix in _SUFFIXES):
+        return folder
+    return replace(folder, remarks=(*folder.remarks, *_compare_with_lists(scan, folder)))
 
 
-def _find_lists(scan: FolderScan, label_column: str | None) -> dict[str, tuple[Path, "pd.DataFrame"]]:
-    """Part to its list, with columns file and label; {} where no CSV file names images of the folder."""
-    import pandas as pd
+def _find_lists(scan: FolderScan, label_column: str | None, unread: list[str] | None = None) -> dict[str, _List]:
+    """Part to its list; {} where no file names images of the folder and has labels.
 
-    found: dict[str, tuple[Path, pd.DataFrame]] = {}
+    Args:
+        scan: The folder's files.
+        label_column: The label column; None finds it.
+        unread: Filled with a line for each list without a label column; None where nothing else gives the classes, so
+            that such a list is refused.
+    """
+    found: dict[str, _List] = {}
     names = _names(scan)
     for path in sorted(path for path in scan.root.iterdir() if path.suffix.lower() in _SUFFIXES):
-        try:
-            frame = pd.read_csv(path, sep=None, engine="python", dtype=str, keep_default_na=False)
-        except (ValueError, OSError):
+        if path.name == scan.metadata.get(""):
             continue
-        label = label_column or next((name for name in LABEL_COLUMNS if name in frame.columns), None)
+        frame = _read_frame(path)
+        if frame is None:
+            continue
+        by_name = {name.strip().lower(): name for name in reversed(list(frame.columns))}
+        label = label_column or next((by_name[name] for name in LABEL_COLUMNS if name in by_name), None)
         # A few files may be missing, which is then said by row.
         found_in = {
             name: sum(file in names for file in _cleaned(frame[name][:100])) for name in frame if name != label
         }
         files = max(found_in, key=found_in.__getitem__, default=None)
-        if files is None or not found_in[files] or label not in frame.columns:
+        if files is None or not found_in[files]:
             continue
+        if label not in frame.columns:
+            others = [name for name in frame if name != files]
+            if unread is not None:
+                if others:
+                    advice = f"to read its labels give label_column, one of {listing(others)}"
+                    unread.append(f"{path}: names images and is not read: the folders are the classes; {advice}")
+                continue
+            if set(_cleaned(frame.columns)) & names.keys():
+                raise InputError(f"{path}: its first line names an image: put the names of the columns above it")
+            has_no = f"{path}: names images and has no column {label or listing(LABEL_COLUMNS[:4])}"
+            if len(others) > 1 and _is_one_hot(frame[others]):
+                raise InputError(
+                    f"{has_no} but one for each class ({listing(others)}): write the classes as one column"
+                )
+            raise InputError(f"{has_no}: give label_column, one of {listing(others)}")
         part = PARTS.get(path.stem.lower(), "train")
         if part in found:
-            raise InputError(f"{scan.root}: {found[part][0].name} and {path.name} both list its {part} part: keep one")
-        found[part] = path, pd.DataFrame({"file": _cleaned(frame[files]), "label": frame[label]})
+            raise InputError(
+                f"{scan.root}: {found[part].path.name} and {path.name} both list its {part} part: keep one"
+            )
+        found[part] = _List(path, _cleaned(frame[files]), list(frame[label]), part_column(frame))
     return found if "train" in found else {}
 
 
-def _cleaned(files: "pd.Series") -> list[str]:
-    return [file.strip().removeprefix("./") for file in files]
+def _read_frame(path: Path) -> "pd.DataFrame | None":
+    """A list as text; None for a file that is no table of strings."""
+    import pandas as pd
+
+    try:
+        if path.suffix.lower() == ".parquet":
+            frame = pd.read_parquet(path)
+        else:
+            text = decode_text(path.read_bytes())
+            frame = pd.read_csv(io.StringIO(text), sep=None, engine="python", dtype=str, keep_default_na=False)
+    except (ValueError, OSError, csv.Error):
+        return None
+    if frame.columns.has_duplicates:
+        return None
+    return frame.rename(columns=str).rename(columns=str.strip)
+
+
+def _is_one_hot(frame: "pd.DataFrame") -> bool:
+    """Whether every row holds a single 1 and else zeros."""
+    try:
+        values = frame.astype(float).to_numpy()
+    except (TypeError, ValueError):
+        return False
+    return bool(((values == 0) | (values == 1)).all() and (values.sum(axis=1) == 1).all())
+
+
+def _cleaned(files: Iterable[object]) -> list[str]:
+    return [str(file).strip().replace("\\", "/").removeprefix("./") for file in files]
 
 
 def _names(scan: FolderScan) -> dict[str, str]:
@@ -90,7 +166,39 @@ def _names(scan: FolderScan) -> dict[str, str]:
     return unique | {path: path for path in paths}
 
 
-def _read_lists(scan: FolderScan, lists: Mapping[str, tuple[Path, "pd.DataFrame"]]) -> ImageFolder:
+def _compare_with_lists(scan: FolderScan, folder: ImageFolder) -> list[str]:
+    """Refuse a list whose labels are not those of the folders, up to other names for the same classes.
+
+    Returns:
+        A line for each list that is not read.
+
+    Raises:
+        InputError: One class of the folders has two labels, or one label is in two classes.
+    """
+    unread: list[str] = []
+    class_of = {
+        path: folder.class_names[label]
+        for files in folder.parts.values()
+        for path, label in zip(files.paths, files.labels.tolist())
+    }
+    names = _names(scan)
+    for listed in _find_lists(scan, None, unread).values():
+        seen: dict[tuple[str, str], str] = {}
+        for file, label in zip(listed.files, map(str, listed.labels)):
+            own = class_of.get(names.get(file, ""))
+            if own is None:
+                continue
+            for kind, key, value in (("class", own, label), ("label", label, own)):
+                other = seen.setdefault((kind, key), value)
+                if other != value:
+                    raise InputError(
+                        f"{listed.path}: {file} has the label {label} and is in the folder {own}, and {kind} {key} "
+                        f"has also {other}: give label_column to read the list, or move it out to read the folders"
+                    )
+    return unread
+
+
+def _read_lists(scan: FolderScan, lists: Mapping[str, _List]) -> ImageFolder:
     names = _names(scan)
     stamps = {
         path: group.stamps[3 * number : 3 * number + 3]
@@ -99,23 +207,26 @@ def _read_lists(scan: FolderScan, lists: Mapping[str, tuple[Path, "pd.DataFrame"
         for number, path in enumerate(group.paths)
     }
     by_class: dict[str, dict[str, ImageGroup]] = {}
-    for part, (where, frame) in lists.items():
-        groups = by_class[part] = {}
+    remarks = [f"{scan.root}: labels are read from {listing(sorted(listed.path.name for listed in lists.values()))}"]
+    for part, listed in lists.items():
+        # A list of a part of its own has the name of that part.
+        own_parts = listed.parts if len(lists) == 1 else None
         # Of all lists: an image of two parts would be trained on and evaluated.
-        for row, (file, label) in enumerate(zip(frame["file"], frame["label"]), start=1):
+        for row, (file, label) in enumerate(zip(listed.files, listed.labels), start=1):
             path = names.get(file)
             if path is None:
-                raise InputError(f"{where}: row {row}: there is no image {file}, or more than one")
-            if not label:
-                raise InputError(f"{where}: row {row}: the label is empty")
+                raise InputError(f"{listed.path}: row {row}: there is no image {file}, or more than one")
+            name = read_label(label, f"{listed.path}: row {row}: the label")
             if path not in stamps:
-                raise InputError(f"{where}: row {row}: {file} is listed twice")
-            group = groups.setdefault(label_name(label), ImageGroup())
+                raise InputError(f"{listed.path}: row {row}: {file} is listed twice")
+            groups = by_class.setdefault(own_parts[row - 1] if own_parts else part, {})
+            group = groups.setdefault(name, ImageGroup())
             group.paths.append(path)
             group.stamps += stamps.pop(path)
-        check_numbers(groups, str(where))
-        scan.unused -= Counter({where.suffix.lower(): 1})
+        for groups in by_class.values():
+            check_numbers(groups, str(listed.path))
+        scan.unused -= Counter({listed.path.suffix.lower(): 1})
     if stamps:
         scan.unused["(images that no list names)"] += len(stamps)
-    remark = f"{scan.root}: labels are read from {listing(sorted(where.name for where, _ in lists.values()))}"
-    return assemble(scan, by_class, [remark])
+    ordered = {part: by_class[part] for part in ("train", "validation", "test") if part in by_class}
+    return assemble(scan, ordered, remarks)

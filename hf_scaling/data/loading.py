@@ -192,6 +192,9 @@ class DatasetOrigin:
                 root, basis, lambda: self._describe(self._located.builder(), name, image_column, label_column)
             )
         self._parts: dict[str, str] = facts["parts"]
+        if unlabelled := facts.get("unlabelled"):
+            instead = f"part {self._parts['test']} is" if "test" in self._parts else "part of train is held out and"
+            log_once(f"{name}: the first row of part {listing(unlabelled)} has no label: {instead} evaluated instead")
         self._image, self._label, self._names = facts["image"], facts["label"], facts["names"]
         self._files = {
             part: [LabelColumn(file, n_rows, kind, tuple(facts["name_lists"][at])) for file, n_rows, kind, at in files]
@@ -221,7 +224,8 @@ class DatasetOrigin:
         """
         name, files = self._parts[part], self._files[part]
         where = f"part {name} of {self.name}"
-        rows = RowPacker(self._image, self._label, self._labels(part, class_ids), packer, skip_corrupt, where)
+        labels = self._labels(part, class_ids)
+        rows = RowPacker(self._image, self._label, labels, packer, skip_corrupt, where, self._located.folder)
         errors = functools.partial(dataset_errors, self.name)
         are_counted = bool(files) and all(file.n_rows is not None for file in files)
         n_rows = sum(file.n_rows for file in files) if are_counted else None
@@ -277,6 +281,7 @@ class DatasetOrigin:
         name_lists = list(dict.fromkeys(file.names for file in all_files))
         return {
             "parts": parts,
+            "unlabelled": candidates[: candidates.index(test) if test else None],
             "image": image,
             "label": label,
             "names": names,
@@ -316,11 +321,13 @@ class Located:
         name: Name in results; never a path.
         content: What identifies its content, as JSON values.
         builder: Opens it; what that costs is paid once.
+        folder: That holds its files; None for one of the Hub.
     """
 
     name: str
     content: dict[str, Any]
     builder: Callable[[], "datasets.DatasetBuilder"]
+    folder: Path | None = None
 
 
 def locate(
@@ -370,7 +377,7 @@ def locate(
         content = {"files": hash_files(files, path, root, progress)}
         if parts is not None and len(parts) > 1:
             content["parts"] = {part: len(files) for part, files in parts.items()}
-        return Located(source_name, content, builder)
+        return Located(source_name, content, builder, folder)
     repo_id, _, config = name.partition(":")
     # Embedded sources have names of one word, so such a name is never looked for on the Hub.
     if "/" not in repo_id or not hub.is_hub_id(repo_id):
@@ -585,7 +592,8 @@ class StreamReader:
 class RowPacker:
     """Turns raw rows into a `Block`: selects classes, decodes, fits and packs.
 
-    Large images are decoded in threads, which PIL allows to run at once. `where` is the part, for messages.
+    Large images are decoded in threads, which PIL allows to run at once. `where` is the part, for messages; rows may
+    hold the paths of images below `folder`.
     """
 
     image_column: str
@@ -594,6 +602,7 @@ class RowPacker:
     packer: Packer
     skip_corrupt: bool
     where: str
+    folder: Path | None = None
 
     def pack(self, rows: list[dict], start: int) -> Block:
         """Pack `rows`, the first of which is row `start` of its part.
@@ -631,7 +640,9 @@ class RowPacker:
 
     def _pack_one(self, row: int, image: dict | None) -> Packed | str:
         """A packed image, or what is wrong with it."""
-        encoded = _read_bytes(image)  # outside the try: an error of the disk or the network is not a corrupt image
+        encoded = _read_bytes(
+            image, self.folder
+        )  # outside the try: an error of the disk or the network is not a corrupt image
         try:
             return self.packer.pack(encoded)
         except (MemoryError, Undecided):
@@ -648,11 +659,15 @@ class RowPacker:
             raise InputError(f"{problem}: repair or remove it, or leave out such images with skip_corrupt") from error
 
 
-def _read_bytes(image: dict | None) -> bytes:
+def _read_bytes(image: dict | None, folder: Path | None) -> bytes:
     if image is None:
         return b""
     if image["bytes"] is not None:
         return image["bytes"]
+    if not image["path"]:
+        return b""
+    if folder is not None and (folder / image["path"]).is_file():  # as its rows mean it, wherever the command is run
+        return (folder / image["path"]).read_bytes()
     if os.path.exists(image["path"]) or not any(mark in image["path"] for mark in ("::", "://")):
         try:
             return Path(image["path"]).read_bytes()

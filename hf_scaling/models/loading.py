@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from transformers import (
@@ -177,21 +178,53 @@ def _processor_size(folder: Path) -> int | None:
 def load_statistics(folder_or_hub_id: str | Path, revision: str | None = None) -> ImageStatistics:
     """Read from a checkpoint how its images are normalised.
 
+    What its image processor does to pixels of 0 to 255, scaled and shifted in whichever steps, is one mean and one
+    standard deviation a channel on pixels of 0 to 1.
+
     Raises:
-        InputError: No such checkpoint, offline, or one without an image processor that normalises.
+        InputError: No such checkpoint, offline, or one without an image processor, or with one that normalises without
+            a mean, or gives the channels in another order.
     """
     name = str(folder_or_hub_id)
     folder = checkpoint_folder(name, revision)
     try:
         processor = AutoImageProcessor.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{name} holds no image processor: give its image mean and std") from error
+        raise InputError(
+            f"{name} holds no image processor: save the preprocessor_config.json of its training beside it, or give "
+            "its image mean and std"
+        ) from error
     timm_config = getattr(processor, "data_config", {})
     mean = timm_config.get("mean", getattr(processor, "image_mean", None))
     std = timm_config.get("std", getattr(processor, "image_std", None))
-    if mean is None or std is None:
-        raise InputError(f"{name}: its image processor has no mean and std: give them")
-    return ImageStatistics(tuple(mean), tuple(std))
+    if getattr(processor, "do_flip_channel_order", False):
+        raise InputError(f"{name}: its image processor gives the channels as BGR; only RGB is supported")
+    if timm_config or _is_plain(processor):
+        if mean is None or std is None:
+            raise InputError(f"{name}: its image processor has no mean and std: give them")
+        return ImageStatistics(tuple(mean), tuple(std))
+    # Steps of x in 0..1: scale * x - shift, less the mean, divided by std; and by std again for EfficientNet's top.
+    again = tuple(std) if std and getattr(processor, "include_top", False) else (1.0,) * 3
+    if not getattr(processor, "do_normalize", True) or mean is None or std is None:
+        mean, std = (0.0,) * 3, (1.0,) * 3
+    rescales = getattr(processor, "do_rescale", True)
+    scale = 255 * getattr(processor, "rescale_factor", 1 / 255) if rescales else 255.0
+    shift = 1.0 if rescales and getattr(processor, "rescale_offset", False) else 0.0
+    return ImageStatistics(
+        tuple(float(f"{(m + shift) / scale:.12g}") for m in mean),
+        tuple(float(f"{s * t / scale:.12g}") for s, t in zip(std, again)),
+    )
+
+
+def _is_plain(processor: Any) -> bool:
+    """Whether an image processor scales pixels to 0..1 and normalises them once, as nearly all do."""
+    return (
+        getattr(processor, "do_normalize", True)
+        and getattr(processor, "do_rescale", True)
+        and abs(255 * getattr(processor, "rescale_factor", 1 / 255) - 1) < 1e-6
+        and not getattr(processor, "rescale_offset", False)
+        and not getattr(processor, "include_top", False)
+    )
 
 
 def build_processor(model: PreTrainedModel, mean: Sequence[float], std: Sequence[float]) -> BitImageProcessor:

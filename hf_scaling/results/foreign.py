@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_scaling.errors import ColumnsError, InputError
+from hf_scaling.files import decode_text
 from hf_scaling.text import did_you_mean, listing
 
 if TYPE_CHECKING:
@@ -148,13 +149,7 @@ def read_delimited(content: bytes, name: str) -> tuple[bytes, str]:
             content = gzip.decompress(content)
         except (OSError, EOFError) as error:
             raise InputError(f"{name}: not readable as gzip: {error}") from None
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        text = content.decode("utf-16", "replace")
-    else:
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = content.decode("cp1252", "replace")
+    text = decode_text(content)
     lines = text[:200_000].splitlines()
     try:
         delimiter = _delimiter_of([line for line in lines[:30] if line.strip()])

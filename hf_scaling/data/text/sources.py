@@ -20,7 +20,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from hf_scaling.data.cache import cache_root, log_once
-from hf_scaling.data.folders import PARTS, describe_unused, list_files
+from hf_scaling.data.folders import PARTS, describe_unused, list_files, part_by_name
 from hf_scaling.data.loading import (
     TEST_PARTS,
     count_rows,
@@ -127,6 +127,9 @@ def find_documents(path: Path) -> dict[str, tuple[Path, ...]]:
         _log_unused(path, set(names) - set(data_files))
         return {}
     if not documents:
+        packed = [name for name in names if Path(Path(name).stem).suffix.lower() in TEXT_SUFFIXES]
+        if packed:
+            raise InputError(f"{path}: {len(packed):,} packed text files ({packed[0]}): unpack them")
         return {}
     parts = _document_parts(path, documents)
     used = {name for files in parts.values() for name in files}
@@ -156,18 +159,29 @@ def _document_parts(path: Path, documents: Sequence[str]) -> dict[str, list[str]
             f"{path}: the folders {listing(list(parts))} look like parts and {listing(others)} do not: move the "
             "others into the parts, or the parts out"
         )
-    stems = {top: PARTS.get(Path(top).stem.lower()) for top in top_of.values()}
-    if not folders and len(stems) > 1 and all(stems.values()):
-        parts = stems
+    # train.txt and test.txt, wiki.train.txt and wiki.test.txt, or train_1.txt, train_2.txt and test_1.txt.
+    stems = {top: PARTS.get(Path(top).stem.lower()) or part_by_name(Path(top).stem) for top in top_of.values()}
+    disguised = {top: part for top in others if (part := part_by_name(top))}
+    if not folders and len(set(stems.values())) > 1 and all(stems.values()):
+        parts = {top: part for top, part in stems.items() if part}
+    elif len(disguised) == len(folders) and "train" in disguised.values() and len(set(disguised.values())) > 1:
+        raise InputError(
+            f"{path}: the folders {listing(disguised)} look like parts: rename "
+            f"{listing(f'{top} to {part}' for top, part in disguised.items())}"
+        )
     elif others or not parts:
         return {"train": list(documents)}
-    if len(set(parts.values())) < len(parts):
+    if folders and len(set(parts.values())) < len(parts):
         raise InputError(f"{path}: {listing(list(parts))}: two of these are names of one part: merge or rename one")
     if "train" not in parts.values():
         raise InputError(f"{path}: has {listing(list(parts))} but no training part: rename one to train")
     if wrapped:
         log_once(f"{path}: its only folder {wrapped.rstrip('/')} was entered")
-    return {part: [name for name in documents if top_of[name] == top] for top, part in parts.items()}
+    divided: dict[str, list[str]] = {}
+    for name in documents:
+        if top_of[name] in parts:
+            divided.setdefault(parts[top_of[name]], []).append(name)
+    return {part: divided[part] for part in ("train", "validation", "test") if part in divided}
 
 
 def _log_unused(path: Path, names: Iterable[str]) -> None:
@@ -419,7 +433,7 @@ class DatasetTexts:
         streams = builder.as_streaming_dataset()
         train = find_train_part(streams, name)
         test = next((part for part in TEST_PARTS if part in streams and part != train), None)
-        features = streams[train].features or next(iter(streams[train]))
+        features = streams[train].features or _first_values(streams[train])
         return {
             "parts": {"train": train, "test": test},
             "column": find_text_column(features, column, name),
@@ -454,14 +468,41 @@ class DatasetTexts:
                 )
 
 
+def _first_values(rows: Iterable[Mapping]) -> dict[str, Any]:
+    """Column to its first value that is given, of the first rows: `datasets` does not say what CSV files hold."""
+    values: dict[str, Any] = {}
+    for row in itertools.islice(rows, 100):
+        for name, value in row.items():
+            if values.get(name) is None:
+                values[name] = value
+        if None not in values.values():
+            break
+    return values
+
+
 def find_text_column(features: Mapping, requested: str | None, source: str) -> str:
     """The text column of a data set: `requested`, else "text", else the only column of strings.
 
+    Args:
+        features: Column to what it holds, a feature of `datasets` or a value.
+        requested: The column; None finds it.
+        source: What messages call the data set.
+
     Raises:
-        InputError: `requested` is unknown, or none or several columns could be it.
+        InputError: `requested` is unknown or holds no text, or none or several columns could be it.
     """
     strings = ("string", "large_string")
-    texts = [name for name, feature in features.items() if str(getattr(feature, "dtype", "")) in strings]
+    texts = [
+        name
+        for name, feature in features.items()
+        if isinstance(feature, str) or str(getattr(feature, "dtype", "")) in strings
+    ]
+    if any(mark in str(name) for name in features for mark in ";\t|"):
+        raise InputError(f"{source}: the columns of its CSV files are not separated by commas: write commas")
+    if requested in features and requested not in texts and features[requested] is not None:
+        raise InputError(f"text_column: {source}: its column {requested} does not hold text")
+    if not texts and requested is None:
+        raise InputError(f"text_column: {source}: none of its columns ({listing(features)}) holds text")
     column = requested or ("text" if "text" in texts or len(texts) != 1 else texts[0])
     if column not in (features if requested else texts):
         problem = f"it has no column {requested}" if requested else "it is not clear which column holds the text"
@@ -471,7 +512,7 @@ def find_text_column(features: Mapping, requested: str | None, source: str) -> s
 
 def _read_document(path: Path, skip_empty: bool) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8-sig").strip()  # without the mark that some editors put first
     except UnicodeDecodeError as error:
         raise InputError(f"{path.name} is not UTF-8 text: {error}") from None
     if not text and not skip_empty:
