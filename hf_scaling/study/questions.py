@@ -80,7 +80,7 @@ class Answer:
 
 #: Level of the intervals that decide. A study looks at its growing rows several times and stops when they look good:
 #: each look is held to more than the 95 % that is meant for the whole (benchmarks/simulated_studies.py).
-LEVEL = 0.98
+LEVEL = 0.97
 # Draws of a look: a look in the loop must be quick.
 _DRAWS = 300
 # A crossing is known well enough when the ends of its interval differ by at most this factor.
