@@ -102,7 +102,7 @@ def test_other_mixed_recipes_still_have_to_be_chosen(study):
 
 def test_gaps_of_a_study_are_those_of_its_whole_models(study):
     gaps = hs.transfer_gaps(study, bootstrap=100)
-    assert gaps.table["verdict"].tolist() == ["high"] and "linear_probes" in codes(gaps.fits["digits"].notes)
+    assert gaps.table["verdict"].tolist() == ["high"] and "linear_probes" in codes(gaps.notes)
     frame = ResultsTable.load(study).to_pandas()
     whole = hs.transfer_gaps(frame[frame["recipe"] != "probe"], bootstrap=100, study=study)
     pd.testing.assert_frame_equal(gaps.table, whole.table)
@@ -115,9 +115,9 @@ def test_the_first_commands_on_a_study_work(study, capsys):
     boundary = printed(capsys, "boundary", study)
     assert boundary["status"] == "crossing" and boundary["low"] < 1200 < boundary["high"] < 2 * boundary["low"]
     plan = printed(capsys, "plan", study, "--budget", 1000, "--cost", "label=1", "--bootstrap", 50)
-    assert plan["allocation"]["n_finetune"] <= 1297
+    assert plan["allocation"]["n_finetune"] <= 1297 and "linear_probes" in codes(plan["notes"])
     need = printed(capsys, "need", study, "--target", "loss=0.3", "--solve-for", "n_finetune", "--bootstrap", 50)
-    assert need["value"] > 0
+    assert need["value"] > 0 and "linear_probes" in codes(need["notes"])
     runs = printed(capsys, "suggest", study, "--budget", 500, "--cost", "label=1", "--bootstrap", 50)
     assert runs["runs"]
     compared = printed(capsys, "compare", study, "--laws", "transfer_gap,transfer_gap_shifted")

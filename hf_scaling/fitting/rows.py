@@ -56,13 +56,18 @@ _RECORDED = (
 _WEIGHTS = "(weights)"
 #: The key under which the clusters of the rows do.
 CLUSTER = "(cluster)"
-# The key under which linear probes are marked.
-_PROBE = "(probe)"
+# The key under which linear probes are marked, and the note where they are left out.
+_PROBE, _PROBES_LEFT_OUT = "(probe)", "linear_probes"
 
 
 def note(code: str, grade: str, text: str) -> dict[str, str]:
     """A finding: a code for programs, a grade (info, warn or error) and a sentence for people."""
     return {"code": code, "grade": grade, "text": text}
+
+
+def notes_on_rows(notes: Sequence[dict]) -> list[dict]:
+    """Of a fit's notes those that answers from it repeat: which rows of a study it left out."""
+    return [found for found in notes if found["code"] == _PROBES_LEFT_OUT]
 
 
 def thinned(count: int, most: int) -> np.ndarray:
@@ -225,7 +230,7 @@ class Columns:
         text = f"{probed.sum()} of {len(self)} rows are linear probes (train_part head), which are another recipe: "
         kept = self.where(~probed, "a model that is trained as a whole")
         return Columns(
-            kept.data, kept.labels, [*kept.notes, note("linear_probes", "info", f"{text}they are left out")]
+            kept.data, kept.labels, [*kept.notes, note(_PROBES_LEFT_OUT, "info", f"{text}they are left out")]
         )
 
     def where_equal(self, name: str, value: str) -> "Columns":

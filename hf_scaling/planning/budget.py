@@ -11,7 +11,7 @@ import pandas as pd
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
 from hf_scaling.fitting.levels import level_notes, levels_of
-from hf_scaling.fitting.rows import SIZES, Columns, note
+from hf_scaling.fitting.rows import SIZES, Columns, note, notes_on_rows
 from hf_scaling.fitting.target import TargetScale
 from hf_scaling.planning.costs import CostOptions, LogCurve, check_prices, compute_of, cost_model, is_positive
 from hf_scaling.planning.limits import Available, available_sizes, study_of
@@ -283,7 +283,8 @@ def _certainty_notes(
     level: float,
 ) -> list[dict]:
     """Doubts about the law, the arm and the sizes."""
-    fit, notes = allocations[best].problem.fit, []
+    fit = allocations[best].problem.fit
+    notes = notes_on_rows(fit.notes)
     if fit.status != "ok":
         text = f"the law's own status is {fit.status}: read this plan as one possibility (docs/fitting.md)"
         notes.append(note("law_in_doubt", "warn", text))

@@ -13,7 +13,7 @@ from hf_scaling.fitting import FitOptions, LawFit, RowFilter
 from hf_scaling.fitting.fit import fit_table, resolve_law
 from hf_scaling.fitting.law_fit import quantiles
 from hf_scaling.fitting.levels import level_notes, levels_of
-from hf_scaling.fitting.rows import as_table, default_zeros, note
+from hf_scaling.fitting.rows import as_table, default_zeros, note, notes_on_rows
 from hf_scaling.planning.limits import Available, available_sizes, study_of
 from hf_scaling.planning.verdicts import describe_need
 from hf_scaling.text import did_you_mean, format_count, format_whole
@@ -181,6 +181,7 @@ def _judge(
     low, high = (curves.reach(turned, share) for share in ((1 - level) / 2, (1 + level) / 2))
     low, high = min(low, size), max(high, size)
     high = math.inf if high > max(_FAR * largest, size) else high
+    notes += notes_on_rows(fit.notes)
     if fit.status != "ok":
         text = f"the law's own status is {fit.status}: read this as one possibility (docs/fitting.md)"
         notes.append(note("law_in_doubt", "warn", text))

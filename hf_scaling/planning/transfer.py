@@ -15,7 +15,7 @@ from hf_scaling.fitting.estimate import estimate
 from hf_scaling.fitting.fit import fit_table
 from hf_scaling.fitting.law_fit import quantiles
 from hf_scaling.fitting.levels import LEAST_LEVELS, level_notes, levels_of
-from hf_scaling.fitting.rows import Columns, as_table, note, select_rows, thinned
+from hf_scaling.fitting.rows import Columns, as_table, note, notes_on_rows, select_rows, thinned
 from hf_scaling.fitting.solver import coordinates_of, make_objective
 from hf_scaling.laws import Law
 from hf_scaling.planning.limits import available_sizes, study_of
@@ -112,6 +112,7 @@ def transfer_gaps(
         worth += [{"downstream": name, **row} for row in images_worth(fit, scratch.get(name), level)]
         most = available_sizes(folder, fit.columns.values(), fit.data["study"], ()).most
         notes += [{**found, "text": f"{name}: {found['text']}"} for found in gap_notes(fit, most)]
+        notes += [{**found, "text": f"{name}: {found['text']}"} for found in notes_on_rows(fit.notes)]
         if fit.status != "ok":
             text = f"{name}: the law's own status is {fit.status}; the verdict on the gap is from its draws alone"
             notes.append(note("law_in_doubt", "warn", text))
