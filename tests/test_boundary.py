@@ -225,3 +225,14 @@ def test_pairs_of_one_parent_share_their_luck():
         held.append(clustered.low <= truth <= clustered.high)
         wider.append(np.log(clustered.high / clustered.low) / np.log(alone.high / alone.low))
     assert sum(held) >= 5 and np.mean(wider) > 1.3
+
+
+@pytest.mark.parametrize("arm", ["hint", None])
+def test_rows_of_neither_arm_are_counted(arm):
+    table = pd.DataFrame(study())
+    extra = table[table["arm"] == "plain"].assign(arm=arm)
+    boundary = hs.find_boundary(pd.concat([table, extra], ignore_index=True), bootstrap=100)
+    (other,) = [n for n in boundary.notes if n["code"] == "other_arms"]
+    assert (
+        str(len(extra)) in other["text"] and boundary.n_pretrain == hs.find_boundary(table, bootstrap=100).n_pretrain
+    )

@@ -124,3 +124,33 @@ def test_rows_of_one_run_alone_are_judged_within_it(column):
         named = table.assign(run_id=[f"r{i}" for i in range(10)], parent=[None, *(f"r{i}" for i in range(9))])
     alone, one = (hs.fit_law(rows, "power_law", bootstrap=100) for rows in (table, named))
     assert one.intervals == alone.intervals and one.status == alone.status and "few_clusters" in one.note_codes
+
+
+@pytest.mark.parametrize("name", ["run_name", "Run"])
+def test_other_names_of_the_run_are_known_where_they_repeat(name):
+    table = checkpoints()
+    renamed = table.rename(columns={"run": name}).assign(**{name: [f"sun-{run}" for run in table["run"]]})
+    fits = [hs.fit_law(one, "chinchilla", bootstrap=100) for one in (table, renamed)]
+    for parameter, ends in fits[0].intervals.items():
+        assert fits[1].intervals[parameter] == pytest.approx(ends)
+    unique = renamed.assign(**{name: [f"sun-{row}" for row in range(len(table))]})
+    assert "clusters" not in [n["code"] for n in hs.fit_law(unique, "chinchilla", bootstrap=100).notes]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_checkpoints_that_no_column_names_are_suspected(seed):
+    fit = hs.fit_law(checkpoints(seed).drop(columns="run"), "chinchilla", bootstrap=100)
+    (found,) = [n for n in fit.notes if n["code"] == "shared_luck"]
+    assert "n_params" in found["text"]
+    independent = hs.fit_law(checkpoints(seed, luck=0, own=0.01).drop(columns="run"), "chinchilla", bootstrap=100)
+    assert "shared_luck" not in [n["code"] for n in independent.notes]
+
+
+@pytest.mark.parametrize("missing", [1, 16])
+def test_rows_without_a_run_are_counted(missing):
+    table = checkpoints().assign(
+        run=lambda t: [None if row < missing else f"r{run}" for row, run in enumerate(t["run"])]
+    )
+    fit = hs.fit_law(table, "chinchilla", bootstrap=100)
+    (found,) = [n for n in fit.notes if n["code"] == "rows_without_cluster"]
+    assert found["text"].startswith(f"{missing} of 64")

@@ -145,3 +145,47 @@ def test_an_error_is_never_predicted_above_one():
     fit = hs.fit_law({"n_pretrain": X, "error": noisy()}, "power_law", target="error", bootstrap=100)
     band = fit.predict({"n_pretrain": [1.0, 10.0]}, kind="new_run")
     assert (band[["value", "low", "high"]].to_numpy() <= 1).all()
+
+
+@pytest.mark.parametrize("name", ["err (%)", "Top-1 error [%]", "test_error_pct", "ErrorRate (in percent)"])
+@pytest.mark.parametrize("factor", [100, 0.9])
+def test_an_error_whose_name_says_percent_is_refused(name, factor):
+    with pytest.raises(InputError, match=r"\*0\.01"):
+        scale_of(name, factor * FALLING)
+    assert scale_of(name, 100 * FALLING, bounds=(0, 100)).high == 100
+
+
+@pytest.mark.parametrize(("rows", "named"), [([3], "1 of 12"), ([0, 5, 7], "3 of 12")])
+def test_some_rows_in_percent_are_counted(rows, named):
+    values = FALLING.copy()
+    values[rows] *= 100
+    with pytest.raises(InputError, match=named):
+        scale_of("error", values)
+
+
+@pytest.mark.parametrize("name", ["R2", "val_pearson", "kappa"])
+def test_scores_of_at_most_one_stay_there(name):
+    values = 0.95 - 400 * X**-0.8
+    assert values.min() < 0
+    assert scale_of(name, values) == TargetScale("up", 1, -1, -np.inf, 1)
+    fit = hs.fit_law({"n_pretrain": X, name: values}, "power_law", target=name, bootstrap=100)
+    assert fit.predict({"n_pretrain": [1e12]})["high"].iloc[0] <= 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("error", 0.0), ("accuracy", 1.0), ("error", 1.0), ("loss", 0.0)])
+def test_a_target_at_its_end_in_every_row_is_not_identifiable(name, value):
+    fit = hs.fit_law({"n_pretrain": X, name: np.full(len(X), value)}, "power_law", target=name, bootstrap=50)
+    assert fit.status == "not_identifiable" and "constant_target" in [n["code"] for n in fit.notes]
+
+
+@pytest.mark.parametrize("zeros", [2, 5])
+def test_errors_of_zero_at_the_largest_sizes_can_be_fitted(zeros):
+    values = np.append(FALLING[:-zeros], np.zeros(zeros))
+    fit = hs.fit_law({"n_pretrain": X, "error": values}, "power_law", target="error", bootstrap=50)
+    assert "not_positive" in [n["code"] for n in fit.notes]
+
+
+@pytest.mark.parametrize("target", ["n_pretrain", "error"])
+def test_a_target_that_is_the_size_is_refused(target):
+    with pytest.raises(InputError, match=f"^{target} is both"):
+        hs.fit_law({"n_pretrain": X, "error": FALLING}, "power_law", target=target, x=target, bootstrap=0)

@@ -106,3 +106,27 @@ def test_a_run_that_moves_the_prediction_out_of_its_interval_takes_ok_away(size)
     loss[size] *= 1.25
     fit = hs.fit_law({"n_pretrain": x, "loss": loss}, "power_law", bootstrap=200)
     assert fit.status != "ok"
+
+
+@pytest.mark.parametrize(
+    ("bootstrap", "level", "is_few"), [(1, 0.95, True), (30, 0.95, True), (40, 0.95, False), (40, 0.99, True)]
+)
+def test_an_interval_of_a_few_refits_is_reported(bootstrap, level, is_few):
+    table = {"n_pretrain": X, "loss": noisy(0.5 + 20 * X**-0.4)}
+    fit = hs.fit_law(table, "power_law", bootstrap=bootstrap, level=level)
+    assert ("few_draws" in [n["code"] for n in fit.notes]) == is_few
+
+
+@pytest.mark.parametrize(("factor", "is_jump"), [(1e-6, True), (1e-3, True), (1, False)])
+def test_two_units_in_one_column_are_reported(factor, is_jump):
+    sizes = np.concatenate([factor * np.geomspace(1e6, 8e6, 4), np.geomspace(1.6e7, 1.28e8, 4)])
+    true = np.geomspace(1e6, 1.28e8, 8)
+    fit = hs.fit_law({"n_params": sizes, "loss": noisy(1 + 300 * true**-0.4)}, "power_law", x="n_params", bootstrap=50)
+    assert ("unit_jump" in [n["code"] for n in fit.notes]) == is_jump
+
+
+@pytest.mark.parametrize("far", [1e8, 1e9])
+def test_one_far_run_is_of_the_same_unit(far):
+    sizes = np.append(np.geomspace(1e3, 1e5, 6), far)
+    fit = hs.fit_law({"n_pretrain": sizes, "loss": noisy(1 + 30 * sizes**-0.4)}, "power_law", bootstrap=50)
+    assert "unit_jump" not in [n["code"] for n in fit.notes]

@@ -13,7 +13,7 @@ import pytest
 import hf_scaling as hs
 from hf_scaling.cli import main
 from hf_scaling.errors import ColumnsError, InputError
-from hf_scaling.results.foreign import parse_size, propose_arms, similar_columns, wide_headings
+from hf_scaling.results.foreign import arm_columns, parse_size, propose_arms, similar_columns, wide_headings
 
 SIZES = np.array([1e6, 2e6, 4e6, 8e6, 1.6e7, 3.2e7, 6.4e7])
 LOSS = 1.7 + 400 * SIZES**-0.35
@@ -437,3 +437,115 @@ def test_wide_tables_are_recognised_and_the_import_is_named(run, tmp_path, names
         assert f"hf-scaling import {path}" in err
         with pytest.raises(InputError, match="hf-scaling import"):
             hs.fit_law(str(path), "chinchilla")
+
+
+def column(tmp_path, text, name="n_pretrain"):
+    path = tmp_path / "runs.csv"
+    path.write_text(text)
+    return hs.ResultsTable.load(path).to_pandas()[name].tolist()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "losses", "separator"),
+    [
+        (["1.000", "30.000", "100.000"], ["0,5", "0,4", "0,3"], ";"),
+        (["500", "1.000", "10.000"], ["0,5", "0,4", "0,3"], ";"),
+        (["1.000", "10.000", "1.000.000"], ["0.5", "0.4", "0.3"], ","),
+        (["10.000.000", "30.000.000", "100.000.000"], ["0.5", "0.4", "0.3"], "\t"),
+    ],
+)
+def test_points_that_separate_thousands_are_read(sizes, losses, separator, tmp_path):
+    rows = [separator.join(("n_pretrain", "loss")), *map(separator.join, zip(sizes, losses))]
+    assert column(tmp_path, "\n".join(rows)) == [float(size.replace(".", "")) for size in sizes]
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+@pytest.mark.parametrize("name", ["n_pretrain", "tokens"])
+def test_points_that_may_separate_thousands_are_refused(separator, name, tmp_path):
+    rows = [f"{size}{separator}{loss}" for size, loss in zip(("1.000", "3.000", "10.000"), (0.5, 0.4, 0.3))]
+    with pytest.raises(InputError, match=rf"'{name}': '1\.000' may be 1 or 1,000"):
+        column(tmp_path, "\n".join([f"{name}{separator}loss", *rows]))
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("n_params", ["2.407", "5.380", "9.532"]),
+        ("n_pretrain", ["100.000", "1000.000", "10000.000"]),
+        ("params (M)", ["2.000", "5.000", "10.000"]),
+        ("dose", ["1.000", "3.000", "10.000"]),
+    ],
+)
+def test_other_points_are_decimal(name, sizes, tmp_path):
+    rows = [f"{name},loss", *(f"{size},0.5" for size in sizes)]
+    assert column(tmp_path, "\n".join(rows), name) == list(map(float, sizes))
+
+
+@pytest.mark.parametrize("name", ["n_pretrain", "n_finetune"])
+def test_a_share_is_no_size(name, tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text(
+        f"{name},loss\n" + "".join(f"{share}%,{loss}\n" for share, loss in ((1, 0.5), (10, 0.4), (100, 0.3)))
+    )
+    with pytest.raises(InputError, match="'1%' is not a number"):
+        hs.fit_law(path, "power_law", x=name, bootstrap=0)
+
+
+@pytest.mark.parametrize("line", ["# exported", "My runs"])
+def test_lines_above_the_names_are_refused(line, tmp_path):
+    with pytest.raises(InputError, match=f"first line, '{line}'.*delete"):
+        column(tmp_path, f"{line}\n" + delimited(","))
+
+
+@pytest.mark.parametrize("name", ["perplexity", "bits per byte"])
+def test_the_only_other_column_of_numbers_is_proposed_as_the_target(name, tmp_path, run):
+    path = tmp_path / "runs.csv"
+    pd.DataFrame({"n_params": SIZES, "seed": 0, name: LOSS}).to_csv(path, index=False)
+    status, _, error = run("fit", path, "--bootstrap", 0)
+    command = shlex.split(error.rpartition("try: ")[2])
+    assert status == 2 and command[command.index("--target") + 1] == name
+    assert run(*command[1:])[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [(("none", "resnet50"), "plain=none,distilled=resnet50"), (("No", "vit-30k"), "plain=No,distilled=vit-30k")],
+)
+def test_a_column_of_teachers_tells_the_arms(values, named):
+    table = pd.DataFrame({"n_pretrain": [1e3, 1e4] * 2, "loss": 1.0, "teacher": np.repeat(values, 2)})
+    with pytest.raises(ColumnsError) as caught:
+        hs.find_boundary(table, bootstrap=100)
+    assert caught.value.remedy == {"map": ["arm=teacher"], "arm_names": [named]}
+
+
+@pytest.mark.parametrize("empty", [None, np.nan])
+def test_rows_without_an_arm_are_counted(empty):
+    table = pd.DataFrame(
+        {"n_pretrain": [1e3, 1e4] * 2, "loss": 1.0, "arm": pd.Series([empty] * 2 + ["distilled"] * 2, dtype=object)}
+    )
+    with pytest.raises(InputError, match="2 rows have none"):
+        hs.find_boundary(table, bootstrap=100)
+
+
+@pytest.mark.parametrize(
+    ("columns", "known"),
+    [(("loss_plain", "loss_distilled"), "loss"), (("baseline", "KD"), "value"), (("vanilla err", "KD err"), "err")],
+)
+def test_a_table_with_a_column_an_arm_becomes_long(columns, known, tmp_path, run):
+    sizes = np.geomspace(1e3, 1e6, 6)
+    table = pd.DataFrame({"n_pretrain": sizes, columns[0]: sizes**-0.3, columns[1]: 0.8 * sizes**-0.2})
+    path, out = tmp_path / "wide.csv", tmp_path / "long.csv"
+    table.to_csv(path, index=False)
+    assert "hf-scaling import" in run("boundary", path, "--bootstrap", 100)[2]
+    status, printed, _ = run("import", path, "--out", out, "--json")
+    content = json.loads(printed)
+    assert status == 0 and content["kind"] == "arms" and known in content["mapping"].values()
+    frame = pd.read_csv(out)
+    target = "error" if known == "err" else "loss"
+    assert frame[frame["arm"] == "distilled"][target].tolist() == pytest.approx(table[columns[1]].tolist())
+    assert run(*shlex.split(content["next"])[1:], "--bootstrap", 100)[0] == 0
+
+
+@pytest.mark.parametrize("columns", [("train_loss", "val_loss"), ("loss_seed0", "loss_seed1"), ("loss", "loss_KD")])
+def test_other_columns_are_no_arms(columns):
+    assert arm_columns(["n_pretrain", *columns]) == {}

@@ -310,3 +310,48 @@ def test_what_cannot_be_imported_is_named(run, tmp_path, what):
     assert what in err
     with pytest.raises(InputError):
         hs.import_results(tmp_path / "empty")
+
+
+def history(tmp_path, *entries):
+    steps = [{"step": step, "epoch": step / 100, "loss": 2 / step**0.3} for step in (20, 50, 100)]
+    folder = tmp_path / "run1"
+    folder.mkdir()
+    content = {"log_history": [*steps, *entries], "train_batch_size": 8, "global_step": 100, "max_steps": 100}
+    (folder / "trainer_state.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["eval_accuracy", "eval_test_accuracy"])
+def test_an_accuracy_in_percent_is_no_share(name, tmp_path):
+    folder = history(tmp_path, *({"step": s, "eval_loss": 1.0, name: 50 + s / 3} for s in (50, 100)))
+    imported = hs.import_results(folder)
+    assert imported.mapping["accuracy"] == name and "error" not in imported.mapping
+    assert imported.table.to_pandas()["accuracy"].max() == pytest.approx(50 + 100 / 3)
+
+
+@pytest.mark.parametrize("name", ["eval_f1", "eval_accuracy"])
+def test_evaluations_without_a_loss_are_reported(name, tmp_path):
+    imported = hs.import_results(history(tmp_path, *({"step": s, name: 0.5 + s / 300} for s in (50, 100))))
+    assert imported.mapping["loss"] == "train_loss"
+    assert sum("the loss is that of training" in note for note in imported.notes) == 1
+
+
+@pytest.mark.parametrize("sets", [("a", "b"), ("dev", "test", "web")])
+def test_several_evaluation_losses_are_reported(sets, tmp_path):
+    entries = [{"step": s, **{f"eval_{one}_loss": 0.5 + s for one in sets}} for s in (50, 100)]
+    notes = hs.import_results(history(tmp_path, *entries)).notes
+    assert sum(all(f"eval_{one}_loss" in note for one in sets) for note in notes) == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_rows_without_a_finite_target_are_left_out(value, tmp_path, run):
+    folder = history(tmp_path, *({"step": s, "eval_loss": loss} for s, loss in ((20, 2.0), (50, 1.0), (100, value))))
+    imported = hs.import_results(folder)
+    assert imported.table.to_pandas()["loss"].tolist() == [2.0, 1.0]
+    assert any("1 of 3 rows left out" in note for note in imported.notes)
+
+
+@pytest.mark.parametrize("given", [["--map", "loss=none"], ["--map", "n_pretrain=none", "--map", "samples_seen=none"]])
+def test_no_next_command_without_a_target_or_a_size(given, tmp_path, run):
+    folder = history(tmp_path, *({"step": 100, "eval_loss": 1.0} for _ in range(1)))
+    assert json.loads(run("import", folder, "--out", "o.csv", "--json", *given)[1])["next"] is None

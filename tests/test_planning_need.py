@@ -284,3 +284,40 @@ def test_a_size_given_again_begins_another_set(run, law):
 def test_errors_of_the_predict_command_are_one_line(run, csv, argv, named):
     status, out, err = run("predict", csv, "--target", "error", "--x", "n_finetune", *FAST, *argv)
     assert (status, out, len(err.splitlines())) == (2, "", 1) and named in err
+
+
+@pytest.mark.parametrize(("value", "named"), [(5, "5 % is 0.05"), (-0.1, "0 to 1"), (120, "0 to 1")])
+def test_a_value_that_the_target_cannot_have_is_refused(value, named):
+    with pytest.raises(ValueError, match=named):
+        hs.need(fitted(), "error", value, "n_finetune")
+
+
+@pytest.mark.parametrize("value", [0.99, 0.8])
+def test_a_target_that_every_size_reaches_is_reported(value):
+    found = hs.need(fitted(), "error", value, "n_finetune")
+    assert found.verdict == "reached_inside" and "below_measured" in [n["code"] for n in found.notes]
+
+
+@pytest.mark.parametrize(("written", "value"), [("10k", 1e4), ("1,000", 1e3), ("0.001M", 1e3), ("1e5", 1e5)])
+def test_sizes_of_the_command_line_are_read_as_those_of_a_table(written, value, tmp_path, capsys):
+    fitted().save_pretrained(tmp_path / "law")
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", str(tmp_path / "law"), "--at", f"n_finetune={written}", "--json"])
+    assert ended.value.code == 0
+    assert json.loads(capsys.readouterr().out)["predictions"][0]["n_finetune"] == value
+
+
+@pytest.mark.parametrize("written", ["5%", "0.05"])
+def test_a_target_can_be_written_in_percent(written, tmp_path, capsys):
+    fitted().save_pretrained(tmp_path / "law")
+    with pytest.raises(SystemExit):
+        main(["need", str(tmp_path / "law"), "--target", f"error={written}", "--solve-for", "n_finetune", "--json"])
+    assert json.loads(capsys.readouterr().out)["target_value"] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "named"), [([10, -5], "row 1: -5 is negative"), (["many"], "row 0: 'many' is not a number")]
+)
+def test_sizes_that_cannot_be_are_refused_with_their_row(sizes, named):
+    with pytest.raises(ValueError, match=f"^n_finetune, {named}"):
+        fitted().predict({"n_finetune": sizes})

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hf_scaling.errors import InputError
-from hf_scaling.fitting.rows import CLUSTER, Columns, RowFilter, guessing_notes, name_clusters, scale_of
+from hf_scaling.fitting.rows import CLUSTER, Columns, RowFilter, guessing_notes, name_clusters, note, scale_of
 from hf_scaling.fitting.target import AS_IT_IS, TargetScale
 from hf_scaling.results.foreign import missing_arms
+from hf_scaling.text import listing
 
 if TYPE_CHECKING:
     from hf_scaling.fitting.rows import Table
@@ -172,6 +173,12 @@ def _comparable_rows(columns: Columns, row_filter: RowFilter) -> Columns:
     for arm in ARMS:
         if not (columns.data["arm"].astype(str) == arm).any():
             raise missing_arms(columns.data, arm)
+    is_ours = np.isin(columns.data["arm"].astype(str), ARMS)
+    if not is_ours.all():
+        others = columns.where(~is_ours, "another arm").distinct("arm")
+        text = f"{(~is_ours).sum()} rows of neither arm are left out: {listing(others) or 'their arm is empty'}"
+        columns = columns.where(is_ours, "an arm")
+        columns.notes.append(note("other_arms", "warn", text))
     if row_filter.teacher is not None:
         columns.require("teacher")
         is_other = (columns.data["arm"].astype(str) == "distilled") & (

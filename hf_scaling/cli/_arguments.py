@@ -162,17 +162,17 @@ def arm_names(given: Sequence[str]) -> dict[str, list[str]]:
 
 
 def numbers(given: Sequence[str], flag: str) -> dict[str, float]:
-    """Repeated NAME=NUMBER arguments as a dict.
+    """Repeated NAME=NUMBER arguments as a dict; a number may be written 10k, 1.3B, 1,000 or 5%, as in a table.
 
     Raises:
         InputError: As `pairs`, or a value that is not a finite number.
     """
+    from hf_scaling.results.foreign import parse_size
+
     values = {}
     for name, text in pairs(given, flag).items():
-        try:
-            values[name] = float(text)
-        except ValueError:
-            values[name] = math.nan
+        percent = text.endswith("%")
+        values[name] = parse_size(text.removesuffix("%").strip()) * (0.01 if percent else 1.0)
         if not math.isfinite(values[name]):
             raise InputError(f"{flag} {name}={text}: {text} is not a finite number")
     return values

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 from hf_scaling.cli._arguments import add_json_argument, add_names_arguments, arm_names, pairs, to_json
 from hf_scaling.errors import InputError
+from hf_scaling.results.foreign import ARMS
 from hf_scaling.text import listing
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from hf_scaling.results.imports import Imported
 
 HELP = "Turn a Trainer's logs, a W&B export or a wide table into a results table."
@@ -57,7 +60,8 @@ def run(arguments: argparse.Namespace) -> None:
     for note in imported.notes:
         print(f"note    {note}")
     print(f"table   {path}")
-    print(f"next    {following}")
+    missing = "none yet: a fit needs a size and a loss or an error; name them with --map OURS=THEIRS"
+    print(f"next    {following or missing}")
 
 
 def _write(imported: "Imported", what: str, out: str | None) -> Path:
@@ -75,8 +79,8 @@ def _write(imported: "Imported", what: str, out: str | None) -> Path:
     return path
 
 
-def _next_command(imported: "Imported", path: Path) -> str:
-    """A fit of the table's sizes that vary."""
+def _next_command(imported: "Imported", path: Path) -> str | None:
+    """A fit of the table's sizes that vary, or the boundary of two arms; None without a size or a target."""
     import shlex
 
     frame = imported.table.to_pandas()
@@ -84,5 +88,15 @@ def _next_command(imported: "Imported", path: Path) -> str:
     sizes = tuple(name for name in ("n_params", "n_pretrain", "n_finetune") if name in varied)
     law = ["--law", _LAWS.get(sizes, "power_law")]
     law += [] if sizes in _LAWS else ["--x", varied[0]] if varied else []
-    target = next((name for name in ("loss", "error", "accuracy") if name in frame.columns), "loss")
-    return shlex.join(["hf-scaling", "fit", str(path), *law, "--target", target])
+    targets = [name for name in ("loss", "error", "accuracy") if name in frame.columns]
+    whole = [name for name in targets if frame[name].notna().all()]
+    if not varied or not targets:
+        return None
+    command = (
+        ["hf-scaling", "boundary", str(path)] if _has_both_arms(frame) else ["hf-scaling", "fit", str(path), *law]
+    )
+    return shlex.join([*command, "--target", (whole or targets)[0]])
+
+
+def _has_both_arms(frame: "pd.DataFrame") -> bool:
+    return "arm" in frame and "n_pretrain" in frame and set(ARMS) <= set(frame["arm"].dropna().astype(str))

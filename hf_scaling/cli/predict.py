@@ -139,7 +139,11 @@ def _describe(fit: "LawFit", predicted: "pd.DataFrame", level: float) -> str:
             *(str(row[name]) if name in fit.pool else format_count(row[name]) for name in names),
             format_value(target, row["value"]),
             format_interval(target, row["low"], row["high"]),
-            f"{format_count(np.exp(row['extrapolation']))}x" if row["extrapolation"] > 0 else "",
+            ""
+            if not row["extrapolation"] > 0
+            else f"{format_count(np.exp(row['extrapolation']))}x"
+            if np.isfinite(row["extrapolation"])
+            else "undefined",
         ]
         for row in predicted.to_dict("records")
     ]

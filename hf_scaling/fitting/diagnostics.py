@@ -324,6 +324,8 @@ def misfit_notes(estimate: Estimate, effects: ClusterEffects | None = None) -> l
     if estimate.problem.objective.is_log and size > 0.25:
         text = f"the law typically misses by {format_percent(size)} of the value: do not plan with it"
         notes.append(note("large_residuals", "error", text))
+    if effects is None:
+        notes += shared_luck_notes(estimate)
     structured = structured_columns(estimate, effects)
     if structured:
         text = (
@@ -373,6 +375,37 @@ def structured_columns(estimate: Estimate, effects: ClusterEffects | None = None
         if len(pairs) >= 8 and pairs.mean() / (np.mean(residual**2) / np.sqrt(len(pairs))) > 4:
             structured.append(rows.columns[name])
     return structured
+
+
+def shared_luck_notes(estimate: Estimate) -> list[dict]:
+    """Note `shared_luck` where rows of one level of a size miss the law together (F test over the levels, 0.1 %).
+
+    So do checkpoints of one run, which no column names, and a law of the wrong shape.
+    """
+    from scipy.special import fdtrc
+
+    rows, notes = estimate.rows, []
+    residual = estimate.weighted_residuals
+    limit = 3 * max(robust_scale(residual, len(estimate.u)), 1e-300)
+    residual = np.clip(residual, -limit, limit)
+    for name, values in rows.variables.items():
+        level = np.unique(values, return_inverse=True)[1].reshape(-1)
+        counts = np.bincount(level)
+        freedom = len(level) - len(counts) - len(estimate.u)
+        if len(rows.variables) < 2 or len(counts) < 3 or counts.min() < 3 or freedom < 3:
+            continue
+        means = np.bincount(level, residual) / counts
+        between = float(counts @ means**2) / (len(counts) - 1)
+        within = float(((residual - means[level]) ** 2).sum()) / freedom
+        if within > 0 and fdtrc(len(counts) - 1, freedom, between / within) < 0.001:
+            column = rows.columns[name]
+            more = f"{np.sqrt(between / within):.1f} times more than by chance"
+            remedy = (
+                f"if they are checkpoints of one run, set cluster={column} (--cluster {column}) or add a column run"
+            )
+            text = f"rows of one {column} miss the law together, {more}: {remedy}"
+            notes.append(note("shared_luck", "warn", text))
+    return notes
 
 
 def replicate_notes(estimate: Estimate) -> list[dict]:

@@ -265,7 +265,7 @@ def extrapolation_notes(estimate: Estimate, held_out: HeldOut) -> list[dict]:
         values = estimate.rows.target
         # A share of a target that may be negative means nothing: its misses are shares of its measured span.
         mean = float(values[beyond].mean() if (values > 0).all() else np.ptp(values))
-        share = abs(np.expm1(shift)) if estimate.problem.objective.is_log else abs(shift / mean)
+        share = abs(np.expm1(shift)) if estimate.problem.objective.is_log else abs(shift) / max(abs(mean), 1e-300)
         if not (abs(shift) <= _BAD_HALF_WIDTHS * half_width or share <= _BAD_SHARE):
             text = f"fitted without its largest scales, the law misses them by {format_percent(share)} on average, "
             text += f"{abs(shift) / max(half_width, 1e-300):.1f} half-widths of its own interval"

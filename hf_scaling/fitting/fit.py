@@ -26,12 +26,15 @@ from hf_scaling.fitting.rows import (
 )
 from hf_scaling.fitting.solver import Objective, coordinates_of, make_objective
 from hf_scaling.laws import LAWS, Law
+from hf_scaling.text import format_percent
 
 if TYPE_CHECKING:
     from hf_scaling.fitting.rows import Table, TableLike
 
 # Limit on the configurations that a fit records for its figure: a foreign table may hold thousands.
 _MOST_RECORDED = 512
+# Refits beyond each end of an interval, below which its ends are the extremes of the refits.
+_FEWEST_PER_TAIL = 1.0
 
 
 def fit_law(
@@ -274,6 +277,10 @@ def fit_rows(rows: FitRows, law: Law, options: FitOptions) -> LawFit:
     if len(draws):
         low, high = quantiles(draws, options.level, estimated.theta)
         intervals = {name: (float(low[i]), float(high[i])) for i, name in enumerate(law.names)}
+    if 0 < options.bootstrap * (1 - options.level) / 2 < _FEWEST_PER_TAIL * (1 - 1e-9):
+        text = f"{options.bootstrap} refits do not give an interval of {format_percent(options.level)}"
+        text += ": use bootstrap=1000"
+        notes = [*notes, note("few_draws", "warn", text)]
     threshold = estimated.problem.objective.delta
     binomial = rows.target_name == "error" and rows.n_eval is not None
     weights = "given" if rows.weights is not None else "binomial from n_eval" if binomial else "equal"

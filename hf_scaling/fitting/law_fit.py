@@ -523,16 +523,33 @@ def _sizes(frame: "pd.DataFrame | Mapping[str, Any]", needed: set[str]) -> tuple
     """The needed columns of a frame as equally long float arrays, and the frame's index."""
     for name in sorted(needed):
         if name not in (frame.columns if hasattr(frame, "columns") else frame):
-            raise InputError(f"prediction needs the column {name!r}: give {', '.join(sorted(needed))}")
-    try:
-        arrays = {name: np.atleast_1d(np.asarray(frame[name], dtype=float)) for name in needed}
-    except (TypeError, ValueError):
-        raise InputError(f"prediction needs numbers in {', '.join(sorted(needed))}") from None
+            has = f", it has {listing(frame)}" if len(frame) else ""
+            raise InputError(f"the sizes to predict at lack the column {name!r}{has}")
+    arrays = {name: _checked_sizes(name, frame[name]) for name in needed}
     count = max(len(a) for a in arrays.values())
     if {len(a) for a in arrays.values()} - {1, count}:
         raise InputError(f"the columns {', '.join(sorted(needed))} have different lengths")
     arrays = {name: np.broadcast_to(a, (count,)) for name, a in arrays.items()}
     return arrays, getattr(frame, "index", range(count))
+
+
+def _checked_sizes(name: str, given: Any) -> np.ndarray:
+    """Sizes as floats; NaN where none is given.
+
+    Raises:
+        InputError: A value is not a number, or is negative; the message names its place.
+    """
+    values = np.atleast_1d(np.asarray(given))
+    sizes = np.full(len(values), np.nan)
+    for row, value in enumerate(values if values.dtype.kind not in "fiub" else ()):
+        try:
+            sizes[row] = float(value)
+        except (TypeError, ValueError):
+            raise InputError(f"{name}, row {row}: {str(value)!r} is not a number") from None
+    sizes = values.astype(float) if values.dtype.kind in "fiub" else sizes
+    for negative in np.flatnonzero(sizes < 0):
+        raise InputError(f"{name}, row {negative}: {sizes[negative]:g} is negative; sizes are not")
+    return sizes
 
 
 def _extrapolation(sizes: Mapping[str, np.ndarray], ranges: Mapping[str, tuple[float, float]]) -> np.ndarray:

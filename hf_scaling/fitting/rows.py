@@ -56,6 +56,10 @@ _RECORDED = (
 _WEIGHTS = "(weights)"
 #: The key under which the clusters of the rows do.
 CLUSTER = "(cluster)"
+# Other names of the column run, which count where their values repeat.
+_RUN_NAMES = ("run_name", "run name", "runname", "Run", "Run name")
+# Neighbouring levels of a size this far apart are rarely of one unit.
+_UNIT_JUMP = 1000.0
 # The key under which linear probes are marked, and the note where they are left out.
 _PROBE, _PROBES_LEFT_OUT = "(probe)", "linear_probes"
 
@@ -460,7 +464,10 @@ def _collapse_repeats(columns: Columns, names: list[str]) -> Columns:
         for name in names:
             one, two = columns.data[name][first[run_id]], columns.data[name][row]
             if one != two and not (_is_missing(one) and _is_missing(two)):
-                raise InputError(f"run_id {run_id} is in the table twice with different {name}: {one} and {two}")
+                raise InputError(
+                    f"run_id {run_id} is in the table twice with different {name}: {one} and {two}; where such rows "
+                    "are checkpoints of one run, call the column run"
+                )
     return columns.where(keep, "a run_id")
 
 
@@ -479,6 +486,11 @@ def take_rows(columns: Columns, law: Law, row_filter: RowFilter) -> FitRows:
         columns = columns.where(usable, f"sizes at which {law.name} is defined")
     target, scale = columns.finite(row_filter.target), scale_of(columns, row_filter, mapping.values())
     sizes = {variable: columns.numbers(column) for variable, column in mapping.items()}
+    if row_filter.target in mapping.values():
+        raise InputError(
+            f"{row_filter.target} is both the target and a size of {law.name}: set target= to another column"
+        )
+    notes += _unit_notes({column: sizes[variable] for variable, column in mapping.items()})
     if scale.rises and law.rises(sizes):
         # The law is of a score that rises itself.
         scale = replace(scale, offset=0.0, factor=1.0)
@@ -589,9 +601,12 @@ def name_clusters(columns: Columns, name: str | None) -> Columns:
     """
     if name is not None:
         columns.require(name)
-    name = name or ("run" if "run" in columns.data else None)
     count, data = len(columns), columns.data
+    name = name or next((column for column in ("run", *_RUN_NAMES) if _is_run(columns, column)), None)
     if name is not None:
+        if missing := sum(map(_is_missing, data[name])):
+            text = f"{missing} of {count} rows have no {name}: each counts as one of its own"
+            columns = Columns(data, columns.labels, [*columns.notes, note("rows_without_cluster", "warn", text)])
         clusters = [f"={row}" if _is_missing(value) else f"{name}={value}" for row, value in enumerate(data[name])]
     elif "parent" in data and columns.distinct("parent"):
         ids = data["run_id"] if "run_id" in data else [None] * count
@@ -610,6 +625,29 @@ def name_clusters(columns: Columns, name: str | None) -> Columns:
     else:
         return columns
     return Columns({**data, CLUSTER: np.array(clusters)}, columns.labels, columns.notes)
+
+
+def _is_run(columns: Columns, name: str) -> bool:
+    """Whether a column names runs: `run`, or another name for it whose values repeat and are several."""
+    if name == "run":
+        return name in columns.data
+    levels = len(columns.distinct(name))
+    return 1 < levels < sum(not _is_missing(value) for value in columns.data.get(name, ()))
+
+
+def _unit_notes(sizes: Mapping[str, np.ndarray]) -> list[dict]:
+    """Note `unit_jump` for a size whose levels fall into two groups that are far apart."""
+    notes = []
+    for name, values in sizes.items():
+        levels = np.unique(values[values > 0])
+        jumps = levels[1:] / levels[:-1]
+        # Several levels on both sides: a single far one is a large or a small run.
+        for at in np.flatnonzero(jumps >= _UNIT_JUMP):
+            if at >= 1 and at < len(levels) - 2:
+                low, high = format_count(levels[at]), format_count(levels[at + 1])
+                text = f"{name} jumps from {low} to {high}: check that all rows are in one unit"
+                notes.append(note("unit_jump", "warn", text))
+    return notes
 
 
 def scale_of(columns: Columns, row_filter: RowFilter, sizes: Iterable[str] = ()) -> TargetScale:

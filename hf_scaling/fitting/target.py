@@ -24,9 +24,13 @@ _RATE = re.compile(
     "acc[15]?|accuracy|accuracies|top[15]?|auc|auroc|auprc|f1|m?iou|map|recall|precision|em|exact|dice|ndcg|mrr"
     "|sensitivity|specificity|winrate"
 )
-_RISING = re.compile("bleu|rougel?|chrf|meteor|cider|spice|psnr|ssim|spearman|pearson|mcc|r2")
+_RISING = re.compile("bleu|rougel?|chrf|meteor|cider|spice|psnr|ssim|spearman|pearson|mcc|kappa|r2")
+# Of these, scores that are at most 1 and may be negative.
+_AT_MOST_ONE = re.compile("ssim|spearman|pearson|mcc|kappa|r2")
 # Names of columns that hold an error rate.
 _ERROR_RATE = re.compile(r"(teacher_|val_|valid_|validation_|test_)?(top_?[15]_?)?(error|err)([15]|_rate)?")
+# What a column's name ends with where it is in percent.
+_PERCENT = re.compile(r"[\s_]*([(\[]\s*(%|in %|percent|in percent|pct)\s*[)\]]|%|_percent|_pct)\s*$")
 # A rise over the sizes counts where chance gives one at most this often.
 _CHANCE = 0.01
 # A loss that is not positive is a slip in less than this share of the rows; a normalised loss is so in more.
@@ -127,7 +131,7 @@ def target_scale(
     if direction not in (None, "up", "down"):
         raise InputError(f"direction {direction!r} is unknown: choose up (more is better) or down (less is)")
     given = None if bounds is None else _checked_bounds(bounds)
-    if given is None and _ERROR_RATE.fullmatch(name.lower()) and direction != "up":
+    if given is None and _is_error_rate(name) and direction != "up":
         _check_error_rate(name, values, labels, n_eval)
     below = np.flatnonzero(values <= 0)
     if given is None and name == "loss" and 0 < len(below) < _SLIPS * len(values):
@@ -154,6 +158,8 @@ def target_scale(
         return TargetScale("up", given[1] / unit, -1 / unit, *given)
     if given is None and unit is not None:
         return TargetScale("up", 1.0, -1 / unit, 0.0, unit)
+    if given is None and largest <= 1 and any(map(_AT_MOST_ONE.fullmatch, _words(name))):
+        return TargetScale("up", 1.0, -1.0, -math.inf, 1.0)
     return TargetScale("up", 0.0, -1.0, *(given or (-math.inf, math.inf)))
 
 
@@ -174,9 +180,17 @@ def _check_error_rate(name: str, values: np.ndarray, labels: np.ndarray, n_eval:
     for row in np.flatnonzero(values < 0):
         raise InputError(f"column {name!r}, row {labels[row]}: {values[row]:g} is negative; an error rate is 0 to 1")
     highest = int(np.argmax(values)) if len(values) else 0
+    if len(values) and _PERCENT.search(name) and values[highest] <= 100:
+        raise InputError(
+            f"column {name!r} is in percent by its name, and an error rate is 0 to 1: divide the column by 100, as in "
+            f"map error={name}*0.01, or set bounds=(0, 100)"
+        )
     if not len(values) or values[highest] <= 1:
         return
     place = f"column {name!r}, row {labels[highest]}: {values[highest]:g} is above 1, and an error rate is 0 to 1"
+    n_above = int((values > 1).sum())
+    if values[highest] <= 100 and 2 * n_above < len(values):
+        raise InputError(f"{place}: {n_above} of {len(values)} rows seem to be in percent; divide these by 100")
     if values[highest] <= 100:
         raise InputError(f"{place}: these are percent; divide the column by 100")
     if n_eval is not None and bool((values <= n_eval).all()):
@@ -191,13 +205,24 @@ def is_metric(name: str) -> bool:
 
 def _direction_of_name(name: str) -> tuple[str, bool]:
     """The direction ("" where the name does not say it), and whether it is the name of a rate."""
-    text = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-    words = [word for word in re.split(r"[^a-z0-9]+", text) if word]
-    words += [a + b for a, b in pairwise(words)] + [word.rstrip("0123456789") for word in words]
+    words = _words(name)
     if any(map(_FALLING.fullmatch, words)) or re.match(r"\s*1\s*-", name):
-        return "down", bool(_ERROR_RATE.fullmatch(text))
+        return "down", _is_error_rate(name)
     is_rate = any(map(_RATE.fullmatch, words))
     return ("up" if is_rate or any(map(_RISING.fullmatch, words)) else ""), is_rate
+
+
+def _words(name: str) -> list[str]:
+    """The words of a column's name, in lower case, and each with the next, and without its number."""
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    words = [word for word in re.split(r"[^a-z0-9]+", text) if word]
+    return words + [a + b for a, b in pairwise(words)] + [word.rstrip("0123456789") for word in words]
+
+
+def _is_error_rate(name: str) -> bool:
+    """Whether a column's name is that of an error rate, its unit aside: "err (%)", "Top-1 error"."""
+    bare = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", _PERCENT.sub("", name)).lower()
+    return bool(_ERROR_RATE.fullmatch(re.sub(r"[^a-z0-9]+", "_", bare).strip("_")))
 
 
 def _rises(values: np.ndarray, sizes: Mapping[str, np.ndarray]) -> bool:

@@ -115,7 +115,8 @@ def need(
         A Need; doubts are in its verdict and notes.
 
     Raises:
-        InputError: The law does not take solve_for or a size, predicts another target, or cannot be fitted.
+        InputError: The law does not take solve_for or a size, predicts another target, or cannot be fitted; the value
+            is one that the target cannot have, such as an error above 1.
 
     Example:
         `hs.need("studies/demo", target="error", value=0.05, solve_for="n_finetune", downstream="digits").collect`
@@ -135,6 +136,10 @@ def need(
     columns = list(dict.fromkeys(fit.columns.values()))
     if fit.settings["target"] != target:
         raise InputError(f"the law predicts {fit.settings['target']}, not {target}: set target= to it")
+    if not fit.scale.low <= value <= fit.scale.high:
+        percent = f"; {value:g} % is {value / 100:g}" if fit.scale.high == 1 and 1 < value <= 100 else ""
+        ends = f"{fit.scale.low:g} to {fit.scale.high:g}"
+        raise InputError(f"value: {target} is {ends}, and {value:g} is outside{percent}")
     for name in (solve_for, *sizes):
         if name not in columns:
             raise InputError(
@@ -206,6 +211,10 @@ def _judge(
     if verdict == "extrapolated" and math.isinf(high):
         text = "the unfavourable end of the law's band does not reach the target: no amount is certain to be enough"
         notes.append(note("high_open", "warn", text))
+    smallest = fit.data["ranges"][solve_for][0]
+    if verdict == "reached_inside" and size < smallest:
+        text = f"every measured {solve_for} reaches it, the smallest, {format_count(smallest)}, too"
+        notes.append(note("below_measured", "info", text))
     if size > most:
         text = (
             f"{available.source[solve_for]} has {format_whole(most)}: the target takes more {solve_for} than there is"

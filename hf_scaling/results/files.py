@@ -2,13 +2,21 @@
 
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_scaling import __version__, files
 from hf_scaling.errors import InputError
-from hf_scaling.results.foreign import DELIMITED, apply_names, as_numbers, check_distinct, read_delimited
+from hf_scaling.results.foreign import (
+    DELIMITED,
+    apply_names,
+    as_numbers,
+    check_distinct,
+    is_size_column,
+    read_delimited,
+)
 from hf_scaling.results.schema import (
     OPTIONAL,
     SCHEMA,
@@ -100,6 +108,14 @@ def read_bytes(content: bytes, name: str) -> "pyarrow.Table":
             convert = pyarrow.csv.ConvertOptions(strings_can_be_null=True)
             parse = pyarrow.csv.ParseOptions(delimiter=delimiter)
             table = pyarrow.csv.read_csv(pyarrow.BufferReader(buffer), parse_options=parse, convert_options=convert)
+            if re.search(rb"\d\.\d{3}\b", content):
+                # Again with sizes as they are written: 1.000 may be a thousand.
+                fractions = [
+                    name for name in table.column_names if pyarrow.types.is_floating(table.schema.field(name).type)
+                ]
+                convert.column_types = {name: pyarrow.string() for name in fractions if is_size_column(name)}
+                reader = pyarrow.BufferReader(buffer)
+                table = pyarrow.csv.read_csv(reader, parse_options=parse, convert_options=convert)
             if has_results_columns(table.column_names):
                 # Again with the schema's types: a hash of digits alone would be read as a number.
                 convert.column_types = arrow_schema()
@@ -111,7 +127,10 @@ def read_bytes(content: bytes, name: str) -> "pyarrow.Table":
     check_distinct(table.column_names, name)
     if has_results_columns(table.column_names):
         return upgrade(table, name)
-    return _clean(table, decimal_comma=delimiter != ",") if is_text else table
+    try:
+        return _clean(table, decimal_comma=delimiter != ",") if is_text else table
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def _clean(table: "pyarrow.Table", decimal_comma: bool) -> "pyarrow.Table":
@@ -119,13 +138,22 @@ def _clean(table: "pyarrow.Table", decimal_comma: bool) -> "pyarrow.Table":
     import pyarrow
 
     columns = {}
+    texts_of = {
+        name: table[name].to_pylist() for name in table.column_names if pyarrow.types.is_string(table[name].type)
+    }
+    # A number with a decimal comma, in a column of its own: then points separate thousands.
+    thousands_point = decimal_comma and any(
+        any(text and "," in text for text in texts) and as_numbers(texts, "", True) is not None
+        for name, texts in texts_of.items()
+        if not is_size_column(name)
+    )
     for name in table.column_names:
         column = table[name]
         if name.startswith("column ") and column.null_count == len(column):
             continue
-        if pyarrow.types.is_string(column.type):
-            texts = [text if text is None else text.strip() for text in column.to_pylist()]
-            numbers = as_numbers(texts, name, decimal_comma)
+        if name in texts_of:
+            texts = [text if text is None else text.strip() for text in texts_of[name]]
+            numbers = as_numbers(texts, name, decimal_comma, thousands_point=thousands_point)
             column = pyarrow.array(texts if numbers is None else numbers)
         columns[name] = column
     return pyarrow.table(columns)

@@ -10,6 +10,7 @@ import csv
 import difflib
 import gzip
 import io
+import itertools
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -94,6 +95,7 @@ SIZES = (
     "n_eval",
 )
 _TARGETS = ("loss", "error", "accuracy")
+_NO_TARGETS = ("seed", "run", "run_id", "model", "arm", "step", "epoch", "_step", "seconds", "year", "id")
 # Laws for the sizes that a table has.
 _LAWS = {
     ("n_params", "n_pretrain"): "chinchilla",
@@ -120,6 +122,8 @@ _NOUNS = frozenset(
 _NO_VALUE = frozenset(("", "-", "–", "—", "?", "na", "n/a", "nan", "none", "null"))
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+(,\d+)?([eE][+-]?\d+)?")
+# Points that may separate thousands, as in German: 1.000 and 1.000.000, not 0.500 or 1000.000.
+_POINTS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+")
 _DELIMITERS = (",", ";", "\t", "|")
 
 
@@ -158,15 +162,23 @@ def read_delimited(content: bytes, name: str) -> tuple[bytes, str]:
             delimiter = "\t"
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         header = next((row for row in reader if any(cell.strip() for cell in row)), [])
+        n_header_lines = reader.line_num
+        rest = list(itertools.islice((row for row in reader if row), 20))
     except csv.Error as error:
         raise InputError(f"{name}: not readable as a table of text: {error}") from None
     names = [" ".join(cell.split()) or f"column {number}" for number, cell in enumerate(header, 1)]
+    if header and len(rest) > 1 and all(len(row) == len(rest[-1]) > len(header) for row in rest[-2:]):
+        advice = "give each column a name" if len(header) > 1 else "delete the lines above the names of the columns"
+        raise InputError(
+            f"{name}: the first line, {listing(header)!r}, has {len(header)} columns and the rows below have "
+            f"{len(rest[-1])}: {advice}"
+        )
     check_distinct(names, name)
     if not names:
         return text.encode(), delimiter
     written = io.StringIO()
     csv.writer(written, delimiter=delimiter, lineterminator="\n").writerow(names)
-    body = text.splitlines(keepends=True)[reader.line_num :]
+    body = text.splitlines(keepends=True)[n_header_lines:]
     return (written.getvalue() + "".join(body)).encode(), delimiter
 
 
@@ -222,32 +234,58 @@ def parse_size(text: object) -> float:
 
 
 def as_numbers(
-    values: Sequence[object] | np.ndarray, column: str, decimal_comma: bool = False, scale: float = 1.0
+    values: Sequence[object] | np.ndarray,
+    column: str,
+    decimal_comma: bool = False,
+    scale: float = 1.0,
+    thousands_point: bool = False,
 ) -> np.ndarray | None:
     """The values of a text column as floats, where all that are given are numbers; None where they are not.
 
-    "5.8 %" is 0.058.
+    "5.8 %" is 0.058, but no size: a share of the data is not a number of images.
 
     Args:
         values: (N,) the column.
         column: Its name: a column of sizes may hold "1.3B" or "1,024".
         decimal_comma: Whether "0,35" may be 0.35: in a file whose delimiter is not a comma.
         scale: Factor of the numbers.
+        thousands_point: Whether "1.000" is a thousand in a column of sizes: in a file with decimal commas.
+
+    Raises:
+        InputError: A column of sizes whose values may be either, "1.000" and "30.000".
     """
     texts = ["" if value is None or value != value else str(value).strip() for value in values]
     given = [text for text in texts if text.lower() not in _NO_VALUE]
     is_size = _meaning(column) in SIZES
+    has_unit = is_size and not is_size_column(column)
     if decimal_comma and given and any("," in text for text in given):
         thousands = is_size and all(_THOUSANDS.fullmatch(text) for text in given if "," in text)
         if not thousands and all(_DECIMAL_COMMA.fullmatch(text) for text in given):
             texts = [text.replace(",", ".") for text in texts]
             given = [text.replace(",", ".") for text in given]
+    if is_size and not has_unit and given and all(_POINTS.fullmatch(text) for text in given if "." in text):
+        pointed = [text for text in given if "." in text]
+        if any(text.count(".") > 1 for text in pointed) or (pointed and thousands_point):
+            texts, given = [text.replace(".", "") for text in texts], [text.replace(".", "") for text in given]
+        elif len(set(pointed)) > 1 and len(pointed) == len(given) and all(text.endswith(".000") for text in given):
+            raise InputError(
+                f"column {column!r}: {given[0]!r} may be {given[0][:-4]} or {given[0].replace('.', ',')}: write it "
+                "without the point"
+            )
     read = parse_size if is_size else _plain_number
+    if column in SIZES and any(text.endswith("%") for text in given):
+        return None
     if given and all(text.endswith("%") for text in given):
         return as_numbers([text.removesuffix("%") for text in texts], column, decimal_comma, 0.01 * scale)
     if not given or any(math.isnan(read(text)) for text in given):
         return None
     return scale * np.array([math.nan if text.lower() in _NO_VALUE else read(text) for text in texts])
+
+
+def is_size_column(name: str) -> bool:
+    """Whether a column's name, ours or a usual other one, is that of a size without a unit of its own."""
+    meaning = _meaning(name)
+    return meaning in SIZES and (name == meaning or _rank(meaning, name)[1] == 1)
 
 
 def _plain_number(text: str) -> float:
@@ -448,7 +486,9 @@ def _target_remedy(target: str | None, names: Sequence[str], table: "Data") -> t
     for other in _TARGETS:
         if near := similar_columns([other], names):
             return near, other
-    return {}, None
+    # Perplexity, bits per byte, a score: the only column of numbers that is no size, or the only one of its kind.
+    left = [name for name in names if _meaning(name) not in (*SIZES, *_NO_TARGETS) and _is_numeric(table[name])]
+    return {}, left[0] if len(left) == 1 else None
 
 
 def _other_law(
@@ -467,6 +507,10 @@ def _other_law(
     known = {"seed", "run", "run_id", "step", "epoch", *_TARGETS}
     varied = [name for name in free if _meaning(name) not in known and _varies(np.asarray(table[name]))]
     return {}, {"law": ["power_law"], "x": varied} if len(varied) == 1 else {}
+
+
+def _is_numeric(values: Any) -> bool:
+    return np.asarray(values).dtype.kind in "fiu"
 
 
 def _varies(values: np.ndarray) -> bool:
@@ -511,6 +555,28 @@ def split_heading(name: str) -> tuple[str, float] | None:
     return None
 
 
+def arm_columns(names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What is measured -> arm -> column, of a table with a column an arm: loss_plain and loss_KD, or baseline and KD.
+
+    "" where the columns name nothing but the arms; empty for other tables.
+    """
+    if "arm" in names:
+        return {}
+    found: dict[str, dict[str, list[str]]] = {}
+    for name in names:
+        words = re.findall(r"[A-Za-z]+|[0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
+        for at in sorted({0, len(words) - 1} if words else set()):
+            arm = _arm_of(words[at])
+            stem = "_".join(word.lower() for number, word in enumerate(words) if number != at)
+            if arm and re.fullmatch("[A-Za-z]+", words[at]) and (not stem or _meaning(stem) in _TARGETS):
+                found.setdefault(stem, {}).setdefault(arm, []).append(name)
+    return {
+        stem: {arm: columns[0] for arm, columns in arms.items()}
+        for stem, arms in found.items()
+        if set(arms) == set(ARMS) and all(len(columns) == 1 for columns in arms.values())
+    }
+
+
 def propose_arms(table: "Data") -> tuple[str, dict[str, str]] | None:
     """The column that seems to hold the arms under other names, and plain and distilled -> its value.
 
@@ -522,6 +588,8 @@ def propose_arms(table: "Data") -> tuple[str, dict[str, str]] | None:
         values = list(dict.fromkeys(filter(None, arm_texts(np.asarray(table[name])))))
         if len(values) < 2 or (name not in usual and len(values) > 2) or len(values) > 12:
             continue
+        if name.lower() == "teacher" and len(values) == 2 and (none := _without_teacher(values)):
+            return name, {"plain": none, "distilled": next(value for value in values if value != none)}
         kinds = {value: _arm_of(value) for value in values}
         plain = [value for value, kind in kinds.items() if kind == "plain"]
         distilled = [value for value, kind in kinds.items() if kind == "distilled"]
@@ -535,6 +603,13 @@ def propose_arms(table: "Data") -> tuple[str, dict[str, str]] | None:
             continue
         return name, {"plain": plain[0], "distilled": distilled[0]}
     return None
+
+
+def _without_teacher(values: Sequence[str]) -> str | None:
+    """The value of a column of teachers that says that there is none."""
+    return next(
+        (value for value in values if value.lower() in ("none", "no", "0", "false", "-", "off", "no teacher")), None
+    )
 
 
 def _arm_of(value: str) -> str | None:
@@ -564,6 +639,8 @@ def missing_arms(
     values = list(dict.fromkeys(filter(None, arm_texts(np.asarray(table["arm"]))))) if "arm" in names else []
     if "arm" in names:
         problem = f"the table has no row with arm {wanted or 'plain'!r}: its arms are {listing(values)}"
+        if n_empty := arm_texts(np.asarray(table["arm"])).count(""):
+            problem += f", and {n_empty} rows have none: write plain or distilled there"
     remedy: dict[str, list[str]] = {}
     proposal = propose_arms(table)
     if proposal and ("arm" not in names or len(values) > 1):
@@ -573,6 +650,9 @@ def missing_arms(
             remedy["map"] = [f"arm={column}"]
         renamed = ",".join(f"{arm}={value}" for arm, value in arms.items() if value != arm)
         remedy["arm_names"] = [renamed] if renamed else []
+    if proposal is None and (measures := arm_columns(names)):
+        columns = listing(name for arms in measures.values() for name in arms.values())
+        return ColumnsError(f"{problem}; it seems to have one column an arm ({columns})", wide=True)
     if proposal is None and "arm" not in names:
         return ColumnsError(f"{problem}; the rows of such a column are plain or distilled, and both are compared")
     if any(name not in names for name in (*others, *([target] if target else []))):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_scaling.errors import InputError
-from hf_scaling.results.foreign import apply_names, parse_size, similar_columns, wide_groups
+from hf_scaling.results.foreign import ARMS, apply_names, arm_columns, parse_size, similar_columns, wide_groups
 from hf_scaling.results.table import ResultsTable
 from hf_scaling.text import listing
 
@@ -29,6 +29,7 @@ KINDS = {
     "wandb_chart": "a chart exported from W&B",
     "wandb_runs": "a table of runs exported from W&B",
     "wide": "a wide table, one column a size",
+    "arms": "a wide table, one column an arm",
     "long": "a table with a row a measurement",
 }
 #: What THEIRS of a map is called to leave one of our columns out.
@@ -87,7 +88,7 @@ def import_results(
     Args:
         what: A `trainer_state.json` of a transformers Trainer, a folder with such files (of one run, or a folder a
             run); or a table in any form that `ResultsTable.load` takes: a W&B export of a chart or of runs, a wide
-            table with one column a size, or a long one.
+            table with one column a size or an arm, or a long one.
         map: Our column -> theirs, where the proposed mapping is wrong: a column's name, "NAME*1e6", "1-NAME", a number
             for all rows, or "none" to leave ours out.
         arm_names: plain and distilled -> their values in the column `arm`, as for `ResultsTable.load`.
@@ -123,7 +124,24 @@ def import_results(
     first = [name for name in (*_PROPOSED, *_TARGETS) if name in frame.columns]
     frame = frame[[*first, *(name for name in frame.columns if name not in first)]]
     unused = [str(name) for name in frame.columns if name not in mapping]
-    return Imported(ResultsTable(frame), read.kind, mapping, unused, read.notes)
+    frame, notes = _with_targets(frame)
+    return Imported(ResultsTable(frame), read.kind, mapping, unused, [*read.notes, *notes])
+
+
+def _with_targets(frame: "pd.DataFrame") -> "tuple[pd.DataFrame, list[str]]":
+    """The rows that have a loss, an error or an accuracy, and a note on those that have not, or on gaps in one."""
+    targets = [name for name in (*_TARGETS, "accuracy") if name in frame and frame[name].dtype.kind in "fi"]
+    finite = frame[targets].replace([np.inf, -np.inf], np.nan).notna()
+    kept = finite.any(axis="columns")
+    if not targets or not kept.any():
+        return frame, []
+    notes = []
+    if not kept.all():
+        notes.append(f"{int((~kept).sum())} of {len(frame)} rows left out: no {' or '.join(targets)}")
+    for name in targets:
+        if n_gaps := int((~finite[name])[kept].sum()):
+            notes.append(f"{name} has no value in {n_gaps} of {int(kept.sum())} rows")
+    return frame[kept].reset_index(drop=True), notes
 
 
 def _mapping(read: _Read, given: Mapping[str, str]) -> dict[str, str]:
@@ -140,9 +158,8 @@ def _mapping(read: _Read, given: Mapping[str, str]) -> dict[str, str]:
         for ours, theirs in similar_columns(
             ["accuracy"], [name for name in free if name not in mapping.values()]
         ).items():
-            values = read.frame[theirs].to_numpy() if theirs in names else np.array([])
-            is_rate = values.dtype.kind in "fi" and bool((np.nan_to_num(values) <= 1).all())
-            mapping |= {"error": f"1-{theirs}"} if is_rate else {ours: theirs}
+            is_share = theirs in names and _is_share(read.frame[theirs].to_numpy())
+            mapping |= {"error": f"1-{theirs}"} if is_share else {ours: theirs}
     return {ours: theirs for ours, theirs in {**mapping, **given}.items() if theirs.lower() != NONE}
 
 
@@ -178,7 +195,20 @@ def _read_trainer(states: Iterable[Path], root: Path) -> _Read:
     known |= {"train_flops": "flos", "loss": next((name for name in losses if name in names), "")}
     known = {ours: theirs for ours, theirs in known.items() if theirs in names}
     rate = next((name for name in rates if name in names), None)
-    return _Read("trainer", frame, known | ({"error": f"1-{rate}"} if rate else {}), notes)
+    if rate:
+        known |= {"error": f"1-{rate}"} if _is_share(frame[rate].to_numpy()) else {"accuracy": rate}
+    found = [name for name in losses if name in names and name != "train_loss"]
+    is_evaluated = any(name.startswith("eval_") for name in names)
+    if known.get("loss") == "train_loss" and is_evaluated:
+        notes.append("no evaluation logged a loss: the loss is that of training")
+    elif len(found) > 1:
+        notes.append(f"the loss is {found[0]}; also logged: {listing(found[1:])}")
+    return _Read("trainer", frame, known, notes)
+
+
+def _is_share(values: np.ndarray) -> bool:
+    """Whether a column of numbers is between 0 and 1, and so no percentage."""
+    return values.dtype.kind in "fi" and bool((np.nan_to_num(values) <= 1).all())
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -307,6 +337,8 @@ def _read_table(frame: "pd.DataFrame", where: str) -> _Read:
         return _read_runs(frame)
     if groups := wide_groups(names):
         return _read_wide(frame, groups)
+    if arms := arm_columns(names):
+        return _read_arms(frame, arms)
     known = {name: name for name in ("run", "arm") if name in names} or similar_columns(["run"], names)
     known |= {"step": "_step"} if "_step" in names else {}
     known |= {"seconds": "_runtime"} if "_runtime" in names and "seconds" not in names else {}
@@ -388,6 +420,24 @@ def _read_wide(frame: "pd.DataFrame", groups: Mapping[str, Mapping[float, str]])
         runs = named if len(set(named)) == len(frame) else [f"row {number}" for number in range(1, len(frame) + 1)]
         long, known = long.assign(run=[runs[row] for row in long["row"]]), {**known, "run": "run"}
     return _Read("wide", long[~empty].drop(columns="row").reset_index(drop=True), known, notes)
+
+
+def _read_arms(frame: "pd.DataFrame", arms: Mapping[str, Mapping[str, str]]) -> _Read:
+    """A table with a column an arm in long form: the arm in `arm`, the cells in a column of the measure's name."""
+    import pandas as pd
+
+    cells = {name for columns in arms.values() for name in columns.values()}
+    labels = [str(name) for name in frame.columns if name not in cells]
+    parts = [
+        frame[labels].assign(
+            arm=arm,
+            **{stem or "value": pd.to_numeric(frame[columns[arm]], errors="coerce") for stem, columns in arms.items()},
+        )
+        for arm in ARMS
+    ]
+    known = {"arm": "arm"} | ({"loss": "value"} if "" in arms else {})
+    notes = ["assumed: the cells are loss; say otherwise with --map OURS=value"] if "" in arms else []
+    return _Read("arms", pd.concat(parts, ignore_index=True), known, notes)
 
 
 def _kinds_of_headings(
