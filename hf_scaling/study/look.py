@@ -302,7 +302,6 @@ def _grid(
         "weight_decay": 0.05,
         "augmentation": ["erase"],
         "label_smoothing_factor": 0.1,
-        "averaging": "tail:0.2",
         "per_device_eval_batch_size": 500,
         "save_strategy": "no",
     }
