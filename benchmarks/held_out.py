@@ -1,33 +1,49 @@
 """How often the interval holds outside the data: measured curves with their largest scales held out, planted laws.
 
     OMP_NUM_THREADS=1 python benchmarks/held_out.py bird cal flan gigaword syn2real chinchilla planted
+    OMP_NUM_THREADS=1 python benchmarks/held_out.py flan_grids gigaword_grids tiny_imagenet scalebench
 
 Each measured set is fitted without its largest scales (few-shot curves: is_fit = 1; fine-tuning curves: all but the
 three largest sizes; syn2real: fractions to 7 %; Chinchilla: all but the top decade of compute) and predicted there.
 "width" is the median half-width of the mean band, on the log scale, over that of the narrowest constant band that
-would have held 95 % of the points, known afterwards only. Planted rows are the cells of coverage.py: they compare the
+would have held 95 % of the points, known afterwards only. The second command is of tables in which several sizes vary:
+families of language models by n_finetune (four or six of its levels fitted, the next two predicted), the rows of
+tests/data/tiny_imagenet by n_pretrain (the two largest predicted), and ScaleBench's pools with their test runs, each
+with single laws alone. Planted rows are the cells of coverage.py: they compare the
 band at ten times the largest size with the one without the law's own error. Needs ../shared/data for measured sets.
 """
 
 import argparse
 import collections
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import scalebench
 from coverage import DESIGNS, cells, design
 
 import hf_scaling as hs
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+STUDY = Path(__file__).resolve().parents[1] / "tests" / "data" / "tiny_imagenet" / "results.parquet"
 ONE = ("power_law", "shifted_power_law", "m4", "bnsl")
 GRID = ("transfer_gap", "transfer_gap_shifted", "rectified_joint", "effective_data", "effective_data_shifted")
 SETS = ("bird", "cal", "flan", "gigaword", "syn2real", "chinchilla")
+GRID_SETS = ("flan_grids", "gigaword_grids", "tiny_imagenet", "scalebench")
+# What the names of each family's models begin with, and the laws of their tables.
+FAMILIES = ("facebook/opt", "cerebras/", "gpt2", "MBZUAI/LaMini", "google/switch")
+OF_FAMILIES = (
+    "joint_multiplicative",
+    "effective_data_model",
+    hs.Law("additive", "E + A*n_params**-a + C*n_finetune**-c"),
+)
+Case = tuple[pd.DataFrame, pd.DataFrame, str | None, str, tuple["str | hs.Law", ...]]
 
 
-def cases(name: str) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, str | None, str, tuple[str, ...]]]:
+def cases(name: str) -> Iterator[Case]:
     """Fitted rows, held-out rows, x, target and laws of each curve of a set."""
     if name in ("bird", "cal"):
         table = pd.read_csv(DATA / "few_shot_curves.csv")
@@ -54,21 +70,50 @@ def cases(name: str) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, str | None, s
         yield rows[compute <= largest], rows[compute > largest], None, "loss", ("chinchilla", "chinchilla_coupled")
 
 
+def grid_cases(name: str) -> Iterator[Case]:
+    """The same of each table of a set in which several sizes vary."""
+    if name.endswith("_grids"):
+        table = pd.read_csv(DATA / "llm_finetune_curves.csv")
+        table = table[(table.task == name.removesuffix("_grids")) & (table.n_finetune > 0)]
+        for family, first, count in itertools.product(FAMILIES, (0, 5), (4, 6)):
+            rows = table.loc[table.model.str.startswith(family), ["n_params", "n_finetune", "loss"]]
+            levels = np.sort(rows.n_finetune.unique())[first:]
+            fitted, beyond = (rows[rows.n_finetune.isin(part)] for part in (levels[:count], levels[count : count + 2]))
+            yield fitted, beyond, None, "loss", OF_FAMILIES
+    elif name == "tiny_imagenet":
+        table = pd.read_parquet(STUDY)
+        table = table[(table.stage == "finetune") & (table.n_pretrain > 0)]
+        for _, rows in table.groupby(["arm", "downstream", "model"]):
+            levels = np.sort(rows.n_pretrain.unique())
+            for target in ("loss", "error") if len(levels) > 5 else ():
+                means = rows.groupby(["n_pretrain", "n_finetune"], as_index=False)[target].mean()
+                is_fitted = means.n_pretrain <= levels[-3]
+                yield means[is_fitted], means[~is_fitted], None, target, GRID
+    else:
+        for task in ("data_constrained", "moe"):
+            pool, test = (scalebench.read(scalebench.DATA / f"{task}_{part}.csv", task) for part in ("train", "test"))
+            for law in scalebench.CANDIDATES[task]:
+                names = [*(hs.LAWS[law] if isinstance(law, str) else law).variables, "loss"]
+                yield pool[names], test[names], None, "loss", (law,)
+
+
 def measured(name: str, bootstrap: int, only: list[str]) -> None:
     """Print a row for each law of a set."""
     found = collections.defaultdict(list)
-    for fitted, beyond, x, target, laws in cases(name):
-        for law in (*laws, "auto"):
-            if only and law not in only:
+    for fitted, beyond, x, target, laws in cases(name) if name in SETS else grid_cases(name):
+        for law in (*laws, "auto") if name in SETS else laws:
+            title = law if isinstance(law, str) else law.name
+            if only and title not in only:
                 continue
-            takes_x = x if law == "auto" or (len(hs.LAWS[law].variables) == 1 and law != "rectified") else None
+            one = law == "auto" or (isinstance(law, str) and len(hs.LAWS[law].variables) == 1 and law != "rectified")
+            takes_x = x if one else None
             fit = hs.fit_law(fitted.reset_index(drop=True), law, target=target, x=takes_x, bootstrap=bootstrap)
             truth = beyond[target].to_numpy()
             bands = [fit.predict(beyond, kind=kind) for kind in ("mean", "new_run")]
             held = [np.mean((band.low <= truth) & (truth <= band.high)) for band in bands]
             miss = np.abs(np.log(truth / bands[0].value.to_numpy()))
             half = np.log(bands[0].high / bands[0].low).to_numpy() / 2
-            found[law].append((float(np.sqrt(np.mean(miss**2))), *held, half, miss))
+            found[title].append((float(np.sqrt(np.mean(miss**2))), *held, half, miss))
     for law, rows in found.items():
         error, mean, new = (100 * np.mean([row[i] for row in rows]) for i in range(3))
         width = np.median(np.concatenate([row[3] for row in rows]))
@@ -102,7 +147,7 @@ def planted(studies: int, bootstrap: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sets", nargs="+", choices=(*SETS, "planted"))
+    parser.add_argument("sets", nargs="+", choices=(*SETS, *GRID_SETS, "planted"))
     parser.add_argument("--bootstrap", type=int, default=200)
     parser.add_argument("--studies", type=int, default=40)
     parser.add_argument("--laws", nargs="*", default=[], help="only these laws")

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 
 from hf_scaling.fitting.bootstrap import hat_basis
-from hf_scaling.fitting.estimate import Estimate, robust_scale
+from hf_scaling.fitting.estimate import Estimate, estimate, robust_scale
 from hf_scaling.fitting.rows import FitRows, note
-from hf_scaling.fitting.solver import minimise
+from hf_scaling.fitting.solver import Coordinates, minimise
 from hf_scaling.text import format_percent
 
 # The shares of a direction's log range that are held out, from the top.
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
-# A direction is expanded along where it has this many levels.
+# Windows expand along directions of at least this many levels; where several sizes vary, a window that leaves fewer of
+# them is fitted anew: a fit that starts from that of all rows remembers what the rows left do not determine.
 _FEWEST_LEVELS = 4
 # In a window, distances count as at least this share of the largest: noise at the edge is no slope.
 _NEAREST = 0.1
@@ -46,11 +47,13 @@ class Window:
 
     Attributes:
         direction: What the window expands along: a number for each variable, the last for their product.
+        levels: Levels of the direction among the rows fitted.
         train: (N,) the rows fitted.
         distance: (N,) how far each row is outside the fitted ones, as a natural logarithm; 0 inside.
     """
 
     direction: int
+    levels: int
     train: np.ndarray
     distance: np.ndarray
 
@@ -79,11 +82,17 @@ def log_sizes(sizes: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.vstack([logs, logs.mean(axis=0)]) if len(logs) > 1 else logs
 
 
-def distance_outside(logs: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """(N,) the largest distance of logarithms (V, N) outside their ranges (V,); an undefined one counts as 0."""
+def distances_outside(logs: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """(V, N) distances of logarithms (V, N) outside their ranges (V,); an undefined one counts as 0."""
     with np.errstate(invalid="ignore"):
         beyond = np.maximum(low[:, None] - logs, logs - high[:, None])
-    return np.maximum(np.where(np.isfinite(beyond), beyond, 0.0).max(axis=0), 0.0)
+    return np.maximum(np.where(np.isfinite(beyond), beyond, 0.0), 0.0)
+
+
+def distance_outside(logs: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """(N,) the largest distance of logarithms (V, N) outside their ranges (V,); an undefined one counts as 0."""
+    largest: np.ndarray = distances_outside(logs, low, high).max(axis=0)
+    return largest
 
 
 def log_ranges(logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,23 +121,33 @@ def expanding_windows(rows: FitRows, smallest: int) -> list[Window]:
             seen.add(configurations)
             distance = np.where(train, 0.0, distance_outside(logs, *log_ranges(logs[:, train])))
             if (distance > 1e-9).any():
-                windows.append(Window(direction, train, distance))
+                left = int((levels <= along[train].max() + 1e-9).sum())
+                windows.append(Window(direction, left, train, distance))
     return windows
 
 
 @np.errstate(all="ignore")
-def hold_out(estimate: Estimate) -> HeldOut:
-    """Refit the law to every window, all in one batch that starts from the fit of all rows."""
-    problem, rows = estimate.problem, estimate.rows
-    windows, basis = expanding_windows(rows, len(estimate.u) + 1), hat_basis(estimate.slopes())
+def hold_out(estimated: Estimate, coordinates: Coordinates) -> HeldOut:
+    """Refit the law to every window, in one batch that starts from the fit of all rows, or anew.
+
+    Args:
+        estimated: The fit of all rows.
+        coordinates: The law's free coordinates, without the bounds that follow from the rows.
+    """
+    problem, rows = estimated.problem, estimated.rows
+    windows, basis = expanding_windows(rows, len(estimated.u) + 1), hat_basis(estimated.slopes())
     if not windows:
         none = np.empty((0, len(rows.target)))
         return HeldOut([], none, basis, none)
     kept = np.stack([window.train for window in windows])
     batch = replace(problem, root_weights=problem.root_weights * kept)
-    start = np.repeat(estimate.u[None], len(windows), axis=0)
+    start = np.repeat(estimated.u[None], len(windows), axis=0)
     solved = minimise(batch, start, iterations=40, tolerance=1e-5)
-    values = problem.evaluator.value(problem.coordinates.to_theta(solved.u))
+    theta = problem.coordinates.to_theta(solved.u)
+    for i, window in enumerate(windows):
+        if len(rows.variables) > 1 and window.levels < _FEWEST_LEVELS:
+            theta[i] = estimate(rows.subset(window.train), estimated.law, coordinates, problem.objective).theta
+    values = problem.evaluator.value(theta)
     return HeldOut(windows, problem.objective.scale(values), basis, np.zeros_like(values))
 
 
@@ -181,7 +200,13 @@ def misfit(residual: np.ndarray, rows: FitRows, basis: np.ndarray) -> float:
 
 
 def estimate_discrepancy(
-    held_out: HeldOut, rows: FitRows, target: np.ndarray, root_weights: np.ndarray, fitted: np.ndarray, is_log: bool
+    held_out: HeldOut,
+    rows: FitRows,
+    target: np.ndarray,
+    root_weights: np.ndarray,
+    fitted: np.ndarray,
+    is_log: bool,
+    determined: bool = True,
 ) -> dict[str, Any]:
     """The law's error beyond the data, as a fit records it.
 
@@ -192,12 +217,16 @@ def estimate_discrepancy(
         root_weights: (N,) square roots of the rows' weights.
         fitted: (N,) the fit of all rows, on the objective's scale.
         is_log: Whether that scale is logarithmic.
+        determined: Whether the rows determine the law. Where several sizes vary, neighbours along the others agree
+            with a law that is free to go anywhere along one, so that they cannot show that it is right.
 
     Returns:
         per_log, the standard deviation per unit of natural-log distance outside the data; edge, that of what the law
         misses at the largest sizes, which goes with them; freedom, Student's degrees of freedom; ranges, the (low,
-        high) logarithm of the sizes and of their mean; windows, how many there were.
+        high) logarithm of the sizes and of their mean; windows, how many there were; directions, where several sizes
+        vary: per_log and freedom of each range.
     """
+    several = len(rows.variables) > 1
     prior = _PRIOR * (1.0 if is_log else float(np.mean(np.abs(rows.target))))
     squares = []
     for window, values, spread in zip(held_out.windows, held_out.values, held_out.spread):
@@ -211,21 +240,39 @@ def estimate_discrepancy(
     if held_out.spread.any():
         # A member that fails in one window moves the mean of laws there alone: as in `law="auto"`, it does not decide.
         total = len(squares) * float(np.exp(np.mean(np.log(np.maximum(squares, 1e-4 * prior**2)))))
-    per_log = np.sqrt((total + _PRIOR_WEIGHT * prior**2) / freedom)
+    square = _typical(squares, prior**2, prior**2) if several else (total + _PRIOR_WEIGHT * prior**2) / freedom
     share = 1.0
-    if len(target) - held_out.basis.shape[1] >= _ENOUGH_FREEDOM:
+    if len(target) - held_out.basis.shape[1] >= _ENOUGH_FREEDOM and (determined or not several):
         excess = misfit((target - fitted) * root_weights, rows, held_out.basis)
         share = float(np.clip((excess - _DOUBTFUL) / (_CLEAR - _DOUBTFUL), 0.0, 1.0))
     logs = log_sizes(rows.variables)
     low, high = log_ranges(logs)
     along = np.exp(logs[-1] - logs[-1].max()) if np.isfinite(logs[-1].max()) else np.ones_like(target)
+    directions = []
+    for direction in range(len(logs)) if several else ():
+        own = [one for one, window in zip(squares, held_out.windows) if window.direction == direction]
+        # All windows together are the prior of those of one direction.
+        directions.append([float(share * np.sqrt(_typical(own, square, prior**2))), len(own) + _PRIOR_WEIGHT])
     return {
-        "per_log": float(share * per_log),
+        "per_log": float(share * np.sqrt(square)),
         "edge": float(share * np.sqrt(np.average((target - fitted) ** 2, weights=along))),
         "freedom": freedom,
         "ranges": [[float(a), float(b)] for a, b in zip(low, high)],
         "windows": len(squares),
+        **({"directions": directions} if several else {}),
     }
+
+
+def _typical(squares: Sequence[float], middle: float, least: float) -> float:
+    """The geometric mean of squares and of a prior with the weight of two: one impossible window does not decide.
+
+    Args:
+        squares: Of each window; those below a ten-thousandth of `least` count as that.
+        middle: The prior.
+        least: The square of the least error per unit that is assumed before any window is seen.
+    """
+    logs = np.log(np.maximum([*squares, *[middle] * _PRIOR_WEIGHT], max(1e-4 * least, 1e-300)))
+    return float(np.exp(logs.mean()))
 
 
 def deviations(discrepancy: Mapping[str, Any], sizes: Mapping[str, np.ndarray], count: int, seed: int) -> np.ndarray:
@@ -236,36 +283,41 @@ def deviations(discrepancy: Mapping[str, Any], sizes: Mapping[str, np.ndarray], 
     from scipy.special import stdtrit
 
     ranges = np.array(discrepancy["ranges"], dtype=float)
-    distance = distance_outside(log_sizes(sizes), ranges[:, 0], ranges[:, 1])
+    distances = distances_outside(log_sizes(sizes), ranges[:, 0], ranges[:, 1])
+    # Laws of one size and laws stored by older versions have no directions; the latter may have no edge either.
+    directions = discrepancy.get("directions") or [[discrepancy["per_log"], discrepancy["freedom"]]] * len(distances)
+    per_log, freedom = np.array(directions, dtype=float).T
+    errors = per_log[:, None] * distances
+    # Of the directions that a place is outside in, the one with the largest error counts.
+    largest = errors.argmax(axis=0)
     turns = np.random.default_rng([seed, 1]).permutation(count)
-    students = stdtrit(discrepancy["freedom"], (turns + 0.5) / count)
-    # Laws stored by older versions have no edge.
-    edge = discrepancy.get("edge", 0.0) * np.minimum(distance / _NEAR, 1.0)
-    return students[:, None] * np.hypot(discrepancy["per_log"] * distance, edge)
+    students = stdtrit(freedom, ((turns + 0.5) / count)[:, None])
+    edge = discrepancy.get("edge", 0.0) * np.minimum(distances.max(axis=0) / _NEAR, 1.0)
+    return students[:, largest] * np.hypot(errors.max(axis=0), edge)
 
 
-def extrapolation_notes(estimate: Estimate, held_out: HeldOut) -> list[dict]:
+def extrapolation_notes(estimated: Estimate, held_out: HeldOut) -> list[dict]:
     """An error where the largest scales, held out, are missed by far more than the law's band and by over 10 %."""
     from scipy.special import stdtrit
 
-    slopes = estimate.slopes()
-    roots = np.maximum(estimate.problem.root_weights, 1e-300)[:, None]
+    slopes = estimated.slopes()
+    roots = np.maximum(estimated.problem.root_weights, 1e-300)[:, None]
     last = {window.direction: i for i, window in reversed(list(enumerate(held_out.windows)))}
     for i in last.values():
         window = held_out.windows[i]
-        beyond, miss = ~window.train, estimate.problem.target - held_out.values[i]
-        freedom = max(int(window.train.sum()) - len(estimate.u), 1)
-        residual = (miss * estimate.problem.root_weights)[window.train]
+        beyond, miss = ~window.train, estimated.problem.target - held_out.values[i]
+        freedom = max(int(window.train.sum()) - len(estimated.u), 1)
+        residual = (miss * estimated.problem.root_weights)[window.train]
         scale = np.sqrt(float((residual**2).sum()) / freedom)
         mean_slope = (slopes / roots)[beyond].mean(axis=0)
         inside = slopes[window.train]
         spread = float(mean_slope @ np.linalg.pinv(inside.T @ inside, rcond=1e-10, hermitian=True) @ mean_slope)
         half_width = float(stdtrit(freedom, 0.975)) * scale * np.sqrt(spread + 1 / beyond.sum())
         shift = float(miss[beyond].mean())
-        values = estimate.rows.target
+        values = estimated.rows.target
         # A share of a target that may be negative means nothing: its misses are shares of its measured span.
         mean = float(values[beyond].mean() if (values > 0).all() else np.ptp(values))
-        share = abs(np.expm1(shift)) if estimate.problem.objective.is_log else abs(shift) / max(abs(mean), 1e-300)
+        share = abs(np.expm1(shift)) if estimated.problem.objective.is_log else abs(shift) / max(abs(mean), 1e-300)
         if not (abs(shift) <= _BAD_HALF_WIDTHS * half_width or share <= _BAD_SHARE):
             text = f"fitted without its largest scales, the law misses them by {format_percent(share)} on average, "
             text += f"{abs(shift) / max(half_width, 1e-300):.1f} half-widths of its own interval"

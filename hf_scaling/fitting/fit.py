@@ -263,7 +263,7 @@ def fit_rows(rows: FitRows, law: Law, options: FitOptions) -> LawFit:
         refits = Refits(draws, 1 - drawn.converged, options.level)
     # The status is judged without the prior.
     status, findings = judge(of_rows, effects, refits, identification)
-    held_out = hold_out(estimated)
+    held_out = hold_out(estimated, coordinates)
     badly = extrapolation_notes(estimated, held_out)
     status, findings = "extrapolates_badly" if badly and status == "ok" else status, findings + badly
     problem, noise = estimated.problem, estimated.residuals * np.sqrt(count / estimated.freedom)
@@ -272,7 +272,15 @@ def fit_rows(rows: FitRows, law: Law, options: FitOptions) -> LawFit:
         # Rows of one cluster agree with each other by what they share, not because the law is wrong.
         fitted = problem.target - effects.within
         noise *= np.hypot(effects.shared, effects.own) / max(float(np.sqrt(np.mean(noise**2))), 1e-300)
-    discrepancy = estimate_discrepancy(held_out, rows, problem.target, problem.root_weights, fitted, objective.is_log)
+    discrepancy = estimate_discrepancy(
+        held_out,
+        rows,
+        problem.target,
+        problem.root_weights,
+        fitted,
+        objective.is_log,
+        determined=status != "not_identifiable",
+    )
     intervals = {}
     if len(draws):
         low, high = quantiles(draws, options.level, estimated.theta)

@@ -559,7 +559,13 @@ def combine_fits(members: Sequence[LawFit], views: Sequence[FitRows]) -> LawFit:
     weights = rows.weights if rows.weights is not None else 1.0
     root_weights = np.sqrt(weights * (np.ones_like(rows.target) if rows.emphasis is None else rows.emphasis))
     discrepancy = estimate_discrepancy(
-        held_out, rows, scale.scale(rows.target), root_weights, fitted + carried, scale.is_log
+        held_out,
+        rows,
+        scale.scale(rows.target),
+        root_weights,
+        fitted + carried,
+        scale.is_log,
+        determined=any(member.status != "not_identifiable" for member in members),
     )
     settings: dict[str, Any] = {
         **members[0].settings,
