@@ -170,19 +170,18 @@ def test_the_error_is_that_of_the_direction_in_which_a_place_is_outside():
     assert spread[1] > 1.2 * spread[0]
 
 
-def test_neighbours_count_only_for_a_law_that_the_rows_determine():
-    law, by_neighbours, without = hs.LAWS["transfer_gap"], [], []
-    for seed in range(5):
+def test_less_shows_that_a_law_is_wrong_where_the_rows_do_not_determine_it():
+    law, shares = hs.LAWS["transfer_gap"], []
+    for seed in range(12):
         columns = 1e3 * 2.0 ** np.arange(5), 1e2 * 3.0 ** np.arange(5)
         table = grid(lambda p, f: (2.0 * p**-0.3 + 0.8) * f**-0.2 + 0.05, *columns, seed=seed)
         rows = select_rows(table, law, RowFilter("error"))
         estimated = estimate(rows, law, coordinates_of(law), make_objective("log_huber", None))
         parts = rows, estimated.problem.target, estimated.problem.root_weights, estimated.fitted, True
         held_out = hold_out(estimated, coordinates_of(law))
-        by_neighbours.append(estimate_discrepancy(held_out, *parts, determined=True)["per_log"])
-        without.append(estimate_discrepancy(held_out, *parts, determined=False)["per_log"])
-    # The law is right, and neighbours mostly show it; where they may not count, its error does.
-    assert np.median(by_neighbours) < 0.25 * min(without)
+        shares.append([estimate_discrepancy(held_out, *parts, determined=known)["per_log"] for known in (True, False)])
+    determined, is_open = np.array(shares).T
+    assert (is_open >= determined).all() and (is_open > determined).sum() >= 2
 
 
 def test_neighbours_that_agree_better_than_the_law_show_a_misfit():

@@ -14,16 +14,20 @@ from typing import Any
 import numpy as np
 
 from hf_scaling.fitting.bootstrap import hat_basis
-from hf_scaling.fitting.estimate import Estimate, estimate, robust_scale
-from hf_scaling.fitting.rows import FitRows, note
-from hf_scaling.fitting.solver import Coordinates, minimise
+from hf_scaling.fitting.estimate import Estimate, robust_scale, search_starts
+from hf_scaling.fitting.rows import FitRows, note, thinned
+from hf_scaling.fitting.solver import Coordinates, Problem, minimise
 from hf_scaling.text import format_percent
 
 # The shares of a direction's log range that are held out, from the top.
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
-# Windows expand along directions of at least this many levels; where several sizes vary, a window that leaves fewer of
-# them is fitted anew: a fit that starts from that of all rows remembers what the rows left do not determine.
+# A direction is expanded along where it has this many levels.
 _FEWEST_LEVELS = 4
+# A window of several sizes that leaves fewer levels, and less than this share of what all rows say of one direction of
+# the parameters, is fitted from new starts: one that starts from the fit of all rows keeps what held-out rows said.
+_FORGOTTEN = 0.05
+# New starts of a window, and the most rows that they are searched with.
+_NEW_STARTS, _MOST_ROWS_OF_STARTS = 2, 2048
 # In a window, distances count as at least this share of the largest: noise at the edge is no slope.
 _NEAREST = 0.1
 # What is assumed before any window is seen: 2 % per factor of e, with the weight of two windows.
@@ -35,6 +39,9 @@ _LARGEST = 0.5
 # Standard errors by which neighbours must agree better with each other than with the law: from the first the error
 # counts, from the second it counts whole.
 _DOUBTFUL, _CLEAR = 0.5, 1.0
+# The same of a law of several sizes that the rows do not determine: neighbours along the other sizes agree with it
+# wherever it goes along one, so that less shows that it is wrong.
+_DOUBTFUL_IF_OPEN, _CLEAR_IF_OPEN = 0.0, 0.5
 # With fewer degrees of freedom neighbours cannot show that a law is wrong, and its error counts whole.
 _ENOUGH_FREEDOM = 10
 # Half-widths of a window's own band, and the relative miss, beyond which a law extrapolates badly.
@@ -146,9 +153,29 @@ def hold_out(estimated: Estimate, coordinates: Coordinates) -> HeldOut:
     theta = problem.coordinates.to_theta(solved.u)
     for i, window in enumerate(windows):
         if len(rows.variables) > 1 and window.levels < _FEWEST_LEVELS:
-            theta[i] = estimate(rows.subset(window.train), estimated.law, coordinates, problem.objective).theta
+            kept = basis[window.train]
+            if np.linalg.eigvalsh(kept.T @ kept)[0] < _FORGOTTEN:
+                theta[i] = _fit_anew(estimated, coordinates, window.train)
     values = problem.evaluator.value(theta)
     return HeldOut(windows, problem.objective.scale(values), basis, np.zeros_like(values))
+
+
+def _fit_anew(estimated: Estimate, coordinates: Coordinates, train: np.ndarray) -> np.ndarray:
+    """(P,) parameters of the law fitted to the rows `train` (N,), from starts that follow from these rows alone."""
+    problem, places = estimated.problem, np.flatnonzero(train)
+    places = places[thinned(len(places), _MOST_ROWS_OF_STARTS)]
+    sizes = {name: values[places] for name, values in estimated.rows.variables.items()}
+    part = Problem(
+        estimated.law.evaluator(sizes),
+        coordinates,
+        problem.objective,
+        problem.target[places],
+        problem.root_weights[places],
+    )
+    starts = search_starts(part, estimated.law, sizes)[:_NEW_STARTS]
+    solved = minimise(part, starts, iterations=40, tolerance=1e-5)
+    theta: np.ndarray = coordinates.to_theta(solved.u[[int(np.argmin(solved.cost))]])[0]
+    return theta
 
 
 def neighbours(rows: FitRows) -> tuple[np.ndarray, np.ndarray]:
@@ -217,8 +244,7 @@ def estimate_discrepancy(
         root_weights: (N,) square roots of the rows' weights.
         fitted: (N,) the fit of all rows, on the objective's scale.
         is_log: Whether that scale is logarithmic.
-        determined: Whether the rows determine the law. Where several sizes vary, neighbours along the others agree
-            with a law that is free to go anywhere along one, so that they cannot show that it is right.
+        determined: Whether the rows determine the law.
 
     Returns:
         per_log, the standard deviation per unit of natural-log distance outside the data; edge, that of what the law
@@ -242,9 +268,11 @@ def estimate_discrepancy(
         total = len(squares) * float(np.exp(np.mean(np.log(np.maximum(squares, 1e-4 * prior**2)))))
     square = _typical(squares, prior**2, prior**2) if several else (total + _PRIOR_WEIGHT * prior**2) / freedom
     share = 1.0
-    if len(target) - held_out.basis.shape[1] >= _ENOUGH_FREEDOM and (determined or not several):
+    if len(target) - held_out.basis.shape[1] >= _ENOUGH_FREEDOM:
         excess = misfit((target - fitted) * root_weights, rows, held_out.basis)
-        share = float(np.clip((excess - _DOUBTFUL) / (_CLEAR - _DOUBTFUL), 0.0, 1.0))
+        is_open = several and not determined
+        doubtful, clear = (_DOUBTFUL_IF_OPEN, _CLEAR_IF_OPEN) if is_open else (_DOUBTFUL, _CLEAR)
+        share = float(np.clip((excess - doubtful) / (clear - doubtful), 0.0, 1.0))
     logs = log_sizes(rows.variables)
     low, high = log_ranges(logs)
     along = np.exp(logs[-1] - logs[-1].max()) if np.isfinite(logs[-1].max()) else np.ones_like(target)
