@@ -1,5 +1,7 @@
 """Fixtures and settings of all tests."""
 
+import contextlib
+import json
 import os
 
 import pytest
@@ -38,3 +40,20 @@ def hub(_hub):
     _hub.calm()
     yield _hub
     _hub.calm()
+
+
+@pytest.fixture
+def plans_here(monkeypatch):
+    """Grids are planned by this process, which has torch loaded: a process for each plan takes seconds to start.
+
+    What a user gets, a process of its own, is what every test has that runs a command.
+    """
+    from hf_scaling.grid import resolver
+    from hf_scaling.runner.plans import plan_runs
+
+    class ThisProcess(contextlib.nullcontext):
+        def ask(self, request, **arguments):
+            assert request == "plan"
+            return json.loads(json.dumps(plan_runs(**json.loads(json.dumps(arguments)))))
+
+    monkeypatch.setattr(resolver, "Process", lambda _: contextlib.nullcontext(ThisProcess()))

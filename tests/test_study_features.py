@@ -12,7 +12,7 @@ from hf_scaling.cli import main
 from hf_scaling.errors import InputError
 from hf_scaling.results import ResultsTable, new_row
 from hf_scaling.scores import SCORES
-from hf_scaling.scores.agreement import judge_study
+from hf_scaling.scores.agreement import VARIED, constant_columns, describe_constants, judge_constants, judge_study
 from hf_scaling.study import features
 from hf_scaling.study.features import score_study, transferability
 
@@ -142,6 +142,45 @@ def test_scores_are_judged_by_the_rows_of_their_set(study):
     assert by_score.at["leep", "verdict"] == "not" and by_score.at["logme", "verdict"] == "cannot_tell"
     assert by_score.at["n_pretrain", "verdict"] == "trivial"
     assert len(judge_study(frame, table.assign(source="other"))) == 0
+
+
+def test_the_judgement_says_how_far_transrate_depends_on_its_constant():
+    accuracy = [0.5, 0.6, 0.7, 0.8]
+    # At the second constant the last two change places: one pair of six.
+    found = judge_constants(np.array([[1.0, 2, 3, 4], [1.0, 2, 4, 3]]), accuracy)
+    assert found["flipped"] == pytest.approx(1 / 6)
+    assert found["tau_most"] == pytest.approx(1) and found["tau_least"] < 0.9
+    same = judge_constants(np.array([[1.0, 2, 3, 4], [10.0, 20, 30, 40]]), accuracy)
+    assert same == {"flipped": 0, "tau_least": pytest.approx(1), "tau_most": pytest.approx(1)}
+
+
+def test_a_study_stores_transrate_at_constants_over_five_decades(study):
+    found = score_study(study, "digits", n=60)
+    columns = constant_columns(pd.read_parquet(study / "scores.parquet"))
+    constants = [float(name.removeprefix(VARIED)) for name in columns]
+    assert max(constants) / min(constants) == pytest.approx(1e5)
+    at_default = columns[constants.index(1e-4)]
+    assert np.allclose(found.table[at_default], found.table["transrate"])
+    # Two checkpoints of unknown size leave nothing to compare with.
+    assert len(found.judged) == 0 and describe_constants(found.judged) == []
+
+
+def test_an_order_that_depends_on_the_constant_is_stated_for_its_set(study):
+    frame = ResultsTable.load(study).to_pandas()
+    runs = frame[frame["stage"] == "pretrain"]
+    table = runs[["run_id", "model", "arm", "seed"]].assign(
+        source="digits", n_pretrain=runs["n_pretrain"].astype(float), transrate=-runs["error"]
+    )
+    by_constant = {f"{VARIED}1e-05": -runs["error"], f"{VARIED}0.1": runs["error"]}
+    judged = judge_study(frame, table.assign(**by_constant), ("error",)).set_index("score")
+    assert set(judged.index) == {"n_pretrain", "transrate"}
+    own = judged.loc["transrate"]
+    assert (own["flipped"], own["tau_least"], own["tau_most"]) == (1, pytest.approx(-1), pytest.approx(1))
+    assert np.isnan(judged.at["n_pretrain", "flipped"])
+    assert len(describe_constants(judged.reset_index())) == 1
+    same = dict.fromkeys(by_constant, -runs["error"])
+    assert describe_constants(judge_study(frame, table.assign(**same), ("error",))) == []
+    assert judge_study(frame, table, ("error",))["flipped"].isna().all()
 
 
 def test_the_command_keeps_the_scores_of_each_set(study, capsys):

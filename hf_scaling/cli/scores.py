@@ -39,10 +39,12 @@ _TABLES = (("scores", "table"), ("judged", "judged"))
 
 def _describe(found: "StudyScores") -> list[str]:
     """The checkpoints by LogME, and how far each score was right."""
-    from hf_scaling.text import format_number, text_table
+    from hf_scaling.scores.agreement import constant_columns, describe_constants
+    from hf_scaling.text import format_number, sentence, text_table, wrap
 
     table = found.table.sort_values("logme", ascending=False)
-    numbers = [name for name in table if table[name].dtype.kind == "f"]
+    varied = constant_columns(table)
+    numbers = [name for name in table if table[name].dtype.kind == "f" and name not in varied]
     heads = ["run_id", "model", "arm", *numbers]
     lines = text_table(
         heads,
@@ -63,4 +65,5 @@ def _describe(found: "StudyScores") -> list[str]:
             for row in judged.itertuples()
         ]
         lines += [*text_table(["score", "weighted tau", "low", "high", "regret", "verdict"], rows), ""]
-    return lines
+    of_error = found.judged[found.judged["target"] == "error"]
+    return [*lines, *(line for text in describe_constants(of_error) for line in wrap(sentence(text)))]

@@ -13,7 +13,7 @@ import pandas as pd
 from hf_scaling.report.figures import Drawing
 from hf_scaling.report.findings import Findings
 from hf_scaling.results.probes import find_probes
-from hf_scaling.scores.agreement import NAME, TRIVIAL, judge_study
+from hf_scaling.scores.agreement import NAME, TRIVIAL, describe_constants, judge_study
 from hf_scaling.text import MISSING, format_number, format_value, format_whole, joined, sentence
 
 #: Checkpoints that a ranking shows.
@@ -89,6 +89,7 @@ def which_checkpoint(findings: Findings) -> Section | None:
         words.append("Nothing was fine-tuned on a scored set: how far such a ranking is right is not known.")
     else:
         words.append(sentence(_how_far(judged, ranked_by, is_better, target)))
+        words += [sentence(text) for text in describe_constants(judged)]
     return Section(code, title, " ".join(words), (*rankings, *agreements))
 
 

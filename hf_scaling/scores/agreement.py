@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from hf_scaling.errors import InputError
+from hf_scaling.text import format_percent
 
 #: Where a study keeps its scores: a row a checkpoint and scored set (`source`), upstream_error with its sign changed.
 NAME = "scores.parquet"
@@ -14,6 +15,8 @@ NAME = "scores.parquet"
 ABOUT = ("run_id", "model", "arm", "seed", "source")
 #: Rankings that a person has without any score: the larger the better.
 TRIVIAL = ("n_params", "n_pretrain", "upstream_accuracy")
+#: Before the value of its constant in the name of a column that holds TransRate at another constant than its default.
+VARIED = "transrate epsilon "
 #: Under so many configurations no verdict is given.
 LEAST_CONFIGURATIONS = 12
 _BEST = 1e-12
@@ -153,6 +156,33 @@ def _holm(p_values: np.ndarray) -> np.ndarray:
     return np.minimum(corrected, 1.0)
 
 
+def constant_columns(table: pd.DataFrame) -> list[str]:
+    """The columns with TransRate at several constants, the smallest first; none in a table of an older version."""
+    names = [str(name) for name in table if str(name).startswith(VARIED)]
+    return sorted(names, key=lambda name: float(name.removeprefix(VARIED)))
+
+
+def judge_constants(varied: np.ndarray, accuracy: Sequence[float]) -> dict[str, float]:
+    """How far a ranking depends on the constant of its score.
+
+    Args:
+        varied: The score at each constant, (constants, n).
+        accuracy: What it should rank, (n,).
+
+    Returns:
+        flipped: share of the pairs of checkpoints whose order is not the same at all constants; tau_least and
+        tau_most: the extremes of the weighted tau. NaN where no constant gives an order.
+    """
+    truth = np.asarray(accuracy, dtype=float)
+    signs = np.sign(varied[:, :, None] - varied[:, None, :])
+    first, second = np.triu_indices(len(truth), 1)
+    differ = (signs != signs[0]).any(axis=0)[first, second]
+    taus = weighted_taus(varied, truth, np.ones((1, len(truth)), int))[0]
+    known = taus[np.isfinite(taus)]
+    least, most = (known.min(), known.max()) if len(known) else (np.nan, np.nan)
+    return {"flipped": float(differ.mean()) if len(differ) else np.nan, "tau_least": least, "tau_most": most}
+
+
 def judge_study(frame: pd.DataFrame, table: pd.DataFrame, targets: Sequence[str] = ("error", "loss")) -> pd.DataFrame:
     """Judge the scores of a study's checkpoints by its rows fine-tuned on the scored sets, for each n_finetune.
 
@@ -162,13 +192,16 @@ def judge_study(frame: pd.DataFrame, table: pd.DataFrame, targets: Sequence[str]
         targets: Columns that a score should rank; less is better.
 
     Returns:
-        The rows of `judge_scores` with downstream, n_finetune, target and n_configurations; empty where nothing was
-        fine-tuned on a scored set.
+        The rows of `judge_scores` with downstream, n_finetune, target and n_configurations, and for TransRate flipped,
+        tau_least and tau_most (`judge_constants`), NaN for other scores; empty where nothing was fine-tuned on a
+        scored set.
     """
-    judged = []
+    judged, varied = [], constant_columns(table)
     for source, of_set in table.groupby("source", sort=False):
         about = of_set.set_index("run_id")
-        scores = about.drop(columns=list(set(ABOUT) & set(about))).rename(columns={"upstream_error": TRIVIAL[-1]})
+        scores = about.drop(columns=[*(set(ABOUT) & set(about)), *varied]).rename(
+            columns={"upstream_error": TRIVIAL[-1]}
+        )
         scores = scores[[name for name in scores if np.isfinite(scores[name]).all()]]
         tuned = frame[(frame["stage"] == "finetune") & frame["parent"].isin(scores.index)]
         for n_finetune, rows in tuned[tuned["downstream"] == source].groupby("n_finetune"):
@@ -181,5 +214,31 @@ def judge_study(frame: pd.DataFrame, table: pd.DataFrame, targets: Sequence[str]
                 except InputError:
                     continue
                 where = {"downstream": source, "n_finetune": n_finetune, "target": target}
-                judged.append(found.assign(**where, n_configurations=len(set(configuration))))
+                found = found.assign(**where, n_configurations=len(set(configuration)))
+                constants = (
+                    judge_constants(own[varied].to_numpy(dtype=float).T, (-means[target]).tolist()) if varied else {}
+                )
+                for name in ("flipped", "tau_least", "tau_most"):
+                    value = constants.get(name, np.nan)
+                    found[name] = np.where(found["score"] == "transrate", value, np.nan)
+                judged.append(found)
     return pd.concat(judged, ignore_index=True) if judged else pd.DataFrame()
+
+
+def describe_constants(judged: pd.DataFrame) -> list[str]:
+    """A clause for each set on which the order by TransRate depends on its constant.
+
+    Args:
+        judged: The rows of `judge_study`, of one target.
+    """
+    if "flipped" not in judged:
+        return []
+    clauses = []
+    for downstream, rows in judged[judged["flipped"] > 0].groupby("downstream", sort=False):
+        flipped = format_percent(rows["flipped"].max())
+        clauses.append(
+            f"over five decades of its constant epsilon, transrate changes the order of {flipped} of the pairs of "
+            f"checkpoints on {downstream}, and its weighted tau goes from {rows['tau_least'].min():.2f} to "
+            f"{rows['tau_most'].max():.2f}"
+        )
+    return clauses

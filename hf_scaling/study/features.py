@@ -23,7 +23,8 @@ from hf_scaling.data.cache import cache_root
 from hf_scaling.errors import InputError
 from hf_scaling.results import ResultsTable
 from hf_scaling.scores import SCORES, knn, linear_probe
-from hf_scaling.scores.agreement import NAME, judge_study
+from hf_scaling.scores.agreement import NAME, VARIED, judge_study
+from hf_scaling.scores.transrate import EPSILONS, transrates
 from hf_scaling.tasks import find
 from hf_scaling.tasks.streams import ImageSet
 from hf_scaling.text import did_you_mean, listing
@@ -96,7 +97,22 @@ def transferability(
         raise InputError("checkpoints: give a list of one or more folders or Hub ids")
     if n < _LEAST_IMAGES:
         raise InputError(f"n {n}: too few images for a score: give at least {_LEAST_IMAGES}")
+    return _score_table(checkpoints, source, wanted, (), n, seed, cache_dir, classes)
+
+
+def _score_table(
+    checkpoints: Sequence[str | Path],
+    source: str | Source,
+    wanted: Sequence[str],
+    epsilons: Sequence[float],
+    n: int,
+    seed: int,
+    cache_dir: str | Path | None,
+    classes: int | str | None,
+) -> pd.DataFrame:
+    """The table of `transferability`, with a further column for TransRate at each of some constants."""
     task, rows = find("image_classification"), {}
+    varied = [f"{VARIED}{epsilon:g}" for epsilon in epsilons]
     for where in checkpoints:
         with quiet_libraries():
             checkpoint = identify(where, task)
@@ -112,8 +128,8 @@ def transferability(
             else:
                 value = SCORES[name](seen.features, seen.labels, seen.probabilities, seed=seed)
             row[name] = value
-        rows[str(where)] = row
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=[*STATIC, *wanted], dtype=float)
+        rows[str(where)] = row | dict(zip(varied, transrates(seen.features, seen.labels, epsilons) if varied else ()))
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=[*STATIC, *wanted, *varied], dtype=float)
     table.index.name = "checkpoint"
     return table
 
@@ -175,7 +191,8 @@ class StudyScores:
     """The scores of a study's checkpoints on one set, and how far each score was right in this study.
 
     Attributes:
-        table: A row a pretraining run: run_id, model, arm, n_pretrain, source, and the scores.
+        table: A row a pretraining run: run_id, model, arm, n_pretrain, source, the scores, and TransRate at constants
+            over five decades.
         judged: A row a score, fine-tuned set and n_finetune (`judge_scores`); empty where nothing was fine-tuned.
         path: Where the table is kept.
     """
@@ -211,7 +228,7 @@ def score_study(study: str | Path, source: str, n: int = 1000, seed: int = 0) ->
         raise InputError(f"{study}: none of its {len(pretrained):,} checkpoints is here: scores need their weights")
     name = Path(source).resolve().name if Path(source).exists() else source
     runs, classes = [folder / "runs" / run_id for run_id in here], _classes_of(folder, name)
-    scored = transferability(runs, source, n=n, seed=seed, classes=classes)
+    scored = _score_table(runs, source, [*SCORES, *PROBES], EPSILONS, n, seed, None, classes)
     scored.index = pd.Index(here, name="run_id")
     about = pretrained.set_index("run_id").loc[here, ["model", "arm", "seed"]]
     table = about.join(scored).reset_index().assign(source=name)
