@@ -1,7 +1,5 @@
 """Fixtures and settings of all tests."""
 
-import contextlib
-import json
 import os
 
 import pytest
@@ -44,16 +42,7 @@ def hub(_hub):
 
 @pytest.fixture
 def plans_here(monkeypatch):
-    """Grids are planned by this process, which has torch loaded: a process for each plan takes seconds to start.
+    """Grids are planned by this process; a process of its own, as a user has, is what tests of commands start."""
+    from in_process import plan_here
 
-    What a user gets, a process of its own, is what every test has that runs a command.
-    """
-    from hf_scaling.grid import resolver
-    from hf_scaling.runner.plans import plan_runs
-
-    class ThisProcess(contextlib.nullcontext):
-        def ask(self, request, **arguments):
-            assert request == "plan"
-            return json.loads(json.dumps(plan_runs(**json.loads(json.dumps(arguments)))))
-
-    monkeypatch.setattr(resolver, "Process", lambda _: contextlib.nullcontext(ThisProcess()))
+    plan_here(monkeypatch)

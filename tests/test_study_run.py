@@ -25,6 +25,8 @@ from hf_scaling.study.clock import Clock
 from hf_scaling.study.look import StudyPlan
 from hf_scaling.study.run import run_study
 
+pytestmark = pytest.mark.usefixtures("plans_here")
+
 
 def exit_code(argv):
     with pytest.raises(SystemExit) as ended:

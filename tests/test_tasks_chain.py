@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import simulated_task
 import yaml
+from in_process import plan_here
 from texts import write_texts
 
 import hf_scaling as hs
@@ -35,7 +36,8 @@ def study(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         # Where the processes of the runner find the task.
         patch.setenv("PYTHONPATH", str(Path(simulated_task.__file__).parent), prepend=os.pathsep)
-        return hs.run_grid(folder / "grid.yaml", out=folder / "study", progress=False)
+        plan_here(patch)
+        return hs.run_grid(folder / "grid.yaml", out=folder / "study", workers=1, progress=False)
 
 
 def test_a_task_of_your_own_is_found_by_its_name(study):

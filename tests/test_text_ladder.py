@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import numpy as np
 import pytest
@@ -123,11 +124,12 @@ def write_grid(path, texts, **changes):
     return path
 
 
-def test_a_grid_trains_a_ladder_and_resumes_it_after_a_kill(texts, tmp_path):
+def test_a_grid_trains_a_ladder_and_resumes_it_after_a_kill(texts, tmp_path, plans_here):
     path = write_grid(tmp_path / "ladder.yaml", texts)
     process = command("run", path, "--out", tmp_path / "study")
     while not list((tmp_path / "study").glob("results/*.parquet")):
         assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
     process.kill()
     process.wait()
     table = run_grid(path, out=tmp_path / "study", progress=False)

@@ -25,35 +25,48 @@ _ROWS: dict[str, dict[str, Any]] = {
     "stage": {"metavar": "VALUE", "help": "use the rows of this stage only: pretrain or finetune"},
     "teacher": {"metavar": "VALUE", "help": "use the distilled rows of this teacher only"},
     "direction": {
-        "metavar": "WAY",
-        "help": "up (more is better) or down (default: by the target's name or its trend)",
+        "metavar": "up|down",
+        "help": "up (larger is better) or down (smaller is better); default: by the target's name, else its trend",
     },
     "bounds": {
         "type": lambda text: [float(end) if end.strip() else None for end in text.split(",")],
         "metavar": "LOW,HIGH",
-        "help": "range of the target, an end left out for no limit (default: 0,1 for error and rates)",
+        "help": "range of the target, 0, for no upper limit (default: 0,1 for error and rates)",
     },
-    "cluster": {"metavar": "COLUMN", "help": "column of the rows that share their luck (default: run, else parent)"},
+    "cluster": {
+        "metavar": "COLUMN",
+        "help": "column that groups correlated rows, such as checkpoints of one run (default: run, else parent)",
+    },
     "pool": {
         "action": "append",
         "default": [],
         "metavar": "COLUMN",
-        "help": "column that names curves which share a distribution; repeat or separate by commas for several",
+        "help": "a curve for each value of this column, partially pooled; repeat or separate by commas for several",
     },
-    "weights": {"metavar": "COLUMN", "help": "column of positive weights (default: equal, or from n_eval)"},
+    "weights": {"metavar": "COLUMN", "help": "column of positive row weights (default: equal, or from n_eval)"},
 }
 _FITTING: dict[str, dict[str, Any]] = {
     "objective": {"default": "log_huber", "metavar": "NAME", "help": "log_huber (default), log_mse or mse"},
-    "delta": {"type": float, "metavar": "D", "help": "threshold of log_huber (default: from the residuals)"},
-    "bootstrap": {"type": int, "default": 1000, "metavar": "N", "help": "bootstrap refits (default: 1000)"},
+    "delta": {"type": float, "metavar": "D", "help": "Huber threshold on log residuals (default: from the residuals)"},
+    "bootstrap": {"type": int, "default": 1000, "metavar": "N", "help": "number of bootstrap refits (default: 1000)"},
     "method": {"default": "wild", "metavar": "NAME", "help": "bootstrap: wild (default) or pairs"},
-    "level": {"type": float, "default": 0.95, "metavar": "P", "help": "level of the intervals (default: 0.95)"},
-    "seed": {"type": int, "default": 0, "metavar": "N", "help": "seed of the starts and draws (default: 0)"},
+    "level": {
+        "type": float,
+        "default": 0.95,
+        "metavar": "P",
+        "help": "confidence level of the intervals (default: 0.95)",
+    },
+    "seed": {
+        "type": int,
+        "default": 0,
+        "metavar": "N",
+        "help": "random seed of starting points and bootstrap draws (default: 0)",
+    },
     "prior": {
         "type": lambda text: None if text == "none" else text,
         "default": "published",
         "metavar": "NAME",
-        "help": "of exponents that the rows do not determine: published (default) or none",
+        "help": "prior for exponents that the rows do not determine: published (default) or none",
     },
 }
 #: What most commands take; `boundary` takes fewer.
@@ -89,15 +102,19 @@ def add_results_arguments(
 
 def add_names_arguments(parser: argparse._ActionsContainer) -> None:
     """Declare --map and --arm-names."""
-    map_help = "name of a foreign column: n_pretrain=images, n_params=params*1e6, error=1-acc; repeat for several"
+    map_help = (
+        "what your table calls a column: n_pretrain=images, n_params=params*1e6, error=1-acc; repeat for several"
+    )
     add_pairs(parser, "--map", map_help, "OURS=THEIRS")
-    add_pairs(parser, "--arm-names", "names of the arms: plain=baseline,distilled=KD", "OURS=THEIRS,...")
+    add_pairs(parser, "--arm-names", "what your table calls the arms: plain=baseline,distilled=KD", "OURS=THEIRS,...")
 
 
 def add_budget_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Declare --budget and --cost."""
     group = parser.add_argument_group("budget")
-    group.add_argument("--budget", type=float, required=required, metavar="B", help="in the unit of the costs")
+    group.add_argument(
+        "--budget", type=float, required=required, metavar="B", help="amount to spend, in the unit of the costs"
+    )
     add_pairs(group, "--cost", "price of a label, pretrain_image, flop or hour; repeat for several; others are free")
 
 
@@ -106,10 +123,14 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
     add_results_arguments(parser, fitting=("objective", "delta", "seed", *INTERVALS), or_law=True)
     parser.add_argument("--law", metavar="NAME", help="see `hf-scaling laws`; auto selects (default: by the sizes)")
     add_budget_arguments(parser)
-    speed = parser.add_argument_group("compute, where the table has no measurements")
+    speed = parser.add_argument_group("compute, where the table does not have it")
     speed.add_argument("--flops-per-param", type=float, metavar="F", help="training FLOPs per parameter and sample")
-    speed.add_argument("--flops-per-second", type=float, metavar="F", help="FLOPs per second, to price an hour")
-    speed.add_argument("--runs", metavar="RESULTS", help="for a law: table with train_flops, samples_seen, seconds")
+    speed.add_argument(
+        "--flops-per-second", type=float, metavar="F", help="training speed in FLOP/s, to price an hour"
+    )
+    speed.add_argument(
+        "--runs", metavar="RESULTS", help="with a saved law: table that has train_flops, samples_seen and seconds"
+    )
 
 
 def add_pairs(parser: argparse._ActionsContainer, flag: str, help: str, metavar: str = "NAME=VALUE") -> None:
@@ -148,7 +169,7 @@ def pairs(given: Sequence[str], flag: str) -> dict[str, str]:
 
 
 def arm_names(given: Sequence[str]) -> dict[str, list[str]]:
-    """The arguments of --arm-names, plain=NAME,distilled=NAME, as arm -> names; a name may hold commas.
+    """The arguments of --arm-names, plain=NAME,distilled=NAME, as arm -> names; a name may contain commas.
 
     Raises:
         InputError: No "=", or an empty side.
@@ -193,7 +214,7 @@ def read_table(arguments: argparse.Namespace) -> "pd.DataFrame":
     names = {"map": pairs(arguments.map, "--map"), "arm_names": arm_names(arguments.arm_names)}
     frame = ResultsTable.load(arguments.results, **names).to_pandas()
     if frame.empty:
-        raise InputError(f"{arguments.results} holds no rows")
+        raise InputError(f"{arguments.results} has no rows")
     # Rows are counted from 0 as pandas does, lines from 1, of which the first is the header.
     if "run_id" in frame.columns:
         frame.index = [f"{number} (run {run_id})" for number, run_id in enumerate(frame["run_id"])]
@@ -213,7 +234,7 @@ def read_fits(
         law: The law of a table where --law names none; None for that of the sizes that vary.
 
     Returns:
-        The fit, or arm -> fit where the rows hold both arms and --arm selects none; and the table, None for a law.
+        The fit, or arm -> fit where the rows are of both arms and --arm selects none; and the table, None for a law.
 
     Raises:
         InputError: Neither a law nor a table, or flags for a table where there is a law.
@@ -242,11 +263,11 @@ def read_fit(arguments: argparse.Namespace, law: str | None = None) -> "tuple[La
     """`read_fits` where only one arm makes sense.
 
     Raises:
-        InputError: As `read_fits`, or the rows hold both arms and --arm selects none.
+        InputError: As `read_fits`, or the rows are of both arms and --arm selects none.
     """
     fits, table = read_fits(arguments, law)
     if isinstance(fits, dict):
-        raise InputError(f"the rows hold more than one arm: {', '.join(fits)}; select one with --arm")
+        raise InputError(f"{arguments.results} has runs of several arms: {', '.join(fits)}; select one with --arm")
     return fits, table
 
 

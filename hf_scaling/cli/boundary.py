@@ -16,9 +16,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_results_arguments(parser, ("target", "teacher", "downstream", "direction", "bounds"), (*INTERVALS, "seed"))
     where = parser.add_argument_group("where")
-    where.add_argument("--x", default="n_pretrain", metavar="VIEW", help="n_pretrain (default) or train_flops")
-    where.add_argument("--n-params", type=float, metavar="N", help="the boundary at this model size")
-    where.add_argument("--n-finetune", type=float, metavar="N", help="the boundary at this number of labelled images")
+    where.add_argument(
+        "--x",
+        default="n_pretrain",
+        metavar="COLUMN",
+        help="compare the arms at equal n_pretrain (default) or train_flops",
+    )
+    where.add_argument(
+        "--n-params", type=float, metavar="N", help="model size to give the boundary at (default: the geometric mean)"
+    )
+    where.add_argument(
+        "--n-finetune", type=float, metavar="N", help="number of labelled images to give it at (default: the smallest)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

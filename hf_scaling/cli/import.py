@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     for ours, theirs in imported.mapping.items():
         print(f"  {ours:<{width}}  {theirs}")
     if imported.unused:
-        print(f"kept as they are: {listing(imported.unused, 20)}")
+        print(f"columns kept unchanged: {listing(imported.unused, 20)}")
     for note in imported.notes:
         print(f"note    {note}")
     print(f"table   {path}")

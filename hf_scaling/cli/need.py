@@ -16,7 +16,7 @@ from hf_scaling.cli._arguments import (
 )
 from hf_scaling.errors import InputError
 
-HELP = "Find how many images, labels or parameters a target takes, and what to collect now."
+HELP = "Find how many images, labels or parameters it takes to reach a target, and what to collect next."
 EXAMPLE = "hf-scaling need studies/demo --target error=0.05 --solve-for n_finetune --arm plain"
 _NAMES = (
     "value",
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     arguments.target, value = next(iter(wanted.items()))
     given = pairs(arguments.at, "--at")
     if arguments.solve_for in given:
-        raise InputError(f"--at {arguments.solve_for}: it is what is solved for; leave it out")
+        raise InputError(f"--at {arguments.solve_for}: this is the size to solve for; leave it out")
     arguments.x = arguments.solve_for if has_one_variable(arguments.law) else None
     fit, _ = read_fit(arguments, law="auto")
     curve = {name: text for name, text in given.items() if name in fit.pool}

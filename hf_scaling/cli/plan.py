@@ -14,11 +14,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_planning_arguments(parser)
     sizes = parser.add_argument_group("limits")
-    sizes.add_argument("--n-params", metavar="N,N", help="model sizes to choose from, or any (default: measured)")
-    add_pairs(sizes, "--at-most", "largest n_pretrain or n_finetune that is available")
-    sizes.add_argument("--epochs", type=float, metavar="N", help="passes over upstream images (default: measured)")
-    sizes.add_argument("--reuse", type=float, default=1, metavar="N", help="downstream sets that share a pretraining")
-    sizes.add_argument("--teacher-free", action="store_true", help="leave the teacher of the distilled arm uncounted")
+    sizes.add_argument(
+        "--n-params", metavar="N,N", help="model sizes to choose from, or any (default: those measured)"
+    )
+    add_pairs(sizes, "--at-most", "largest n_pretrain or n_finetune that you can get: n_finetune=5000; repeat")
+    sizes.add_argument(
+        "--epochs", type=float, metavar="N", help="passes over the upstream images (default: as measured)"
+    )
+    sizes.add_argument(
+        "--reuse",
+        type=float,
+        default=1,
+        metavar="N",
+        help="number of downstream sets that share one pre-trained model",
+    )
+    sizes.add_argument("--teacher-free", action="store_true", help="do not charge the distilled arm for its teacher")
 
 
 def run(arguments: argparse.Namespace) -> None:

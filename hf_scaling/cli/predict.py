@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from hf_scaling.fitting import LawFit
 
-HELP = "Predict the target at any sizes, with intervals, by a kept law or by one fitted to a table."
+HELP = "Predict the target at any sizes, with intervals, from a saved law or a table."
 EXAMPLE = "hf-scaling predict studies/demo --target error --at n_pretrain=1e6 --arm plain"
 
 
@@ -35,10 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     law_help = "see `hf-scaling laws`; auto selects or combines (default: auto)"
     parser.add_argument("--law", metavar="NAME", help=law_help)
     place = parser.add_argument_group("sizes")
-    at_help = "a size of the law; a name given again begins another set, with the other sizes of the set before"
+    at_help = "a size to predict at; repeat a name for another prediction, which keeps the other sizes"
     add_pairs(place, "--at", at_help)
     place.add_argument("--frame", metavar="FILE", help="CSV or Parquet file with a column for each size of the law")
-    place.add_argument("--kind", default="mean", metavar="NAME", help="band of the mean (default) or of a new_run")
+    place.add_argument(
+        "--kind",
+        default="mean",
+        metavar="NAME",
+        help="interval for: mean (default), the mean of runs; or new_run, a single one",
+    )
     parser.add_argument("--csv", action="store_true", help="print CSV: the sizes, value, low, high, extrapolation")
 
 
@@ -53,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     given = list(frame) if frame is not None else [text.partition("=")[0].strip() for text in arguments.at]
     named = [name for name in dict.fromkeys(given) if name not in pool]
     if frame is None and not (Path(arguments.results) / "law.json").is_file():
-        # A slip is said before a table is read and fitted.
+        # A mistake is reported before a table is read and fitted.
         sets_of_sizes(arguments.at, pool)
     if arguments.x is None and has_one_variable(arguments.law) and len(named) == 1:
         arguments.x = named[0]
@@ -106,7 +111,7 @@ def _sizes(fit: "LawFit", sets: list[dict[str, Any]]) -> "pd.DataFrame":
         for name in [*sizes, *columns]:
             if name not in columns:
                 known = f"{fit.law} has {', '.join(columns)}{did_you_mean(name, columns)}"
-                raise InputError(f"--at {name}: it is not a size of the law; {known}")
+                raise InputError(f"--at {name}: not a size of the law; {known}")
             if name not in sizes:
                 raise InputError(f"--at: {name} is missing; {fit.law} needs {', '.join(columns)}")
     return pd.DataFrame(sets)[columns]
@@ -121,7 +126,7 @@ def _read_sizes(path: str) -> "pd.DataFrame":
     except InputError as error:
         raise InputError(f"--frame {error}") from None
     if frame.empty:
-        raise InputError(f"--frame {path}: the file holds no rows")
+        raise InputError(f"--frame {path}: the file has no rows")
     return frame.drop(columns=["value", "low", "high", "extrapolation"], errors="ignore")
 
 

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "repository (of a study the data set); of a checkpoint, results or a law without ORG/ one of your own account"
     )
     parser.add_argument("where", metavar="ORG/NAME", nargs="?", help=repo_help)
-    parser.add_argument("--repo", metavar="ORG/NAME", help="the same")
+    parser.add_argument("--repo", metavar="ORG/NAME", help="the same as ORG/NAME")
     parser.add_argument("--config", metavar="NAME", help="results: table of the data set (default: default)")
     parser.add_argument("--namespace", metavar="ORG", help="study: user or organisation to push to")
     parser.add_argument("--name", metavar="NAME", help="study: its name on the Hub (default: the name of the folder)")

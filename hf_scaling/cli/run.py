@@ -12,20 +12,22 @@ from hf_scaling.cli._arguments import add_json_argument, add_pairs, pairs, to_js
 from hf_scaling.errors import InputError
 from hf_scaling.text import one_line
 
-HELP = "Train every run of a grid that its study lacks; interrupt and resume at any time."
+HELP = "Train the runs of a grid that are missing in its study; interrupt and resume at any time."
 EXAMPLE = "hf-scaling run demo --workers 2"
 logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("grid", metavar="GRID.yaml", help="file of a grid, or the name of a shipped one: demo")
+    parser.add_argument(
+        "grid", metavar="GRID.yaml", help="grid file, or the name of a grid that ships with the package: demo"
+    )
     parser.add_argument("--out", metavar="FOLDER", help="folder of the study (default: studies/NAME)")
     workers_help = "runs trained at once (default: one per GPU, else one per core)"
     parser.add_argument("--workers", type=int, metavar="N", help=workers_help)
     parser.add_argument("--engine", default="local", metavar="NAME", help="local (default) or ray")
     parser.add_argument("--dry-run", action="store_true", help="show what would be trained and what it would cost")
-    gpu_help = "with --dry-run: GPU hours by counted operations on this kind of GPU (h100, a100, l4, ...)"
+    gpu_help = "with --dry-run: GPU hours on this kind of GPU (h100, a100, l4, ...), from the FLOPs of the runs"
     parser.add_argument("--gpu", metavar="KIND", help=gpu_help)
     share_help = "with --gpu: share of the GPU's peak that training reaches (default: 0.35)"
     parser.add_argument("--utilisation", type=float, default=0.35, metavar="SHARE", help=share_help)

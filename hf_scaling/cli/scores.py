@@ -53,7 +53,7 @@ def _describe(found: "StudyScores") -> list[str]:
             for _, row in table.iterrows()
         ],
     )
-    lines += ["", f"kept in {found.path}", ""]
+    lines += ["", f"saved in {found.path}", ""]
     if not len(found.judged):
         return [*lines, "nothing was fine-tuned in this study: how far the scores are right is not known"]
     for (downstream, n_finetune), judged in found.judged[found.judged["target"] == "error"].groupby(

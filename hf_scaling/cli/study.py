@@ -2,7 +2,7 @@
 
 import argparse
 
-from hf_scaling.cli._arguments import add_json_argument, add_pairs, pairs, to_json
+from hf_scaling.cli._arguments import add_json_argument, add_pairs, numbers, to_json
 
 HELP = "Measure your own images until a question is answered or the hours are spent."
 EXAMPLE = "hf-scaling study path/to/images --downstream path/to/labelled --hours 2"
@@ -15,12 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     downstream_help = "labelled images to fine-tune on; repeat for several"
     parser.add_argument("--downstream", action="append", default=[], metavar="SET", help=downstream_help)
-    hours_help = "of the whole study, by the clock; a larger number continues a finished study"
+    hours_help = "wall-clock hours for the whole study; a larger number continues a finished one"
     parser.add_argument("--hours", type=float, required=True, metavar="H", help=hours_help)
     question_help = "boundary (when does distillation pay?), gap (pre-train or label more?), plan, or all (default)"
     parser.add_argument("--question", default="all", choices=("boundary", "gap", "plan", "all"), help=question_help)
     parser.add_argument("--target", default="loss", choices=("loss", "error"), help="what is compared (default: loss)")
-    parser.add_argument("--budget", type=float, metavar="B", help="of the question plan, in the unit of --cost")
+    parser.add_argument(
+        "--budget", type=float, metavar="B", help="amount to spend, for --question plan, in the unit of --cost"
+    )
     add_pairs(parser, "--cost", "price of a label, pretrain_image, flop or hour: label=0.5; repeat", "NAME=VALUE")
     workers_help = "runs trained at once (default: one per GPU, else one per core)"
     parser.add_argument("--workers", type=int, metavar="N", help=workers_help)
@@ -38,12 +40,6 @@ def run(arguments: argparse.Namespace) -> int:
     from hf_scaling.errors import InputError
     from hf_scaling.study.run import run_study
 
-    costs = {}
-    for name, text in pairs(arguments.cost, "--cost").items():
-        try:
-            costs[name] = float(text)
-        except ValueError:
-            raise InputError(f"--cost {name}={text}: the price is not a number") from None
     if arguments.workers is not None and arguments.workers < 1:
         raise InputError(f"--workers {arguments.workers}: give at least 1")
     result = run_study(
@@ -54,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         question=arguments.question,
         target=arguments.target,
         budget=arguments.budget,
-        costs=costs or None,
+        costs=numbers(arguments.cost, "--cost") or None,
         workers=arguments.workers,
         engine=arguments.engine,
         seed=arguments.seed,

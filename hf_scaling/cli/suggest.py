@@ -31,8 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     aim.add_argument("--quantity", default="prediction", metavar="NAME", help=quantity_help)
     add_pairs(aim, "--at", "a size of the prediction (default: ten times the largest measured), or of the boundary")
     runs = parser.add_argument_group("runs")
-    runs.add_argument("--candidates", metavar="GRID.yaml", help="select among the runs of this grid")
-    runs.add_argument("--among", metavar="RESULTS", help="select among finished runs of this table (a replay)")
+    runs.add_argument("--candidates", metavar="GRID.yaml", help="choose among the runs of this grid")
+    runs.add_argument(
+        "--among", metavar="RESULTS", help="choose among the finished runs of this table, to replay a study"
+    )
     add_pairs(runs, "--at-most", "largest size among the candidates")
     runs.add_argument("--grid", metavar="GRID.yaml", help="write runs like those of this grid (default: the study's)")
     runs.add_argument("--out", metavar="NEXT.yaml", help="write a grid for `hf-scaling run`")
