@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from hf_scaling import Grid, ResultsTable, data, run_grid
+from hf_scaling.cli import main
 from hf_scaling.errors import InputError
 from hf_scaling.grid import PlannedRun, resolver
 from hf_scaling.results import same_values
@@ -166,12 +167,13 @@ def interrupt(grid, out):
     assert alive == []
 
 
-def test_a_failing_run_does_not_stop_the_others(tmp_path):
+def test_a_failing_run_does_not_stop_the_others(tmp_path, capsys):
     broken = [{"where": {"arm": "distilled"}, "pretrain": {"learning_rate": "1e30", "max_grad_norm": 0}}]
     grid, out = write_grid(tmp_path / "tiny.yaml", models=["vit-30k"], overrides=broken), tmp_path / "study"
-    process = command("run", grid, "--out", out, "--workers", 1, "--json")
-    printed, err = process.communicate(timeout=300)
-    assert process.returncode == 1, err
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(grid), "--out", str(out), "--workers", "1", "--json"])
+    printed, err = capsys.readouterr()
+    assert ended.value.code == 1, err
     assert "failures.jsonl" in err.splitlines()[-1]
     content = json.loads(printed)
     assert set(content) == {"study", "n_rows", "failures", "findings", "report", "next"}

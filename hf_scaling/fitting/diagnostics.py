@@ -11,7 +11,7 @@ import numpy as np
 from hf_scaling.fitting.clusters import ClusterEffects, cluster_notes
 from hf_scaling.fitting.estimate import Estimate, hat_basis, robust_scale
 from hf_scaling.fitting.law_fit import quantiles
-from hf_scaling.fitting.rows import FitRows, note
+from hf_scaling.fitting.rows import FitRows, neighbours_along, note
 from hf_scaling.fitting.solver import Objective, minimise
 from hf_scaling.text import format_number, format_percent
 
@@ -365,13 +365,9 @@ def structured_columns(estimate: Estimate, effects: ClusterEffects | None = None
     limit = 3 * max(robust_scale(residual, len(estimate.u)), 1e-300)
     residual = np.clip(residual, -limit, limit)
     structured = []
-    for name, values in rows.variables.items():
-        others = [other for other_name, other in rows.variables.items() if other_name != name]
-        order = np.lexsort([values, *others])
-        neighbours = np.ones(len(order) - 1, dtype=bool)
-        for other in others:
-            neighbours &= np.diff(other[order]) == 0
-        pairs = residual[order][:-1][neighbours] * residual[order][1:][neighbours]
+    for name in rows.variables:
+        first, second = neighbours_along(rows, name)
+        pairs = residual[first] * residual[second]
         if len(pairs) >= 8 and pairs.mean() / (np.mean(residual**2) / np.sqrt(len(pairs))) > 4:
             structured.append(rows.columns[name])
     return structured

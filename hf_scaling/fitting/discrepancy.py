@@ -15,7 +15,7 @@ import numpy as np
 
 from hf_scaling.fitting.bootstrap import hat_basis
 from hf_scaling.fitting.estimate import Estimate, robust_scale, search_starts
-from hf_scaling.fitting.rows import FitRows, note, thinned
+from hf_scaling.fitting.rows import FitRows, neighbours_along, note, thinned
 from hf_scaling.fitting.solver import Coordinates, Problem, minimise
 from hf_scaling.text import format_percent
 
@@ -180,16 +180,8 @@ def _fit_anew(estimated: Estimate, coordinates: Coordinates, train: np.ndarray) 
 
 def neighbours(rows: FitRows) -> tuple[np.ndarray, np.ndarray]:
     """Positions of rows that follow each other along one variable while all other sizes are equal."""
-    first, second = [], []
-    for name, values in rows.variables.items():
-        others = [other for other_name, other in rows.variables.items() if other_name != name]
-        order = np.lexsort([values, *others])
-        together = np.ones(len(order) - 1, dtype=bool)
-        for other in others:
-            together &= np.diff(other[order]) == 0
-        first.append(order[:-1][together])
-        second.append(order[1:][together])
-    return np.concatenate(first), np.concatenate(second)
+    pairs = [neighbours_along(rows, name) for name in rows.variables]
+    return np.concatenate([first for first, _ in pairs]), np.concatenate([second for _, second in pairs])
 
 
 def misfit(residual: np.ndarray, rows: FitRows, basis: np.ndarray) -> float:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -173,7 +173,12 @@ class LawFit:
                 status="ok" if any(m.status == "ok" for m in laws.values()) else best.status,
                 scores=best.scores,
                 settings=_without_pool(self.settings),
-                data={**best.data, "discrepancy": _larger(m.data["discrepancy"] for m in members)},
+                data={
+                    **best.data,
+                    "discrepancy": max(
+                        (m.data["discrepancy"] for m in members), key=lambda one: float(one["per_log"])
+                    ),
+                },
                 noise=best.noise,
                 members=members,
             )
@@ -492,11 +497,6 @@ class LawFit:
 
 def _without_pool(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name != "pool"}
-
-
-def _larger(discrepancies: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The largest of the errors beyond the data."""
-    return max(discrepancies, key=lambda one: float(one["per_log"]))
 
 
 def quantiles(

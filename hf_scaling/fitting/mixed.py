@@ -6,7 +6,6 @@ Such rows are no repeats of one run: what they differ by would be taken for the 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -73,7 +72,7 @@ def mixed_columns(
     for name, values in data.items():
         if name in taken or _REPEATS.fullmatch(name.lower()):
             continue
-        texts = np.array([_text(value) for value in values])
+        texts = np.array(["" if value is None or value != value else str(value) for value in values])
         names, levels = np.unique(texts, return_inverse=True)
         levels = levels.reshape(-1)
         # Levels of a condition are few and repeated; those of numbers also occur at most sizes: others are measured.
@@ -108,10 +107,6 @@ def _is_numeric(values: np.ndarray) -> bool:
     except (TypeError, ValueError):
         return False
     return values.dtype != bool
-
-
-def _text(value: Any) -> str:
-    return "" if value is None or value != value else str(value)
 
 
 def _largest_difference(

@@ -388,6 +388,16 @@ class FitRows:
         return int(self.configuration.max()) + 1
 
 
+def neighbours_along(rows: FitRows, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the pairs of rows that follow each other along one variable while all other sizes are equal."""
+    others = [values for other, values in rows.variables.items() if other != name]
+    order = np.lexsort([rows.variables[name], *others])
+    together = np.ones(len(order) - 1, dtype=bool)
+    for other in others:
+        together &= np.diff(other[order]) == 0
+    return order[:-1][together], order[1:][together]
+
+
 def number_configurations(sizes: Iterable[np.ndarray]) -> np.ndarray:
     """A number (N,) for each distinct combination of the sizes, each (N,)."""
     return np.unique(np.stack(list(sizes), axis=1), axis=0, return_inverse=True)[1].reshape(-1)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hf_scaling.errors import InputError
+from hf_scaling.laws.law import read_bounds
 
 # Words of a column's name by which its direction is known; a word that falls decides where both occur.
 _FALLING = re.compile(
@@ -130,7 +131,7 @@ def target_scale(
     """
     if direction not in (None, "up", "down"):
         raise InputError(f"direction {direction!r} is unknown: choose up (more is better) or down (less is)")
-    given = None if bounds is None else _checked_bounds(bounds)
+    given = None if bounds is None else read_bounds(bounds, "bounds")
     if given is None and _is_error_rate(name) and direction != "up":
         _check_error_rate(name, values, labels, n_eval)
     below = np.flatnonzero(values <= 0)
@@ -161,18 +162,6 @@ def target_scale(
     if given is None and largest <= 1 and any(map(_AT_MOST_ONE.fullmatch, _words(name))):
         return TargetScale("up", 1.0, -1.0, -math.inf, 1.0)
     return TargetScale("up", 0.0, -1.0, *(given or (-math.inf, math.inf)))
-
-
-def _checked_bounds(bounds: tuple[float | None, float | None]) -> tuple[float, float]:
-    try:
-        low, high = bounds
-        low = -math.inf if low is None else float(low)
-        high = math.inf if high is None else float(high)
-    except (TypeError, ValueError):
-        raise InputError(f"bounds must be two numbers, or None for no limit, not {bounds!r}") from None
-    if not low < high:
-        raise InputError(f"bounds: the lower one, {low:g}, must be below the upper one, {high:g}")
-    return low, high
 
 
 def _check_error_rate(name: str, values: np.ndarray, labels: np.ndarray, n_eval: np.ndarray | None) -> None:

@@ -455,6 +455,27 @@ class _Role:
     low: float = 0.0
 
 
+def read_bounds(given: Sequence[float | None], what: str) -> tuple[float, float]:
+    """Two numbers, the lower first; None is no limit.
+
+    Args:
+        given: The bounds.
+        what: Whose they are, for the message.
+
+    Raises:
+        InputError: They are not two numbers, or not in this order.
+    """
+    try:
+        low, high = given
+        low = -math.inf if low is None else float(low)
+        high = math.inf if high is None else float(high)
+    except (TypeError, ValueError):
+        raise InputError(f"{what}: give two numbers, or None for no limit, not {given!r}") from None
+    if not low < high:
+        raise InputError(f"{what}: the lower one, {low:g}, must be below the upper one, {high:g}")
+    return low, high
+
+
 def _parameter(
     name: str,
     role: _Role | None,
@@ -470,15 +491,7 @@ def _parameter(
         raise InputError(f"{owner}: the kind of {name} is {kind!r}; it must be one of {', '.join(KINDS)}")
     if kind != role.kind:
         role = _Role(kind, None, KINDS[kind][0])
-    given = bounds.get(name, (role.low, KINDS[kind][1]))
-    try:
-        lowest, highest = given
-        low = -math.inf if lowest is None else float(lowest)
-        high = math.inf if highest is None else float(highest)
-    except (TypeError, ValueError):
-        raise InputError(f"{owner}: the bounds of {name} must be two numbers, not {given!r}") from None
-    if not low < high:
-        raise InputError(f"{owner}: the lower bound of {name}, {low:g}, must be below the upper bound, {high:g}")
+    low, high = read_bounds(bounds.get(name, (role.low, KINDS[kind][1])), f"{owner}: bounds of {name}")
     try:
         grid = tuple(float(value) for value in starts.get(name, ()))
     except (TypeError, ValueError):

@@ -91,16 +91,14 @@ def run_names(arm: Arm, noun: str, targets: Sequence[str]) -> np.ndarray:
             else ""
         )
         values = [
-            f"{target} {format_value(target, float(row[target]))}" for target in targets if _is_number(row[target])
+            f"{target} {format_value(target, float(row[target]))}"
+            for target in targets
+            if isinstance(row[target], int | float) and row[target] == row[target]
         ]
         run_id = f" · run {row['run_id']}" if isinstance(row.get("run_id"), str) else ""
         run = describe_run(row, arm.label if arm.kind else "", noun)
         names.append(f"{run}{seed}: {', '.join(values)}{run_id}".removeprefix(": "))
     return np.array(names, dtype=object)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and value == value
 
 
 def _labelled(column: str, noun: str) -> str:
@@ -453,7 +451,10 @@ def frontier_panels(findings: PartFindings, name: str) -> Panels:
                 y_label=f"{target}: {axis_label(target)}",
                 paint=frontier_painter(table, mark),
                 marks=(
-                    [plan_line(row, target, findings.part.noun, amount) for row in _records(plan.frontier[inside])],
+                    [
+                        plan_line(row, target, findings.part.noun, amount)
+                        for row in plan.frontier[inside].to_dict("records")
+                    ],
                 ),
             )
         )
@@ -461,10 +462,6 @@ def frontier_panels(findings: PartFindings, name: str) -> Panels:
     if not any(target_plan.asked for target_plan in findings.plans):
         text += " No budget was given, so budgets are training FLOPs, teachers included."
     return Panels("What a budget buys", text, tuple(drawings))
-
-
-def _records(frame: pd.DataFrame) -> list[dict]:
-    return frame.to_dict("records")
 
 
 def _frontier_caption(table: pd.DataFrame, target: str, amount: Callable[[float], str]) -> str:

@@ -31,7 +31,10 @@ def record_sources(study: Path, runs: Iterable[PlannedRun]) -> None:
             continue
         name, counts = run.spec.source["name"], {**run.source_parts, "classes": run.spec.n_classes}
         before = found.get(name, counts)
-        found[name] = {part: _smaller(before[part], count) for part, count in counts.items()}
+        found[name] = {
+            part: min((n for n in (before[part], count) if n is not None), default=None)
+            for part, count in counts.items()
+        }
     if not found:
         return
     with FileLock(study / "claims" / ".sources.lock"):
@@ -61,7 +64,3 @@ def read_sources(study: str | Path) -> dict[str, dict[str, int | None]]:
                 raise InputError(f"{path}: {name}: train must be a whole number above 0, or null for any number")
         return content
     raise InputError(f"{path}: must map the name of each source to its counts")
-
-
-def _smaller(one: int | None, other: int | None) -> int | None:
-    return min((count for count in (one, other) if count is not None), default=None)

@@ -382,7 +382,7 @@ class _Trials:
 
     def losses(self, trials: list[Trial]) -> list[float | None]:
         """The loss of each trial; infinite where training fails, None where the time ended before it began."""
-        keys = [self._key(self._tuning.fields(trial)) for trial in trials]
+        keys = [json.dumps(self._tuning.fields(trial), sort_keys=True, default=str) for trial in trials]
         waiting = {key: self._tuning.fields(trial) for key, trial in zip(keys, trials) if key not in self._known}
         if waiting and self._loss_of is not None:
             for key, fields in waiting.items():
@@ -419,7 +419,3 @@ class _Trials:
     def _keep(self, key: str, loss: float) -> None:
         self._known[key] = loss if math.isfinite(loss) else math.inf
         files.write_text(self._begun, json.dumps(self._known))
-
-    @staticmethod
-    def _key(fields: Mapping[str, Any]) -> str:
-        return json.dumps(fields, sort_keys=True, default=str)

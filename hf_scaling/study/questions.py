@@ -97,7 +97,9 @@ def judge(table: "TableLike", question: Question, seed: int = 0) -> Answer:
         question: The question.
         seed: Of the bootstrap draws.
     """
-    frame = _as_frame(table)
+    import pandas as pd
+
+    frame = table.to_pandas() if hasattr(table, "to_pandas") else pd.DataFrame(table)
     try:
         if question.name == "boundary":
             return _judge_boundary(frame, question, seed)
@@ -118,12 +120,6 @@ def of_student(frame: "pd.DataFrame", n_params: float) -> "pd.DataFrame":
     if "model" in frame:
         return frame[frame["model"] == frame.at[nearest, "model"]]
     return frame[frame["n_params"] == frame.at[nearest, "n_params"]]
-
-
-def _as_frame(table: "TableLike") -> "pd.DataFrame":
-    import pandas as pd
-
-    return table.to_pandas() if hasattr(table, "to_pandas") else pd.DataFrame(table)
 
 
 def _judge_boundary(frame: "pd.DataFrame", question: Question, seed: int) -> Answer:
