@@ -77,8 +77,8 @@ def headlines(findings: Findings) -> list[Headline]:
         is_first = any(_boundaries(findings)) and not any(line.code == "boundary" for line in lines)
         lines.insert(0 if is_first else len(lines), Headline("open", text))
     while len(lines) > MOST:
-        dropped = next((line for code in _DROPPED for line in lines if line.code == code), lines[-1])
-        lines.remove(dropped)
+        settled = [line for line in lines if line.code != "open"]
+        lines.remove(next((line for code in _DROPPED for line in settled if line.code == code), settled[-1]))
     return lines
 
 
