@@ -13,7 +13,7 @@ from hf_scaling.training import run_folder as folders
 
 SUPPORT = Path(__file__).parent / "support"
 RECIPES = Path(__file__).parents[1] / "recipes"
-SHORT = ["--max_steps=15", "--per_device_train_batch_size=32", "--save_steps=5", "--learning_rate=1e-3"]
+SHORT = ["--max_steps=30", "--per_device_train_batch_size=32", "--save_steps=5", "--learning_rate=1e-3"]
 SMALL = ["--source=digits", "--report_to=none", "--logging_steps=10", "--augmentation=shift", *SHORT]
 PRETRAIN = ["--model=vit-50k", "--teacher=vit-30k", "--n_pretrain=300", *SMALL]
 
