@@ -183,6 +183,17 @@ def test_all_questions_are_taken_in_turn():
     assert outcome.answers["gap"].verdict == "high"
 
 
+def test_a_question_that_no_run_brings_nearer_leaves_time_to_the_others():
+    # A gap of about half of what the loss can lose stays open; the boundary is farther from its answer at first.
+    open_gap = labelled(0.41, n=3)
+    runs = pd.concat([planted(crossing_at(1500), noise=0.05, seeds=12), open_gap], ignore_index=True)
+    rounds, gap = [], Question("gap", "loss", N_PARAMS, (250, 16000), "digits")
+    run_rounds(Pool(runs, seconds=700), [QUESTION, gap], report=rounds.append)
+    asked = [one.question for one in rounds if one.question]
+    assert not rounds[-1].answers["gap"].answered
+    assert {"boundary", "gap"} == set(asked[:2])
+
+
 def test_a_plan_is_judged():
     question = Question("plan", "loss", N_PARAMS, (500, 32000), "digits", budget=1000.0, costs={"label": 1.0})
     answer = judge(labelled(4.0), question)

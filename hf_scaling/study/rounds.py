@@ -87,6 +87,8 @@ _CONFIRMED = 2
 _PILOT_LEVELS, _PILOT_LABELS = 5, 3
 # Of the seconds spent so far a round may take the first share, and one that confirms an answer the second.
 _GROWTH, _CONFIRMING = 0.5, 0.15
+# The least distance by which what a question has cost is multiplied: one that only lacks confirming is near.
+_NEAREST = 0.25
 # Share of the seconds that both arms of one level of the pilot may take.
 _PILOT_PRICE = 0.02
 
@@ -103,7 +105,7 @@ def run_rounds(
 
     Args:
         pool: What can be measured.
-        questions: What is asked; they are taken in turn, the one nearest to an answer first.
+        questions: What is asked; they are taken in turn, the nearest to an answer first and more often.
         report: Called with each round before its cells are measured, and once at the end.
         state: `Round.state` or `Outcome.state` of an earlier call on the same pool: resumes there.
         share: Of the seconds left that a round may take.
@@ -165,7 +167,13 @@ class _Loop:
         chosen = candidates.loc[candidates.index.intersection(cells, sort=False)]
         seconds = float(chosen["seconds"].sum())
         spent = self.state.get("spent", 0.0) + seconds
-        self.state = {"round": number, "cells": cells, "question": question, "stayed": dict(stayed), "spent": spent}
+        spent_on = dict(self.state.get("spent_on", {}))
+        if question is not None:
+            spent_on[question] = spent_on.get(question, 0.0) + seconds
+        self.state = {
+            "round": number, "cells": cells, "question": question, "stayed": dict(stayed), "spent": spent,
+            "spent_on": spent_on,
+        }  # fmt: skip
         begun = Round(number, answers, question, chosen, seconds, self.state)
         self.rounds.append(begun)
         self.report(begun)
@@ -217,12 +225,23 @@ class _Loop:
     def _next(
         self, answers: Mapping[str, Answer], stayed: Mapping[str, Mapping[str, Any]]
     ) -> tuple[str | None, pd.DataFrame]:
-        """The open question nearest to an answer for which something affordable is left, and its cells."""
+        """The open question whose turn it is among those for which something affordable is left, and its cells.
+
+        The nearest to an answer comes first; what a question has cost so far puts it back, the more the farther it is,
+        so that one that no run brings nearer does not take the time of the others.
+        """
         candidates, left = self.pool.candidates(), self.pool.seconds_left()
         by_name = {question.name: question for question in self.questions}
         still = [name for name in answers if stayed[name]["times"] < _CONFIRMED]
-        # What cannot be fitted yet lacks a part of its pilot, which comes first.
-        for name in sorted(still, key=lambda name: (answers[name].verdict != "too_few", answers[name].distance)):
+        spent_on = self.state.get("spent_on", {})
+
+        def turn(name: str) -> tuple[bool, float, float]:
+            # What cannot be fitted yet lacks a part of its pilot, which comes first.
+            answer = answers[name]
+            cost = spent_on.get(name, 0.0)
+            return answer.verdict != "too_few", cost * max(answer.distance, _NEAREST) if cost else 0.0, answer.distance
+
+        for name in sorted(still, key=turn):
             question = by_name[name]
             # The cheapest cell may be taken whatever its share.
             growth = _CONFIRMING if answers[name].answered else _GROWTH

@@ -331,15 +331,15 @@ class GridPool:
             )
 
     def _probes_of(self, cells: pd.Index) -> list[str]:
-        """Linear probes beside fine-tuned cells: of the checkpoint of each seed with the most images."""
-        largest: dict[tuple[str, int], PlannedRun] = {}
-        for run in (self._runs[run_id] for run_id in cells):
-            at = run.spec.source["name"], run.spec.seed
-            if run.parent is None or run.arm != "plain" or run.model != self._plan.middle:
-                continue
-            if at not in largest or (run.spec.n_pretrain or 0) > (largest[at].spec.n_pretrain or 0):
-                largest[at] = run
-        beside = {(name, run.parent) for (name, _), run in largest.items()}
+        """Linear probes beside fine-tuned cells: of the checkpoint with the most images."""
+        beside = {
+            (run.spec.source["name"], run.parent)
+            for run in (self._runs[run_id] for run_id in cells)
+            if run.parent is not None
+            and run.arm == "plain"
+            and run.model == self._plan.middle
+            and run.spec.n_pretrain == self._plan.n_pretrain[-1]
+        }
         runs = [self._runs[run_id] for run_id in self._probes]
         return [run.run_id for run in runs if (run.spec.source["name"], run.parent) in beside]
 
