@@ -184,9 +184,8 @@ def test_all_questions_are_taken_in_turn():
 
 
 def test_a_question_that_no_run_brings_nearer_leaves_time_to_the_others():
-    # A gap of about half of what the loss can lose stays open; the boundary is farther from its answer at first.
-    open_gap = labelled(0.41, n=3)
-    runs = pd.concat([planted(crossing_at(1500), noise=0.05, seeds=12), open_gap], ignore_index=True)
+    # Two levels of n_pretrain cannot tell the gap from what more pre-training closes.
+    runs = pd.concat([planted(crossing_at(1500), noise=0.05, seeds=12), labelled(0.4, n=2)], ignore_index=True)
     rounds, gap = [], Question("gap", "loss", N_PARAMS, (250, 16000), "digits")
     run_rounds(Pool(runs, seconds=700), [QUESTION, gap], report=rounds.append)
     asked = [one.question for one in rounds if one.question]

@@ -87,6 +87,8 @@ _CONFIRMED = 2
 _PILOT_LEVELS, _PILOT_LABELS = 5, 3
 # Of the seconds spent so far a round may take the first share, and one that confirms an answer the second.
 _GROWTH, _CONFIRMING = 0.5, 0.15
+# Students whose sizes differ by less than this factor are one: heads differ.
+_SAME_SIZE = 1.3
 # The least distance by which what a question has cost is multiplied: one that only lacks confirming is near.
 _NEAREST = 0.25
 # Share of the seconds that both arms of one level of the pilot may take.
@@ -255,7 +257,7 @@ class _Loop:
 
     def _of_boundary(self, candidates: pd.DataFrame, answer: Answer, budget: float, left: float) -> pd.DataFrame:
         """Pairs of runs of the middle student, for the crossing."""
-        middle = of_student(candidates[candidates["stage"] == "pretrain"], answer.question.n_params)
+        middle = _at(candidates[candidates["stage"] == "pretrain"], answer.question.n_params)
         pairs = middle[_in_pairs(middle)] if len(middle) else middle
         if not len(pairs):
             return pairs
@@ -294,7 +296,7 @@ class _Loop:
         if question.downstream is not None:
             cells = cells[cells["downstream"] == question.downstream]
         if question.name == "gap":
-            cells = of_student(cells, question.n_params)
+            cells = _at(cells, question.n_params)
         if not len(cells):
             return cells
         budget = max(budget, cells["seconds"].min())
@@ -311,6 +313,11 @@ class _Loop:
         # What is not known yet first: new sizes before repeats, spread from small to large, cheapest first.
         ordered = cells.sort_values(["seed", "seconds"], kind="stable")
         return ordered[ordered["seconds"].cumsum() <= budget]
+
+
+def _at(cells: pd.DataFrame, n_params: float) -> pd.DataFrame:
+    """The cells of the student of about this size; none where only other students have cells left."""
+    return of_student(cells[np.abs(np.log(cells["n_params"].astype(float) / n_params)) < np.log(_SAME_SIZE)], n_params)
 
 
 def spread(levels: np.ndarray, n: int) -> np.ndarray:
