@@ -163,10 +163,10 @@ def test_a_grid_is_tuned_by_its_workers_before_its_first_run(tmp_path):
     keys = {"models": [SMALL], "n_pretrain": [40], "arms": ["plain"], "downstream": [], "seeds": [0]}
     content = {**{name: value for name, value in CONTENT.items() if name not in ("n_finetune", "downstream")}, **keys}
     del keys["downstream"], content["downstream"]
-    content["tune"] = {"learning_rate": [1e-6, 1e-2], "min_steps": [8, 16]}
+    content["tune"] = {"learning_rate": [1e-6, 3e-3], "min_steps": [40, 80]}
     table = run_grid(Grid.from_dict(content, "g"), tmp_path, workers=2, progress=False)
     written = yaml.safe_load((tmp_path / "grid.yaml").read_text())
-    assert written["pretrain"]["learning_rates"] == {SMALL: 0.01} and "tune" not in written
+    assert written["pretrain"]["learning_rates"] == {SMALL: 0.003} and "tune" not in written
     assert {spec.run_id for spec in Grid.from_dict(written).specs()} == set(table.run_ids())
     assert not list((tmp_path / "logs").glob("trial-*"))
     n_rows = len(table)
