@@ -153,7 +153,7 @@ def test_constants_are_evaluated_and_need_a_finite_value():
         ({"expression": 3}, "'expression'"),
         ({"surprise": 1}, "'surprise'"),
         ({"bounds": {"alpha": [1]}}, "bounds of alpha"),
-        ({"bounds": {"alpha": [2, 1]}}, "bound of alpha, 2,"),
+        ({"bounds": {"alpha": [2, 1]}}, "bounds of alpha.* 2,"),
         ({"bounds": {"alhpa": [0, 1]}}, "'alhpa'.* alpha"),
         ({"kinds": {"alpha": "slope"}}, "kind of alpha is 'slope'"),
         ({"starts": {"alpha": ["low"]}}, "starts of alpha"),
