@@ -321,3 +321,11 @@ def test_a_target_can_be_written_in_percent(written, tmp_path, capsys):
 def test_sizes_that_cannot_be_are_refused_with_their_row(sizes, named):
     with pytest.raises(ValueError, match=f"^n_finetune, {named}"):
         fitted().predict({"n_finetune": sizes})
+
+
+@pytest.mark.parametrize("sizes", [(100, 3_000, 100_000), (500, 900, 2_000)])
+def test_as_many_sizes_as_parameters_give_no_answer(sizes):
+    fit = hs.fit_law(curve(sizes=np.array(sizes, dtype=float)), "power_law", "error", x="n_finetune", bootstrap=100)
+    found = hs.need(fit, "error", 0.2, "n_finetune")
+    assert found.verdict == "cannot_tell" and math.isnan(found.low) and math.isnan(found.high)
+    assert "no_draws" in [n["code"] for n in found.notes]

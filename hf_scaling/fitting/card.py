@@ -46,8 +46,9 @@ def describe_fit(fit: LawFit) -> str:
     for name, value in fit.params.items():
         line = f"  {name:<{longest}}  {format_number(value, 6):<12}"
         if name in fit.intervals:
-            low, high = map(format_number, fit.intervals[name])
-            line += f"   {format_percent(fit.settings['level'])} [{low}, {high}]"
+            low, high = fit.intervals[name]
+            ends = "no interval" if low != low or high != high else f"[{format_number(low)}, {format_number(high)}]"
+            line += f"   {format_percent(fit.settings['level'])} {ends}"
         lines.append(line.rstrip())
     lines.append("")
     for name, text in facts.items():

@@ -186,6 +186,8 @@ def _judge(
     low, high = (curves.reach(turned, share) for share in ((1 - level) / 2, (1 + level) / 2))
     low, high = min(low, size), max(high, size)
     high = math.inf if high > max(_FAR * largest, size) else high
+    if len(curves.draws) and not np.isfinite(curves.draws).any():
+        low = high = math.nan  # refits of a table with no more sizes than parameters
     notes += notes_on_rows(fit.notes)
     if fit.status != "ok":
         text = f"the law's own status is {fit.status}: read this as one possibility (docs/fitting.md)"
