@@ -9,6 +9,7 @@ import yaml
 
 import hf_scaling as hs
 from hf_scaling.cli import main
+from hf_scaling.report.sections import sections_of
 from hf_scaling.results import ResultsTable, new_row
 from hf_scaling.results.probes import PROBES, find_probes
 
@@ -129,3 +130,6 @@ def test_a_report_of_a_study_judges_its_whole_models(study, tmp_path):
     # By loss and by error.
     gaps = [found.gaps.table["verdict"].iloc[0] for found in findings.parts[1].transfer_gaps]
     assert gaps == ["high", "high"]
+    assert not any((found.part.rows["recipe"] == "probe").any() for found in findings.parts)
+    (section,) = [section for section in sections_of(findings) if section.code == "linear-probe"]
+    assert [row[0] for row in section.tables[0].rows] == ["20", "1,280"]

@@ -60,8 +60,10 @@ CLUSTER = "(cluster)"
 _RUN_NAMES = ("run_name", "run name", "runname", "Run", "Run name")
 # Neighbouring levels of a size this far apart are rarely of one unit.
 _UNIT_JUMP = 1000.0
-# The key under which linear probes are marked, and the note where they are left out.
-_PROBE, _PROBES_LEFT_OUT = "(probe)", "linear_probes"
+#: The key under which linear probes are marked.
+PROBE = "(probe)"
+# The note where they are left out.
+_PROBES_LEFT_OUT = "linear_probes"
 
 
 def note(code: str, grade: str, text: str) -> dict[str, str]:
@@ -181,7 +183,7 @@ class Columns:
         count = len(next(iter(data.values()), ()))
         probes = getattr(frame, "attrs", {}).get(PROBES, ())
         if probes and "recipe" in data:
-            data[_PROBE] = np.isin(data["recipe"].astype(str), probes)
+            data[PROBE] = np.isin(data["recipe"].astype(str), probes)
         if CLASSES not in data and (classes := count_classes(data, getattr(source, "sources", {}))) is not None:
             data[CLASSES] = classes
         return cls(data, np.asarray(frame.index) if hasattr(frame, "index") else np.arange(count))
@@ -228,7 +230,7 @@ class Columns:
 
     def without_probes(self) -> "Columns":
         """The rows without linear probes, and the note `linear_probes`; all rows where there are no others."""
-        probed = self.data.get(_PROBE)
+        probed = self.data.get(PROBE)
         if probed is None or not probed.any() or probed.all():
             return self
         text = f"{probed.sum()} of {len(self)} rows are linear probes (train_part head), which are another recipe: "

@@ -16,7 +16,7 @@ from hf_scaling.boundary import Boundary, find_boundary
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import FitOptions, LawFit, RowFilter
 from hf_scaling.fitting.fit import fit_rows, suited_to, with_compute
-from hf_scaling.fitting.rows import Columns, as_table, scale_of, select_rows
+from hf_scaling.fitting.rows import PROBE, Columns, as_table, scale_of, select_rows
 from hf_scaling.fitting.selection import Ranking, fit_ranked, rank, run_backtest
 from hf_scaling.laws import LAWS
 from hf_scaling.planning import Plan, TransferGaps, plan, suggest_runs, transfer_gaps
@@ -318,23 +318,31 @@ def collect_findings(
         raise InputError("the table has no rows: there is nothing to report")
     frame = pd.DataFrame(columns.data, index=columns.labels)
     frame = filter_rows(frame, {"arm": arm, "upstream": upstream, "downstream": downstream, "stage": stage})
+    probed = frame.pop(PROBE) if PROBE in frame else pd.Series(False, frame.index)
+    # Linear probes are compared in a section of their own.
+    whole = frame if probed.all() else frame[~probed.to_numpy()]
     targets = find_targets(frame, target)
     if cluster is not None:
         columns.require(cluster)
     request = Request(targets, x, weights, options, budget, costs, direction, bounds, study_of(table), cluster)
-    parts = split_table(frame)
+    parts = split_table(whole)
     names = [part.values[name] for name in ("upstream", "downstream") for part in parts if name in part.values]
     names = list(dict.fromkeys(names)) or [part.title for part in parts]
     return Findings(
         title=title or f"Scaling study: {'; '.join(names[:4])}{' and others' if len(names) > 4 else ''}",
         request=request,
-        parts=tuple(_analyse(part, frame, request) for part in parts[:MOST_PARTS]),
+        parts=tuple(_analyse(part, whole, request) for part in parts[:MOST_PARTS]),
         gaps=tuple(find_gaps(parts)),
-        facts=describe_table(frame) | describe_tuning(request.study),
+        facts=describe_table(frame) | describe_tuning(request.study) | _describe_probes(len(frame) - len(whole)),
         n_rows=len(frame),
         left_out=tuple(part.title for part in parts[MOST_PARTS:]),
         rows=frame,
     )
+
+
+def _describe_probes(count: int) -> dict[str, str]:
+    text = f"{format_count(count)} rows (train_part head), in no law, boundary or plan"
+    return {"linear probes": text} if count else {}
 
 
 def _analyse(part: Part, table: pd.DataFrame, request: Request) -> PartFindings:

@@ -223,12 +223,10 @@ def without_pretraining(findings: Findings) -> Section | None:
 def linear_probe(findings: Findings) -> Section | None:
     """What a linear probe of the same checkpoint reaches, beside fine-tuning."""
     target = findings.request.targets[0]
-    tuned = [found.part for found in findings.parts if found.part.stage == "finetune"]
-    frames = [part.rows for part in tuned if {"model", "n_pretrain", "n_finetune", target} <= set(part.rows.columns)]
-    if not frames:
+    rows, study = findings.rows, findings.request.study
+    if not {"stage", "model", "n_pretrain", "n_finetune", "downstream", target} <= set(rows.columns):
         return None
-    rows = pd.concat(frames)
-    study = findings.request.study
+    rows = rows[rows["stage"] == "finetune"]
     heads = [] if study is None else find_probes(study, rows)
     rows = rows[(rows["arm"] == "plain") & (rows["n_finetune"] > 0)] if "arm" in rows else rows
     probed = rows["recipe"].isin(heads) if "recipe" in rows else pd.Series(False, rows.index)
