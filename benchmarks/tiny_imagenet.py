@@ -34,6 +34,8 @@ from hf_scaling.results import card
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "tests/data/tiny_imagenet"
+#: The middle size upstream with half the steps, and with distillation that ends once the student is ahead.
+HALF_STEPS, UNTIL_PASSED = (TABLE.with_name(f"{TABLE.name}_{name}") for name in ("half_steps", "until_passed"))
 GRID = ROOT / "recipes/grids/tiny_imagenet.yaml"
 NAME = "tiny_imagenet"
 UPSTREAM = "tiny_imagenet_32a"
@@ -82,7 +84,7 @@ def upstream_table(table: hs.ResultsTable) -> None:
 def describe_boundary(line) -> str:
     """A boundary in one line: the laws' answer, and that of the paired differences alone."""
     laws = line.status if line.n_pretrain is None else f"{line.n_pretrain:,.0f} [{line.low:,.0f}, {line.high:,.0f}]"
-    alone = "{n_pretrain:,.0f} [{low:,.0f}, {high:,.0f}]".format(**line.law_free)
+    alone = "{n_pretrain:,.0f} [{low:,.0f}, {high:,.0f}]".format(**line.law_free).replace("[nan, nan]", "[one seed]")
     sign = (line.difference["low"] > 0).sum(), (line.difference["high"] < 0).sum(), len(line.difference)
     ahead = f"distilled ahead at {sign[0]}, plain at {sign[1]} of {sign[2]} sizes"
     return f"{laws}; paired differences alone {alone}; {ahead}"
@@ -161,6 +163,29 @@ def transfer(table: hs.ResultsTable) -> None:
     for target in TARGETS:
         means = best.pivot_table(index=["downstream", "n_finetune"], columns=["model", "n_pretrain"], values=target)
         print(f"\n{target} without pre-training and after all of it\n" + means.to_string(float_format="%.4f"))
+
+
+def variants(table: hs.ResultsTable) -> None:
+    """Half the steps, and distillation that stops early, beside the study's own rows of vit-200k, seed 0."""
+    own = table.to_pandas().query("stage == 'pretrain' and model == 'vit-200k' and seed == 0")
+    half, stopping = (hs.ResultsTable.load(out).to_pandas() for out in (HALF_STEPS, UNTIL_PASSED))
+    arms = {
+        "all steps": own,
+        "half the steps": half[half["model"] == "vit-200k"],
+        # Pairs are made within a recipe; these differ in the schedule of alpha alone.
+        "until passed": pd.concat([own[own["arm"] == "plain"], stopping[stopping["model"] == "vit-200k"]]).assign(
+            recipe="until_passed"
+        ),
+    }
+    for target in TARGETS:
+        print(f"\nplain minus distilled, {target}, vit-200k")
+        means = {
+            name: rows.pivot_table(index="n_pretrain", columns="arm", values=target) for name, rows in arms.items()
+        }
+        leads = {name: both["plain"] - both["distilled"] for name, both in means.items()}
+        print(pd.DataFrame(leads).to_string(float_format="%.4f"))
+        for name, rows in arms.items():
+            print(f"{name}, by {target}: {describe_boundary(hs.find_boundary(rows, target=target))}")
 
 
 def copy(table: hs.ResultsTable, out: Path) -> None:
@@ -296,7 +321,7 @@ def main() -> None:
     if arguments.figures:
         figures(table, arguments.figures)
     if not (arguments.copy or arguments.figures):
-        for part in (coverage, upstream_table, boundaries, leads, laws, transfer):
+        for part in (coverage, upstream_table, boundaries, variants, leads, laws, transfer):
             print(f"\n== {part.__doc__.splitlines()[0]}")
             cannot(part.__name__, lambda part=part: part(table))
 
