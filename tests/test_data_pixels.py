@@ -495,7 +495,7 @@ def test_processes_that_fill_one_cache_decide_once(monkeypatch, tmp_path):
 def test_an_ordinary_source_is_read_once(monkeypatch, tmp_path):
     reads = []
     read = loading._read_bytes
-    monkeypatch.setattr(loading, "_read_bytes", lambda image: reads.append(threading.get_ident()) or read(image))
+    monkeypatch.setattr(loading, "_read_bytes", lambda *given: reads.append(threading.get_ident()) or read(*given))
     photo = np.random.default_rng(0).integers(0, 255, (20, 20, 3), np.uint8)
     folder = write(tmp_path / "photos", "jpg", a=[encode(photo, "JPEG")] * 8, b=[encode(photo[::-1], "JPEG")] * 8)
     _ = open_quietly(folder, tmp_path).train

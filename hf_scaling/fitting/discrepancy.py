@@ -152,9 +152,10 @@ def hold_out(estimated: Estimate, coordinates: Coordinates) -> HeldOut:
     solved = minimise(batch, start, iterations=40, tolerance=1e-5)
     theta = problem.coordinates.to_theta(solved.u)
     for i, window in enumerate(windows):
-        if len(rows.variables) > 1 and window.levels < _FEWEST_LEVELS:
-            kept = basis[window.train]
-            if np.linalg.eigvalsh(kept.T @ kept)[0] < _FORGOTTEN:
+        # Where no parameter moves the curve there is nothing to forget.
+        if len(rows.variables) > 1 and window.levels < _FEWEST_LEVELS and basis.shape[1]:
+            trained = basis[window.train]
+            if np.linalg.eigvalsh(trained.T @ trained)[0] < _FORGOTTEN:
                 theta[i] = _fit_anew(estimated, coordinates, window.train)
     values = problem.evaluator.value(theta)
     return HeldOut(windows, problem.objective.scale(values), basis, np.zeros_like(values))
