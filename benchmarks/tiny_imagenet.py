@@ -191,6 +191,8 @@ def variants(table: hs.ResultsTable) -> None:
 def copy(table: hs.ResultsTable, out: Path) -> None:
     """Write the rows, the card of the results data set with its figure, and the upstream laws with theirs."""
     table.save(out)
+    if table.sources:
+        files.write_text(out / "sources.json", json.dumps(table.sources, indent=1) + "\n")
     frame = table.to_pandas()
     (out / "figures").mkdir(exist_ok=True)
     with files.replacing(out / "figures" / "default.png") as temporary:
