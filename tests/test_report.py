@@ -268,7 +268,11 @@ def test_equal_tables_give_equal_files(tmp_path):
 
 
 def test_the_command_prints_the_answers_as_json(tmp_path, capsys):
-    study(stages=("pretrain",)).save(tmp_path)
+    table = study(stages=("pretrain",))
+    table.save(tmp_path)
+    most = int(table.to_pandas()["n_pretrain"].max())
+    counts = {name: {"train": most, "test": 100, "classes": 10} for name in set(table.to_pandas()["upstream"])}
+    (tmp_path / "sources.json").write_text(json.dumps(counts))
     options = ["--target", "loss", "--bootstrap", "100", "--json"]
     with pytest.raises(SystemExit) as ended:
         main(["report", str(tmp_path), "--out", str(tmp_path / "r.html"), *options])
@@ -280,5 +284,8 @@ def test_the_command_prints_the_answers_as_json(tmp_path, capsys):
     content = json.loads(capsys.readouterr().out, parse_constant=refuse)
     assert {"answers", "gaps", "parts", "facts", "files"} <= set(content)
     assert content["parts"][0]["boundaries"][0]["boundary"]["status"] == "crossing"
+    plan = next(one for one in content["parts"][0]["plans"] if one.get("allocation"))
+    assert plan["allocation"]["n_pretrain"] <= most
+    assert "sizes_not_limited" not in {note["code"] for note in plan["notes"]}
     assert all(Path(each).exists() for each in content["files"])
     assert np.isfinite(content["parts"][0]["laws"][0]["fit"]["scores"]["log_rmse"])

@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
         budget=arguments.budget,
         costs=numbers(arguments.cost, "--cost"),
         title=arguments.title,
+        study=arguments.results,
     )
     paths = [str(file) for file in write_findings(findings, path)]
     if arguments.json:

@@ -640,9 +640,8 @@ class RowPacker:
 
     def _pack_one(self, row: int, image: dict | None) -> Packed | str:
         """A packed image, or what is wrong with it."""
-        encoded = _read_bytes(
-            image, self.folder
-        )  # outside the try: an error of the disk or the network is not a corrupt image
+        # Outside the try: an error of the disk or the network is not a corrupt image.
+        encoded = _read_bytes(image, self.folder)
         try:
             return self.packer.pack(encoded)
         except (MemoryError, Undecided):

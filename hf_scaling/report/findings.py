@@ -278,6 +278,7 @@ def collect_findings(
     costs: Mapping[str, float] | None = None,
     title: str | None = None,
     cluster: str | None = None,
+    study: str | Path | None = None,
 ) -> Findings:
     """Compute everything that a report states of a table.
 
@@ -303,6 +304,8 @@ def collect_findings(
         costs: Prices, as for `plan`.
         title: Title of the report; by default the names of the data sets.
         cluster: Column whose equal values name rows that share their luck; as for `fit_law`.
+        study: Folder of the study whose sources.json says how many images and labels there are; by default `table`,
+            where that is one.
 
     Returns:
         Findings. A question that cannot be answered is a sentence in them, not an error.
@@ -324,7 +327,7 @@ def collect_findings(
     targets = find_targets(frame, target)
     if cluster is not None:
         columns.require(cluster)
-    request = Request(targets, x, weights, options, budget, costs, direction, bounds, study_of(table), cluster)
+    request = Request(targets, x, weights, options, budget, costs, direction, bounds, study_of(study, table), cluster)
     parts = split_table(whole)
     names = [part.values[name] for name in ("upstream", "downstream") for part in parts if name in part.values]
     names = list(dict.fromkeys(names)) or [part.title for part in parts]

@@ -58,7 +58,7 @@ def write_report(table, path: str | Path = "report.html", **questions: Any) -> F
         table: A ResultsTable, a DataFrame, a mapping of columns, or what `ResultsTable.load` takes.
         path: The HTML file.
         **questions: The arguments of `collect_findings`: target, x, arm, upstream, downstream, stage, objective,
-            delta, weights, bootstrap, level, seed, direction, bounds, budget, costs, title, cluster.
+            delta, weights, bootstrap, level, seed, direction, bounds, budget, costs, title, cluster, study.
 
     Returns:
         The findings; their `summary()` is the text of the answers.
