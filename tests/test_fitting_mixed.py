@@ -130,6 +130,26 @@ def test_the_next_command_of_a_study_takes_every_size_that_varies(rows, words, m
         assert not varies or name in hs.LAWS[law].variables or hs.LAWS[law].variables == ("x",)
 
 
+def test_runs_without_pretraining_start_the_line_of_their_student(monkeypatch):
+    tuned = {"stage": "finetune", "downstream": "digits", "model": "vit-30k", "teacher_n_params": None, "n_finetune": 9}
+    cells = [(0, None, 0.5), (10, "glyphs", 0.25), (10, "faces", 0.125)]
+    rows = [
+        tuned | {"arm": "plain", "n_params": 1, "n_pretrain": n, "upstream": upstream, "error": error, "loss": 2 * error}
+        for n, upstream, error in cells
+    ]
+
+    def lines(rows):
+        monkeypatch.setattr(status, "Study", lambda folder: FakeStudy(rows))
+        return [line.split() for line in status.summarise("studies/x").splitlines()]
+
+    assert lines(rows[:2])[2] == ["vit-30k", "plain", "0.500", "(1.00)", "0.250", "(0.50)"]
+    assert [line[2:] for line in lines(rows)[2:4]] == [
+        ["faces", "0.500", "(1.00)", "0.125", "(0.25)"],
+        ["glyphs", "0.500", "(1.00)", "0.250", "(0.50)"],
+    ]
+    assert lines(rows[:1])[2] == ["vit-30k", "plain", "0.500", "(1.00)"]
+
+
 @pytest.mark.parametrize("column", ["acc", "grade"])
 def test_another_measurement_is_no_kind(column):
     table = kinds("other", 0.0, seeds=4, noise=0.05).drop(columns="other")

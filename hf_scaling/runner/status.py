@@ -176,11 +176,21 @@ def _size_table(rows: Sequence[Mapping[str, Any]], x: str) -> list[str]:
     """Lines of a table: one per student and arm, the smallest student first, one column per `x`."""
     cells: dict[tuple[Any, ...], dict[int, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     by_size = sorted(rows, key=lambda row: (row["n_params"], row["arm"] == "distilled", row["teacher_n_params"] or 0))
+    upstreams: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in by_size:
-        cells[row["model"], row["arm"], row["upstream"], row["teacher_n_params"]][row[x]].append(row)
+        if row["upstream"]:
+            upstreams[row["model"], row["arm"]].add(row["upstream"])
+    for row in by_size:
+        # Runs without pre-training have no upstream: they start the line of every upstream of their model.
+        for upstream in [row["upstream"]] if row["upstream"] else sorted(upstreams[row["model"], row["arm"]]) or [""]:
+            cells[row["model"], row["arm"], upstream, row["teacher_n_params"]][row[x]].append(row)
     sizes = sorted({row[x] for row in rows})
-    lines = [[model, arm, *(_cell(cells[key][size]) for size in sizes)] for key in cells for model, arm in [key[:2]]]
-    return text_table(["student", "arm", *(f"{size:,}" for size in sizes)], lines)
+    named = len(set().union(*upstreams.values())) > 1
+    lines = [
+        [model, arm, *([upstream] if named else []), *(_cell(columns[size]) for size in sizes)]
+        for (model, arm, upstream, _), columns in cells.items()
+    ]
+    return text_table(["student", "arm", *(["upstream"] if named else []), *(f"{size:,}" for size in sizes)], lines)
 
 
 def _cell(rows: Sequence[Mapping[str, Any]]) -> str:
