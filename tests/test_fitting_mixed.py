@@ -76,7 +76,7 @@ def test_a_comparison_leaves_out_the_laws_that_would_mix():
 
 
 class FakeStudy:
-    """A study of plain rows, for `next_command`."""
+    """A study of plain rows."""
 
     def __init__(self, rows):
         same = {
