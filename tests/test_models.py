@@ -351,4 +351,8 @@ def test_a_model_that_cannot_take_the_inputs_is_one_line():
     with pytest.raises(InputError, match="3 logits"):
         models.try_forward(model, {"pixel_values": torch.zeros(1, 3, 16, 16)}, 2, "vit-30k")
     assert models.try_forward(model, {"pixel_values": torch.zeros(1, 3, 16, 16)}, 3, "vit-30k") > 0
+    with torch.no_grad():
+        models.head_parameters(model)[0].fill_(float("nan"))
+    with pytest.raises(InputError, match="not finite"):
+        models.try_forward(model, {"pixel_values": torch.zeros(1, 3, 16, 16)}, 3, "vit-30k")
     assert model.training

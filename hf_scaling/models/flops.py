@@ -52,7 +52,8 @@ def try_forward(model: PreTrainedModel, inputs: dict[str, torch.Tensor], n_outpu
         name: The model, for the message.
 
     Raises:
-        InputError: The model does not take such inputs (channels, size, patches), or gives other logits.
+        InputError: The model does not take such inputs (channels, size, patches), gives other logits, or logits that are
+            not finite.
         NotImplementedError: An operation of the model does not run on the meta device.
     """
     key, example = next(iter(inputs.items()))
@@ -67,6 +68,8 @@ def try_forward(model: PreTrainedModel, inputs: dict[str, torch.Tensor], n_outpu
     given = logits.shape[-1]
     if n_outputs is not None and (given < n_outputs or (logits.ndim == 2 and given != n_outputs)):
         raise InputError(f"{what}: it gives {given} logits, and {n_outputs} are needed")
+    if not logits.is_meta and not logits.isfinite().all():
+        raise InputError(f"{what}: its logits are not finite: weights are NaN or infinite, or too large for float32")
     return flops
 
 
