@@ -131,10 +131,17 @@ def test_the_next_command_of_a_study_takes_every_size_that_varies(rows, words, m
 
 
 def test_runs_without_pretraining_start_the_line_of_their_student(monkeypatch):
-    tuned = {"stage": "finetune", "downstream": "digits", "model": "vit-30k", "teacher_n_params": None, "n_finetune": 9}
+    tuned = {
+        "stage": "finetune",
+        "downstream": "digits",
+        "model": "vit-30k",
+        "teacher_n_params": None,
+        "n_finetune": 9,
+    }
     cells = [(0, None, 0.5), (10, "glyphs", 0.25), (10, "faces", 0.125)]
     rows = [
-        tuned | {"arm": "plain", "n_params": 1, "n_pretrain": n, "upstream": upstream, "error": error, "loss": 2 * error}
+        tuned
+        | {"arm": "plain", "n_params": 1, "n_pretrain": n, "upstream": upstream, "error": error, "loss": 2 * error}
         for n, upstream, error in cells
     ]
 

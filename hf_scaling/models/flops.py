@@ -52,8 +52,8 @@ def try_forward(model: PreTrainedModel, inputs: dict[str, torch.Tensor], n_outpu
         name: The model, for the message.
 
     Raises:
-        InputError: The model does not take such inputs (channels, size, patches), gives other logits, or logits that are
-            not finite.
+        InputError: The model does not take such inputs (channels, size, patches), or gives other logits, or logits
+            that are not finite.
         NotImplementedError: An operation of the model does not run on the meta device.
     """
     key, example = next(iter(inputs.items()))
