@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/stacked_steps.py [--models 8] [--steps 60]
 
-For each student of the grid `demo` at its image size, patch size and batch: seconds of processor time of a step (forward,
-backward, fused AdamW) of each of --models models one after the other, and of all of them stacked with torch.func, in
-turn; the ratio of the medians, and the ratio that the grid as a whole would have, its students weighted by their time.
+For each student of the grid `demo` at its image size, patch size and batch: seconds of processor time of a step
+(forward, backward, fused AdamW) of each of --models models one after the other, and of all of them stacked with
+torch.func, in turn; the ratio of the medians, and the ratio of the grid as a whole, its students weighted by their
+time.
 """
 
 import argparse
