@@ -19,6 +19,7 @@ _STEP = 2e-3  # seconds of a step of a model of no size
 _PACE = 3e10  # operations a second
 # A kind of run is judged by its own finished runs as soon as there are about this many; before, by runs like it.
 _ENOUGH = 1.0
+_EARLIER = 0.1  # weight, in runs, of speeds measured earlier: the machine may have been several times as busy
 _EXTRAPOLATED = 100.0  # factor in FLOPs per example beyond which a speed measured earlier says nothing
 _LEAST = 0.1  # least share of its estimate that a run which takes longer than estimated has left
 
@@ -109,7 +110,8 @@ class TimeLeft:
             if n:
                 typical = expected / n
                 # Without earlier speeds, the shape has no unit: the first finished run gives it.
-                weight = 0.0 if kind == () and work.expected is None else _ENOUGH * typical
+                own = _ENOUGH if kind else 0.0 if work.expected is None else _EARLIER
+                weight = own * typical
                 ratio = (measured + weight * ratio) / (expected + weight)
         return work.shape * ratio
 
