@@ -213,6 +213,17 @@ def test_measured_error_has_no_boundary_inside():
     assert boundary.status in ("distillation_never", "not_resolved")
 
 
+def test_the_first_study_answers_for_ten_of_ten_seeds():
+    rows = pd.read_parquet(MEASURED.parent / "demo_seeds" / "results.parquet")
+    statuses = [hs.find_boundary(own, target="loss", bootstrap=200).status for _, own in rows.groupby("seed")]
+    assert statuses == ["distillation_never"] * 10
+    # No run is worse than guessing, and the plain students' losses fall from 3,200 characters on.
+    assert rows["loss"].max() < np.log(10)
+    plain = rows[(rows["arm"] == "plain") & (rows["n_pretrain"] >= 3_200)]
+    means = plain.groupby(["model", "n_pretrain"])["loss"].mean().unstack()
+    assert (means.diff(axis=1).iloc[:, 1:] < 0).all(axis=None)
+
+
 def test_pairs_of_one_parent_share_their_luck():
     truth, held, wider = 4 ** (1 / 0.18), [], []
     for seed in range(6):
