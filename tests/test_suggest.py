@@ -371,6 +371,29 @@ def test_laws_of_other_columns_cost_what_those_columns_hold():
         hs.suggest_runs(fit, budget=5e4, costs={"label": 1.0})
 
 
+def finetuned(n_params, n_pretrain, seed):
+    """Fine-tuned runs of one model whose FLOPs are 6 a parameter and label, with five passes."""
+    table = planted("power_law", CROSSING["plain"], {"n_pretrain": [80, 320, 1280, 5120]}, number=seed)
+    table = table.rename(columns={"n_pretrain": "n_finetune"})
+    table["n_params"], table["n_pretrain"], table["seed"] = n_params, n_pretrain, seed
+    table["samples_seen"] = 5.0 * table["n_finetune"]
+    table["train_flops"] = 6.0 * n_params * table["samples_seen"]
+    table["stage"], table["downstream"], table["arm"] = "finetune", "b", "plain"
+    return table.assign(upstream="a" if n_pretrain else None)
+
+
+@pytest.mark.parametrize(("models", "size"), [([2e5], 2e5), ([1e5, 4e5], 2e5)])
+def test_runs_without_pretraining_cost_what_those_of_their_own_models_do(models, size):
+    scratch = pd.concat([finetuned(n_params, 0, number) for number, n_params in enumerate(models)])
+    pretrained = [finetuned(n_params, 1000, seed) for n_params in (3e4, 9e5) for seed in (3, 4)]
+    table = pd.concat([scratch, *pretrained], ignore_index=True)
+    fit = hs.fit_law(scratch, "power_law", x="n_finetune", bootstrap=200)
+    runs = hs.suggest_runs(fit, budget=1e14, quantity="prediction", table=table)
+    assert len(runs)
+    # As the curve of samples goes on beyond the measured labels: five passes.
+    assert runs["cost"].tolist() == pytest.approx((30.0 * size * runs["n_finetune"]).tolist(), rel=1e-6)
+
+
 def test_every_note_is_documented():
     root = Path(__file__).parents[1]
     written = "".join(path.read_text() for path in (root / "hf_scaling/planning/next_runs").glob("*.py"))

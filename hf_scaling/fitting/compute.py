@@ -65,10 +65,7 @@ def measured_compute(table: "Table", study: Mapping[str, list[str]]) -> dict[str
 
 def _rows_like(columns: Columns, study: Mapping[str, list[str]], names: Iterable[str]) -> Columns:
     """The rows that have the study's values in these columns; all rows where none has."""
-    keep = np.ones(len(columns), dtype=bool)
-    for name in names:
-        if name in columns.data and study.get(name):
-            keep &= np.isin(columns.data[name].astype(str), study[name])
+    keep = columns.like(study, names)
     return columns.where(keep, "the fitted names") if keep.any() else columns
 
 

@@ -290,6 +290,22 @@ class Columns:
             )
         return numbers
 
+    def like(self, study: Mapping[str, Sequence[str]], names: Iterable[str]) -> np.ndarray:
+        """(N,) whether each row has a fit's recorded values in these columns.
+
+        Args:
+            study: The distinct values of the fitted rows' recorded columns (`LawFit.data["study"]`).
+            names: The columns to compare; those without values in `study` are not, but `upstream`: fine-tuned rows
+                that recorded none had no pre-training, and rows that had are not like them.
+        """
+        keep = np.ones(len(self), dtype=bool)
+        for name in names:
+            if name in self.data and study.get(name):
+                keep &= np.isin(self.data[name].astype(str), study[name])
+            elif name == "upstream" and name in self.data and study.get("stage") == ["finetune"]:
+                keep &= np.array([_is_missing(value) for value in self.data[name]], dtype=bool)
+        return keep
+
     def distinct(self, name: str) -> list[str]:
         """The distinct values of a column as text, missing ones left out; empty for an absent column."""
         return sorted({str(value) for value in self.data.get(name, ()) if not _is_missing(value)})

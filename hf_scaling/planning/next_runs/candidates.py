@@ -94,10 +94,7 @@ def measured_runs(
 
 def _rows(table: Columns, study: Mapping[str, list[str]], columns: Sequence[str]) -> pd.DataFrame:
     """The rows of a table whose naming columns have the values of a study, with sizes, model and seed."""
-    keep = np.ones(len(table), dtype=bool)
-    for name, values in study.items():
-        if name in table.data and name != "seed":
-            keep &= np.isin(table.data[name].astype(str), values)
+    keep = table.like(study, [name for name in {**study, "upstream": ()} if name != "seed"])
     if "n_finetune" in columns and "n_finetune" in table.data and study.get("stage") == ["finetune"]:
         keep &= table.numbers("n_finetune") > 0
     wanted = [name for name in (*columns, "model", "seed") if name in table.data]
@@ -219,10 +216,8 @@ def finished_candidates(among: Any, law: LawFit | None, columns: tuple[str, ...]
     rows = Columns.of(among)
     for name in columns:
         rows.require(name)
-    keep = np.ones(len(rows), dtype=bool)
-    for name in ("task", "recipe", "stage", "arm", "upstream", "downstream", "eval_split"):
-        if law.data["study"].get(name) and name in rows.data:
-            keep &= np.isin(rows.data[name].astype(str), law.data["study"][name])
+    names = ("task", "recipe", "stage", "arm", "upstream", "downstream", "eval_split")
+    keep = rows.like(law.data["study"], names)
     if law.data["study"].get("stage") == ["finetune"] and "n_finetune" in columns:
         keep &= rows.numbers("n_finetune") > 0
     target = law.settings["target"]

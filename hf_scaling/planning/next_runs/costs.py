@@ -114,10 +114,13 @@ def run_costs(
     for one in (n for model in models for n in model.notes):
         notes += [] if one in notes else [one]
     sizes = {name: frame[name].to_numpy(dtype=float) for name in SIZES if name in frame}
-    if "n_params" not in sizes and "n_params" in measured.runs:
+    if "n_params" not in sizes:
         # The law does not take n_params: a run costs what one of the geometric mean size does.
-        middle = np.exp(np.log(measured.runs["n_params"].to_numpy(dtype=float)).mean())
-        sizes["n_params"] = np.full(len(frame), middle)
+        known = measured.runs.get("n_params", arms[0][1].get("sizes", {}).get("n_params", ()))
+        of_models = np.asarray(known, dtype=float)
+        if (of_models > 0).any():
+            middle = np.exp(np.log(of_models[of_models > 0]).mean())
+            sizes["n_params"] = np.full(len(frame), middle)
     parts, none, fine = [model.parts(sizes) for model in models], np.zeros(len(frame)), "n_finetune" in columns
     training = sum((part["pretrain_compute"] + part["teacher_compute"] for part in parts), none)
     keys = [checkpoint_key(run) for run in frame.to_dict("records")]
