@@ -208,14 +208,16 @@ def unit_of(column: str) -> str:
 
 
 def format_count(value: float | None) -> str:
-    """A size with three significant digits: 813, 12,800, 1.8M, 2.1e+18."""
+    """A size with three significant digits, or whole where four hold it: 813, 11,250, 12,800, 1.8M, 2.1e+18."""
     if value is None or value != value:
         return MISSING
     if not math.isfinite(value):
         return "infinitely many"
     if abs(value) < 100 or abs(value) >= 1e15:
         return f"{value:.3g}"
-    rounded = float(f"{value:.3g}")
+    # Measured sizes are such whole numbers: 11,250 images are not 11,200.
+    is_short = value == float(f"{value:.4g}") and value == round(value)
+    rounded = float(f"{value:.4g}" if is_short else f"{value:.3g}")
     for size, suffix in _SUFFIXES:
         if rounded >= size:
             return f"{rounded / size:.3g}{suffix}"
@@ -280,7 +282,9 @@ def format_value(target: str, value: float) -> str:
     """A value of a target: an error in per cent, anything else with three significant digits."""
     if not math.isfinite(value):
         return MISSING
-    return f"{100 * value:.3g} %" if target == "error" else f"{value:.3g}"
+    shown = 100 * value if target == "error" else value
+    number = f"{float(f'{shown:.3g}'):,.0f}" if 1e3 <= abs(shown) < 1e7 else f"{shown:.3g}"
+    return f"{number} %" if target == "error" else number
 
 
 def format_interval(target: str, low: float, high: float) -> str:

@@ -18,13 +18,18 @@ from hf_scaling import text
         (3_200_000, "3.2M"),
         (2e10, "20B"),
         (1.5e12, "1.5T"),
+        (11_250, "11,250"),
+        (3_125.0, "3,125"),
+        (3_125.4, "3,130"),
+        (51_468, "51,500"),
+        (1_234_567, "1.23M"),
         (2.1e18, "2.1e+18"),
         (math.inf, "infinitely many"),
         (None, text.MISSING),
         (math.nan, text.MISSING),
     ],
 )
-def test_counts_have_three_digits_and_a_suffix(value, written):
+def test_counts_have_three_digits_or_four_where_those_are_all_and_a_suffix(value, written):
     assert text.format_count(value) == written
 
 
@@ -45,6 +50,8 @@ def test_counts_have_three_digits_and_a_suffix(value, written):
         (lambda: text.joined("abcd", most=3), "a, b and 2 more"),
         (lambda: text.format_value("error", 0.0583), "5.83 %"),
         (lambda: text.format_value("loss", math.nan), text.MISSING),
+        (lambda: text.format_value("loss", 2_213.0), "2,210"),
+        (lambda: text.format_value("error", 12.3), "1,230 %"),
         (lambda: text.format_interval("error", 0.038, 0.1), "3.8 to 10 %"),
         (lambda: text.format_percent(0.95), "95 %"),
         (lambda: text.format_percent(0.999), "99.9 %"),

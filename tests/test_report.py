@@ -18,7 +18,7 @@ from hf_scaling.cli import main
 from hf_scaling.fitting.law_fit import VERDICTS as LAW_VERDICTS
 from hf_scaling.hub.cards import escape_markdown
 from hf_scaling.planning.verdicts import GAP_VERDICTS
-from hf_scaling.report.answers import BOUNDARY_STATUSES, LAW_STATUSES, answers
+from hf_scaling.report.answers import BOUNDARY_STATUSES, LAW_STATUSES, answers, whole
 from hf_scaling.report.grouping import groups_by_place
 from hf_scaling.report.headlines import MOST, headlines
 from hf_scaling.report.page import content_of
@@ -140,8 +140,27 @@ def test_the_worth_of_pretraining_is_that_of_the_largest_at_the_most_labels(writ
     gap = next(gap for gap in written[0].parts[1].transfer_gaps if (gap.target, gap.arm.label) == ("error", "plain"))
     worth = gap.gaps.worth.iloc[-1]
     text = next(line.text for line in headlines(written[0]) if line.code == "worth")
-    numbers = [format_count(worth[name]) for name in ("n_finetune", "against", "worth", "worth_low", "worth_high")]
+    names = ("n_finetune", "against", "worth", "worth_low", "worth_high")
+    numbers = [format_count(whole(worth[name])) for name in names]
     assert [number for number in numbers if number not in text] == []
+
+
+@pytest.mark.parametrize(("downstream", "codes"), [("digits", {"open"}), ("others", {"plan"})])
+def test_no_plan_without_pretraining_is_said_first_where_there_is_one_with_it(written, monkeypatch, downstream, codes):
+    monkeypatch.setattr("hf_scaling.report.headlines.MOST", 12)
+    tuned = written[0].parts[1]
+
+    def with_verdict(verdict):
+        return tuple(replace(one, plan=replace(one.plan, verdict=verdict)) for one in tuned.plans if one.plan)
+
+    values = {name: value for name, value in tuned.part.values.items() if name != "upstream"}
+    scratch = replace(tuned.part, title="alone", values={**values, "downstream": downstream})
+    parts = (
+        replace(tuned, boundaries=(), transfer_gaps=(), plans=with_verdict("cannot_tell")),
+        replace(tuned, part=scratch, boundaries=(), transfer_gaps=(), plans=with_verdict("clear")),
+    )
+    lines = headlines(replace(written[0], parts=parts))
+    assert {line.code for line in lines} & {"open", "plan"} == codes
 
 
 def test_a_mark_is_named_after_its_run(written, page):
@@ -152,6 +171,10 @@ def test_a_mark_is_named_after_its_run(written, page):
     run = table.iloc[0]
     own = next(title for title in titles if run["run_id"] in title and "loss" in title)
     assert f"{run['loss']:.3g}" in own and run["model"] in own
+    # Coordinates of figures are shortened, numbers of their texts are not.
+    of_run = {title.rpartition("run ")[2]: title for title in titles if "loss" in title and "run " in title}
+    losses = table.set_index("run_id")["loss"]
+    assert [name for name, title in of_run.items() if f"loss {losses[name]:.3g}" not in title] == []
 
 
 def test_a_slider_has_every_budget_of_the_frontier(written, page):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hf_scaling.boundary import Boundary
@@ -314,7 +315,7 @@ def gap_statement(arm_gap: ArmGap, part: Part) -> Statement:
             (
                 f"Labels that the largest pre-training is worth, at {format_count(most.n_finetune)} labelled "
                 f"{part.noun} and against {format_count(most.against)} upstream {part.noun}",
-                f"{format_count(most.worth)} ({format_span(most.worth_low, most.worth_high)})",
+                f"{format_count(whole(most.worth))} ({format_span(whole(most.worth_low), whole(most.worth_high))})",
             )
         )
     remarks = ["A verdict needs the whole interval of the share on one side of half."]
@@ -358,7 +359,7 @@ def next_runs_statements(next_runs: NextRuns | None, part: Part) -> list[Stateme
     """The suggested runs, what they cost, and how far they narrow the interval."""
     if next_runs is None:
         return []
-    aim = f"the {next_runs.quantity} by {next_runs.target}"
+    aim = aim_of(next_runs)
     if next_runs.runs is None or next_runs.runs.empty:
         reason = next_runs.problem or "no run within a quarter of the compute spent so far narrows it"
         return [Statement(f"For {aim}, none: {reason}.", (), part.title)]
@@ -381,6 +382,16 @@ def next_runs_statements(next_runs: NextRuns | None, part: Part) -> list[Stateme
     ]
     text = f"To narrow {aim}: {key}, for {format_flops(runs['cost'].sum())}."
     return [Statement(text, tuple(details), part.title, key)]
+
+
+def aim_of(next_runs: NextRuns) -> str:
+    """What suggested runs narrow: "the boundary by loss", "the prediction of loss"."""
+    return f"the {next_runs.quantity} {'by' if next_runs.quantity == 'boundary' else 'of'} {next_runs.target}"
+
+
+def whole(labels: float) -> float:
+    """A number of labels: half a label is none; infinity stays."""
+    return float(np.round(labels))
 
 
 def _interval(low: float, high: float) -> str:

@@ -143,7 +143,8 @@ class Drawing:
             svg,
         )
         svg = re.sub(r">\s+<", "><", svg)
-        return re.sub(r"(\d+\.\d{2})\d+", r"\1", svg)
+        # Coordinates to a hundredth of a pixel; numbers of labels and titles, which are between tags, as they are.
+        return re.sub(r"<[^>]+>", lambda m: re.sub(r"(\d+\.\d{2})\d+", r"\1", m[0]), svg)
 
     @contextmanager
     def _style(self, colours: Colours) -> Iterator[None]:

@@ -129,11 +129,11 @@ def groups_by_place(statements: Sequence[Statement]) -> dict[str, list[Group]]:
 
 
 def join_titles(titles: Sequence[str]) -> str:
-    """Titles of parts as one: "glyphs, then photos, signs and sketches"."""
+    """Titles of parts as one: "glyphs, then photos, signs and sketches"; "glyphs; glyphs, then photos"."""
     if len(titles) < 2:
         return titles[0] if titles else ""
     start = ", then ".join(titles[0].split(", then ")[:-1])
     prefix = f"{start}, then "
     if start and all(title.startswith(prefix) for title in titles):
         return prefix + joined((title.removeprefix(prefix) for title in titles), most=12)
-    return joined(titles, most=12)
+    return joined(titles, most=12) if not any(", " in title for title in titles) else "; ".join(titles)

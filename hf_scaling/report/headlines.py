@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hf_scaling.boundary import Boundary
-from hf_scaling.report.answers import amounts, describe_run, size_of
+from hf_scaling.report.answers import aim_of, amounts, describe_run, size_of, whole
 from hf_scaling.report.findings import ArmBoundary, ArmGap, ArmLaw, Findings, PartFindings, best_arm
 from hf_scaling.report.parts import Part
 from hf_scaling.text import (
@@ -333,8 +333,8 @@ def _worth_lines(findings: Findings) -> list[Headline]:
         if not (row.worth_low > 0 and math.isfinite(row.worth_high)):
             continue
         name = part.values.get("downstream", "") if len(findings.parts) > 1 else ""
-        ends = format_span(row.worth_low, row.worth_high)
-        named[part.title] = f"{format_count(row.worth)} labels{f' of {name}' if name else ''} ({ends})"
+        ends = format_span(whole(row.worth_low), whole(row.worth_high))
+        named[part.title] = f"{format_count(whole(row.worth))} labels{f' of {name}' if name else ''} ({ends})"
         beyond |= row.n_finetune + row.worth > fit.data["ranges"]["n_finetune"][1]
         sizes.add((fit.data["ranges"]["n_pretrain"][1], row.against, row.n_finetune, part.noun))
     # Sets that were measured at other sizes cannot be said in one sentence.
@@ -361,7 +361,7 @@ def _transfer_lines(findings: Findings) -> list[Headline]:
 
 def _plan_lines(findings: Findings) -> list[Headline]:
     """The first plan that the runs determine."""
-    for of_part in findings.parts:
+    for of_part in _planned(findings):
         part = of_part.part
         for one in of_part.plans:
             plan = one.plan
@@ -381,6 +381,20 @@ def _plan_lines(findings: Findings) -> list[Headline]:
     return []
 
 
+def _planned(findings: Findings) -> list[PartFindings]:
+    """The parts whose plans answer where a budget should go.
+
+    Runs without pre-training on a set that pre-trained models were fine-tuned on are a comparison: their plan buys
+    labels alone, and may be worse than what the same budget buys with pre-training.
+    """
+    tuned = {p.part.values.get("downstream") for p in findings.parts if "upstream" in p.part.values}
+    return [
+        p
+        for p in findings.parts
+        if not (_is_from_scratch(p.part) and p.part.values.get("downstream") in tuned - {None})
+    ]
+
+
 def _next_lines(findings: Findings) -> list[Headline]:
     for part in findings.parts:
         suggested = part.next_runs
@@ -390,8 +404,8 @@ def _next_lines(findings: Findings) -> list[Headline]:
         key = f"{n} {'pair' if pairs else 'run'}{'s' * (n > 1)}{' of runs' if pairs else ''}"
         cost = format_flops(float(suggested.runs["cost"].sum()))
         words, name = place_of(part.part, findings)
-        aim = f"{suggested.quantity} by {suggested.target}{f' {words} {name}' if name else ''}"
-        return [Headline("next", f"Next, train {key} ({cost}) to narrow the {aim}.", key)]
+        aim = f"{aim_of(suggested)}{f' {words} {name}' if name else ''}"
+        return [Headline("next", f"Next, train {key} ({cost}) to narrow {aim}.", key)]
     return []
 
 
@@ -410,7 +424,7 @@ def _open_questions(findings: Findings) -> list[str]:
     if unclear:
         where = _where(unclear, [about for about, _ in gaps], findings, start="for")
         questions.append(f"whether to pre-train or to label more{where}")
-    verdicts = {one.plan.verdict for part in findings.parts for one in part.plans if one.plan is not None}
+    verdicts = {one.plan.verdict for part in _planned(findings) for one in part.plans if one.plan is not None}
     if verdicts == {"cannot_tell"}:
         questions.append("where a budget should go")
     if len(findings.parts) == 1:
