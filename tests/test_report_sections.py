@@ -81,4 +81,7 @@ def test_random_weights_are_compared_with_the_largest_pretraining(tmp_path):
     assert len(table.rows) == 14 * len(SIZES)
     first = dict(zip(table.heads, table.rows[0]))
     assert (first["error without"], first["pre-trained"], first["change"]) == ("80 %", "57.5 %", "-22.5 points")
+    sized = rows.assign(n_params=rows["model"].str.removeprefix("vit-").astype(float))
+    (table,) = sections(tmp_path, sized)["scratch"].tables
+    assert [row[1] for row in table.rows[:14]] == [f"vit-{number}" for number in range(14)]
     assert "scratch" not in sections(tmp_path, rows[rows["n_pretrain"] > 0])

@@ -56,7 +56,8 @@ def plan_line(row: Mapping[str, Any], target: str, noun: str, amount: Callable[[
     sizes = {name: float(row[name]) for name in SIZES if name in row and row[name] == row[name] and row[name] > 0}
     arm = f", {row['arm']}" if isinstance(row.get("arm"), str) else ""
     beyond = row["extrapolation"]
-    doubt = f"; {format_count(np.exp(beyond))} times outside the measured sizes" if beyond > 0.01 else ""
+    factor = format_count(float(f"{np.exp(beyond):.2g}"))
+    doubt = f"; outside the measured sizes by a factor of {factor}" if beyond > 0.01 else ""
     ends = format_interval(target, row["low"], row["high"])
     value = f"predicted {target} {format_value(target, row['value'])} ({ends})"
     return f"{amount(row['budget'])}: {amounts(sizes, noun)}{arm}; {value}{doubt}"

@@ -181,7 +181,9 @@ def without_pretraining(findings: Findings) -> Section | None:
     if "arm" in tuned:
         tuned = tuned[tuned["arm"] != "distilled"]
     keys = [name for name in ("downstream", "model", "n_finetune", "recipe") if name in tuned]
-    scratch = tuned[tuned["n_pretrain"] == 0].groupby(keys)[target].agg(scratch="mean", seeds="count")
+    sized = {"n_params": ("n_params", "first")} if "n_params" in tuned else {}
+    alone = tuned[tuned["n_pretrain"] == 0].groupby(keys)
+    scratch = alone.agg(scratch=(target, "mean"), seeds=(target, "count"), **sized)
     pretrained = tuned[tuned["n_pretrain"] > 0]
     largest = pretrained[pretrained["n_pretrain"] == pretrained.groupby(keys)["n_pretrain"].transform("max")]
     both = scratch.join(
@@ -193,15 +195,17 @@ def without_pretraining(findings: Findings) -> Section | None:
     both["change"] = both["with_mean"] - both["scratch"]
     texts, tables = [], []
     for source, of_set in both.groupby("downstream", sort=False):
-        of_set = of_set.sort_values(["n_finetune", "model"])
+        order = ["n_finetune", *(["n_params"] if "n_params" in of_set else []), "model"]
+        of_set = of_set.sort_values(order)
         by_size = of_set.groupby("n_finetune")["change"].mean()
         few, many = by_size.index[0], by_size.index[-1]
-        text = f"on {source} pre-training changes the {target} by {_difference(target, by_size[few], '+')} "
-        text += f"at {format_whole(few)} labels"
-        texts.append(
-            text
-            + (f" and by {_difference(target, by_size[many], '+')} at {format_whole(many)}" if many != few else "")
-        )
+        changes = [(by_size[size], format_whole(size)) for size in dict.fromkeys((few, many))]
+        verbs = ["lowers" if change < 0 else "raises" for change, _ in changes]
+        amounts = [f"by {_difference(target, abs(change))} at {labels} labels" for change, labels in changes]
+        text = f"on {source} pre-training {verbs[0]} the {target} {amounts[0]}"
+        if len(changes) > 1:
+            text += f" and {amounts[1]}" if verbs[0] == verbs[1] else f" and {verbs[1]} it {amounts[1]}"
+        texts.append(text)
         cells = [
             [
                 *(
