@@ -233,11 +233,11 @@ def figures(table: hs.ResultsTable, out: Path) -> None:
     frame = table.to_pandas()
     for downstream in (None, *SETS):
         name = f"{NAME}_boundary" if downstream is None else f"{NAME}_boundary_{downstream}"
-        where = "upstream" if downstream is None else f"after fine-tuning on {downstream}"
+        where = "ImageNet images, upstream" if downstream is None else f"On {downstream}"
 
         def ask(downstream=downstream, name=name, where=where):
             line = hs.find_boundary(table, target="loss", downstream=downstream)
-            title = f"Does a small teacher pay? ImageNet images, {where}"
+            title = f"Does a small teacher pay? {where}"
             labels = "n_pretrain: upstream images", "plain minus distilled: cross-entropy, nats"
             paint = difference_painter(line, "loss")
             _save(Drawing(name, title, title, "", *labels, paint, width=640, height=380, scale=1.5), out)
