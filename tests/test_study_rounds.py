@@ -195,6 +195,17 @@ def test_a_question_that_no_run_brings_nearer_leaves_time_to_the_others():
     assert set(outcome.state["spent_on"]) == {"gap", "boundary"}
 
 
+def test_distances_of_all_questions_have_one_scale():
+    # By them the time is shared: a boundary of which nothing is known was once ten times as far as such a gap.
+    boundary = judge(planted(lambda n: 0.0, noise=0.1), QUESTION)
+    wide = judge(planted(crossing_at(1500), noise=0.03, seeds=1), QUESTION)
+    gap = judge(labelled(0.4, n=2), Question("gap", "loss", N_PARAMS, (250, 16000), "digits"))
+    assert not any(answer.answered for answer in (boundary, wide, gap))
+    assert boundary.verdict == "not_resolved" and boundary.distance == pytest.approx(1.5)
+    assert 0.5 <= gap.distance <= 1.5
+    assert 0 < wide.distance < boundary.distance
+
+
 def test_a_student_of_another_size_answers_nothing():
     # Of the middle student one seed of each size exists: its crossing stays open, and no other student is trained.
     other = planted(crossing_at(1500)).assign(model="vit-800k", n_params=815_882)

@@ -1,5 +1,6 @@
 """`find_boundary`: the n_pretrain at which the plain arm overtakes the distilled one, or why that is not decided."""
 
+import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,6 +72,20 @@ class Boundary:
     level: float
     evidence: "Evidence" = field(repr=False, compare=False)
     teacher_not_counted: "Boundary | None" = None
+
+    @property
+    def leads(self) -> dict[str, list[tuple[float, float]]]:
+        """Where an arm is shown ahead: "distilled" or "plain" -> spans of consecutive measured sizes (first, last) at
+        each of which the interval of the difference excludes 0; an arm that is ahead nowhere is left out.
+        """
+        table = self.difference
+        ahead = np.where(table["low"] > 0, "distilled", np.where(table["high"] < 0, "plain", ""))
+        spans: dict[str, list[tuple[float, float]]] = {}
+        for arm, group in itertools.groupby(zip(ahead, table[self.x]), key=lambda pair: pair[0]):
+            sizes = [float(size) for _, size in group]
+            if arm:
+                spans.setdefault(str(arm), []).append((sizes[0], sizes[-1]))
+        return spans
 
     def at(self, n_params: float | None = None, n_finetune: float | None = None) -> "Boundary":
         """The boundary at other sizes, from the same fits and draws.

@@ -32,6 +32,7 @@ from hf_scaling.text import (
     format_percent,
     format_span,
     format_value,
+    joined,
     sentence,
     wrap,
 )
@@ -167,12 +168,24 @@ def describe_boundary(boundary: Boundary, target: str, noun: str) -> str:
 
 def _boundary_clause(boundary: Boundary, noun: str) -> str:
     sizes = boundary.difference[boundary.x]
+    if boundary.status == "not_resolved":
+        measured = f"not resolved by runs at {_span(boundary, sizes.min(), sizes.max(), noun)}"
+        return f"{measured}; {describe_leads(boundary, noun) or 'neither arm is shown ahead at any of them'}"
     if boundary.status != "crossing":
-        where = "by runs at" if boundary.status == "not_resolved" else "at every measured size,"
-        return f"{BOUNDARY_STATUSES[boundary.status]} {where} {_span(boundary, sizes.min(), sizes.max(), noun)}"
+        where = f"at every measured size, {_span(boundary, sizes.min(), sizes.max(), noun)}"
+        return f"{BOUNDARY_STATUSES[boundary.status]} {where}"
     at = format_flops(boundary.n_pretrain) if boundary.x == "train_flops" else size_of(boundary, noun)
     ends = f"{format_percent(boundary.level)} interval {_span(boundary, boundary.low, boundary.high)}"
     return f"distillation stops paying at {at} ({ends})"
+
+
+def describe_leads(boundary: Boundary, noun: str) -> str:
+    """Where each arm is shown ahead: "distilled models are ahead at 195 to 781 images"; "" where neither is."""
+    phrases = []
+    for arm, spans in boundary.leads.items():
+        where = joined(_span(boundary, low, high) for low, high in spans)
+        phrases.append(f"{arm} models are ahead at {where}{'' if boundary.x == 'train_flops' else f' {noun}'}")
+    return joined(phrases)
 
 
 def size_of(boundary: Boundary, noun: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hf_scaling.boundary import Boundary
-from hf_scaling.report.answers import aim_of, amounts, describe_run, size_of, whole
+from hf_scaling.report.answers import aim_of, amounts, describe_leads, describe_run, size_of, whole
 from hf_scaling.report.findings import ArmBoundary, ArmGap, ArmLaw, Findings, PartFindings, best_arm
 from hf_scaling.report.parts import Part
 from hf_scaling.text import (
@@ -46,7 +46,7 @@ class Headline:
     """A plain sentence.
 
     Attributes:
-        code: boundary, performance, forecast, worth, law, transfer, plan, next, or open: what the runs do not settle.
+        code: boundary, lead (which arm is ahead where no boundary is resolved), performance, forecast, worth, law, transfer, plan, next, or open: what the runs do not settle.
         text: The sentence.
         key: The words to emphasise.
     """
@@ -74,7 +74,7 @@ def headlines(findings: Findings) -> list[Headline]:
     if questions := _open_questions(findings):
         items = questions if len(questions) < 2 else [", ".join(questions[:-1]), questions[-1]]
         text = f"These runs do not settle {', or '.join(items)}."
-        is_first = any(_boundaries(findings)) and not any(line.code == "boundary" for line in lines)
+        is_first = any(_boundaries(findings)) and not any(line.code in ("boundary", "lead") for line in lines)
         lines.insert(0 if is_first else len(lines), Headline("open", text))
     while len(lines) > MOST:
         settled = [line for line in lines if line.code != "open"]
@@ -169,7 +169,19 @@ def _boundary_lines(findings: Findings) -> list[Headline]:
             change = "lower" if (status == "distillation_always") != rises else "higher"
             text += f", where their {one.target} is {format_interval(one.target, low, high)} {change}"
         lines.append(Headline("boundary", f"{text}.", f"{words[:1].upper()}{words[1:]}"))
-    return lines
+    return lines or _lead_lines(compared, every, findings)
+
+
+def _lead_lines(
+    compared: Sequence[tuple[PartFindings, ArmBoundary, Boundary]], every: Sequence[_About], findings: Findings
+) -> list[Headline]:
+    """Where no boundary is resolved: the amounts at which an arm is shown ahead, of the first comparison with any."""
+    for part, one, boundary in compared:
+        if leads := describe_leads(boundary, part.part.noun):
+            where = _where([_about_boundary(part, one)], every, findings)
+            text = f"{leads[:1].upper()}{leads[1:]}{where}; at the other amounts neither is shown ahead."
+            return [Headline("lead", text, leads)]
+    return []
 
 
 def _crossing_line(crossings: Sequence[tuple[PartFindings, ArmBoundary]], findings: Findings) -> Headline:

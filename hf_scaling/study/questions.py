@@ -60,8 +60,8 @@ class Answer:
         high: Upper end of it.
         value: Of a boundary its n_pretrain, of a gap its share, of a plan the predicted target.
         text: The answer as one line.
-        distance: How far from an answer, 0 where answered; infinite where nothing can be fitted. By it `all` takes
-            the nearest question first.
+        distance: How far from an answer: 0 where answered, up to 1.5 where the rows say nothing, infinite where
+            nothing can be fitted. By it `all` takes the nearest question first, so it has one scale for all questions.
         missing: Levels of n_pretrain that must be measured before the verdict counts.
         evidence: What the next runs are chosen by: a `Boundary` or a `LawFit`; None where nothing can be fitted.
     """
@@ -135,11 +135,12 @@ def _judge_boundary(frame: "pd.DataFrame", question: Question, seed: int) -> Ans
     low, high = boundary.low, boundary.high
     if boundary.status == "crossing":
         assert low is not None and high is not None
-        # Widths are compared in logarithms: 1 where the ends differ by the factor that is narrow enough.
-        distance, missing = max(0.0, math.log(high / low) / math.log(_NARROW) - 1), []
+        # Widths are compared in logarithms: nothing is left where the ends differ by the factor that is narrow enough.
+        distance, missing = min(0.5, max(0.0, 0.5 * math.log(high / low) / math.log(_NARROW) - 0.5)), []
     elif boundary.status == "not_resolved":
+        # As for the gap, the width of the interval as a share of what it could be: the whole range.
         widths = [math.log(c["high"] / c["low"]) for c in boundary.crossings if c["low"] > 0 and c["high"] < math.inf]
-        distance = 1 + min(widths, default=10.0) / math.log(_NARROW)
+        distance = 0.5 + min(1.0, min(widths, default=math.inf) / math.log(max(ends[1] / ends[0], _NARROW)))
         falls = [c["n_pretrain"] for c in boundary.crossings if c["direction"] < 0]
         if any(levels[0] < size < levels[-1] for size in falls):
             # Runs around the crossing decide, not the dearest ones at the ends.
@@ -200,6 +201,7 @@ def _judge_plan(frame: "pd.DataFrame", question: Question, seed: int) -> Answer:
     answered = best.verdict in ("clear", "hardly_matters")
     return Answer(
         question, answered, best.verdict or "cannot_tell", best.predicted["low"], best.predicted["high"],
-        best.predicted["value"], f"the best use of the budget: {sizes}", 0.0 if answered else 1.0 + best.regret,
+        best.predicted["value"], f"the best use of the budget: {sizes}",
+        0.0 if answered else 1.0 + min(0.5, best.regret),
         evidence=fit,
     )  # fmt: skip
