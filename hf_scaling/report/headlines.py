@@ -46,7 +46,8 @@ class Headline:
     """A plain sentence.
 
     Attributes:
-        code: boundary, lead (which arm is ahead where no boundary is resolved), performance, forecast, worth, law, transfer, plan, next, or open: what the runs do not settle.
+        code: boundary, lead (which arm is ahead where no boundary is resolved), performance, forecast, worth, law,
+            transfer, plan, next, or open: what the runs do not settle.
         text: The sentence.
         key: The words to emphasise.
     """
