@@ -115,11 +115,27 @@ def test_a_first_sentence_names_the_target_where_targets_disagree(written):
     assert [line.text for line in headlines(agreed) if line.code == "boundary" and "by " in line.text] == []
 
 
-def test_what_is_open_comes_first_where_nothing_about_distillation_is_settled(written):
+def test_where_no_boundary_is_resolved_the_first_sentence_says_who_is_ahead_where(written):
     findings = _with_statuses(written[0], loss="not_resolved", error="not_resolved")
-    part = replace(findings.parts[1], boundaries=())
-    codes = [line.code for line in headlines(replace(findings, parts=(findings.parts[0], part)))]
-    assert codes[0] == "open" and "boundary" not in codes
+    own, part = findings.parts[0], replace(findings.parts[1], boundaries=())
+
+    def lines(low, high):
+        sizes = own.boundaries[0].boundary.difference.iloc[:3].assign(low=low, high=high)
+        boundaries = tuple(replace(one, boundary=replace(one.boundary, difference=sizes)) for one in own.boundaries)
+        return headlines(replace(findings, parts=(replace(own, boundaries=boundaries), part)))
+
+    nothing = [line.code for line in lines([-1, -1, -1], [1, 1, 1])]
+    assert nothing[0] == "open" and not {"boundary", "lead"} & set(nothing)
+    lead, *others = lines([0.1, -1, -2], [1, 1, -1])
+    first, _, last = own.boundaries[0].boundary.difference["n_pretrain"].iloc[:3]
+    assert lead.code == "lead" and others[-1].code == "open"
+    words = lead.text.replace(",", "").lower()
+    assert f"distilled models are ahead at {first:.0f}" in words and f"plain models are ahead at {last:.0f}" in words
+    leads = replace(
+        own.boundaries[0].boundary,
+        difference=own.boundaries[0].boundary.difference.iloc[:3].assign(low=[0.1, 0.1, -2], high=[1, 1, -1]),
+    ).leads
+    assert leads["distilled"][0][0] == first and leads["plain"] == [(last, last)]
 
 
 def test_one_set_with_two_verdicts_on_its_gap_names_the_target_of_each(written):
