@@ -14,7 +14,7 @@ import yaml
 import hf_scaling as hs
 from hf_scaling.cli import main
 from hf_scaling.report import collect_findings, sections
-from hf_scaling.report.answers import BOUNDARY_STATUSES, answers, describe_gap
+from hf_scaling.report.answers import BOUNDARY_STATUSES, Statement, answers, describe_gap
 from hf_scaling.report.findings import Gap, find_gaps
 from hf_scaling.report.grouping import groups_by_place
 from hf_scaling.report.headlines import headlines
@@ -163,6 +163,20 @@ def test_the_same_answer_is_said_once():
     assert sum(len(group.rows) or 1 for group in gaps) == len(stated["transfer"]) == 8
     lines = [line for line in headlines(findings) if line.code in ("boundary", "open")]
     assert [line.code for line in lines] == ["open"] and lines[0] == headlines(findings)[0]
+
+
+def test_equal_facts_are_one_line_and_names_with_commas_stay_apart():
+    facts = [("Compute", "10"), ("Share", "1 %")]
+    of_place = {"a, then b": facts, "a, then c": facts, "d": [("Compute", "20"), ("Share", "2 %")]}
+    statements = [
+        Statement("no.", (f"Only {place[-1]}.",), place, "no", "loss", facts=tuple(values))
+        for place, values in of_place.items()
+    ]
+    ((place, (group,)),) = groups_by_place(statements).items()
+    assert place.split("; ") == list(of_place)
+    lines = group.each()
+    assert len(group.rows) == 3 and lines[0].startswith("a, then b; a, then c: ") and lines[1].startswith("d: ")
+    assert [line for line in lines if "10" in line] == lines[:1]
 
 
 def test_a_section_is_on_the_page_and_in_the_card(tmp_path, monkeypatch):

@@ -303,7 +303,7 @@ def describe_law(law: ArmLaw) -> str:
         for miss in (best, errors["last_value"])
     ]
     return (
-        f"{described}; fitted to the smaller scales, {who} misses those up to {factor:.3g} times larger by "
+        f"{described}; fitted to the smaller scales, {who} misses those up to {factor:.2g} times larger by "
         f"{misses[0]} (the last value carried forward: {misses[1]})"
     )
 
@@ -403,8 +403,8 @@ def aim_of(next_runs: NextRuns) -> str:
 
 
 def whole(labels: float) -> float:
-    """A number of labels: half a label is none; infinity stays."""
-    return float(np.round(labels))
+    """An estimated number of labels: three digits, and no part of a label; infinity stays."""
+    return float(f"{np.round(labels):.3g}")
 
 
 def _interval(low: float, high: float) -> str:

@@ -70,15 +70,18 @@ class Group:
             for line in one.remarks:
                 if line not in shared:
                     about.setdefault(line, []).append(self._name(one))
-        return tuple(f"{joined(names)}: {line}" for line, names in about.items())
+        return tuple(f"{_joined(names)}: {line}" for line, names in about.items())
 
     def each(self) -> list[str]:
-        """The table and the differing remarks as lines for a terminal or a card."""
-        lines = []
+        """The table and the differing remarks as lines for a terminal or a card; equal rows are one line."""
+        n_about, alike = len(self._about), dict[tuple[str, ...], list[str]]()
         for row in self.rows:
-            about, facts = row[: len(self._about)], row[len(self._about) :]
-            values = "; ".join(f"{name[:1].lower()}{name[1:]} {value}" for name, value in zip(self._facts, facts))
-            lines.append(f"{', '.join(filter(None, about))}: {values}.")
+            alike.setdefault(tuple(row[n_about:]), []).append(", ".join(filter(None, row[:n_about])))
+        lines = []
+        for facts, names in alike.items():
+            known = [(name, value) for name, value in zip(self._facts, facts) if value]
+            values = "; ".join(f"{name[:1].lower()}{name[1:]}: {value}" for name, value in known)
+            lines += [f"{_joined(names)}: {values}."] if values else []
         return [*lines, *self.differing]
 
     @property
@@ -94,6 +97,11 @@ class Group:
 
     def _name(self, one: Statement) -> str:
         return ", ".join(filter(None, (getattr(one, _HEADS[head]) for head in self._about)))
+
+
+def _joined(names: Sequence[str]) -> str:
+    """Names in a row; those with commas in them are kept apart by semicolons."""
+    return "; ".join(names) if any(", " in name for name in names) else joined(names, most=12)
 
 
 _ABOUT = ("target", "arm")
@@ -136,4 +144,4 @@ def join_titles(titles: Sequence[str]) -> str:
     prefix = f"{start}, then "
     if start and all(title.startswith(prefix) for title in titles):
         return prefix + joined((title.removeprefix(prefix) for title in titles), most=12)
-    return joined(titles, most=12) if not any(", " in title for title in titles) else "; ".join(titles)
+    return _joined(titles)
