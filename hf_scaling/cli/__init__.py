@@ -86,6 +86,16 @@ def _report(error: BaseException, line: str, status: int, debug: bool) -> int:
     return status
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Leaves the example, a command to copy, in one line."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(_EXAMPLE) else super()._fill_text(text, width, indent)
+
+
+_EXAMPLE = "example: "
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports a mistake in one line, without the usage."""
 
@@ -137,7 +147,8 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="hf-scaling",
         description="Scaling laws of visual transfer learning and distillation: measure, fit, decide.",
-        epilog="example: hf-scaling fit results.csv --law chinchilla --target loss",
+        epilog=f"{_EXAMPLE}hf-scaling fit results.csv --law chinchilla --target loss",
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
     parser.set_defaults(run=None)
@@ -146,7 +157,12 @@ def _build_parser() -> argparse.ArgumentParser:
     for name in command_names():
         module = importlib.import_module(f"{__name__}.{name}")
         command = commands.add_parser(
-            name, help=module.HELP, description=module.HELP, epilog=f"example: {module.EXAMPLE}", allow_abbrev=False
+            name,
+            help=module.HELP,
+            description=module.HELP,
+            epilog=f"{_EXAMPLE}{module.EXAMPLE}",
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
         )
         module.add_arguments(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")

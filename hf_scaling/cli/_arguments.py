@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: The flags that choose rows and columns and those of a fit; their values are keywords of the Python API.
 _ROWS: dict[str, dict[str, Any]] = {
     "target": {"default": "loss", "metavar": "COLUMN", "help": "column to fit (default: loss)"},
-    "x": {"metavar": "COLUMN", "help": "column of the variable of a law of one variable (default: n_pretrain)"},
+    "x": {"metavar": "COLUMN", "help": "for a law of one variable: the column that it is of (default: n_pretrain)"},
     "arm": {"metavar": "VALUE", "help": "use the rows of this arm only: plain or distilled"},
     "upstream": {"metavar": "VALUE", "help": "use the rows of this upstream set only"},
     "downstream": {"metavar": "VALUE", "help": "use the rows of this downstream set only"},
@@ -31,7 +31,7 @@ _ROWS: dict[str, dict[str, Any]] = {
     "bounds": {
         "type": lambda text: [float(end) if end.strip() else None for end in text.split(",")],
         "metavar": "LOW,HIGH",
-        "help": "range of the target, 0, for no upper limit (default: 0,1 for error and rates)",
+        "help": "range of the target; LOW, without HIGH has no upper limit (default: 0,1 for error and rates)",
     },
     "cluster": {
         "metavar": "COLUMN",

@@ -8,7 +8,7 @@ from hf_scaling.cli._arguments import INTERVALS, add_results_arguments, keywords
 if TYPE_CHECKING:
     from hf_scaling.boundary import Boundary
 
-HELP = "Find the n_pretrain at which the plain arm overtakes the distilled one."
+HELP = "Find up to how many images distillation pays: the n_pretrain at which the plain arm overtakes."
 EXAMPLE = "hf-scaling boundary studies/demo --target loss"
 
 

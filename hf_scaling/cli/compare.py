@@ -11,7 +11,7 @@ EXAMPLE = "hf-scaling compare results.csv --target error --laws transfer_gap,tra
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_results_arguments(parser)
-    parser.add_argument("--laws", metavar="NAME,NAME", help="default: every law whose variables vary in the table")
+    parser.add_argument("--laws", metavar="NAME,NAME", help="laws to compare (default: every law whose variables vary)")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ import argparse
 
 from hf_scaling.cli._arguments import add_json_argument, to_json
 
-HELP = "Merge results tables into one: the union by run_id."
+HELP = "Merge results tables into one, with each run once."
 EXAMPLE = "hf-scaling merge studies/here studies/there --out merged"
 
 

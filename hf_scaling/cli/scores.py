@@ -8,7 +8,7 @@ from hf_scaling.cli._arguments import add_json_argument, to_json
 if TYPE_CHECKING:
     from hf_scaling.study.features import StudyScores
 
-HELP = "Score the checkpoints of a study on labelled images, and judge the scores by its fine-tuned rows."
+HELP = "Score the checkpoints of a study on labelled images, and check the scores against its fine-tuned runs."
 EXAMPLE = "hf-scaling scores studies/demo --source digits"
 
 
@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("study", metavar="STUDY", help="folder of the study, with its checkpoints")
     parser.add_argument("--source", required=True, metavar="SET", help="labelled images: a folder, a Hub id, digits")
-    parser.add_argument("--n", type=int, default=1000, metavar="N", help="images (default: 1000)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the images (default: 0)")
+    parser.add_argument("--n", type=int, default=1000, metavar="N", help="number of labelled images to use (default: 1000)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed that draws the images (default: 0)")
     add_json_argument(parser, "study, source, path, scores (a row a checkpoint) and judged (a row a score and set)")
 
 

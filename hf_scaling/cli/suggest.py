@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hf_scaling.fitting import LawFit
     from hf_scaling.planning.next_runs.suggest import SuggestedRuns
 
-HELP = "Select the runs that narrow an interval most for a budget."
+HELP = "Select the runs to train next: those that narrow an interval most for a budget."
 EXAMPLE = "hf-scaling suggest studies/demo --budget 1e15 --quantity boundary --out next.yaml"
 # Flags that change nothing for a boundary, and their defaults.
 _NOT_FOR_BOUNDARY = dict.fromkeys(("law", "arm", "upstream", "stage", "x", "weights", "runs", "delta")) | {
