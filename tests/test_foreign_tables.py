@@ -276,6 +276,14 @@ def test_other_laws_and_targets_are_proposed(run, tmp_path, heads, flags):
         assert (flag, value) in list(pairwise(words))
 
 
+def test_evaluations_of_one_run_are_fitted_over_what_grows(run, tmp_path):
+    rows = [f"mine,3200,{320 * step},{step},{2 * step**-0.3:.4f}" for step in range(1, 9)]
+    (tmp_path / "t.csv").write_text("\n".join(["run,n_pretrain,samples_seen,step,loss", *rows]))
+    _, _, err = run("fit", tmp_path / "t.csv")
+    assert ("--x", "samples_seen") in list(pairwise(shlex.split(err[err.index("hf-scaling ") :])))
+    assert "(cluster)" not in err
+
+
 def test_x_of_a_law_of_several_sizes_proposes_the_power_law(run, tmp_path):
     (tmp_path / "t.csv").write_text(delimited(","))
     status, _, err = run("fit", tmp_path / "t.csv", "--x", "n_params")

@@ -17,6 +17,7 @@ from hf_scaling.text import (
     format_count,
     format_number,
     format_percent,
+    format_span,
     listing,
     text_table,
     unit_of,
@@ -111,8 +112,9 @@ def facts_of(fit: LawFit) -> dict[str, str]:
         listed = ", ".join(f"{number} {status}" for status, number in kinds.items())
         draws = f"{settings['bootstrap']} draws of the posterior, level {settings['level']:g}"
         pooled = {"pool": f"{len(curves)} curves by {listing(fit.pool)}: {listed}; parameters are the centre's"}
+    runs = ", ".join((_plural(scores["n_rows"], "row"), _plural(scores["n_configurations"], "distinct size")))
     return {
-        **_facts_of_data(fit, f"{scores['n_rows']} rows, {scores['n_configurations']} distinct sizes"),
+        **_facts_of_data(fit, runs),
         **pooled,
         "fixed or tied": ", ".join([*fixed, *(" = ".join(group) for group in settings["tied"])]) or "nothing",
         "objective": (
@@ -137,10 +139,14 @@ def _versions(fit: LawFit) -> str:
     return f"hf_scaling {importlib.metadata.version('hf_scaling')}, seed {fit.settings['seed']}"
 
 
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def _facts_of_data(fit: LawFit, rows: str) -> dict[str, str]:
     data, target = fit.data, fit.settings["target"]
     sizes = [
-        f"{column} {low:.4g} to {high:.4g} ({data['levels'][column]} levels; {unit_of(column)})"
+        f"{column} {format_span(low, high)} ({_plural(data['levels'][column], 'level')}; {unit_of(column)})"
         for column, (low, high) in data["ranges"].items()
     ]
     names = [f"{name} {listing(values, _MOST_NAMES)}" for name, values in data["study"].items()]
@@ -189,7 +195,7 @@ def card_values(
         "facts": markdown_table(["", ""], [[name, value] for name, value in facts_of(fit).items()]),
         "notes": "\n".join(f"- **{n['code']}** ({n['grade']}): {n['text']}" for n in fit.notes) or "none",
         "curves": _curves_table(fit) if fit.pool else "",
-        "range": "; ".join(f"{c} from {low:.4g} to {high:.4g}" for c, (low, high) in ranges.items()),
+        "range": "; ".join(f"{column} from {format_span(*ends)}" for column, ends in ranges.items()),
         "example": ", ".join(
             [
                 *(f'"{name}": {json.dumps(str(fit.curves[name].iloc[0]))}' for name in fit.pool),

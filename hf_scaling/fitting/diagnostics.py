@@ -109,7 +109,8 @@ def identification_notes(estimate: Estimate, effects: ClusterEffects | None = No
     """Errors for too few configurations and for each exponent that the rows do not determine."""
     notes, count = [], estimate.rows.n_configurations
     if count <= len(estimate.u):
-        text = f"{count} distinct sizes, however often repeated, do not determine {len(estimate.u)} parameters"
+        sizes, do = (f"{count} distinct sizes", "do") if count > 1 else ("one size", "does")
+        text = f"{sizes}, however often repeated, {do} not determine {len(estimate.u)} parameters"
         notes.append(note("too_few_configurations", "error", text))
     for profile in profile_parameters(estimate, effects):
         if profile.kind == "exponent" and not profile.identified:

@@ -452,7 +452,8 @@ def missing_columns(
         others: Further columns that are needed.
         any_size: Whether one of the sizes is enough, since a law is selected for those that the table has.
     """
-    names = [str(name) for name in _names(table)]
+    # Names in parentheses are columns that fits add.
+    names = [str(name) for name in _names(table) if not str(name).startswith("(")]
     absent = [name for name in (*sizes, *([target] if target else []), *others) if name not in names]
     problem = f"the table has no column {', '.join(map(repr, dict.fromkeys(absent)))}: it has {listing(names, 20)}"
     if any_size:
@@ -494,11 +495,13 @@ def _target_remedy(target: str | None, names: Sequence[str], table: "Data") -> t
 def _other_law(
     table: "Data", names: Sequence[str], taken: Collection[str]
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """The maps, law and x for the sizes that a table has."""
+    """The maps, law and x for the sizes that a table has and that vary in it."""
     sizes = ("n_params", "n_pretrain", "n_finetune")
     free = [name for name in names if name not in taken]
     maps = similar_columns([name for name in sizes if name not in names], [name for name in free if name not in sizes])
-    own = tuple(name for name in sizes if name in names or name in maps)
+    own = tuple(
+        name for name in sizes if name in maps or (name in names and len(np.unique(np.asarray(table[name]))) > 1)
+    )
     if own in _LAWS:
         return maps, {"law": [_LAWS[own]]}
     if own:
@@ -506,6 +509,8 @@ def _other_law(
         return {name: maps[name] for name in own[:1] if name in maps}, {"law": ["power_law"], "x": [kept]}
     known = {"seed", "run", "run_id", "step", "epoch", *_TARGETS}
     varied = [name for name in free if _meaning(name) not in known and _varies(np.asarray(table[name]))]
+    # Of the evaluations of one run it is what grows.
+    varied = ["samples_seen"] if "samples_seen" in varied else varied
     return {}, {"law": ["power_law"], "x": varied} if len(varied) == 1 else {}
 
 
