@@ -11,7 +11,9 @@ EXAMPLE = "hf-scaling compare results.csv --target error --laws transfer_gap,tra
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_results_arguments(parser)
-    parser.add_argument("--laws", metavar="NAME,NAME", help="laws to compare (default: every law whose variables vary)")
+    parser.add_argument(
+        "--laws", metavar="NAME,NAME", help="laws to compare (default: every law whose variables vary)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("study", metavar="STUDY", help="study whose fine-tuned rows list their upstream classes")
     parser.add_argument("--downstream", metavar="SET", help="the downstream set (default: the only one)")
-    parser.add_argument("--target", default="error", choices=("error", "loss"), help="what a class helps or hurts (default: error)")
+    parser.add_argument(
+        "--target", default="error", choices=("error", "loss"), help="what a class helps or hurts (default: error)"
+    )
     parser.add_argument("--level", type=float, default=0.95, help="confidence level of the intervals (default: 0.95)")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="random seed of the permutations (default: 0)"

@@ -25,15 +25,19 @@ _KINDS_OF_FLAG = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("what", metavar="WHAT", help="folder of a run, a law or a study; or results (file or folder)")
-    repo_help = (
-        "repository to push to, of a study its data set; NAME alone is in your own account (not for a study: --namespace)"
-    )
+    repo_help = "repository to push to, of a study its data set; NAME alone is in your own account (not for a study: --namespace)"
     parser.add_argument("where", metavar="ORG/NAME", nargs="?", help=repo_help)
     parser.add_argument("--repo", metavar="ORG/NAME", help="the same as ORG/NAME")
-    parser.add_argument("--config", metavar="NAME", help="for results: configuration of the data set to write (default: default)")
+    parser.add_argument(
+        "--config", metavar="NAME", help="for results: configuration of the data set to write (default: default)"
+    )
     parser.add_argument("--namespace", metavar="ORG", help="for a study: user or organisation to push to")
-    parser.add_argument("--name", metavar="NAME", help="for a study: its name on the Hub (default: the name of the folder)")
-    parser.add_argument("--models", metavar="WHICH", help="for a study, the models to push: all (default), best (of each size) or none")
+    parser.add_argument(
+        "--name", metavar="NAME", help="for a study: its name on the Hub (default: the name of the folder)"
+    )
+    parser.add_argument(
+        "--models", metavar="WHICH", help="for a study, the models to push: all (default), best (of each size) or none"
+    )
     parser.add_argument("--private", action="store_true", default=None, help="make new repositories private")
     parser.add_argument("--dry-run", action="store_true", help="show what would be written where, and write nothing")
     keys = "kind, dry_run, compared, parts (kind, repo_id, repo_type, url, status, changes, text, error), n_lost"

@@ -16,8 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("study", metavar="STUDY", help="folder of the study, with its checkpoints")
     parser.add_argument("--source", required=True, metavar="SET", help="labelled images: a folder, a Hub id, digits")
-    parser.add_argument("--n", type=int, default=1000, metavar="N", help="number of labelled images to use (default: 1000)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed that draws the images (default: 0)")
+    parser.add_argument(
+        "--n", type=int, default=1000, metavar="N", help="number of labelled images to use (default: 1000)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="random seed that draws the images (default: 0)"
+    )
     add_json_argument(parser, "study, source, path, scores (a row a checkpoint) and judged (a row a score and set)")
 
 
