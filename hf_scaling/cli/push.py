@@ -25,7 +25,9 @@ _KINDS_OF_FLAG = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("what", metavar="WHAT", help="folder of a run, a law or a study; or results (file or folder)")
-    repo_help = "repository to push to, of a study its data set; NAME alone is in your own account (not for a study: --namespace)"
+    repo_help = (
+        "repository to push to, of a study its data set; NAME alone is in your own account (a study needs ORG/)"
+    )
     parser.add_argument("where", metavar="ORG/NAME", nargs="?", help=repo_help)
     parser.add_argument("--repo", metavar="ORG/NAME", help="the same as ORG/NAME")
     parser.add_argument(
