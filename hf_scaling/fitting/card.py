@@ -139,8 +139,8 @@ def _versions(fit: LawFit) -> str:
     return f"hf_scaling {importlib.metadata.version('hf_scaling')}, seed {fit.settings['seed']}"
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+def _plural(count: float, noun: str) -> str:
+    return f"{count:.0f} {noun}{'' if count == 1 else 's'}"
 
 
 def _facts_of_data(fit: LawFit, rows: str) -> dict[str, str]:
