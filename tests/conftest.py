@@ -1,12 +1,44 @@
 """Fixtures and settings of all tests."""
 
 import os
+import signal
 
 import pytest
 
 # Workers share the cores: more threads than cores make them wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Some tests send Ctrl-C to a command. Tests that a script starts in the background ignore it, and so would the command.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+#: The files that take longest, by name without `test_`; first, so that no worker is left with one at the end.
+LONGEST = (
+    "runner_study",
+    "report_tables",
+    "recipes",
+    "report",
+    "suggest",
+    "distillation_trainer",
+    "text_ladder",
+    "training_resume",
+    "study_run",
+    "fitting_intervals",
+    "planning_optimum",
+    "planning_need",
+    "package",
+    "tasks_chain",
+    "training_run",
+    "text_training",
+    "suggest_grid",
+    "docs_commands",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, then the others in their order."""
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -119,7 +119,7 @@ def test_bad_options_are_refused(name, options, named, cache):
         open_quietly(name, cache, **options)
 
 
-def test_the_run_ids_of_the_first_demo_do_not_change():
+def test_the_run_ids_of_the_first_demo_do_not_change(plans_here):
     fingerprints = {name: data.open_source(name).fingerprint for name in ("glyphs", "digits")}
     assert fingerprints == {"glyphs": "deb1ede92e7ddb02", "digits": "0d4528d319aa647b"}
     kept = Path(__file__).parent / "data"

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from grids import CONTENT, write_grid
+from in_process import plan_here
 
 import hf_scaling as hs
 from hf_scaling.cli import main
@@ -16,6 +17,8 @@ from hf_scaling.planning.next_runs.costs import run_costs
 from hf_scaling.planning.next_runs.grid import grid_content
 from hf_scaling.results import ResultsTable, new_row
 
+# Grids are planned by this process: each plan by a process of its own takes seconds.
+pytestmark = pytest.mark.usefixtures("plans_here")
 STUDY = {"n_pretrain": [40, 80, 160, 320, 640], "n_finetune": [20, 40, 80, 160], "models": ["vit-30k", "vit-50k"]}
 PLAIN = {"A": 6.0, "alpha": 0.4, "G": 0.8, "beta": 0.3, "E": 0.2}
 DISTILLED = {"A": 3.0, "alpha": 0.25, "G": 0.9, "beta": 0.3, "E": 0.2}
@@ -27,7 +30,10 @@ def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     grid = Grid.load(write_grid(folder / "grid.yaml", **STUDY))
     generator, rows = np.random.default_rng(0), []
-    for run in grid.plan():
+    with pytest.MonkeyPatch.context() as patch:
+        plan_here(patch)
+        plan = grid.plan()
+    for run in plan:
         spec, truth = run.spec, PLAIN if run.arm == "plain" else DISTILLED
         sizes = {"n_pretrain": float(spec.n_pretrain), "n_finetune": float(spec.n_finetune or 1)}
         loss = float(hs.LAWS["transfer_gap"].predict(truth, sizes)) * (run.n_params / 3e4) ** -0.1

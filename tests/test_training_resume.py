@@ -1,5 +1,6 @@
 """A killed run, started again, ends as an undisturbed one, bit by bit."""
 
+import json
 import random
 import subprocess
 import sys
@@ -18,13 +19,6 @@ SMALL = ["--source=digits", "--report_to=none", "--logging_steps=10", "--augment
 PRETRAIN = ["--model=vit-50k", "--teacher=vit-30k", "--n_pretrain=300", *SMALL]
 
 
-def survive(kind, folder, moments, argv):
-    command = [sys.executable, str(SUPPORT / "kills.py"), kind, str(folder), ",".join(moments), *argv]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert process.returncode == 0, process.stderr
-    return process.stdout.count("True")
-
-
 def assert_same(folder):
     one, other = folder / "undisturbed", folder / "killed"
     assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
@@ -33,12 +27,18 @@ def assert_same(folder):
 
 
 def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path):
+    first, tuned = tmp_path / "first", tmp_path / "tuned"
+    finetune = [f"--checkpoint={first / 'killed'}", "--n_finetune=100", "--averaging=ema:0.9", *SMALL]
     # While the teacher's first checkpoint is being written, and while the student trains.
-    assert survive("pretrain", tmp_path, ["save", "0.6"], PRETRAIN) >= 1
-    assert_same(tmp_path)
-    argv = [f"--checkpoint={tmp_path / 'killed'}", "--n_finetune=100", "--averaging=ema:0.9", *SMALL]
-    assert survive("finetune", tmp_path / "tuned", ["save"], argv) == 1
-    assert_same(tmp_path / "tuned")
+    runs = [["pretrain", str(first), ["save", 0.6], PRETRAIN], ["finetune", str(tuned), ["save"], finetune]]
+    (tmp_path / "runs.json").write_text(json.dumps(runs))
+    command = [sys.executable, str(SUPPORT / "kills.py"), str(tmp_path / "runs.json")]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    of_pretraining, of_tuning = json.loads(process.stdout.splitlines()[-1])
+    assert of_pretraining >= 1 and of_tuning == 1
+    assert_same(first)
+    assert_same(tuned)
 
 
 def test_an_incomplete_checkpoint_is_not_resumed(tmp_path):

@@ -1,11 +1,14 @@
-"""Run a recipe once undisturbed, and once killed (SIGKILL) at given moments and started again after each.
+"""Run recipes once undisturbed, and once killed (SIGKILL) at given moments and started again after each.
 
-python tests/support/kills.py pretrain|finetune FOLDER MOMENTS ARGUMENT...
+python tests/support/kills.py RUNS.json
 
-MOMENTS are shares of the undisturbed run's time, separated by commas, or `save`: when the folder of a checkpoint
-appears. To save time the libraries are imported once, and each run is forked.
+holds a list of [kind, folder, moments, arguments], run one after the other: kind is pretrain or finetune, moments are
+shares of the undisturbed run's time, or `save`: when the folder of a checkpoint appears. Prints a JSON list: how many
+kills of each met a run that had not ended by itself. The libraries are imported once, and each run is forked, which is
+what makes this quick.
 """
 
+import json
 import os
 import signal
 import sys
@@ -18,19 +21,25 @@ PARSERS = {"pretrain": training.parse_pretrain, "finetune": training.parse_finet
 
 
 def main() -> None:
-    kind, folder, moments, *argv = sys.argv[1:]
-    folder = Path(folder)
+    """Run every recipe."""
+    print(json.dumps([survive(*run) for run in json.loads(Path(sys.argv[1]).read_text())]))
+
+
+def survive(kind: str, folder: str, moments: list[float | str], argv: list[str]) -> int:
+    """Run a recipe undisturbed and killed, in FOLDER/undisturbed and FOLDER/killed; return how many kills met it."""
+    folder, kills = Path(folder), 0
     started = time.monotonic()
     assert _wait(_start(kind, [*argv, f"--output_dir={folder / 'undisturbed'}"])) == 0
     duration = time.monotonic() - started
     killed = [*argv, f"--output_dir={folder / 'killed'}"]
-    for moment in moments.split(","):
+    for moment in moments:
         child = _start(kind, killed)
-        _wait_for_checkpoint(folder / "killed") if moment == "save" else time.sleep(float(moment) * duration)
+        _wait_for_checkpoint(folder / "killed") if moment == "save" else time.sleep(moment * duration)
         os.kill(child, signal.SIGKILL)
         # A run that was faster than the moment has ended by itself.
-        print(f"killed at {moment}: {_wait(child) == -signal.SIGKILL}", flush=True)
+        kills += _wait(child) == -signal.SIGKILL
     assert _wait(_start(kind, killed)) == 0
+    return kills
 
 
 def _start(kind: str, argv: list[str]) -> int:
