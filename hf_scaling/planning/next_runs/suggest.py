@@ -27,7 +27,7 @@ from hf_scaling.planning.next_runs.candidates import (
     given_candidates,
     measured_runs,
 )
-from hf_scaling.planning.next_runs.costs import run_costs
+from hf_scaling.planning.next_runs.costs import RunCosts, run_costs
 from hf_scaling.planning.next_runs.error import expected_error
 from hf_scaling.planning.next_runs.gain import (
     Estimate,
@@ -201,58 +201,145 @@ def suggest_runs(
         source = find_boundary(as_table(fit))  # type: ignore[arg-type]
     folder = study_of(study, table, grid)
     grid = _study_grid(grid, candidates, table)
-    table = None if table is None else as_table(table)
-    estimate = estimate_quantity(source, quantity, at)
-    measured = measured_runs(source, estimate.columns, table)
-    available = available_sizes(folder, estimate.columns, _source_names(source, table), at_most or ())
-    too_few = _too_few_levels(estimate, measured, available)
-    missing = {column: levels for found in too_few for column, levels in found["add"].items()}
-    law = source if isinstance(source, LawFit) else None
+    basis = _Basis.of(source, estimate_quantity(source, quantity, at), table, folder, at_most)
+    frame = _candidates(basis, candidates, among, costs, at_most)
+    options = CostOptions(flops_per_param=flops_per_param, flops_per_second=flops_per_second)
+    run_cost, prices, notes = run_costs(
+        frame, basis.estimate.columns, source, basis.measured, costs, basis.table, options
+    )
+    selection, no_run = _select(basis, frame, run_cost, budget, replay=among is not None)
+    by_default = candidates is None and among is None
+    runs = _as_runs(frame.iloc[selection.rows], selection, basis.estimate, basis.law)
+    runs.aim = Aim(
+        quantity=basis.estimate.name,
+        value=basis.estimate.value,
+        low=basis.estimate.low,
+        high=basis.estimate.high,
+        level=basis.estimate.level,
+        budget=float(budget),
+        costs=prices,
+        notes=[*basis.too_few, *notes, *(basis.available.notes() if by_default else ()), *no_run],
+        grid=grid,
+        verdict="cannot_tell" if basis.too_few else None,
+    )
+    return runs
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """What is known before any run is selected.
+
+    Attributes:
+        source: The fit, both arms' fits, or the boundary.
+        law: The fit, where it is one.
+        table: The results that `source` was made from, where they are given.
+        estimate: The quantity and its interval today.
+        measured: The runs that exist.
+        available: How many images and labels there are.
+        too_few: A note for each size that takes too few levels for any expectation.
+    """
+
+    source: Source
+    law: LawFit | None
+    table: "Table | None"
+    estimate: Estimate
+    measured: MeasuredRuns
+    available: Available
+    too_few: list[dict[str, Any]]
+
+    @classmethod
+    def of(
+        cls,
+        source: Source,
+        estimate: Estimate,
+        table: "TableLike | None",
+        folder: Path | None,
+        at_most: Mapping[str, float] | None,
+    ) -> "_Basis":
+        table = None if table is None else as_table(table)
+        measured = measured_runs(source, estimate.columns, table)
+        available = available_sizes(folder, estimate.columns, _source_names(source, table), at_most or ())
+        levels = {}
+        for name in ("n_pretrain",) if estimate.arms else estimate.columns:
+            values = distinct_levels(measured.runs[name])
+            # At a measured size the curve of that size plays no part.
+            if name not in estimate.at or not np.isclose(values, estimate.at[name], rtol=1e-3).any():
+                levels[name] = values
+        too_few = level_notes(levels, f"the {estimate.name}", most=available.most)
+        law = source if isinstance(source, LawFit) else None
+        return cls(source, law, table, estimate, measured, available, too_few)
+
+    @property
+    def missing_levels(self) -> dict[str, Any]:
+        """The levels to add, by the column that takes too few."""
+        return {column: levels for found in self.too_few for column, levels in found["add"].items()}
+
+
+def _candidates(
+    basis: _Basis,
+    given: Any,
+    among: "TableLike | None",
+    costs: Mapping[str, float] | None,
+    at_most: Mapping[str, float] | None,
+) -> pd.DataFrame:
+    """The runs to select among: finished ones, those given, or the default ones; each with all that a run is.
+
+    Raises:
+        InputError: Arguments of `suggest_runs` contradict each other, or a candidate is unusable.
+    """
+    columns, arms, measured = basis.estimate.columns, basis.estimate.arms, basis.measured
     if among is not None:
-        if candidates is not None:
+        if given is not None:
             raise InputError("among= and candidates= both say what to select among: give one")
-        candidates = finished_candidates(as_table(among), law, estimate.columns, table)
-        candidates = candidates if costs is None else candidates.drop(columns="cost", errors="ignore")
-    if candidates is None:
-        frame = default_candidates(measured, estimate.columns, at_most, missing, available.most)
+        given = finished_candidates(as_table(among), basis.law, columns, basis.table)
+        given = given if costs is None else given.drop(columns="cost", errors="ignore")
+    if given is None:
+        frame = default_candidates(measured, columns, at_most, basis.missing_levels, basis.available.most)
     else:
         if at_most is not None:
             raise InputError("at_most= limits the default candidates: leave it out, or drop such candidates")
-        frame = given_candidates(candidates, estimate.columns, estimate.arms, measured)
+        frame = given_candidates(given, columns, arms, measured)
         # Finished runs exist whatever is left of the source.
-        frame = _within(frame, available) if among is None else frame
+        for name, most in basis.available.most.items() if among is None else ():
+            if not (frame[name] <= most).any():
+                raise InputError(
+                    f"candidates: {name}: {basis.available.source[name]} has {format_whole(most)} at most"
+                )
+            frame = frame[frame[name] <= most]
     if "cost" in frame and costs is not None:
         raise InputError("the candidates have a column cost: leave costs= out, or drop the column")
-    frame = complete_candidates(frame, measured, estimate.arms)
-    options = CostOptions(flops_per_param=flops_per_param, flops_per_second=flops_per_second)
-    run_cost, prices, notes = run_costs(frame, estimate.columns, source, measured, costs, table, options)
+    return complete_candidates(frame, measured, arms)
+
+
+def _select(
+    basis: _Basis, frame: pd.DataFrame, run_cost: RunCosts, budget: float, replay: bool
+) -> tuple[Selection, list[dict[str, Any]]]:
+    """Select by the error of a prediction where there is one, else by new levels or by the interval's width.
+
+    Args:
+        basis: What is known.
+        frame: The candidates.
+        run_cost: What each costs, alone and after others.
+        budget: The most that may be spent.
+        replay: Whether the candidates are finished runs: those of one configuration are then taken together.
+
+    Returns:
+        The selection, and a note where no run was selected.
+    """
+    estimate, measured, missing = basis.estimate, basis.measured, basis.missing_levels
     expected, configuration = expected_gain(frame, estimate, measured)
-    if law is not None and estimate.at:
-        error = expected_error(law, frame, estimate, measured)
-        rows = select_by_error(error, run_cost, configuration, budget, together=among is not None)
+    if basis.law is not None and estimate.at:
+        error = expected_error(basis.law, frame, estimate, measured)
+        rows = select_by_error(error, run_cost, configuration, budget, together=replay)
         selection = in_order(expected, run_cost, configuration, rows, least=-np.inf)
-        selection = selection.without_width() if too_few else selection
-    elif too_few:
+        selection = selection.without_width() if basis.too_few else selection
+    elif basis.too_few:
         selection = select_levels(frame, measured, missing, run_cost, configuration, budget)
     else:
         selection = select_runs(expected, run_cost, configuration, budget)
-    notes = too_few + notes + (available.notes() if candidates is None else [])
-    if not selection.rows:
-        notes = [*notes, _why_none(expected.gains()[configuration], run_cost.added(), budget, list(missing))]
-    runs = _as_runs(frame.iloc[selection.rows], selection, estimate, law)
-    runs.aim = Aim(
-        quantity=estimate.name,
-        value=estimate.value,
-        low=estimate.low,
-        high=estimate.high,
-        level=estimate.level,
-        budget=float(budget),
-        costs=prices,
-        notes=notes,
-        grid=grid,
-        verdict="cannot_tell" if too_few else None,
-    )
-    return runs
+    if selection.rows:
+        return selection, []
+    return selection, [_why_none(expected.gains()[configuration], run_cost.added(), budget, list(missing))]
 
 
 def _as_runs(rows: pd.DataFrame, selection: Selection, estimate: Estimate, law: LawFit | None) -> SuggestedRuns:
@@ -280,30 +367,6 @@ def _source_names(source: Source, table: "Table | None") -> dict[str, list[str]]
         return {} if columns is None else {name: columns.distinct(name) for name in SOURCE_OF.values()}
     laws = [source] if isinstance(source, LawFit) else list(source.values())
     return {name: [one for law in laws for one in law.data["study"].get(name, ())] for name in SOURCE_OF.values()}
-
-
-def _within(frame: pd.DataFrame, available: Available) -> pd.DataFrame:
-    """The given candidates for which there are images and labels.
-
-    Raises:
-        InputError: There are none.
-    """
-    for name, most in available.most.items():
-        if not (frame[name] <= most).any():
-            raise InputError(f"candidates: {name}: {available.source[name]} has {format_whole(most)} at most")
-        frame = frame[frame[name] <= most]
-    return frame
-
-
-def _too_few_levels(estimate: Estimate, measured: MeasuredRuns, available: Available) -> list[dict[str, Any]]:
-    """Errors for sizes of which the quantity needs the whole curve and that take too few levels."""
-    levels = {}
-    for name in ("n_pretrain",) if estimate.arms else estimate.columns:
-        values = distinct_levels(measured.runs[name])
-        # At a measured size the curve of that size plays no part.
-        if name not in estimate.at or not np.isclose(values, estimate.at[name], rtol=1e-3).any():
-            levels[name] = values
-    return level_notes(levels, f"the {estimate.name}", most=available.most)
 
 
 def _why_none(gains: np.ndarray, costs: np.ndarray, budget: float, missing: Sequence[str]) -> dict:
