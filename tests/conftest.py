@@ -8,7 +8,7 @@ import pytest
 # Workers share the cores: more threads than cores make them wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Some tests send Ctrl-C to a command. Tests that a script starts in the background ignore it, and so would the command.
+# Some tests send Ctrl-C to a command. Tests that a script starts in the background ignore it, and so would that one.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
