@@ -92,11 +92,7 @@ def _next_command(imported: "Imported", path: Path) -> str | None:
     whole = [name for name in targets if frame[name].notna().all()]
     if not varied or not targets:
         return None
-    command = (
-        ["hf-scaling", "boundary", str(path)] if _has_both_arms(frame) else ["hf-scaling", "fit", str(path), *law]
-    )
-    return shlex.join([*command, "--target", (whole or targets)[0]])
+    has_both_arms = "arm" in frame and "n_pretrain" in frame and set(ARMS) <= set(frame["arm"].dropna().astype(str))
+    command = ["boundary", str(path)] if has_both_arms else ["fit", str(path), *law]
+    return shlex.join(["hf-scaling", *command, "--target", (whole or targets)[0]])
 
-
-def _has_both_arms(frame: "pd.DataFrame") -> bool:
-    return "arm" in frame and "n_pretrain" in frame and set(ARMS) <= set(frame["arm"].dropna().astype(str))

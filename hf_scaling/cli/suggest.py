@@ -44,7 +44,18 @@ def run(arguments: argparse.Namespace) -> None:
     """Select the runs, print them, write them as a grid."""
     from hf_scaling.planning import suggest_runs
 
-    fit, table = _boundary(arguments) if arguments.quantity == "boundary" else _fit(arguments)
+    if arguments.quantity == "boundary":
+        fit, table = _boundary(arguments)
+    else:
+        fit, table = read_fit(arguments)
+        if table is not None and arguments.runs:
+            raise InputError("--runs is for a law: RESULTS is a table already")
+        table = arguments.runs if table is None else table
+    among = None
+    if arguments.among is not None:
+        if arguments.out:
+            raise InputError("--out writes a grid of runs to train, and those of --among are finished: leave it out")
+        among = read_table(argparse.Namespace(**{**vars(arguments), "results": arguments.among}))
     study_grid = Path(arguments.results) / "grid.yaml"
     grid = study_grid if study_grid.is_file() else None
     suggestion = suggest_runs(
@@ -59,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
         at_most=numbers(arguments.at_most, "--at-most") or None,
         flops_per_param=arguments.flops_per_param,
         flops_per_second=arguments.flops_per_second,
-        among=_finished(arguments),
+        among=among,
         study=arguments.runs or arguments.results,
     )
     print(to_json(_content(suggestion)) if arguments.json else suggestion.summary())
@@ -67,22 +78,6 @@ def run(arguments: argparse.Namespace) -> None:
         suggestion.to_grid(arguments.out)
         study = arguments.results if grid else "STUDY"
         print(f"written to {arguments.out}; to train: hf-scaling run {arguments.out} --out {study}", file=sys.stderr)
-
-
-def _finished(arguments: argparse.Namespace) -> "pd.DataFrame | None":
-    """The table of --among, read as RESULTS is."""
-    if arguments.among is None:
-        return None
-    if arguments.out:
-        raise InputError("--out writes a grid of runs to train, and those of --among are finished: leave it out")
-    return read_table(argparse.Namespace(**{**vars(arguments), "results": arguments.among}))
-
-
-def _fit(arguments: argparse.Namespace) -> "tuple[LawFit, pd.DataFrame | str | None]":
-    fit, table = read_fit(arguments)
-    if table is not None and arguments.runs:
-        raise InputError("--runs is for a law: RESULTS is a table already")
-    return fit, arguments.runs if table is None else table
 
 
 def _boundary(arguments: argparse.Namespace) -> "tuple[Boundary, pd.DataFrame]":

@@ -298,19 +298,19 @@ def describe_law(law: ArmLaw) -> str:
     factor = max((fold.factor for fold in law.held_out), default=law.ranking.table["factor_out"].iloc[0])
     who = law.ranking.best if law.fit.members else "it"
     unit = abs(law.fit.scale.factor)
-    misses = [
-        f"{format_number(miss / unit, 3)}" if law.fit.settings["objective"] == "mse" else _relative(miss)
-        for miss in (best, errors["last_value"])
-    ]
+    misses = []
+    for miss in (best, errors["last_value"]):
+        if law.fit.settings["objective"] == "mse":
+            misses.append(format_number(miss / unit, 3))
+        elif math.isfinite(miss) and miss < 5:
+            # A root mean square of log errors, as a relative error.
+            misses.append(format_percent(math.expm1(miss), 2))
+        else:
+            misses.append("a large factor")
     return (
         f"{described}; fitted to the smaller scales, {who} misses those up to {factor:.2g} times larger by "
         f"{misses[0]} (the last value carried forward: {misses[1]})"
     )
-
-
-def _relative(log_rmse: float) -> str:
-    """A root mean square of log errors as a relative error."""
-    return format_percent(math.expm1(log_rmse), 2) if math.isfinite(log_rmse) and log_rmse < 5 else "a large factor"
 
 
 def gap_statement(arm_gap: ArmGap, part: Part) -> Statement:
