@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_scaling.data import folders
-from hf_scaling.data.folders import hash_contents, read_image_folder
+from hf_scaling.data import hashes, scan
+from hf_scaling.data.folders import read_image_folder
+from hf_scaling.data.hashes import hash_contents
 from hf_scaling.errors import InputError
 
 
@@ -20,7 +21,7 @@ def write(root, *paths):
         for number in range(int(count or 1)):
             file = root / (path.format(number) if count else path)
             file.parent.mkdir(parents=True, exist_ok=True)
-            if file.suffix.lower() in folders.image_suffixes():
+            if file.suffix.lower() in scan.image_suffixes():
                 grey = sum(map(ord, str(file.relative_to(root)))) % 256
                 kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".avif": "AVIF"}.get(file.suffix.lower(), "PNG")
                 Image.new("RGB", (8, 8), (grey, number, 0)).save(file, kind)
@@ -173,8 +174,8 @@ def test_every_file_that_is_not_used_is_counted(tmp_path):
 def test_suffixes_count_in_any_case_and_as_pillow_reads_them(tmp_path):
     write(tmp_path, "cat/a.PNG", "cat/b.Jpeg", "cat/c.JPG", "dog/a.avif", "dog/b.webp.png")
     assert counts(read_image_folder(tmp_path)) == {"cat": 3, "dog": 2}
-    assert {".webp", ".tif", ".bmp", ".gif", ".avif", ".ppm"} <= folders.image_suffixes()
-    assert not {".pdf", ".mpg", ".h5"} & folders.image_suffixes()
+    assert {".webp", ".tif", ".bmp", ".gif", ".avif", ".ppm"} <= scan.image_suffixes()
+    assert not {".pdf", ".mpg", ".h5"} & scan.image_suffixes()
 
 
 @pytest.mark.parametrize("name", ["a [1]", "b(2)", "c d", "été", "日本", "100%", "x*y", "{0}", "#1"])
@@ -297,8 +298,8 @@ def test_the_hash_is_of_contents_classes_and_order_not_of_paths(tmp_path):
 def test_unchanged_files_are_not_read_again(tmp_path, monkeypatch):
     write(tmp_path / "pets", "cat/{}.png*3", "dog/{}.png*3")
     read, memory = [], tmp_path / "memory"
-    honest = folders._read
-    monkeypatch.setattr(folders, "_read", lambda path, *rest: read.append(path) or honest(path, *rest))
+    honest = hashes._read
+    monkeypatch.setattr(hashes, "_read", lambda path, *rest: read.append(path) or honest(path, *rest))
     first = hash_contents(read_image_folder(tmp_path / "pets"), memory)
     assert len(read) == 6 and hash_contents(read_image_folder(tmp_path / "pets"), memory) == first and len(read) == 6
     write(tmp_path / "pets", "dog/new.png")
@@ -314,7 +315,7 @@ def test_a_file_that_grows_is_read_whole(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"x" * 100)
     base = os.open(tmp_path, os.O_RDONLY)
-    assert [len(folders._read("a", size, base)) for size in (100, 10, 99, 1000, 0)] == [100] * 5
+    assert [len(hashes._read("a", size, base)) for size in (100, 10, 99, 1000, 0)] == [100] * 5
     os.close(base)
 
 
@@ -415,7 +416,7 @@ def test_metadata_of_the_training_part_alone_is_refused(tmp_path, part):
     write(tmp_path, *(f"{top}/{name}/{{}}.png*2" for top in ("train", part) for name in "ab"))
     rows = ["file_name,label", *(f"{name}/{n}.png,{n}" for name in "ab" for n in range(2))]
     (tmp_path / "train" / "metadata.csv").write_text("\n".join(rows))
-    assert folders.PARTS[part] in refusal(tmp_path) and "metadata" in refusal(tmp_path)
+    assert scan.PARTS[part] in refusal(tmp_path) and "metadata" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", ["mpo", "MPO"])

@@ -13,7 +13,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from hf_scaling import data
-from hf_scaling.data import folders, loading
+from hf_scaling.data import hashes, loading, scan
 from hf_scaling.errors import InputError
 
 
@@ -53,7 +53,7 @@ def test_images_of_every_suffix_are_used(suffix, tmp_path, warnings_of):
 
 @pytest.mark.parametrize(("suffix", "hint"), [("heic", "pillow-heif"), ("svg", "convert"), ("zip", "unpack")])
 def test_files_that_are_not_images_are_counted_once(suffix, hint, tmp_path, warnings_of, monkeypatch):
-    folders.image_suffixes.cache_clear()
+    scan.image_suffixes.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
     folder = write_folder(tmp_path / "pets", 24)
     (folder / "dog" / f"1.{suffix}").write_text("x")
@@ -61,7 +61,7 @@ def test_files_that_are_not_images_are_counted_once(suffix, hint, tmp_path, warn
         assert len(all_numbers(open_quietly(folder, tmp_path))) == 24
     (warning,) = warnings_of()
     assert f".{suffix}" in warning and hint in warning and str(folder) in warning
-    folders.image_suffixes.cache_clear()
+    scan.image_suffixes.cache_clear()
 
 
 @pytest.mark.parametrize(("train", "test"), [("TRAIN", "Eval"), ("Training", "VALID"), ("trainset", "Dev")])
@@ -102,7 +102,7 @@ def test_an_unchanged_folder_is_not_read_again(tmp_path, monkeypatch):
     before = open_quietly(folder, tmp_path)
     images = before.train.images(np.arange(len(before.train)))
     read = []
-    monkeypatch.setattr(folders, "_read", lambda path, *_: read.append(path) or (folder / path).read_bytes())
+    monkeypatch.setattr(hashes, "_read", lambda path, *_: read.append(path) or (folder / path).read_bytes())
     again = open_quietly(folder, tmp_path)
     monkeypatch.setattr(loading.FolderOrigin, "reader", None)
     assert np.array_equal(again.train.images(np.arange(len(images))), images)

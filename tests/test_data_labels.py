@@ -9,8 +9,9 @@ from numbered_images import numbers_of, png, write_folder, write_parquet
 
 from hf_scaling import data
 from hf_scaling.data import loading
-from hf_scaling.data.folders import divide_files, read_image_folder
+from hf_scaling.data.folders import read_image_folder
 from hf_scaling.data.labels import name_classes
+from hf_scaling.data.scan import divide_files
 from hf_scaling.errors import InputError
 
 WAYS = pytest.mark.parametrize("streaming", [False, True], ids=["prepared", "streamed"])

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from hf_scaling.data import open_source
-from hf_scaling.data.folders import FolderScan
 from hf_scaling.data.lists import read_images
+from hf_scaling.data.scan import FolderScan
 from hf_scaling.errors import InputError
 
 

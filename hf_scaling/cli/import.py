@@ -10,8 +10,6 @@ from hf_scaling.results.foreign import ARMS
 from hf_scaling.text import listing
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from hf_scaling.results.imports import Imported
 
 HELP = "Turn a Trainer's logs, a W&B export or a wide table into a results table."
@@ -95,4 +93,3 @@ def _next_command(imported: "Imported", path: Path) -> str | None:
     has_both_arms = "arm" in frame and "n_pretrain" in frame and set(ARMS) <= set(frame["arm"].dropna().astype(str))
     command = ["boundary", str(path)] if has_both_arms else ["fit", str(path), *law]
     return shlex.join(["hf-scaling", *command, "--target", (whole or targets)[0]])
-

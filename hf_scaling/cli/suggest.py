@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from hf_scaling.boundary import Boundary
-    from hf_scaling.fitting import LawFit
     from hf_scaling.planning.next_runs.suggest import SuggestedRuns
 
 HELP = "Select the runs to train next: those that narrow an interval most for a budget."

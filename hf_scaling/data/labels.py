@@ -3,15 +3,22 @@
 import bisect
 import itertools
 import json
+import numbers
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from hf_scaling.data.folders import LABEL_COLUMNS, WHOLE_NUMBER, check_numbers, label_name
+import numpy as np
+
 from hf_scaling.errors import InputError
 from hf_scaling.text import did_you_mean, listing
 
+#: Columns of a metadata file that can hold the labels, the first that is there.
+LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
+#: A label that is a whole number.
+WHOLE_NUMBER = re.compile(r"[-+]?\d+(\.0*)?")
 _PARALLEL_FOOTERS = 16  # read over a network, so most of the time is waiting
 
 
@@ -74,6 +81,51 @@ def _select_column(
 
 
 # The label column of each file.
+
+
+def read_label(value: object, where: str) -> str:
+    """The name of the class that a cell holds: a string without the spaces around it, or a whole number.
+
+    Args:
+        value: The cell.
+        where: File, row and column, for the message.
+
+    Raises:
+        InputError: It is empty, a truth value, a fraction, a list or anything else.
+    """
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):
+        raise InputError(f"{where} is empty")
+    if isinstance(value, str):
+        return value.strip()
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
+    if not is_number or value != int(value):
+        raise InputError(f"{where} holds {value!r}: a label is a name or a whole number")
+    return label_name(value)
+
+
+def label_name(value: object) -> str:
+    """The name of a label that is a number or a string: 1, 1.0 and "1" have one name."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value)
+
+
+def check_numbers(names: Iterable[str], where: str) -> None:
+    """Check that no two classes are one number written in two ways, such as "1" and "1.0".
+
+    Args:
+        names: Of the classes.
+        where: The column, for the message.
+
+    Raises:
+        InputError: Two classes are.
+    """
+    numbers: dict[float, str] = {}
+    for name in sorted(set(names)):
+        if WHOLE_NUMBER.fullmatch(name) and numbers.setdefault(float(name), name) != name:
+            raise InputError(
+                f"{where}: labels {numbers[float(name)]!r} and {name!r} are one number written in two ways: write one"
+            )
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from hf_scaling.data.folders import (
-    LABEL_COLUMNS,
-    PARTS,
-    FolderScan,
-    ImageFolder,
-    ImageGroup,
-    assemble,
-    check_numbers,
-    part_column,
-    read_image_folder,
-    read_label,
-)
+from hf_scaling.data.folders import ImageFolder, assemble, read_image_folder
+from hf_scaling.data.labels import LABEL_COLUMNS, check_numbers, read_label
+from hf_scaling.data.metadata import part_column
+from hf_scaling.data.scan import PARTS, FolderScan, ImageGroup
 from hf_scaling.errors import InputError
 from hf_scaling.files import decode_text
 from hf_scaling.text import listing

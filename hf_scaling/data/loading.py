@@ -21,14 +21,8 @@ from PIL import UnidentifiedImageError
 
 from hf_scaling import hub
 from hf_scaling.data.cache import Block, Reader, is_full_disk, log_once
-from hf_scaling.data.folders import (
-    FolderScan,
-    ImageFiles,
-    divide_files,
-    hash_contents,
-    hash_files,
-    list_files,
-)
+from hf_scaling.data.folders import ImageFiles
+from hf_scaling.data.hashes import hash_contents, hash_files
 from hf_scaling.data.images import Packed, Packer, Undecided
 from hf_scaling.data.labels import (
     FileNames,
@@ -42,6 +36,7 @@ from hf_scaling.data.labels import (
     read_label_columns,
 )
 from hf_scaling.data.lists import read_images
+from hf_scaling.data.scan import FolderScan, divide_files, list_files
 from hf_scaling.errors import InputError
 from hf_scaling.files import write_text
 from hf_scaling.text import did_you_mean, listing

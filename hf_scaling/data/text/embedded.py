@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_scaling.data.folders import hash_files
+from hf_scaling.data.hashes import hash_files
 
 _MIN_CHARACTERS = 40  # a shorter text is not used as a document
 _EXCLUDED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "_bundled"}

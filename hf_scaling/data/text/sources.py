@@ -20,7 +20,6 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from hf_scaling.data.cache import cache_root, log_once
-from hf_scaling.data.folders import PARTS, describe_unused, list_files, part_by_name
 from hf_scaling.data.loading import (
     TEST_PARTS,
     count_rows,
@@ -30,6 +29,7 @@ from hf_scaling.data.loading import (
     remembered,
 )
 from hf_scaling.data.sampling import seeded_keys
+from hf_scaling.data.scan import PARTS, describe_unused, list_files, part_by_name
 from hf_scaling.data.text.embedded import EMBEDDED, FileTexts, embedded_texts
 from hf_scaling.data.text.tokens import TextTokenizer, load_tokenizer
 from hf_scaling.errors import InputError
