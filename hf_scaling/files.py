@@ -1,6 +1,7 @@
-"""Atomic writes, YAML files, shipped files, and messages for disk errors."""
+"""Atomic writes, YAML and JSON files, shipped files, and messages for disk errors."""
 
 import errno
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -91,6 +92,30 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: must hold keys and values, one `key: value` per line")
+    return values
+
+
+def parse_json(content: bytes | str, place: str, form: str, version: int) -> dict[str, Any]:
+    """Parse a JSON file that this package writes, which states its format and the version of that.
+
+    Args:
+        content: The file's content.
+        place: The file, for messages.
+        form: What `format` must be: "hf_scaling.law", "hf_scaling.study".
+        version: The newest version that can be read.
+
+    Raises:
+        InputError: Not JSON, of another format, or of a newer version.
+    """
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place} is not JSON: {error}") from None
+    if not isinstance(values, dict) or values.get("format") != form:
+        raise InputError(f"{place} was not written by hf_scaling: its format is not {form!r}")
+    stated = values.get("version")
+    if not isinstance(stated, int) or stated > version:
+        raise InputError(f"{place} has version {stated}; this hf_scaling reads up to {version}: install a newer one")
     return values
 
 

@@ -1,6 +1,5 @@
 """`LawFit`: a fitted law that predicts with intervals, lists what is doubtful, and is stored as plain numbers."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -400,8 +399,10 @@ class LawFit:
 
         Each file is replaced atomically, law.json last.
         """
-        content = _contents(self, "PATH_OR_HUB_ID")
-        for name in sorted(content, key=lambda name: name == _LAW_FILE):
+        from hf_scaling.fitting.storage import LAW_FILE, fit_files
+
+        content = fit_files(self, "PATH_OR_HUB_ID")
+        for name in sorted(content, key=lambda name: name == LAW_FILE):
             with files.replacing(Path(folder) / name) as path:
                 path.write_bytes(content[name])
 
@@ -416,17 +417,16 @@ class LawFit:
         Raises:
             InputError: There is no law there, or its files are damaged, of a newer version, or not a law.
         """
+        from hf_scaling.fitting.storage import DRAWS_FILE, LAW_FILE, read_fit
+
         repo_id, _, named = (str(where), "", "") if Path(where).exists() else str(where).partition("@")
-        wanted = [_LAW_FILE, _DRAWS_FILE]
+        wanted = [LAW_FILE, DRAWS_FILE]
         folder = hub.local_folder(repo_id, revision=revision or named or None, allow_patterns=wanted)
         try:
-            return _from_dict(_read_json(folder / _LAW_FILE), _read_arrays(folder / _DRAWS_FILE), "")
+            return read_fit(folder)
         except InputError as error:
             # The folder or Hub id that was given is more useful than the path in the cache.
             raise InputError(str(error).replace(str(folder), str(where))) from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            text = f"{where}: {_LAW_FILE} is not a complete law: {type(error).__name__} {error}"
-            raise InputError(text) from None
 
     def push_to_hub(
         self, repo_id: str, private: bool | None = None, dry_run: bool = False, dataset: str | None = None
@@ -446,7 +446,9 @@ class LawFit:
             InputError: The repository holds a model, or this account may not write to it.
             PushError: Offline, or the Hub kept failing; nothing was written.
         """
-        content = _contents(self, repo_id, dataset)
+        from hf_scaling.fitting.storage import CARD, fit_files
+
+        content = fit_files(self, repo_id, dataset)
 
         def prepare(base: hub.RemoteFolder) -> list:
             from huggingface_hub import CommitOperationAdd
@@ -455,8 +457,8 @@ class LawFit:
 
             if "config.json" in base.files:
                 raise InputError(f"{repo_id} holds a model (config.json): push the law to a repository of its own")
-            card = renew_card(base.readme(), content[_CARD].decode(), repo_id)
-            return [CommitOperationAdd(name, data) for name, data in {**content, _CARD: card.encode()}.items()]
+            card = renew_card(base.readme(), content[CARD].decode(), repo_id)
+            return [CommitOperationAdd(name, data) for name, data in {**content, CARD: card.encode()}.items()]
 
         return hub.commit(repo_id, "model", prepare, f"{self.law} for {self.settings['target']}", private, dry_run)
 
@@ -560,121 +562,3 @@ def _extrapolation(sizes: Mapping[str, np.ndarray], ranges: Mapping[str, tuple[f
             beyond = np.maximum(np.log(low) - logs, logs - np.log(high))
         distance = np.maximum(distance, np.where(np.isnan(beyond), 0.0, beyond))
     return distance
-
-
-# The files of a stored law.
-FORMAT, VERSION = "hf_scaling.law", 1
-_LAW_FILE, _DRAWS_FILE, _CARD, _FIGURE = "law.json", "draws.safetensors", "README.md", "figure.png"
-# The fields of a LawFit that law.json holds as they are.
-_PLAIN_FIELDS = ("law", "status", "params", "intervals", "scores", "notes", "settings", "data", "weights")
-# A fit of seven parameters is a few kilobytes; a file of this size is no law.
-_LARGEST_JSON = 4_000_000
-
-
-def _contents(fit: LawFit, where: str, dataset: str | None = None) -> dict[str, bytes]:
-    """File name to content; `where` is what the card's example loads, `dataset` the rows' repository on the Hub."""
-    from safetensors.numpy import save as to_bytes
-
-    from hf_scaling.fitting.card import card_values, draw_fit
-    from hf_scaling.hub.cards import render_card
-
-    content = {"format": FORMAT, "version": VERSION, **_to_dict(fit)}
-    return {
-        _DRAWS_FILE: to_bytes(_arrays(fit, "")),
-        _FIGURE: draw_fit(fit),
-        _CARD: render_card("scaling_law", *card_values(fit, where, _FIGURE, dataset)).encode(),
-        _LAW_FILE: (json.dumps(_plain(content), indent=1, allow_nan=False) + "\n").encode(),
-    }
-
-
-def _to_dict(fit: LawFit) -> dict[str, Any]:
-    curves = {} if fit.pooled is None else {"curves": fit.pooled.to_dict()}
-    return {
-        **{name: getattr(fit, name) for name in _PLAIN_FIELDS},
-        "definition": fit.definition.to_dict() if fit.definition else None,
-        "members": [_to_dict(member) for member in fit.members],
-        **curves,
-    }
-
-
-def _arrays(fit: LawFit, prefix: str) -> dict[str, np.ndarray]:
-    arrays = {f"{prefix}draws": np.ascontiguousarray(fit.draws), f"{prefix}noise": np.ascontiguousarray(fit.noise)}
-    if fit.pooled is not None:
-        arrays |= {f"{prefix}{name}": values for name, values in fit.pooled.arrays().items()}
-    for i, member in enumerate(fit.members):
-        arrays |= _arrays(member, f"{prefix}{i}.")
-    return arrays
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path.parent} holds no law: there is no {path.name} in it")
-    if path.stat().st_size > _LARGEST_JSON:
-        raise InputError(f"{path} is too large for a law: {path.stat().st_size} bytes")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path} was not written by hf_scaling: its format is not {FORMAT!r}")
-    version = content.get("version")
-    if not isinstance(version, int) or version > VERSION:
-        raise InputError(f"{path} has version {version}; this hf_scaling reads up to {VERSION}: install a newer one")
-    return content
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    if not path.is_file():
-        raise InputError(f"{path.parent} holds no draws: there is no {path.name} in it")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{path} is not a safetensors file: {error}") from None
-
-
-def _from_dict(content: dict[str, Any], arrays: dict[str, np.ndarray], prefix: str) -> LawFit:
-    definition = Law.from_dict(content["definition"]) if content["definition"] else None
-    members = [_from_dict(m, arrays, f"{prefix}{i}.") for i, m in enumerate(content["members"])]
-    content = _restored(content)
-    fit = LawFit(
-        law=str(content["law"]),
-        status=str(content["status"]),
-        params={str(name): float(value) for name, value in content["params"].items()},
-        intervals={name: (float(low), float(high)) for name, (low, high) in content["intervals"].items()},
-        scores=content["scores"],
-        notes=content["notes"],
-        settings=content["settings"],
-        data=content["data"],
-        definition=definition,
-        draws=arrays[f"{prefix}draws"],
-        noise=arrays[f"{prefix}noise"],
-        members=tuple(members),
-        weights={str(name): float(value) for name, value in content["weights"].items()},
-        pooled=CurveFits.from_dict(content["curves"], arrays, prefix) if "curves" in content else None,
-    )
-    if definition and fit.draws.shape[1:] != (len(definition.parameters),):
-        raise InputError(f"{_DRAWS_FILE} holds the draws of another law than {fit.law}")
-    return fit
-
-
-def _plain(value: Any) -> Any:
-    """The value as numbers, texts, lists and mappings; infinities and NaN as text, since JSON has none."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    return float(value) if math.isfinite(value) else repr(float(value))
-
-
-def _restored(value: Any) -> Any:
-    """The value with infinities and NaN as floats again."""
-    if isinstance(value, dict):
-        return {key: _restored(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_restored(item) for item in value]
-    return float(value) if value in ("inf", "-inf", "nan") else value

@@ -74,15 +74,7 @@ class Manifest:
             InputError: Not a manifest, of a newer version, or an invalid name.
         """
         place = f"{where}: {FILE}"
-        try:
-            values = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{place} is not JSON: {error}") from None
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise InputError(f"{place} is not a study of hf_scaling: its format is not {FORMAT!r}")
-        version = values.get("version")
-        if not isinstance(version, int) or version > VERSION:
-            raise InputError(f"{place} has version {version}: install a newer hf_scaling")
+        values = files.parse_json(content, place, FORMAT, VERSION)
         for name, pattern in (("models", _RUN_ID), ("laws", _LAW)):
             # A name becomes a folder here.
             if not isinstance(values.get(name), dict):
