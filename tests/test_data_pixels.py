@@ -14,7 +14,7 @@ from image_files import encode, png, tiff
 from PIL import Image, ImageChops
 
 from hf_scaling import data
-from hf_scaling.data import cache, loading, sources
+from hf_scaling.data import cache, readers, sources
 from hf_scaling.data.images import Frame, PixelDecision, PixelFacts, PixelRules, integer_range
 from hf_scaling.errors import InputError
 
@@ -494,8 +494,8 @@ def test_processes_that_fill_one_cache_decide_once(monkeypatch, tmp_path):
 
 def test_an_ordinary_source_is_read_once(monkeypatch, tmp_path):
     reads = []
-    read = loading._read_bytes
-    monkeypatch.setattr(loading, "_read_bytes", lambda *given: reads.append(threading.get_ident()) or read(*given))
+    read = readers._read_bytes
+    monkeypatch.setattr(readers, "_read_bytes", lambda *given: reads.append(threading.get_ident()) or read(*given))
     photo = np.random.default_rng(0).integers(0, 255, (20, 20, 3), np.uint8)
     folder = write(tmp_path / "photos", "jpg", a=[encode(photo, "JPEG")] * 8, b=[encode(photo[::-1], "JPEG")] * 8)
     _ = open_quietly(folder, tmp_path).train

@@ -10,6 +10,7 @@ from designs import grid, study, truth
 import hf_scaling as hs
 from hf_scaling import InputError
 from hf_scaling.fitting import selection
+from hf_scaling.fitting.mixture import emphasise_sizes
 from hf_scaling.fitting.rows import RowFilter, select_rows
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -196,7 +197,9 @@ def test_auto_combines_laws_that_know_the_model_size_with_laws_that_do_not(monke
     rows = dict(zip(("n_params", "n_pretrain", "n_finetune"), sizes))
     noise = np.exp(0.02 * np.random.default_rng(2).standard_normal(80))
     rows["loss"] = (0.2 + (8 * sizes[1] ** -0.3 + 1) * sizes[2] ** -0.4 + 5 * sizes[0] ** -0.5) * noise
-    monkeypatch.setattr(selection, "_mixed_laws", lambda ranking: ["transfer_gap", "transfer_gap_joint"])
+    monkeypatch.setattr(
+        "hf_scaling.fitting.mixture._mixed_laws", lambda ranking: ["transfer_gap", "transfer_gap_joint"]
+    )
     fit = hs.fit_law(rows, "auto", bootstrap=20)
     assert {"n_params" in member.columns.values() for member in fit.members} == {True, False}
     assert set(fit.data["ranges"]) == {"n_params", "n_pretrain", "n_finetune"}
@@ -226,7 +229,7 @@ def test_auto_leaves_out_what_the_rows_do_not_determine_and_counts_large_sizes_m
     determined = [member.status for member in (fit.members or [fit])]
     assert "not_identifiable" not in determined
     rows = {"x": select_rows(curve(), hs.LAWS["power_law"], RowFilter())}
-    emphasis = selection.emphasise_sizes(rows)["x"].emphasis
+    emphasis = emphasise_sizes(rows)["x"].emphasis
     assert emphasis.mean() == pytest.approx(1)
     np.testing.assert_allclose(emphasis / emphasis[-1], (X / X[-1]) ** 0.5)
 

@@ -15,7 +15,7 @@ import hf_scaling as hs
 from hf_scaling.cli import main
 from hf_scaling.report import collect_findings, sections
 from hf_scaling.report.answers import BOUNDARY_STATUSES, Statement, answers, describe_gap
-from hf_scaling.report.findings import Gap, find_gaps
+from hf_scaling.report.gaps import Gap, find_gaps
 from hf_scaling.report.grouping import groups_by_place
 from hf_scaling.report.headlines import headlines
 from hf_scaling.report.page import content_of

@@ -203,7 +203,7 @@ def fit_table(table: "Table", law: str | Law, row_filter: RowFilter, options: Fi
 
         return fit_pooled_table(table, law, row_filter, options)
     if law == "auto":
-        from hf_scaling.fitting.selection import fit_best
+        from hf_scaling.fitting.mixture import fit_best
 
         fit = fit_best(table, row_filter, options)
     else:

@@ -15,12 +15,12 @@ from hf_scaling.report.findings import (
     ArmGap,
     ArmLaw,
     Findings,
-    Gap,
     NextRuns,
     PartFindings,
     TargetPlan,
     best_arm,
 )
+from hf_scaling.report.gaps import Gap
 from hf_scaling.report.parts import Part
 from hf_scaling.text import (
     amount_name,

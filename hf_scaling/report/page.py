@@ -31,13 +31,13 @@ from hf_scaling.report.findings import (
     ArmGap,
     ArmLaw,
     Findings,
-    Gap,
     NextRuns,
     PartFindings,
     TargetPlan,
     collect_findings,
 )
 from hf_scaling.report.gallery import Panels, panels_of
+from hf_scaling.report.gaps import Gap
 from hf_scaling.report.grouping import Group, groups_by_place
 from hf_scaling.report.headlines import Headline, headlines
 from hf_scaling.report.parts import Arm, texts

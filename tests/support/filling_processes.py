@@ -20,7 +20,7 @@ import numpy as np
 import torch  # noqa: F401
 
 from hf_scaling import data
-from hf_scaling.data import cache, loading
+from hf_scaling.data import cache, readers
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def _start(workload: dict, folder: Path, rank: int) -> int:
 
 def _fill_and_read(workload: dict, folder: Path, rank: int) -> None:
     cache._RAW_BYTES = workload["shard_bytes"]  # so that a small source has many shards
-    pack = loading.RowPacker.pack
+    pack = readers.RowPacker.pack
 
     def logged_pack(self, raw, start):
         with (folder / f"{rank}.rows").open("a") as file:
@@ -64,7 +64,7 @@ def _fill_and_read(workload: dict, folder: Path, rank: int) -> None:
         time.sleep(0.02)  # long enough for the other processes to need the same rows
         return pack(self, raw, start)
 
-    loading.RowPacker.pack = logged_pack
+    readers.RowPacker.pack = logged_pack
     source = data.open_source(
         workload["source"], image_size=8, cache_dir=workload["cache"], streaming=workload["streaming"], progress=False
     )
