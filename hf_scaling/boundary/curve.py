@@ -141,7 +141,10 @@ def _posterior(y: np.ndarray, fixed: np.ndarray, random: Sequence[np.ndarray], d
     if spare < 1:
         raise InputError(f"{len(y)} pairs of runs are too few: a curve through them needs {n_fixed + 1}")
     # The rows measure few combinations of a block's columns; the others keep their prior.
-    measured = [_measured_directions(block) for block in random]
+    measured = []
+    for block in random:
+        _, sizes, turn = np.linalg.svd(block, full_matrices=False)
+        measured.append(turn[sizes > 1e-6 * max(sizes.max(initial=0.0), 1e-300)].T)
     design = np.concatenate([fixed, *(block @ turn for block, turn in zip(random, measured))], axis=1)
     number = np.repeat(np.arange(1 + len(random)), [n_fixed, *(turn.shape[1] for turn in measured)])
     gram, toward, total = design.T @ design, design.T @ y, float(y @ y)
@@ -183,12 +186,6 @@ def _posterior(y: np.ndarray, fixed: np.ndarray, random: Sequence[np.ndarray], d
     mean = unfold(weights[used] @ means / weights[used].sum(), [np.zeros(len(turn)) for turn in measured])
     # In no order of the points: draws of two curves are used side by side.
     return _Posterior(mean, generator.permutation(np.concatenate(drawn)))
-
-
-def _measured_directions(block: np.ndarray) -> np.ndarray:
-    """(T, K) orthonormal combinations of the columns of a block (N, T) that its rows depend on."""
-    _, sizes, turn = np.linalg.svd(block, full_matrices=False)
-    return turn[sizes > 1e-6 * max(sizes.max(initial=0.0), 1e-300)].T
 
 
 def _search(density: Callable[[np.ndarray], np.ndarray], n_blocks: int) -> tuple[np.ndarray, np.ndarray]:
@@ -292,7 +289,10 @@ def fit_ratio(pairs: Pairs, x: dict[str, np.ndarray], options: FitOptions) -> Ra
         sizes = getattr(pairs, name)
         if len(np.unique(sizes[np.isfinite(sizes)])) > 1:
             others[name] = sizes
-    clusters = [] if pairs.cluster is None else [_indicators(pairs.cluster)]
+    clusters = []
+    if pairs.cluster is not None:
+        # (N, K) ones where row n is of cluster k.
+        clusters = [(pairs.cluster[:, None] == np.arange(pairs.cluster.max() + 1)).astype(float)]
 
     def fit(y: np.ndarray, basis: _Basis, at: np.ndarray, draws: int, seed: int) -> _Posterior:
         fixed, *random = basis.columns(at, others)
@@ -311,8 +311,3 @@ def fit_ratio(pairs: Pairs, x: dict[str, np.ndarray], options: FitOptions) -> Ra
         y, shift = y - (moved[0] - moved[1]), float(np.mean(np.log(x["distilled"] / x["plain"])))
     ratio = fit(y, basis, x["plain"], options.bootstrap, options.seed)
     return RatioCurve(tuple(others), basis, ratio, own, distilled, shift)
-
-
-def _indicators(numbers: np.ndarray) -> np.ndarray:
-    """(N, K) ones where row n is of number k."""
-    return (numbers[:, None] == np.arange(numbers.max() + 1)).astype(float)

@@ -630,7 +630,12 @@ def name_clusters(columns: Columns, name: str | None) -> Columns:
     if name is not None:
         columns.require(name)
     count, data = len(columns), columns.data
-    name = name or next((column for column in ("run", *_RUN_NAMES) if _is_run(columns, column)), None)
+    for column in ("run", *_RUN_NAMES) if name is None else ():
+        # Another name for `run` counts where its values repeat and are several.
+        n_named = sum(not _is_missing(value) for value in data.get(column, ()))
+        if column in data and (column == "run" or 1 < len(columns.distinct(column)) < n_named):
+            name = column
+            break
     if name is not None:
         if missing := sum(map(_is_missing, data[name])):
             text = f"{missing} of {count} rows have no {name}: each counts as one of its own"
@@ -653,14 +658,6 @@ def name_clusters(columns: Columns, name: str | None) -> Columns:
     else:
         return columns
     return Columns({**data, CLUSTER: np.array(clusters)}, columns.labels, columns.notes)
-
-
-def _is_run(columns: Columns, name: str) -> bool:
-    """Whether a column names runs: `run`, or another name for it whose values repeat and are several."""
-    if name == "run":
-        return name in columns.data
-    levels = len(columns.distinct(name))
-    return 1 < levels < sum(not _is_missing(value) for value in columns.data.get(name, ()))
 
 
 def _unit_notes(sizes: Mapping[str, np.ndarray]) -> list[dict]:

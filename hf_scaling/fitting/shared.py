@@ -101,18 +101,14 @@ class SharedDistribution:
         around: np.ndarray = np.median(self.observed, axis=0)
         return around
 
-    def _prior(self) -> np.ndarray:
-        """(C F, C F) covariance of the curves' coordinates before their rows are seen."""
-        count, free = self.observed.shape
-        prior = np.kron(np.ones((count, count)), _CENTRE_VARIANCE * np.eye(free))
-        for levels, covariance in zip(self.levels, self.covariances):
-            prior += np.kron((levels[:, None] == levels[None]).astype(float), covariance)
-        return prior
-
     def _solve(self) -> tuple[np.ndarray, np.ndarray]:
         """The inverse (C F, C F) of the covariance of what is observed, and its product with the deviations (C, F)."""
         count, free = self.observed.shape
-        total = self._prior().reshape(count, free, count, free)
+        # The covariance of the curves' coordinates before their rows are seen.
+        prior = np.kron(np.ones((count, count)), _CENTRE_VARIANCE * np.eye(free))
+        for levels, covariance in zip(self.levels, self.covariances):
+            prior += np.kron((levels[:, None] == levels[None]).astype(float), covariance)
+        total = prior.reshape(count, free, count, free)
         total[np.arange(count), :, np.arange(count), :] += self.variances
         inverse = np.linalg.inv(total.reshape(count * free, count * free))
         return inverse, (inverse @ (self.observed - self._around).reshape(-1)).reshape(count, free)

@@ -319,7 +319,13 @@ class _Batch:
         rounding = cost <= 1e-25 * residual.shape[1]
         done = better & ((self.cost - cost <= tolerance * self.cost) | rounding)
         stuck = ~better & (self.damping > 1e9)
-        self._accept(better, trial, residual, jacobian, cost)
+        if better.all():
+            self.u, self.residual, self.jacobian, self.cost = trial, residual, jacobian, cost
+        else:
+            self.u = np.where(better[:, None], trial, self.u)
+            self.residual = np.where(better[:, None], residual, self.residual)
+            self.jacobian = np.where(better[:, None, None], jacobian, self.jacobian)
+            self.cost = np.where(better, cost, self.cost)
         self.damping = np.where(better, np.maximum(self.damping * 0.15, 1e-12), self.damping * 6.0)
         # Stuck: no downhill step at any damping is a minimum to the precision of the arithmetic.
         self.converged[self.members[done | stuck]] = True
@@ -336,17 +342,6 @@ class _Batch:
         # A coordinate pushed against its bound takes no part in the step (an active set of one look-ahead).
         held = ((self.u <= low) & (slope >= 0)) | ((self.u >= high) & (slope <= 0)) | (low >= high)
         return np.clip(self.u + damped_step(hessian, slope, held, self.damping), low, high)
-
-    def _accept(
-        self, better: np.ndarray, trial: np.ndarray, residual: np.ndarray, jacobian: np.ndarray, cost: np.ndarray
-    ) -> None:
-        if better.all():
-            self.u, self.residual, self.jacobian, self.cost = trial, residual, jacobian, cost
-            return
-        self.u = np.where(better[:, None], trial, self.u)
-        self.residual = np.where(better[:, None], residual, self.residual)
-        self.jacobian = np.where(better[:, None, None], jacobian, self.jacobian)
-        self.cost = np.where(better, cost, self.cost)
 
     def _drop(self, ended: np.ndarray) -> None:
         """Record the members that have ended and shrink the working arrays to the others."""

@@ -228,8 +228,10 @@ def _judge(
         collect = _whole(high)
     else:
         added = [new for n in notes for new in n.get("add", {}).get(solve_for, ()) if new > largest]
+        aim = min(added, default=size)
+        step = min(max(math.inf if math.isnan(aim) else aim, largest * _LEAST_STEP), largest * _LARGEST_STEP)
         # All there is, where the step would be larger; never less than what is measured.
-        collect = max(min(_next_amount(min(added, default=size), largest), most), largest)
+        collect = max(min(_whole(step), most), largest)
     return Need(
         value=size,
         low=low,
@@ -347,12 +349,6 @@ def _without_rise(logs: np.ndarray, values: np.ndarray, draws: np.ndarray, large
     damped = np.where((lost > 0) & (logs > largest), -gained * np.expm1(-np.maximum(lost, 0.0) / gained), lost)
     result = curve + at_start + damped
     return np.exp(result) if is_log else result
-
-
-def _next_amount(aim: float, largest: float) -> float:
-    """The amount to have after the next round: `aim`, within the steps from the largest measured size."""
-    aim = math.inf if math.isnan(aim) else aim
-    return _whole(min(max(aim, largest * _LEAST_STEP), largest * _LARGEST_STEP))
 
 
 def _whole(amount: float) -> float:

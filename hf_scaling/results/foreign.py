@@ -95,6 +95,8 @@ SIZES = (
     "n_eval",
 )
 _TARGETS = ("loss", "error", "accuracy")
+# Values of a column of teachers that say that there is none.
+_NO_TEACHER = ("none", "no", "0", "false", "-", "off", "no teacher")
 _NO_TARGETS = ("seed", "run", "run_id", "model", "arm", "step", "epoch", "_step", "seconds", "year", "id")
 # Laws for the sizes that a table has.
 _LAWS = {
@@ -488,7 +490,8 @@ def _target_remedy(target: str | None, names: Sequence[str], table: "Data") -> t
         if near := similar_columns([other], names):
             return near, other
     # Perplexity, bits per byte, a score: the only column of numbers that is no size, or the only one of its kind.
-    left = [name for name in names if _meaning(name) not in (*SIZES, *_NO_TARGETS) and _is_numeric(table[name])]
+    others = [name for name in names if _meaning(name) not in (*SIZES, *_NO_TARGETS)]
+    left = [name for name in others if np.asarray(table[name]).dtype.kind in "fiu"]
     return {}, left[0] if len(left) == 1 else None
 
 
@@ -512,10 +515,6 @@ def _other_law(
     # Of the evaluations of one run it is what grows.
     varied = ["samples_seen"] if "samples_seen" in varied else varied
     return {}, {"law": ["power_law"], "x": varied} if len(varied) == 1 else {}
-
-
-def _is_numeric(values: Any) -> bool:
-    return np.asarray(values).dtype.kind in "fiu"
 
 
 def _varies(values: np.ndarray) -> bool:
@@ -593,7 +592,8 @@ def propose_arms(table: "Data") -> tuple[str, dict[str, str]] | None:
         values = list(dict.fromkeys(filter(None, arm_texts(np.asarray(table[name])))))
         if len(values) < 2 or (name not in usual and len(values) > 2) or len(values) > 12:
             continue
-        if name.lower() == "teacher" and len(values) == 2 and (none := _without_teacher(values)):
+        none = next((value for value in values if value.lower() in _NO_TEACHER), None)
+        if name.lower() == "teacher" and len(values) == 2 and none:
             return name, {"plain": none, "distilled": next(value for value in values if value != none)}
         kinds = {value: _arm_of(value) for value in values}
         plain = [value for value, kind in kinds.items() if kind == "plain"]
@@ -608,13 +608,6 @@ def propose_arms(table: "Data") -> tuple[str, dict[str, str]] | None:
             continue
         return name, {"plain": plain[0], "distilled": distilled[0]}
     return None
-
-
-def _without_teacher(values: Sequence[str]) -> str | None:
-    """The value of a column of teachers that says that there is none."""
-    return next(
-        (value for value in values if value.lower() in ("none", "no", "0", "false", "-", "off", "no teacher")), None
-    )
 
 
 def _arm_of(value: str) -> str | None:

@@ -84,7 +84,13 @@ class Tuning:
         models = sorted({model for model in named if model in n_params}, key=n_params.__getitem__)
         if not models:
             raise InputError("tune: no model of the grid has a run of the plain arm to tune on: add plain to arms")
-        levels = sorted({run.spec.n_pretrain for run in plain if run.model in models and _leaves_validation(run)})
+        levels = set()
+        for run in plain:
+            most = None if run.source_parts is None else run.source_parts["train"]
+            leaves_validation = most is None or (run.spec.n_pretrain or 0) <= most - validation_size(most)
+            if run.model in models and leaves_validation:
+                levels.add(run.spec.n_pretrain)
+        levels = sorted(levels)
         if not levels:
             raise InputError("tune: every n_pretrain is the whole source, which leaves no validation part: add fewer")
         ends = [models[0]] if len(models) == 1 else [models[0], models[-1]]
@@ -336,12 +342,6 @@ def tuning_record(folder: Path, grid: Grid) -> dict[str, Any] | None:
         return record if record["of"] == of else None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged ({error!r}): remove it to tune anew") from None
-
-
-def _leaves_validation(run: PlannedRun) -> bool:
-    """Whether a run of this size can hold a validation part out."""
-    most = None if run.source_parts is None else run.source_parts["train"]
-    return most is None or (run.spec.n_pretrain or 0) <= most - validation_size(most)
 
 
 class _Trials:

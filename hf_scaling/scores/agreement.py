@@ -115,7 +115,12 @@ def judge_scores(
         low, high = np.nanpercentile(drawn, [tail, 100 - tail], axis=0)
     judged = [at for at, name in enumerate(names) if name not in trivial]
     sides = [_tails(differences[:, at]) for at in judged]
-    adjusted = _holm(np.array([2 * min(side) for side in sides]))
+    # P values corrected for their number, step by step (Holm 1979).
+    p_values = np.array([2 * min(side) for side in sides])
+    order, n = np.argsort(p_values), len(p_values)
+    adjusted = np.empty(n)
+    adjusted[order] = np.maximum.accumulate(p_values[order] * (n - np.arange(n)))
+    adjusted = np.minimum(adjusted, 1.0)
     table = []
     for at, name in enumerate(names):
         verdict, p_value = "trivial", float("nan")
@@ -146,14 +151,6 @@ def _tails(differences: np.ndarray) -> tuple[float, float]:
     if not len(known):
         return 1.0, 1.0
     return (np.sum(known <= 0) + 1) / (len(known) + 1), (np.sum(known >= 0) + 1) / (len(known) + 1)
-
-
-def _holm(p_values: np.ndarray) -> np.ndarray:
-    """P values corrected for their number, step by step (Holm 1979)."""
-    order, n = np.argsort(p_values), len(p_values)
-    corrected = np.empty(n)
-    corrected[order] = np.maximum.accumulate(p_values[order] * (n - np.arange(n)))
-    return np.minimum(corrected, 1.0)
 
 
 def constant_columns(table: pd.DataFrame) -> list[str]:

@@ -8,7 +8,7 @@ and kept in the cache.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,15 +175,11 @@ def _compute(model: Any, images: ImageSet, labels: np.ndarray) -> Features:
     model.eval()
     probabilities = []
     with models.recording_features(model) as features:
-        for batch in _batches(images):
-            logits = model(pixel_values=batch).logits.float()
+        for start in range(0, len(images), _BATCH):
+            batch = images.__getitems__(list(range(start, min(start + _BATCH, len(images)))))
+            logits = model(pixel_values=batch["pixel_values"]).logits.float()
             probabilities.append(logits.softmax(-1).cpu())
     return Features(torch.cat(features).numpy(), np.asarray(labels), torch.cat(probabilities).numpy())
-
-
-def _batches(images: ImageSet) -> Iterator[torch.Tensor]:
-    for start in range(0, len(images), _BATCH):
-        yield images.__getitems__(list(range(start, min(start + _BATCH, len(images)))))["pixel_values"]
 
 
 @dataclass(frozen=True)

@@ -169,10 +169,17 @@ def look(
         sets = _open_sets(upstream, downstream, cache_dir)
         n_most = min(_DRAWN.get(upstream, len(sets.upstream.train)), len(sets.upstream.train))
         n_classes = len(sets.upstream.class_names)
-        levels = _halved(n_most, _LEAST_PER_CLASS * n_classes, _MOST_LEVELS)
+        # From all images down by halves, small first.
+        levels = [n_most]
+        while len(levels) < _MOST_LEVELS and levels[0] // 2 >= _LEAST_PER_CLASS * n_classes:
+            levels.insert(0, levels[0] // 2)
         if len(levels) < 3:
             raise InputError(f"{upstream}: {n_most:,} images of {n_classes:,} classes are too few for a study")
-        labels = {opened.name: _labels(opened) for opened in sets.downstream.values()}
+        labels = {}
+        for opened in sets.downstream.values():
+            # Four levels of n_finetune: from two images a class to all, evenly spread in their logarithms.
+            most, least = len(opened.train), min(max(2 * len(opened.class_names), 20), len(opened.train) // 4)
+            labels[opened.name] = sorted({round(n) for n in np.geomspace(least, min(most, 64 * least), 4)})
         # Details first (small patches, many steps) while a pilot with them reaches all images; then fewer levels.
         patches_a_side = (_DRAWN_PATCHES,) if sets.side is None else _PATCHES
         contents = [
@@ -265,20 +272,6 @@ def _choose(
         f"--hours {hours:g}: too few for a pilot, which takes {format_duration(fitted / workers)} here: give at least "
         f"--hours {math.ceil(enough * 100) / 100:g}"
     )
-
-
-def _halved(most: int, least: int, n: int) -> list[int]:
-    """Levels from `most` down by halves to `least`, at most n, small first."""
-    levels = [most]
-    while len(levels) < n and levels[-1] // 2 >= least:
-        levels.append(levels[-1] // 2)
-    return levels[::-1]
-
-
-def _labels(source: Source) -> list[int]:
-    """Four levels of n_finetune: from two images a class to all, evenly spread in their logarithms."""
-    most, least = len(source.train), min(max(2 * len(source.class_names), 20), len(source.train) // 4)
-    return sorted({round(n) for n in np.geomspace(least, min(most, 64 * least), 4)})
 
 
 def _grid(

@@ -144,8 +144,12 @@ class _Loop:
             table = self.pool.table()
             answers = {question.name: judge(table, question, self.seed) for question in self.questions}
             # Runs measured for another question confirm nothing.
-            asked = self.state.get("question")
-            stayed = {n: self._count(stayed.get(n), answer, asked in (None, n)) for n, answer in answers.items()}
+            asked, before, stayed = self.state.get("question"), stayed, {}
+            for name, answer in answers.items():
+                last = before.get(name)
+                same = last is not None and last["times"] > 0 and last["verdict"] == answer.verdict
+                times = last["times"] + (asked in (None, name)) if last is not None and same else 1
+                stayed[name] = {"verdict": answer.verdict, "times": times if answer.answered else 0}
             if all(kept["times"] >= _CONFIRMED for kept in stayed.values()):
                 return self._end("answered", number, answers, stayed)
             if not len(self.pool.candidates()):
@@ -155,12 +159,6 @@ class _Loop:
                 return self._end("spent", number, answers, stayed)
             self._begin(number, answers, question, list(cells.index), stayed)
             self._measure(list(cells.index))
-
-    @staticmethod
-    def _count(before: Mapping[str, Any] | None, answer: Answer, is_tested: bool) -> dict[str, Any]:
-        same = before is not None and before["times"] > 0 and before["verdict"] == answer.verdict
-        times = before["times"] + is_tested if before is not None and same else 1
-        return {"verdict": answer.verdict, "times": times if answer.answered else 0}
 
     def _begin(
         self, number: int, answers: Mapping[str, Answer], question: str | None, cells: list, stayed: Mapping[str, Any]
@@ -266,8 +264,12 @@ class _Loop:
         if not len(grouped):
             return pairs.iloc[:0]
         budget = max(budget, grouped["cost"].min())
-        picked = self._missing_levels(grouped, answer, left) if answer.missing else None
-        if picked is None and answer.evidence is not None:
+        picked: set[tuple] | None = set()
+        for level in answer.missing:
+            nearest = grouped.iloc[np.argmin(np.abs(np.log(grouped["n_pretrain"] / level)) + 1e-6 * grouped["seed"])]
+            if nearest["cost"] <= left:
+                picked.add((nearest["n_pretrain"], nearest["seed"]))
+        if not picked and answer.evidence is not None:
             try:
                 runs = suggest_runs(answer.evidence, grouped, budget=budget, quantity="boundary")
                 picked = set(zip(runs["n_pretrain"], runs["seed"]))
@@ -276,15 +278,6 @@ class _Loop:
         if not picked:
             picked = _nearest(grouped, answer, budget)
         return pairs[[key in picked for key in zip(pairs["n_pretrain"], pairs["seed"])]]
-
-    @staticmethod
-    def _missing_levels(grouped: pd.DataFrame, answer: Answer, left: float) -> set[tuple] | None:
-        picked: set[tuple] = set()
-        for level in answer.missing:
-            nearest = grouped.iloc[np.argmin(np.abs(np.log(grouped["n_pretrain"] / level)) + 1e-6 * grouped["seed"])]
-            if nearest["cost"] <= left:
-                picked.add((nearest["n_pretrain"], nearest["seed"]))
-        return picked or None
 
     def _of_labels(
         self, candidates: pd.DataFrame, question: Question, answer: Answer, budget: float, left: float

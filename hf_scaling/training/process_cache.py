@@ -142,7 +142,11 @@ class ProcessCache:
                 if not self.guess:
                     raise
                 arguments = dict(key[1:])
-                n_classes = _guess_classes(arguments.get("classes"), task.guess["n_classes"])
+                n_classes, classes = task.guess["n_classes"], arguments.get("classes")
+                if isinstance(classes, int):
+                    n_classes = classes
+                elif classes is not None and (subset := ClassSubset.parse(classes)) is not None:
+                    n_classes = subset.size(n_classes)
                 facts = SourceFacts(arguments["name"], "unknown", n_classes, None, None, None)
                 self._sources[key] = GuessedSource(facts.name, range(n_classes))
                 self._unreachable[key] = str(error)
@@ -290,14 +294,6 @@ class ProcessCache:
 def size_field(fields: RunFields) -> str:
     """The field that says how much of its source a run uses: n_pretrain or n_finetune."""
     return "n_pretrain" if isinstance(fields, PretrainFields) else "n_finetune"
-
-
-def _guess_classes(classes: int | str | None, of_all: int) -> int:
-    """Classes of a source that cannot be reached, where all of it are guessed to have `of_all`."""
-    if isinstance(classes, int):
-        return classes
-    subset = None if classes is None else ClassSubset.parse(classes)
-    return of_all if subset is None else subset.size(of_all)
 
 
 def _source_key(task: Task, fields: RunFields, inputs: Inputs) -> tuple:

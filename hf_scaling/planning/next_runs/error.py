@@ -102,7 +102,10 @@ class ExpectedError:
         places, counts = places[kept], counts[kept] * (len(places) / len(kept))
         wanted = np.column_stack([np.asarray(candidates[name], dtype=float) for name in names])
         points = np.concatenate([wanted, places, np.array([[at[name] for name in names]])])
-        count, logs = len(wanted), _logarithms(points)
+        # A zero counts as a tenth of the smallest positive size.
+        smallest = np.where(points > 0, points, np.inf).min(axis=0)
+        logs = np.log(np.maximum(points, np.where(np.isfinite(smallest), smallest, 1.0) / 10))
+        count = len(wanted)
         self._shared = _share(logs[:count], logs[:count])
         between, among = _share(logs[:count], logs[count:-1]), _share(logs[count:-1], logs[count:-1])
         shared_at = _share(logs[:-1], logs[-1:])[:, 0]
@@ -144,12 +147,6 @@ def expected_error(fit: LawFit, frame: pd.DataFrame, estimate: Estimate, measure
     sizes = np.unique(frame[columns].to_numpy(dtype=float), axis=0)
     runs = {name: measured.runs[name].to_numpy(dtype=float) for name in columns}
     return ExpectedError(fit, dict(zip(columns, sizes.T)), runs, estimate.at)
-
-
-def _logarithms(points: np.ndarray) -> np.ndarray:
-    """Logarithms of sizes (N, V); a zero counts as a tenth of the smallest positive one."""
-    smallest = np.where(points > 0, points, np.inf).min(axis=0)
-    return np.log(np.maximum(points, np.where(np.isfinite(smallest), smallest, 1.0) / 10))
 
 
 def _share(one: np.ndarray, two: np.ndarray) -> np.ndarray:

@@ -295,7 +295,10 @@ class ExpectedGain:
     ):
         # The quantity's own scale plays no part: its scores have variance one.
         aim = normal_scores(quantity[:, None])[:, 0]
-        self._predicted = normal_scores(predicted) * _scales(predicted)
+        # Standard deviations that correspond to the central 95 % of each column.
+        filled = np.where(np.isfinite(predicted), predicted, _middle(predicted))
+        low, high = np.quantile(filled, [(1 - _CENTRAL) / 2, (1 + _CENTRAL) / 2], axis=0)
+        self._predicted = normal_scores(predicted) * ((high - low) / (2 * _DEVIATIONS))
         # Without any noise a second run of one size would divide 0 by 0.
         self._noise, self._is_new, self._spare = max(noise, 1e-12), is_new, max(spare, 1.0)
         self._today = float(aim @ aim / len(aim))
@@ -406,13 +409,6 @@ def _middle(draws: np.ndarray) -> np.ndarray:
     """(N,) medians of the defined draws; 0 where there is none."""
     empty = np.isnan(draws).all(axis=0)
     return np.where(empty, 0.0, np.nanmedian(np.where(empty, 0.0, draws), axis=0))
-
-
-def _scales(draws: np.ndarray) -> np.ndarray:
-    """(N,) standard deviations that correspond to the central 95 % of each column."""
-    filled = np.where(np.isfinite(draws), draws, _middle(draws))
-    low, high = np.quantile(filled, [(1 - _CENTRAL) / 2, (1 + _CENTRAL) / 2], axis=0)
-    return (high - low) / (2 * _DEVIATIONS)
 
 
 def narrowed(draws: np.ndarray, value: float, level: float, width: float) -> tuple[float, float]:
