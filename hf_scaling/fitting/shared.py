@@ -71,29 +71,25 @@ class SharedDistribution:
 
     def maximise(self, steps: int) -> "SharedDistribution":
         """The covariances after steps of expectation and maximisation."""
-        shared = self
-        for _ in range(steps):
-            shared = shared._step()
-        return shared
-
-    def _step(self) -> "SharedDistribution":
-        count, free = self.observed.shape
-        inverse, scores = self._solve()
-        blocks = inverse.reshape(count, free, count, free)
+        shared, (count, free) = self, self.observed.shape
         prior = np.eye(free) * _PRIOR_DEVIATION**2 / len(self.levels)
-        covariances = []
-        for levels, covariance in zip(self.levels, self.covariances):
-            total, number = np.zeros((free, free)), int(levels.max()) + 1
-            for level in range(number):
-                curves = np.flatnonzero(levels == level)
-                mean = covariance @ scores[curves].sum(axis=0)
-                certainty = blocks[curves][:, :, curves].sum(axis=(0, 2))
-                total += np.outer(mean, mean) + covariance - covariance @ certainty @ covariance
-            total = (total + _PRIOR_WEIGHT * prior) / (number + _PRIOR_WEIGHT)
-            # Few levels fit any correlation: theirs are shrunk as if uncorrelated levels had been seen too.
-            kept = number / (number + _CORRELATION_WEIGHT * free)
-            covariances.append(kept * total + (1 - kept) * np.diag(np.diag(total)))
-        return replace(self, covariances=np.stack(covariances))
+        for _ in range(steps):
+            inverse, scores = shared._solve()
+            blocks = inverse.reshape(count, free, count, free)
+            covariances = []
+            for levels, covariance in zip(shared.levels, shared.covariances):
+                total, number = np.zeros((free, free)), int(levels.max()) + 1
+                for level in range(number):
+                    curves = np.flatnonzero(levels == level)
+                    mean = covariance @ scores[curves].sum(axis=0)
+                    certainty = blocks[curves][:, :, curves].sum(axis=(0, 2))
+                    total += np.outer(mean, mean) + covariance - covariance @ certainty @ covariance
+                total = (total + _PRIOR_WEIGHT * prior) / (number + _PRIOR_WEIGHT)
+                # Few levels fit any correlation: theirs are shrunk as if uncorrelated levels had been seen too.
+                kept = number / (number + _CORRELATION_WEIGHT * free)
+                covariances.append(kept * total + (1 - kept) * np.diag(np.diag(total)))
+            shared = replace(shared, covariances=np.stack(covariances))
+        return shared
 
     @property
     def _around(self) -> np.ndarray:

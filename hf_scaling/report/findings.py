@@ -310,21 +310,19 @@ def collect_findings(
     parts = split_table(whole)
     names = [part.values[name] for name in ("upstream", "downstream") for part in parts if name in part.values]
     names = list(dict.fromkeys(names)) or [part.title for part in parts]
+    facts = describe_table(frame) | describe_tuning(request.study)
+    if n_probes := len(frame) - len(whole):
+        facts["linear probes"] = f"{format_count(n_probes)} rows (train_part head), in no law, boundary or plan"
     return Findings(
         title=title or f"Scaling study: {'; '.join(names[:4])}{' and others' if len(names) > 4 else ''}",
         request=request,
         parts=tuple(_analyse(part, whole, request) for part in parts[:MOST_PARTS]),
         gaps=tuple(find_gaps(parts)),
-        facts=describe_table(frame) | describe_tuning(request.study) | _describe_probes(len(frame) - len(whole)),
+        facts=facts,
         n_rows=len(frame),
         left_out=tuple(part.title for part in parts[MOST_PARTS:]),
         rows=frame,
     )
-
-
-def _describe_probes(count: int) -> dict[str, str]:
-    text = f"{format_count(count)} rows (train_part head), in no law, boundary or plan"
-    return {"linear probes": text} if count else {}
 
 
 def _analyse(part: Part, table: pd.DataFrame, request: Request) -> PartFindings:

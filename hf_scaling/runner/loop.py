@@ -89,7 +89,14 @@ def run_grid(
         record_sources(study.path, plan)
         _log_changed_sources(study, [run for run in plan if run.run_id not in known])
         _train_missing(study, table, plan, workers, engine, retry_failed, progress, stop)
-    _raise_failures(study, plan)
+    ids = {run.run_id for run in plan}
+    records = [record for run_id, record in study.failures().items() if run_id in ids]
+    if n_failed := sum("error" in record for record in records):
+        waiting = f" and {len(records) - n_failed} wait for them" if len(records) > n_failed else ""
+        raise RunsFailedError(
+            f"{n_failed} of {len(ids)} runs failed{waiting}: the errors are in {study.path / 'failures.jsonl'}; "
+            f"retry them with --retry-failed (retry_failed=True)"
+        )
     return study.table()
 
 
@@ -105,7 +112,20 @@ def select_runs(plan: Sequence[PlannedRun], only: Mapping[str, Any] | None) -> t
         InputError: An unknown name, or values that no run has; what there is, is named.
     """
     wanted = set(range(len(plan)))
-    points = [_point_of(run) for run in plan]
+    # The values by which a run is selected, as its row has them.
+    points = [
+        {
+            "stage": run.spec.stage,
+            "model": run.model,
+            "arm": run.arm,
+            "seed": run.spec.seed,
+            "downstream": run.spec.source["name"] if run.spec.stage == "finetune" else None,
+            "run_id": run.run_id,
+            "n_pretrain": run.spec.n_pretrain,
+            "n_finetune": run.spec.n_finetune,
+        }
+        for run in plan
+    ]
     for name, given in (only or {}).items():
         if name not in _AXES:
             raise InputError(f"--only {name}: unknown{did_you_mean(name, _AXES) or f': use {listing(_AXES)}'}")
@@ -122,22 +142,6 @@ def select_runs(plan: Sequence[PlannedRun], only: Mapping[str, Any] | None) -> t
         if run.run_id in ids:
             ids.update(run.needs)
     return tuple(run for run in plan if run.run_id in ids)
-
-
-def _point_of(run: PlannedRun) -> dict[str, Any]:
-    """The values by which `select_runs` selects a run, as its row has them."""
-    spec = run.spec
-    downstream = spec.source["name"] if spec.stage == "finetune" else None
-    sizes = {"n_pretrain": spec.n_pretrain, "n_finetune": spec.n_finetune}
-    return {
-        "stage": spec.stage,
-        "model": run.model,
-        "arm": run.arm,
-        "seed": spec.seed,
-        "downstream": downstream,
-        "run_id": run.run_id,
-        **sizes,
-    }
 
 
 def runs_to_train(study: Study, table: ResultsTable, plan: Sequence[PlannedRun]) -> list[PlannedRun]:
@@ -222,19 +226,6 @@ def _train_missing(
         progress.close()
         study.record_failures({"run_id": run_id, "waiting_on": need} for run_id, need in schedule.blocked().items())
         study.forget_failures(set(study.failures()) & schedule.finished)
-
-
-def _raise_failures(study: Study, plan: Sequence[PlannedRun]) -> None:
-    """Raise where runs of the plan have failed, now or in an earlier call."""
-    ids = {run.run_id for run in plan}
-    records = [record for run_id, record in study.failures().items() if run_id in ids]
-    n_failed = sum("error" in record for record in records)
-    if n_failed:
-        waiting = f" and {len(records) - n_failed} wait for them" if len(records) > n_failed else ""
-        raise RunsFailedError(
-            f"{n_failed} of {len(ids)} runs failed{waiting}: the errors are in {study.path / 'failures.jsonl'}; "
-            f"retry them with --retry-failed (retry_failed=True)"
-        )
 
 
 class _Runner:

@@ -315,23 +315,20 @@ def _sum_scores(
         batch = inputs[start : start + batch_size].to(model.device)
         batch_labels = labels[start : start + batch_size].to(model.device)
         counted = batch_labels >= 0
+        targets = batch_labels[counted]
         logits = model(input_ids=batch).logits.float()[counted]
-        teacher_logits = None if teacher is None else teacher(input_ids=batch).float()[counted]
-        answers.append((start, _batch_sums(logits, batch_labels[counted], teacher_logits)))
-    sums = [batch_sums for _, batch_sums in sorted(gather_object(answers), key=lambda answer: answer[0])]
-    return {name: sum(batch_sums[name] for batch_sums in sums) for name in sums[0]}
-
-
-def _batch_sums(logits: torch.Tensor, labels: torch.Tensor, teacher_logits: torch.Tensor | None) -> dict[str, float]:
-    guesses = logits.argmax(-1)
-    sums = {
-        "n": len(labels),
-        "error": (guesses != labels).sum().item(),
-        "loss": cross_entropy(logits, labels, reduction="none").double().sum().item(),
-    }
-    if teacher_logits is not None:
-        teacher_guesses = teacher_logits.argmax(-1)
-        sums["agreement"] = (guesses == teacher_guesses).sum().item()
-        sums["teacher_error"] = (teacher_guesses != labels).sum().item()
-        sums["teacher_loss"] = cross_entropy(teacher_logits, labels, reduction="none").double().sum().item()
-    return sums
+        guesses = logits.argmax(-1)
+        batch_sums = {
+            "n": len(targets),
+            "error": (guesses != targets).sum().item(),
+            "loss": cross_entropy(logits, targets, reduction="none").double().sum().item(),
+        }
+        if teacher is not None:
+            teacher_logits = teacher(input_ids=batch).float()[counted]
+            teacher_guesses = teacher_logits.argmax(-1)
+            batch_sums["agreement"] = (guesses == teacher_guesses).sum().item()
+            batch_sums["teacher_error"] = (teacher_guesses != targets).sum().item()
+            batch_sums["teacher_loss"] = cross_entropy(teacher_logits, targets, reduction="none").double().sum().item()
+        answers.append((start, batch_sums))
+    sums = [of_batch for _, of_batch in sorted(gather_object(answers), key=lambda answer: answer[0])]
+    return {name: sum(of_batch[name] for of_batch in sums) for name in sums[0]}
