@@ -70,6 +70,12 @@ def _environment() -> dict[str, Any]:
     from hf_scaling.data.cache import cache_root
     from hf_scaling.runner.machine import usable_cores
 
+    try:
+        import torch
+
+        cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    except (ImportError, OSError):
+        cards = []
     folder = cache_root(None)
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return {
@@ -78,7 +84,7 @@ def _environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cores": usable_cores(),
         "memory_bytes": psutil.virtual_memory().total,
-        "devices": _devices(),
+        "devices": [{"name": card.name, "memory_bytes": card.total_memory} for card in cards],
         "cache": {
             "folder": str(folder),
             "bytes": _size(folder),
@@ -93,16 +99,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _devices() -> list[dict[str, Any]]:
-    """The GPUs that torch sees."""
-    try:
-        import torch
-    except (ImportError, OSError):
-        return []
-    properties = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-    return [{"name": device.name, "memory_bytes": device.total_memory} for device in properties]
 
 
 def _size(folder: Path) -> int:

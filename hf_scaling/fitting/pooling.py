@@ -596,7 +596,11 @@ def fit_best_pooled(table: "Table", row_filter: RowFilter, options: FitOptions) 
         _check(rows, law, options)
         estimated = estimate_pooled(rows, law, options)
         found[name] = rows, estimated, cut_curves(estimated)
-    errors = {name: _typical_miss(cuts) for name, (_, _, cuts) in found.items()}
+    # Mean over cuts of the root mean square miss; infinite where no curve could be cut.
+    errors = {}
+    for name, (_, _, cuts) in found.items():
+        misses = [float(np.sqrt(np.mean(cut.miss**2))) for cut in cuts]
+        errors[name] = float(np.mean(misses)) if misses and np.isfinite(misses).all() else float("inf")
     best = min(errors, key=lambda name: (errors[name], len(candidates[name].parameters)))
     names = [name for name in errors if errors[name] <= _CLOSE * errors[best]] if options.combine else [best]
     members = []
@@ -623,9 +627,3 @@ def fit_best_pooled(table: "Table", row_filter: RowFilter, options: FitOptions) 
         weights={member.law: 1 / len(members) for member in members},
         pooled=None,
     )
-
-
-def _typical_miss(cuts: Sequence[Cut]) -> float:
-    """Mean over cuts of the root mean square miss; infinite where no curve could be cut."""
-    misses = [float(np.sqrt(np.mean(cut.miss**2))) for cut in cuts]
-    return float(np.mean(misses)) if misses and np.isfinite(misses).all() else float("inf")

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from transformers import (
@@ -199,7 +198,15 @@ def load_statistics(folder_or_hub_id: str | Path, revision: str | None = None) -
     std = timm_config.get("std", getattr(processor, "image_std", None))
     if getattr(processor, "do_flip_channel_order", False):
         raise InputError(f"{name}: its image processor gives the channels as BGR; only RGB is supported")
-    if timm_config or _is_plain(processor):
+    # Scales pixels to 0..1 and normalises them once, as nearly all do.
+    is_plain = (
+        getattr(processor, "do_normalize", True)
+        and getattr(processor, "do_rescale", True)
+        and abs(255 * getattr(processor, "rescale_factor", 1 / 255) - 1) < 1e-6
+        and not getattr(processor, "rescale_offset", False)
+        and not getattr(processor, "include_top", False)
+    )
+    if timm_config or is_plain:
         if mean is None or std is None:
             raise InputError(f"{name}: its image processor has no mean and std: give them")
         return ImageStatistics(tuple(mean), tuple(std))
@@ -213,17 +220,6 @@ def load_statistics(folder_or_hub_id: str | Path, revision: str | None = None) -
     return ImageStatistics(
         tuple(float(f"{(m + shift) / scale:.12g}") for m in mean),
         tuple(float(f"{s * t / scale:.12g}") for s, t in zip(std, again)),
-    )
-
-
-def _is_plain(processor: Any) -> bool:
-    """Whether an image processor scales pixels to 0..1 and normalises them once, as nearly all do."""
-    return (
-        getattr(processor, "do_normalize", True)
-        and getattr(processor, "do_rescale", True)
-        and abs(255 * getattr(processor, "rescale_factor", 1 / 255) - 1) < 1e-6
-        and not getattr(processor, "rescale_offset", False)
-        and not getattr(processor, "include_top", False)
     )
 
 

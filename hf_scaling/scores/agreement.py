@@ -114,7 +114,12 @@ def judge_scores(
         warnings.simplefilter("ignore", RuntimeWarning)  # a constant column has no tau in any draw
         low, high = np.nanpercentile(drawn, [tail, 100 - tail], axis=0)
     judged = [at for at, name in enumerate(names) if name not in trivial]
-    sides = [_tails(differences[:, at]) for at in judged]
+    # Shares of draws at or below 0, and at or above it, never 0.
+    sides = []
+    for at in judged:
+        known = differences[np.isfinite(differences[:, at]), at]
+        n_draws = len(known) + 1
+        sides.append((((known <= 0).sum() + 1) / n_draws, ((known >= 0).sum() + 1) / n_draws))
     # P values corrected for their number, step by step (Holm 1979).
     p_values = np.array([2 * min(side) for side in sides])
     order, n = np.argsort(p_values), len(p_values)
@@ -143,14 +148,6 @@ def judge_scores(
             }
         )
     return pd.DataFrame(table)
-
-
-def _tails(differences: np.ndarray) -> tuple[float, float]:
-    """Shares of draws at or below 0, and at or above it, never 0."""
-    known = differences[np.isfinite(differences)]
-    if not len(known):
-        return 1.0, 1.0
-    return (np.sum(known <= 0) + 1) / (len(known) + 1), (np.sum(known >= 0) + 1) / (len(known) + 1)
 
 
 def constant_columns(table: pd.DataFrame) -> list[str]:

@@ -274,8 +274,13 @@ class CausalLM:
         Raises:
             RunError: The loss is not a finite number.
         """
-        inputs, labels = _evaluation_windows(split.read(), processor.model_max_length)
-        sums = _sum_scores(model, inputs, labels, batch_size, teacher)
+        tokens, context = split.read(), processor.model_max_length
+        # Windows of every token but the first; padding has the label -1.
+        n_padding = -(len(tokens) - 1) % context
+        inputs = np.concatenate([tokens[:-1], np.zeros(n_padding, np.int64)])
+        labels = np.concatenate([tokens[1:], np.full(n_padding, -1)])
+        windows = (torch.from_numpy(values).view(-1, context) for values in (inputs, labels))
+        sums = _sum_scores(model, *windows, batch_size, teacher)
         n = int(sums.pop("n"))
         if not np.isfinite(sums["loss"]):
             raise RunError(f"the loss on the evaluation text is {sums['loss'] / n}")
@@ -292,14 +297,6 @@ class CausalLM:
         if len(trained) == len(list(model.parameters())):
             return models.TRAINING * forward
         return 2 * forward + 2 * inputs.context * sum(weight.numel() for weight in trained)
-
-
-def _evaluation_windows(tokens: np.ndarray, context: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs and labels, int64 (n, context), of every token but the first; padding has the label -1."""
-    n_padding = -(len(tokens) - 1) % context
-    inputs = np.concatenate([tokens[:-1], np.zeros(n_padding, np.int64)])
-    labels = np.concatenate([tokens[1:], np.full(n_padding, -1)])
-    return torch.from_numpy(inputs).view(-1, context), torch.from_numpy(labels).view(-1, context)
 
 
 @torch.no_grad()

@@ -433,7 +433,14 @@ class DatasetTexts:
         streams = builder.as_streaming_dataset()
         train = find_train_part(streams, name)
         test = next((part for part in TEST_PARTS if part in streams and part != train), None)
-        features = streams[train].features or _first_values(streams[train])
+        features = streams[train].features
+        if not features:
+            # `datasets` does not say what CSV files hold: of each column its first value that is given.
+            features = {}
+            for row in itertools.islice(streams[train], 100):
+                features |= {name: value for name, value in row.items() if features.get(name) is None}
+                if None not in features.values():
+                    break
         return {
             "parts": {"train": train, "test": test},
             "column": find_text_column(features, column, name),
@@ -466,18 +473,6 @@ class DatasetTexts:
                 raise InputError(
                     f"part {part} of {self.name}: {number + 1:,} rows were read, but its files hold {n_rows:,}"
                 )
-
-
-def _first_values(rows: Iterable[Mapping]) -> dict[str, Any]:
-    """Column to its first value that is given, of the first rows: `datasets` does not say what CSV files hold."""
-    values: dict[str, Any] = {}
-    for row in itertools.islice(rows, 100):
-        for name, value in row.items():
-            if values.get(name) is None:
-                values[name] = value
-        if None not in values.values():
-            break
-    return values
 
 
 def find_text_column(features: Mapping, requested: str | None, source: str) -> str:
