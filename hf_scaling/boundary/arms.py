@@ -8,7 +8,7 @@ import numpy as np
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.rows import CLUSTER, Columns, RowFilter, guessing_notes, name_clusters, note, scale_of
 from hf_scaling.fitting.target import AS_IT_IS, TargetScale
-from hf_scaling.results.foreign import missing_arms
+from hf_scaling.results.remedies import missing_arms
 from hf_scaling.text import listing
 
 if TYPE_CHECKING:

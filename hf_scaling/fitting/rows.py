@@ -13,8 +13,9 @@ from hf_scaling.fitting.guessing import CLASSES, count_classes, worse_than_guess
 from hf_scaling.fitting.mixed import mixed_columns
 from hf_scaling.fitting.target import AS_IT_IS, TargetScale, target_scale
 from hf_scaling.laws import Law
-from hf_scaling.results.foreign import as_numbers, check_distinct, missing_arms, missing_columns, parse_size
+from hf_scaling.results.foreign import as_numbers, check_distinct, parse_size
 from hf_scaling.results.probes import PROBES
+from hf_scaling.results.remedies import missing_arms, missing_columns
 from hf_scaling.text import format_count, joined, listing
 
 if TYPE_CHECKING:

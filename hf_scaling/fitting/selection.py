@@ -25,7 +25,7 @@ from hf_scaling.fitting.rows import (
 )
 from hf_scaling.fitting.solver import Objective, coordinates_of
 from hf_scaling.laws import LAWS, Law
-from hf_scaling.results.foreign import missing_columns
+from hf_scaling.results.remedies import missing_columns
 from hf_scaling.text import format_percent
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from hf_scaling.planning.optimum import (
 )
 from hf_scaling.planning.transfer import LAWS_WITH_A_GAP, judge_gap
 from hf_scaling.planning.verdicts import describe_plan
-from hf_scaling.results.foreign import missing_columns
+from hf_scaling.results.remedies import missing_columns
 from hf_scaling.text import format_count, format_percent, format_whole
 
 if TYPE_CHECKING:

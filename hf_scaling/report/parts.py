@@ -15,7 +15,8 @@ import pandas as pd
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import FitOptions, RowFilter
 from hf_scaling.planning.costs import check_prices, is_positive
-from hf_scaling.results.foreign import missing_arms, missing_columns, similar_columns
+from hf_scaling.results.foreign import similar_columns
+from hf_scaling.results.remedies import missing_arms, missing_columns
 from hf_scaling.text import COLUMNS, format_flops, format_parameters, format_span, listing
 
 #: Targets of a report that names none.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_scaling.errors import ColumnsError, InputError
+from hf_scaling.errors import InputError
 from hf_scaling.files import decode_text
 from hf_scaling.text import did_you_mean, listing
 
@@ -94,16 +94,10 @@ SIZES = (
     "teacher_n_pretrain",
     "n_eval",
 )
-_TARGETS = ("loss", "error", "accuracy")
+#: Columns that are targets.
+TARGETS = ("loss", "error", "accuracy")
 # Values of a column of teachers that say that there is none.
 _NO_TEACHER = ("none", "no", "0", "false", "-", "off", "no teacher")
-_NO_TARGETS = ("seed", "run", "run_id", "model", "arm", "step", "epoch", "_step", "seconds", "year", "id")
-# Laws for the sizes that a table has.
-_LAWS = {
-    ("n_params", "n_pretrain"): "chinchilla",
-    ("n_pretrain", "n_finetune"): "transfer_gap",
-    ("n_params", "n_pretrain", "n_finetune"): "transfer_gap_joint",
-}
 # Words that change nothing about what a column holds.
 _FILLERS = frozenset(
     ("num", "number", "of", "total", "count", "the", "final", "best", "mean", "avg", "average", "unique", "nr", "in")
@@ -258,7 +252,7 @@ def as_numbers(
     """
     texts = ["" if value is None or value != value else str(value).strip() for value in values]
     given = [text for text in texts if text.lower() not in _NO_VALUE]
-    is_size = _meaning(column) in SIZES
+    is_size = column_meaning(column) in SIZES
     has_unit = is_size and not is_size_column(column)
     if decimal_comma and given and any("," in text for text in given):
         thousands = is_size and all(_THOUSANDS.fullmatch(text) for text in given if "," in text)
@@ -286,7 +280,7 @@ def as_numbers(
 
 def is_size_column(name: str) -> bool:
     """Whether a column's name, ours or a usual other one, is that of a size without a unit of its own."""
-    meaning = _meaning(name)
+    meaning = column_meaning(name)
     return meaning in SIZES and (name == meaning or _rank(meaning, name)[1] == 1)
 
 
@@ -317,7 +311,7 @@ def similar_columns(wanted: Iterable[str], available: Iterable[str]) -> dict[str
         scored = [(rank, name, factor) for name in left for rank, factor in [_rank(ours, name)] if rank is not None]
         if not scored:
             # Not train_loss for train_flops.
-            unknown = [name for name in left if _meaning(name) == name and name not in OTHER_NAMES]
+            unknown = [name for name in left if column_meaning(name) == name and name not in OTHER_NAMES]
             near = difflib.get_close_matches(ours, unknown, n=1, cutoff=0.75) if len(ours) > 3 else []
             scored = [(0, name, 1.0) for name in near]
         if scored:
@@ -352,7 +346,7 @@ def _rank(ours: str, name: str) -> tuple[int | None, float]:
     return None, factor
 
 
-def _meaning(name: str) -> str:
+def column_meaning(name: str) -> str:
     """Our column of this name; the name itself where there is none."""
     if name in SIZES or name in OTHER_NAMES:
         return name
@@ -439,94 +433,11 @@ def arm_texts(values: Sequence[object] | np.ndarray) -> list[str]:
     ]
 
 
-# --- What to do where a table lacks a column
+# --- Arms and headings
 
 
-def missing_columns(
-    table: "Data", sizes: Sequence[str], target: str | None = None, others: Sequence[str] = (), any_size: bool = False
-) -> ColumnsError:
-    """The error of a table that lacks columns, with the arguments that supply them.
-
-    Args:
-        table: The table.
-        sizes: The variables of the law; a law of other sizes is proposed where the table has none of these.
-        target: The column to fit.
-        others: Further columns that are needed.
-        any_size: Whether one of the sizes is enough, since a law is selected for those that the table has.
-    """
-    # Names in parentheses are columns that fits add.
-    names = [str(name) for name in _names(table) if not str(name).startswith("(")]
-    absent = [name for name in (*sizes, *([target] if target else []), *others) if name not in names]
-    problem = f"the table has no column {', '.join(map(repr, dict.fromkeys(absent)))}: it has {listing(names, 20)}"
-    if any_size:
-        lacks_target = f", and no {target!r}" if target in absent else ""
-        problem = f"the table has no column {' or '.join(map(repr, sizes))}{lacks_target}: it has {listing(names, 20)}"
-    if headings := wide_headings(names):
-        text = f"{problem}; it seems to have one column a size ({listing(headings, 4)}): bring it into long form first"
-        return ColumnsError(text, wide=True)
-    remedy: dict[str, list[str]] = {}
-    maps = similar_columns([name for name in (*sizes, *others) if name in absent], names)
-    target_map, wanted = _target_remedy(target, [name for name in names if name not in maps.values()], table)
-    if any(name in absent and name not in maps for name in sizes) and not (any_size and maps):
-        maps, remedy = _other_law(table, names, {*target_map.values(), wanted or target or ""})
-    maps |= target_map
-    if wanted:
-        remedy["target"] = [wanted]
-    if not maps and not remedy and absent:
-        problem += did_you_mean(absent[0], names)
-    return ColumnsError(problem, {"map": [f"{ours}={theirs}" for ours, theirs in maps.items()], **remedy})
-
-
-def _target_remedy(target: str | None, names: Sequence[str], table: "Data") -> tuple[dict[str, str], str | None]:
-    """The map and the --target for a target that a table lacks."""
-    if target is None or target in names:
-        return {}, None
-    if near := similar_columns([target], names):
-        return near, None
-    for other in _TARGETS:
-        if other in names:
-            return {}, other
-    for other in _TARGETS:
-        if near := similar_columns([other], names):
-            return near, other
-    # Perplexity, bits per byte, a score: the only column of numbers that is no size, or the only one of its kind.
-    others = [name for name in names if _meaning(name) not in (*SIZES, *_NO_TARGETS)]
-    left = [name for name in others if np.asarray(table[name]).dtype.kind in "fiu"]
-    return {}, left[0] if len(left) == 1 else None
-
-
-def _other_law(
-    table: "Data", names: Sequence[str], taken: Collection[str]
-) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """The maps, law and x for the sizes that a table has and that vary in it."""
-    sizes = ("n_params", "n_pretrain", "n_finetune")
-    free = [name for name in names if name not in taken]
-    maps = similar_columns([name for name in sizes if name not in names], [name for name in free if name not in sizes])
-    own = tuple(
-        name for name in sizes if name in maps or (name in names and len(np.unique(np.asarray(table[name]))) > 1)
-    )
-    if own in _LAWS:
-        return maps, {"law": [_LAWS[own]]}
-    if own:
-        kept = own[0]
-        return {name: maps[name] for name in own[:1] if name in maps}, {"law": ["power_law"], "x": [kept]}
-    known = {"seed", "run", "run_id", "step", "epoch", *_TARGETS}
-    varied = [name for name in free if _meaning(name) not in known and _varies(np.asarray(table[name]))]
-    # Of the evaluations of one run it is what grows.
-    varied = ["samples_seen"] if "samples_seen" in varied else varied
-    return {}, {"law": ["power_law"], "x": varied} if len(varied) == 1 else {}
-
-
-def _varies(values: np.ndarray) -> bool:
-    """Whether values are positive numbers of several sizes."""
-    try:
-        numbers = values.astype(float)
-    except (TypeError, ValueError):
-        return False
-    return bool((numbers[np.isfinite(numbers)] > 0).all()) and len(np.unique(numbers[np.isfinite(numbers)])) > 2
-
-
-def _names(table: "Data") -> list[Any]:
+def column_names(table: "Data") -> list[Any]:
+    """The names of a table's columns."""
     return list(table.columns) if hasattr(table, "columns") else list(table)
 
 
@@ -572,7 +483,7 @@ def arm_columns(names: Sequence[str]) -> dict[str, dict[str, str]]:
         for at in sorted({0, len(words) - 1} if words else set()):
             arm = _arm_of(words[at])
             stem = "_".join(word.lower() for number, word in enumerate(words) if number != at)
-            if arm and re.fullmatch("[A-Za-z]+", words[at]) and (not stem or _meaning(stem) in _TARGETS):
+            if arm and re.fullmatch("[A-Za-z]+", words[at]) and (not stem or column_meaning(stem) in TARGETS):
                 found.setdefault(stem, {}).setdefault(arm, []).append(name)
     return {
         stem: {arm: columns[0] for arm, columns in arms.items()}
@@ -586,7 +497,7 @@ def propose_arms(table: "Data") -> tuple[str, dict[str, str]] | None:
 
     The column is `arm`, one with a usual other name, or the only one of two values of which one names distillation.
     """
-    names = [str(name) for name in _names(table)]
+    names = [str(name) for name in column_names(table)]
     usual = ["arm"] if "arm" in names else [name for name in names if _rank("arm", name)[0] is not None]
     for name in [*usual, *(name for name in names if name not in usual and "arm" not in names)]:
         values = list(dict.fromkeys(filter(None, arm_texts(np.asarray(table[name])))))
@@ -619,42 +530,3 @@ def _arm_of(value: str) -> str | None:
         return "distilled"
     words = r"base|plain|vanilla|scratch|student|control|standard|normal|supervised|original|regular|\bce\b|default"
     return "plain" if re.search(words, text) else None
-
-
-def missing_arms(
-    table: "Data", wanted: str | None = None, others: Sequence[str] = (), target: str | None = None
-) -> ColumnsError:
-    """The error of a table that lacks a column arm with the values plain and distilled.
-
-    Args:
-        table: The table.
-        wanted: The arm that it lacks; None where it lacks the column.
-        others: Further columns that are needed: those that are missing too are mapped by the same advice.
-        target: The column to compare, likewise.
-    """
-    names = [str(name) for name in _names(table)]
-    problem = f"the table has no column 'arm': it has {listing(names, 20)}"
-    values = list(dict.fromkeys(filter(None, arm_texts(np.asarray(table["arm"]))))) if "arm" in names else []
-    if "arm" in names:
-        problem = f"the table has no row with arm {wanted or 'plain'!r}: its arms are {listing(values)}"
-        if n_empty := arm_texts(np.asarray(table["arm"])).count(""):
-            problem += f", and {n_empty} rows have none: write plain or distilled there"
-    remedy: dict[str, list[str]] = {}
-    proposal = propose_arms(table)
-    if proposal and ("arm" not in names or len(values) > 1):
-        column, arms = proposal
-        if column != "arm":
-            problem += f"; its column {column!r} holds {listing(dict.fromkeys(arm_texts(np.asarray(table[column]))))}"
-            remedy["map"] = [f"arm={column}"]
-        renamed = ",".join(f"{arm}={value}" for arm, value in arms.items() if value != arm)
-        remedy["arm_names"] = [renamed] if renamed else []
-    if proposal is None and (measures := arm_columns(names)):
-        columns = listing(name for arms in measures.values() for name in arms.values())
-        return ColumnsError(f"{problem}; it seems to have one column an arm ({columns})", wide=True)
-    if proposal is None and "arm" not in names:
-        return ColumnsError(f"{problem}; the rows of such a column are plain or distilled, and both are compared")
-    if any(name not in names for name in (*others, *([target] if target else []))):
-        rest = {name: table[name] for name in _names(table) if not proposal or name != proposal[0]}
-        further = missing_columns(rest, (), target, others).remedy
-        remedy = {**remedy, **further, "map": remedy.get("map", []) + further.get("map", [])}
-    return ColumnsError(problem, remedy)
