@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hf_scaling.errors import InputError
-from hf_scaling.fitting.rows import CLUSTER, Columns, RowFilter, guessing_notes, name_clusters, note, scale_of
+from hf_scaling.fitting.columns import CLUSTER, Columns, guessing_notes, name_clusters, note
+from hf_scaling.fitting.rows import RowFilter, scale_of
 from hf_scaling.fitting.target import AS_IT_IS, TargetScale
 from hf_scaling.results.remedies import missing_arms
 from hf_scaling.text import listing
 
 if TYPE_CHECKING:
-    from hf_scaling.fitting.rows import Table
+    from hf_scaling.fitting.columns import Table
 
 ARMS = ("plain", "distilled")
 # Columns in which the two runs of a pair agree, where the table has them.

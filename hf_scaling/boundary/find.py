@@ -9,16 +9,17 @@ import numpy as np
 from hf_scaling.boundary.arms import Pairs, find_pairs
 from hf_scaling.boundary.curve import REACH, RatioCurve, fit_ratio
 from hf_scaling.errors import InputError
+from hf_scaling.fitting.columns import as_table, note
 from hf_scaling.fitting.fit import FitOptions
 from hf_scaling.fitting.law_fit import quantiles
 from hf_scaling.fitting.levels import distinct_levels, level_notes
-from hf_scaling.fitting.rows import RowFilter, as_table, note
+from hf_scaling.fitting.rows import RowFilter
 from hf_scaling.text import format_count, format_number, format_percent, format_span, text_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from hf_scaling.fitting.rows import TableLike
+    from hf_scaling.fitting.columns import TableLike
 
 #: What each status of a boundary means.
 VERDICTS = {

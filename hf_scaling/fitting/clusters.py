@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hf_scaling.fitting.columns import note
 from hf_scaling.fitting.estimate import Estimate, hat_basis, student_factor
-from hf_scaling.fitting.rows import note
 from hf_scaling.text import format_percent
 
 # With fewer degrees of freedom, the clusters' variance cannot be estimated, or is a guess.

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_scaling.fitting.rows import SIZES, Columns, thinned
+from hf_scaling.fitting.columns import SIZES, Columns
+from hf_scaling.fitting.rows import thinned
 
 if TYPE_CHECKING:
-    from hf_scaling.fitting.rows import Table
+    from hf_scaling.fitting.columns import Table
 
 # A foreign table may hold a different size in every row; a cost curve needs no more points than this.
 _MOST_POINTS = 256

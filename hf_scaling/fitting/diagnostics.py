@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hf_scaling.fitting.clusters import ClusterEffects, cluster_notes
+from hf_scaling.fitting.columns import note
 from hf_scaling.fitting.estimate import Estimate, hat_basis, robust_scale
 from hf_scaling.fitting.law_fit import quantiles
-from hf_scaling.fitting.rows import FitRows, neighbours_along, note
+from hf_scaling.fitting.rows import FitRows, neighbours_along
 from hf_scaling.fitting.solver import Objective, minimise
 from hf_scaling.text import format_number, format_percent
 

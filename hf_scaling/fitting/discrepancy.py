@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from hf_scaling.fitting.bootstrap import hat_basis
+from hf_scaling.fitting.columns import note
 from hf_scaling.fitting.estimate import Estimate, robust_scale, search_starts
-from hf_scaling.fitting.rows import FitRows, neighbours_along, note, thinned
+from hf_scaling.fitting.rows import FitRows, neighbours_along, thinned
 from hf_scaling.fitting.solver import Coordinates, Problem, minimise
 from hf_scaling.text import format_percent
 

@@ -9,27 +9,20 @@ import numpy as np
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.bootstrap import MANY_ROWS, METHODS, draw
 from hf_scaling.fitting.clusters import cluster_effects
+from hf_scaling.fitting.columns import as_table, default_zeros, note
 from hf_scaling.fitting.compute import measured_compute
 from hf_scaling.fitting.diagnostics import Refits, identification_notes, judge
 from hf_scaling.fitting.discrepancy import estimate_discrepancy, extrapolation_notes, hold_out
 from hf_scaling.fitting.estimate import Estimate, estimate
 from hf_scaling.fitting.law_fit import LawFit, quantiles
 from hf_scaling.fitting.prior import check_names, checked_prior, with_prior
-from hf_scaling.fitting.rows import (
-    FitRows,
-    RowFilter,
-    as_table,
-    default_zeros,
-    note,
-    select_rows,
-    thinned,
-)
+from hf_scaling.fitting.rows import FitRows, RowFilter, select_rows, thinned
 from hf_scaling.fitting.solver import Objective, coordinates_of, make_objective
 from hf_scaling.laws import LAWS, Law
 from hf_scaling.text import format_percent
 
 if TYPE_CHECKING:
-    from hf_scaling.fitting.rows import Table, TableLike
+    from hf_scaling.fitting.columns import Table, TableLike
 
 # Limit on the configurations that a fit records for its figure: a foreign table may hold thousands.
 _MOST_RECORDED = 512

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_scaling.fitting.rows import note
+from hf_scaling.fitting.columns import note
 from hf_scaling.text import format_count, listing
 
 if TYPE_CHECKING:

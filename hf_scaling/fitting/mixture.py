@@ -7,21 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_scaling.errors import InputError
+from hf_scaling.fitting.columns import note
 from hf_scaling.fitting.discrepancy import HeldOut, combine_held_out, estimate_discrepancy
 from hf_scaling.fitting.fit import FitOptions, describe_rows, fit_rows
 from hf_scaling.fitting.law_fit import LawFit
-from hf_scaling.fitting.rows import (
-    FitRows,
-    RowFilter,
-    note,
-    number_configurations,
-)
+from hf_scaling.fitting.rows import FitRows, RowFilter, number_configurations
 from hf_scaling.fitting.selection import BASELINE, Ranking, laws_of_one_variable, rank, shared_rows, with_stage
 from hf_scaling.fitting.solver import Objective
 from hf_scaling.laws import LAWS
 
 if TYPE_CHECKING:
-    from hf_scaling.fitting.rows import Table
+    from hf_scaling.fitting.columns import Table
 
 
 # In several variables the mixture takes the laws within this factor of the smallest typical held-out error.

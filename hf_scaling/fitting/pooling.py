@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_scaling.errors import InputError
+from hf_scaling.fitting.columns import note
 from hf_scaling.fitting.curves import CurveCoordinates, CurveFits
 from hf_scaling.fitting.discrepancy import log_ranges, log_sizes
 from hf_scaling.fitting.estimate import robust_scale, search_starts, student_factor
 from hf_scaling.fitting.fit import FitOptions, describe_rows, resolve_law, suited_to, with_compute
 from hf_scaling.fitting.law_fit import LawFit, quantiles
-from hf_scaling.fitting.rows import FitRows, RowFilter, note, select_rows, thinned
+from hf_scaling.fitting.rows import FitRows, RowFilter, select_rows, thinned
 from hf_scaling.fitting.shared import SharedDistribution
 from hf_scaling.fitting.solver import Objective, Problem, Solutions, coordinates_of, minimise
 from hf_scaling.laws import Law
 from hf_scaling.text import format_percent, listing
 
 if TYPE_CHECKING:
-    from hf_scaling.fitting.rows import Table
+    from hf_scaling.fitting.columns import Table
 
 # A curve of one variable with more rows than this is averaged in as many bins of equal logarithmic width.
 _MOST_BINS = 64

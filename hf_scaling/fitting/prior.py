@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from hf_scaling.errors import InputError
+from hf_scaling.fitting.columns import note
 from hf_scaling.fitting.estimate import Estimate
-from hf_scaling.fitting.rows import note
 from hf_scaling.fitting.solver import Problem, minimise
 from hf_scaling.laws import Law
 from hf_scaling.text import listing

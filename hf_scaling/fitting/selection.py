@@ -7,22 +7,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from hf_scaling.errors import InputError
+from hf_scaling.fitting.columns import SIZES, Columns, as_table, note
 from hf_scaling.fitting.estimate import estimate
 from hf_scaling.fitting.fit import FitOptions, fit_rows, resolve_law, suited_to
 from hf_scaling.fitting.law_fit import LawFit
 from hf_scaling.fitting.mixed import MixedRowsError
-from hf_scaling.fitting.rows import (
-    SIZES,
-    Columns,
-    FitRows,
-    RowFilter,
-    as_table,
-    column_of,
-    note,
-    number_configurations,
-    read_columns,
-    take_rows,
-)
+from hf_scaling.fitting.rows import FitRows, RowFilter, column_of, number_configurations, read_columns, take_rows
 from hf_scaling.fitting.solver import Objective, coordinates_of
 from hf_scaling.laws import LAWS, Law
 from hf_scaling.results.remedies import missing_columns
@@ -31,7 +21,7 @@ from hf_scaling.text import format_percent
 if TYPE_CHECKING:
     import pandas as pd
 
-    from hf_scaling.fitting.rows import Table, TableLike
+    from hf_scaling.fitting.columns import Table, TableLike
 
 #: The baseline of every comparison: the mean of what was measured at the largest fitted sizes.
 BASELINE = "last_value"

@@ -10,8 +10,8 @@ import pandas as pd
 
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
+from hf_scaling.fitting.columns import SIZES, Columns, note, notes_on_rows
 from hf_scaling.fitting.levels import level_notes, levels_of
-from hf_scaling.fitting.rows import SIZES, Columns, note, notes_on_rows
 from hf_scaling.fitting.target import TargetScale
 from hf_scaling.planning.costs import CostOptions, LogCurve, check_prices, compute_of, cost_model, is_positive
 from hf_scaling.planning.limits import Available, available_sizes, study_of
@@ -33,7 +33,7 @@ from hf_scaling.results.remedies import missing_columns
 from hf_scaling.text import format_count, format_percent, format_whole
 
 if TYPE_CHECKING:
-    from hf_scaling.fitting.rows import Table, TableLike
+    from hf_scaling.fitting.columns import Table, TableLike
 
 # Up to this factor outside the measured sizes a note is a warning, beyond it an error.
 _FAR = 10.0

@@ -9,12 +9,12 @@ import numpy as np
 
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
+from hf_scaling.fitting.columns import as_table, note
 from hf_scaling.fitting.compute import measured_compute
-from hf_scaling.fitting.rows import as_table, note
 from hf_scaling.text import did_you_mean, format_count
 
 if TYPE_CHECKING:
-    from hf_scaling.fitting.rows import TableLike
+    from hf_scaling.fitting.columns import TableLike
 
 #: What can have a price: one labelled downstream image, one unique upstream image, one FLOP, one hour of the device.
 PRICES = ("label", "pretrain_image", "flop", "hour")

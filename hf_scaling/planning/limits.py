@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_scaling.fitting.rows import note
+from hf_scaling.fitting.columns import note
 from hf_scaling.results.sources import NAME, read_sources
 from hf_scaling.scores.agreement import NAME as SCORES
 from hf_scaling.text import listing

@@ -10,16 +10,16 @@ import numpy as np
 
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import FitOptions, LawFit, RowFilter
+from hf_scaling.fitting.columns import as_table, default_zeros, note, notes_on_rows
 from hf_scaling.fitting.fit import fit_table, resolve_law
 from hf_scaling.fitting.law_fit import quantiles
 from hf_scaling.fitting.levels import level_notes, levels_of
-from hf_scaling.fitting.rows import as_table, default_zeros, note, notes_on_rows
 from hf_scaling.planning.limits import Available, available_sizes, study_of
 from hf_scaling.planning.verdicts import describe_need
 from hf_scaling.text import did_you_mean, format_count, format_whole
 
 if TYPE_CHECKING:
-    from hf_scaling.fitting.rows import TableLike
+    from hf_scaling.fitting.columns import TableLike
 
 # Sizes are searched from this factor below the smallest measured one to that factor above the largest.
 _BELOW, _BEYOND = 1e3, 1e6

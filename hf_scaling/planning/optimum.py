@@ -8,8 +8,9 @@ import pandas as pd
 
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
+from hf_scaling.fitting.columns import SIZES, note
 from hf_scaling.fitting.law_fit import quantiles
-from hf_scaling.fitting.rows import SIZES, note, thinned
+from hf_scaling.fitting.rows import thinned
 from hf_scaling.planning.costs import CostModel
 from hf_scaling.text import format_whole
 

@@ -11,11 +11,12 @@ from scipy.special import stdtrit
 
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import FitOptions, LawFit, RowFilter
+from hf_scaling.fitting.columns import Columns, as_table, note, notes_on_rows
 from hf_scaling.fitting.estimate import estimate
 from hf_scaling.fitting.fit import fit_table
 from hf_scaling.fitting.law_fit import quantiles
 from hf_scaling.fitting.levels import LEAST_LEVELS, level_notes, levels_of
-from hf_scaling.fitting.rows import Columns, as_table, note, notes_on_rows, select_rows, thinned
+from hf_scaling.fitting.rows import select_rows, thinned
 from hf_scaling.fitting.solver import coordinates_of, make_objective
 from hf_scaling.laws import Law
 from hf_scaling.planning.limits import available_sizes, study_of
@@ -24,7 +25,7 @@ from hf_scaling.planning.verdicts import describe_gaps
 from hf_scaling.text import format_count
 
 if TYPE_CHECKING:
-    from hf_scaling.fitting.rows import TableLike
+    from hf_scaling.fitting.columns import TableLike
 
 LAWS_WITH_A_GAP = ("transfer_gap", "transfer_gap_shifted", "transfer_gap_joint")
 #: A gap is low where, in its whole interval, it is less than this share of the target above the floor at the largest

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from hf_scaling.fitting.rows import SIZES
+from hf_scaling.fitting.columns import SIZES
 from hf_scaling.text import (
     MISSING,
     format_count,

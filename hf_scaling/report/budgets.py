@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_scaling.fitting.rows import SIZES
+from hf_scaling.fitting.columns import SIZES
 from hf_scaling.report.answers import amounts
 from hf_scaling.report.findings import Findings
 from hf_scaling.text import format_count, format_flops, format_interval, format_value

@@ -15,9 +15,10 @@ import pandas as pd
 from hf_scaling.boundary import Boundary, find_boundary
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import FitOptions, LawFit, RowFilter
+from hf_scaling.fitting.columns import PROBE, Columns, as_table
 from hf_scaling.fitting.fit import fit_rows, suited_to, with_compute
 from hf_scaling.fitting.mixture import fit_ranked
-from hf_scaling.fitting.rows import PROBE, Columns, as_table, scale_of, select_rows
+from hf_scaling.fitting.rows import scale_of, select_rows
 from hf_scaling.fitting.selection import Ranking, rank, run_backtest
 from hf_scaling.laws import LAWS
 from hf_scaling.planning import Plan, TransferGaps, plan, suggest_runs, transfer_gaps

@@ -19,11 +19,11 @@ import pandas as pd
 
 from hf_scaling import files
 from hf_scaling.errors import InputError
-from hf_scaling.fitting.rows import as_table
+from hf_scaling.fitting.columns import as_table
 from hf_scaling.text import did_you_mean, listing
 
 if TYPE_CHECKING:
-    from hf_scaling.fitting.rows import TableLike
+    from hf_scaling.fitting.columns import TableLike
 
 #: Verdict on a class to its meaning.
 VERDICTS = {

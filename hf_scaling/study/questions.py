@@ -17,7 +17,7 @@ from hf_scaling.text import format_percent
 if TYPE_CHECKING:
     import pandas as pd
 
-    from hf_scaling.fitting.rows import TableLike
+    from hf_scaling.fitting.columns import TableLike
 
 #: The questions in the order in which they are asked.
 QUESTIONS = ("boundary", "gap", "plan")

@@ -12,7 +12,8 @@ import pandas as pd
 from hf_scaling.boundary import Boundary
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
-from hf_scaling.fitting.rows import SIZES, Columns, thinned
+from hf_scaling.fitting.columns import SIZES, Columns
+from hf_scaling.fitting.rows import thinned
 from hf_scaling.grid import Grid
 from hf_scaling.text import format_whole
 

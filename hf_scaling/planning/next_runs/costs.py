@@ -11,8 +11,8 @@ from hf_scaling.boundary import Boundary
 from hf_scaling.boundary.arms import Pairs
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
+from hf_scaling.fitting.columns import SIZES, note
 from hf_scaling.fitting.compute import measured_compute
-from hf_scaling.fitting.rows import SIZES, note
 from hf_scaling.planning.costs import CostOptions, compute_of, cost_model
 from hf_scaling.planning.next_runs.candidates import MeasuredRuns, checkpoint_key
 

@@ -13,8 +13,8 @@ from hf_scaling import files
 from hf_scaling.boundary import Boundary, find_boundary
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
+from hf_scaling.fitting.columns import Columns, as_table, note
 from hf_scaling.fitting.levels import distinct_levels, level_notes
-from hf_scaling.fitting.rows import Columns, as_table, note
 from hf_scaling.grid import Grid
 from hf_scaling.grid.schema import PLAIN
 from hf_scaling.planning.costs import CostOptions, is_positive
@@ -42,7 +42,7 @@ from hf_scaling.planning.verdicts import describe_runs
 from hf_scaling.text import format_count, format_percent, format_whole
 
 if TYPE_CHECKING:
-    from hf_scaling.fitting.rows import Table, TableLike
+    from hf_scaling.fitting.columns import Table, TableLike
 
 
 @dataclass(frozen=True)
