@@ -170,6 +170,25 @@ def test_the_error_is_that_of_the_direction_in_which_a_place_is_outside():
     assert spread[1] > 1.2 * spread[0]
 
 
+def test_all_windows_together_weigh_as_much_as_one_of_a_directions_own():
+    table = grid(transfer, 1e3 * 2.0 ** np.arange(5), 100 * 3.0 ** np.arange(5))
+    rows = select_rows(table, hs.LAWS["transfer_gap"], RowFilter("error"))
+    target, windows = np.log(rows.target), expanding_windows(rows, 6)
+    misses = {0: 0.01, 1: 0.1, 2: 0.03}
+    farther = [np.maximum(window.distance, 0.1 * window.distance.max()) for window in windows]
+    values = np.stack([target - misses[w.direction] * far for w, far in zip(windows, farther)])
+    # With five degrees of freedom left the error counts whole.
+    held_out = HeldOut(windows, values, np.eye(25)[:, :20], np.zeros_like(values))
+    error = estimate_discrepancy(held_out, rows, target, np.ones(25), target, True)
+    slopes = [misses[window.direction] for window in windows]
+    every = np.exp(np.mean(np.log([*slopes, 0.02, 0.02])))
+    assert error["per_log"] == pytest.approx(every)
+    for direction, (slope, freedom) in enumerate(error["directions"]):
+        own = [misses[direction] for window in windows if window.direction == direction]
+        assert slope == pytest.approx(np.exp(np.mean(np.log([*own, every]))))
+        assert freedom == len(own) + 2
+
+
 def test_less_shows_that_a_law_is_wrong_where_the_rows_do_not_determine_it():
     law, shares = hs.LAWS["transfer_gap"], []
     for seed in range(12):

@@ -33,6 +33,9 @@ _NEW_STARTS, _MOST_ROWS_OF_STARTS = 2, 2048
 _NEAREST = 0.1
 # What is assumed before any window is seen: 2 % per factor of e, with the weight of two windows.
 _PRIOR, _PRIOR_WEIGHT = 0.02, 2
+# A direction's own windows are joined by all windows with the weight of this many: misses along one size say less
+# about another.
+_OTHERS_WEIGHT = 1
 # What the law misses at the largest sizes already counts in full from this far outside the data: half a doubling.
 _NEAR = 0.35
 # No window counts as more than this per factor of e.
@@ -260,7 +263,7 @@ def estimate_discrepancy(
     if held_out.spread.any():
         # A member that fails in one window moves the mean of laws there alone: as in `law="auto"`, it does not decide.
         total = len(squares) * float(np.exp(np.mean(np.log(np.maximum(squares, 1e-4 * prior**2)))))
-    square = _typical(squares, prior**2, prior**2) if several else (total + _PRIOR_WEIGHT * prior**2) / freedom
+    square = _typical(squares, prior**2, prior**2, _PRIOR_WEIGHT) if several else (total + _PRIOR_WEIGHT * prior**2) / freedom
     share = 1.0
     if len(target) - held_out.basis.shape[1] >= _ENOUGH_FREEDOM:
         excess = misfit((target - fitted) * root_weights, rows, held_out.basis)
@@ -274,7 +277,8 @@ def estimate_discrepancy(
     for direction in range(len(logs)) if several else ():
         own = [one for one, window in zip(squares, held_out.windows) if window.direction == direction]
         # All windows together are the prior of those of one direction.
-        directions.append([float(share * np.sqrt(_typical(own, square, prior**2))), len(own) + _PRIOR_WEIGHT])
+        slope = float(np.sqrt(_typical(own, square, prior**2, _OTHERS_WEIGHT)))
+        directions.append([share * slope, len(own) + _PRIOR_WEIGHT])
     return {
         "per_log": float(share * np.sqrt(square)),
         "edge": float(share * np.sqrt(np.average((target - fitted) ** 2, weights=along))),
@@ -285,15 +289,16 @@ def estimate_discrepancy(
     }
 
 
-def _typical(squares: Sequence[float], middle: float, least: float) -> float:
-    """The geometric mean of squares and of a prior with the weight of two: one impossible window does not decide.
+def _typical(squares: Sequence[float], middle: float, least: float, weight: int) -> float:
+    """The geometric mean of squares and of a prior: one impossible window does not decide.
 
     Args:
         squares: Of each window; those below a ten-thousandth of `least` count as that.
         middle: The prior.
         least: The square of the least error per unit that is assumed before any window is seen.
+        weight: How many windows the prior weighs as much as.
     """
-    logs = np.log(np.maximum([*squares, *[middle] * _PRIOR_WEIGHT], max(1e-4 * least, 1e-300)))
+    logs = np.log(np.maximum([*squares, *[middle] * weight], max(1e-4 * least, 1e-300)))
     return float(np.exp(logs.mean()))
 
 

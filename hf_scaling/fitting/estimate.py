@@ -31,6 +31,9 @@ _N_STARTS, _N_STARTS_THINNED, _N_STARTS_NONLINEAR = 6, 24, 60
 _MOST_ROWS_OF_STARTS = 4096
 # Solver steps from every start, then from the quarter of them with the smallest loss.
 _FIRST_STEPS, _MORE_STEPS = 25, 100
+# Relative gain of the loss below which the solver stops: in the rounds that only settle delta and weights, and in the
+# last one.
+_ROUND_TOLERANCE, _LAST_TOLERANCE = 1e-7, 1e-13
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,8 @@ def estimate(rows: FitRows, law: Law, coordinates: Coordinates, objective: Objec
     if n_eval is not None:
         problem = replace(problem, root_weights=np.sqrt(emphasis * _binomial_weights(problem, n_eval, u)))
     problem = replace(problem, coordinates=_bound_floor(problem, rows, law, u))
-    for _ in range(3 if adaptive or n_eval is not None else 1):
+    rounds = 3 if adaptive or n_eval is not None else 1
+    for number in range(rounds):
         if n_eval is not None:
             problem = replace(problem, root_weights=np.sqrt(emphasis * _binomial_weights(problem, n_eval, u)))
         if adaptive:
@@ -189,7 +193,8 @@ def estimate(rows: FitRows, law: Law, coordinates: Coordinates, objective: Objec
             delta = max(_EFFICIENT * robust_scale(residual[0], len(u)), _SMALLEST_DELTA)
             problem = replace(problem, objective=objective.with_delta(delta))
         candidates = u[None] if other is None else np.stack([u, other])
-        solved = minimise(problem, candidates, iterations=200, tolerance=1e-13)
+        tolerance = _LAST_TOLERANCE if number == rounds - 1 else _ROUND_TOLERANCE
+        solved = minimise(problem, candidates, iterations=200, tolerance=tolerance)
         best = int(np.argmin(solved.cost))
         u, other = solved.u[best], _second_mode(solved, solved.u[best])
     converged = bool(solved.converged[best])
