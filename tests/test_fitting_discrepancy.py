@@ -177,8 +177,8 @@ def test_all_windows_together_weigh_as_much_as_one_of_a_directions_own():
     misses = {0: 0.01, 1: 0.1, 2: 0.03}
     farther = [np.maximum(window.distance, 0.1 * window.distance.max()) for window in windows]
     values = np.stack([target - misses[w.direction] * far for w, far in zip(windows, farther)])
-    # With five degrees of freedom left the error counts whole.
-    held_out = HeldOut(windows, values, np.eye(25)[:, :20], np.zeros_like(values))
+    # Without degrees of freedom the error counts whole.
+    held_out = HeldOut(windows, values, np.eye(25), np.zeros_like(values))
     error = estimate_discrepancy(held_out, rows, target, np.ones(25), target, True)
     slopes = [misses[window.direction] for window in windows]
     every = np.exp(np.mean(np.log([*slopes, 0.02, 0.02])))
@@ -187,6 +187,20 @@ def test_all_windows_together_weigh_as_much_as_one_of_a_directions_own():
         own = [misses[direction] for window in windows if window.direction == direction]
         assert slope == pytest.approx(np.exp(np.mean(np.log([*own, every]))))
         assert freedom == len(own) + 2
+
+
+def test_the_disagreement_of_a_means_laws_is_taken_off_the_misses_of_a_whole_window():
+    rows = select_rows(curve(power(SIZES)), hs.LAWS["power_law"], RowFilter(target="error"))
+    target, windows = np.log(rows.target), expanding_windows(rows, 4)
+    distances = [np.maximum(window.distance, 0.1 * window.distance.max()) for window in windows]
+    # Every other row is missed by twice the disagreement's square, the others are met: none of it is the law's error.
+    misses = np.stack([0.1 * np.sqrt(1 + (-1.0) ** np.arange(24)) * far for far in distances])
+    spread = np.stack([0.1 * far for far in distances])
+    even = [int((~window.train).sum()) % 2 == 0 for window in windows]
+    parts = [window for window, kept in zip(windows, even) if kept], (target - misses)[even], np.eye(24), spread[even]
+    error = estimate_discrepancy(HeldOut(*parts), rows, target, np.ones(24), target, True)
+    assert len(parts[0]) >= 2
+    assert error["per_log"] == pytest.approx(np.sqrt(2 * 0.02**2 / (len(parts[0]) + 2)), rel=1e-3)
 
 
 def test_less_shows_that_a_law_is_wrong_where_the_rows_do_not_determine_it():

@@ -255,15 +255,20 @@ def estimate_discrepancy(
     for window, values, spread in zip(held_out.windows, held_out.values, held_out.spread):
         beyond = window.distance > 1e-9
         distance = np.maximum(window.distance[beyond], _NEAREST * window.distance.max())
-        # How far the laws of a mean disagree is in its draws already.
-        square = np.maximum((target - values)[beyond] ** 2 - spread[beyond] ** 2, 0.0) / distance**2
+        # How far the laws of a mean disagree is in its draws already. Only the window's mean is cut at zero: cut row by
+        # row, misses that are smaller than the disagreement would not make up for larger ones.
+        square = ((target - values)[beyond] ** 2 - spread[beyond] ** 2) / distance**2
         largest = (_LARGEST / _PRIOR * prior) ** 2
-        squares.append(min(float(np.mean(np.nan_to_num(square, nan=largest, posinf=largest))), largest))
+        squares.append(float(np.clip(np.mean(np.nan_to_num(square, nan=largest, posinf=largest)), 0.0, largest)))
     freedom, total = len(squares) + _PRIOR_WEIGHT, sum(squares)
     if held_out.spread.any():
         # A member that fails in one window moves the mean of laws there alone: as in `law="auto"`, it does not decide.
         total = len(squares) * float(np.exp(np.mean(np.log(np.maximum(squares, 1e-4 * prior**2)))))
-    square = _typical(squares, prior**2, prior**2, _PRIOR_WEIGHT) if several else (total + _PRIOR_WEIGHT * prior**2) / freedom
+    square = (
+        _typical(squares, prior**2, prior**2, _PRIOR_WEIGHT)
+        if several
+        else (total + _PRIOR_WEIGHT * prior**2) / freedom
+    )
     share = 1.0
     if len(target) - held_out.basis.shape[1] >= _ENOUGH_FREEDOM:
         excess = misfit((target - fitted) * root_weights, rows, held_out.basis)
