@@ -203,6 +203,24 @@ def test_the_disagreement_of_a_means_laws_is_taken_off_the_misses_of_a_whole_win
     assert error["per_log"] == pytest.approx(np.sqrt(2 * 0.02**2 / (len(parts[0]) + 2)), rel=1e-3)
 
 
+@pytest.mark.parametrize(("freedom", "of_a_mean"), [(0, 1.0), (4, 0.6), (9, 0.1), (10, 0.0), (20, 0.0)])
+def test_with_few_degrees_of_freedom_neighbours_clear_a_mean_of_laws_in_part_and_one_law_not_at_all(
+    freedom, of_a_mean
+):
+    rows = select_rows(curve(power(SIZES)), hs.LAWS["power_law"], RowFilter(target="error"))
+    target, windows = np.log(rows.target), expanding_windows(rows, 4)
+    values = np.tile(target - 0.1, (len(windows), 1))
+    # Residuals that alternate: neighbours disagree with each other more than with the law.
+    fitted = target + 0.01 * (-1.0) ** np.arange(24)
+
+    def edge(spread):
+        held_out = HeldOut(windows, values, np.eye(24)[:, freedom:], spread)
+        return estimate_discrepancy(held_out, rows, target, np.ones(24), fitted, True)["edge"]
+
+    assert edge(np.full_like(values, 0.01)) == pytest.approx(0.01 * of_a_mean)
+    assert edge(np.zeros_like(values)) == pytest.approx(0.01 * (freedom < 10))
+
+
 def test_less_shows_that_a_law_is_wrong_where_the_rows_do_not_determine_it():
     law, shares = hs.LAWS["transfer_gap"], []
     for seed in range(12):

@@ -46,7 +46,8 @@ _DOUBTFUL, _CLEAR = 0.5, 1.0
 # The same of a law of several sizes that the rows do not determine: neighbours along the other sizes agree with it
 # wherever it goes along one, so that less shows that it is wrong.
 _DOUBTFUL_IF_OPEN, _CLEAR_IF_OPEN = 0.0, 0.5
-# With fewer degrees of freedom neighbours cannot show that a law is wrong, and its error counts whole.
+# With fewer degrees of freedom neighbours cannot show that a law is wrong, and its error counts whole; that of a mean
+# of laws as far as degrees of freedom are lacking.
 _ENOUGH_FREEDOM = 10
 # Half-widths of a window's own band, and the relative miss, beyond which a law extrapolates badly.
 _BAD_HALF_WIDTHS, _BAD_SHARE = 3.0, 0.1
@@ -269,12 +270,15 @@ def estimate_discrepancy(
         if several
         else (total + _PRIOR_WEIGHT * prior**2) / freedom
     )
+    judges = (len(target) - held_out.basis.shape[1]) / _ENOUGH_FREEDOM
+    # Where neighbours cannot judge, the laws of a mean that disagree are in its draws: what they can say counts then.
+    judges = float(np.clip(judges, 0.0, 1.0)) if held_out.spread.any() else float(judges >= 1)
     share = 1.0
-    if len(target) - held_out.basis.shape[1] >= _ENOUGH_FREEDOM:
+    if judges:
         excess = misfit((target - fitted) * root_weights, rows, held_out.basis)
         is_open = several and not determined
         doubtful, clear = (_DOUBTFUL_IF_OPEN, _CLEAR_IF_OPEN) if is_open else (_DOUBTFUL, _CLEAR)
-        share = float(np.clip((excess - doubtful) / (clear - doubtful), 0.0, 1.0))
+        share -= judges * (1 - float(np.clip((excess - doubtful) / (clear - doubtful), 0.0, 1.0)))
     logs = log_sizes(rows.variables)
     low, high = log_ranges(logs)
     along = np.exp(logs[-1] - logs[-1].max()) if np.isfinite(logs[-1].max()) else np.ones_like(target)
