@@ -256,8 +256,8 @@ def estimate_discrepancy(
     for window, values, spread in zip(held_out.windows, held_out.values, held_out.spread):
         beyond = window.distance > 1e-9
         distance = np.maximum(window.distance[beyond], _NEAREST * window.distance.max())
-        # How far the laws of a mean disagree is in its draws already. Only the window's mean is cut at zero: cut row by
-        # row, misses that are smaller than the disagreement would not make up for larger ones.
+        # How far the laws of a mean disagree is in its draws already. Only the window's mean is cut at zero: cut row
+        # by row, misses that are smaller than the disagreement would not make up for larger ones.
         square = ((target - values)[beyond] ** 2 - spread[beyond] ** 2) / distance**2
         largest = (_LARGEST / _PRIOR * prior) ** 2
         squares.append(float(np.clip(np.mean(np.nan_to_num(square, nan=largest, posinf=largest)), 0.0, largest)))
