@@ -242,7 +242,9 @@ def format_tick(value: float) -> str:
         return f"{value:.0e}".replace("e+", "e")
     for size, suffix in (*_SUFFIXES, (1e3, "k")):
         if value >= size:
-            return f"{value / size:.3g}{suffix}"
+            # 11.25k, but 124k for 124,321.
+            is_short = value == float(f"{value:.4g}")
+            return f"{value / size:{'.4g' if is_short else '.3g'}}{suffix}"
     return f"{value:.3g}"
 
 

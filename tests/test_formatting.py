@@ -59,6 +59,8 @@ def test_counts_have_three_digits_or_four_where_those_are_all_and_a_suffix(value
         (lambda: text.format_span(250, 250), "250"),
         (lambda: text.format_span(250, 64_000), "250 to 64,000"),
         (lambda: text.format_tick(2_000), "2k"),
+        (lambda: text.format_tick(11_250), "11.25k"),
+        (lambda: text.format_tick(124_321), "124k"),
         (lambda: text.format_whole(1_234_567), "1,234,567"),
         (lambda: text.listing(range(4), most=2), "0, 1 and 2 more"),
         (lambda: text.did_you_mean("chinchila", ["chinchilla", "broken"]), "; did you mean chinchilla?"),

@@ -19,6 +19,7 @@ from hf_scaling.fitting.law_fit import VERDICTS as LAW_VERDICTS
 from hf_scaling.hub.cards import escape_markdown
 from hf_scaling.planning.verdicts import GAP_VERDICTS
 from hf_scaling.report.answers import BOUNDARY_STATUSES, LAW_STATUSES, answers, whole
+from hf_scaling.report.figures import LIGHT, Drawing
 from hf_scaling.report.grouping import groups_by_place
 from hf_scaling.report.headlines import MOST, headlines
 from hf_scaling.report.page import content_of
@@ -261,6 +262,19 @@ def test_each_kind_of_figure_is_drawn(written):
     names = " ".join(sorted(file.stem for file in (written[1] / "report_figures").glob("*.svg")))
     for kind in ("difference-loss", "error-n_pretrain", "loss-n_finetune", "predicted-", "residuals-", "frontier-"):
         assert kind in names
+
+
+def test_names_that_do_not_fit_beside_each_other_are_below_each_other():
+    heights = []
+    for names in (("plain", "distilled"), ("plain, 11,250 upstream images", "distilled, 11,250 upstream images")):
+
+        def paint(axes, colours, names=names):
+            for name in names:
+                axes.plot([1, 2], [1, 2], label=name)
+
+        drawing = Drawing("name", "title", "heading", "", "x", "y", paint, n_series=2)
+        heights.append(float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', drawing.svg(LIGHT))[1]))
+    assert heights[0] < heights[1]
 
 
 def test_the_card_states_the_same(written):

@@ -177,15 +177,18 @@ class Drawing:
         from matplotlib.figure import Figure
 
         left, right, top, bottom = (edge * self.scale for edge in _EDGES)
-        legend = _LINE * self.scale * -(-self.n_series // 2)
-        height = self.height + legend
-        figure = Figure(figsize=(self.width / 72, height / 72))
-        inner = (1 - (left + right) / self.width, 1 - (top + legend + bottom) / height)
-        axes = figure.add_axes((left / self.width, bottom / height, *inner))
+        figure = Figure(figsize=(self.width / 72, self.height / 72))
+        axes = figure.add_axes((0, 0, 1, 1))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(True, axis="y")
         axes.set_axisbelow(True)
         self.paint(axes, colours)
+        columns = self._legend_columns(axes.get_legend_handles_labels()[1])
+        legend = _LINE * self.scale * -(-self.n_series // columns)
+        height = self.height + legend
+        figure.set_size_inches(self.width / 72, height / 72)
+        inner = (1 - (left + right) / self.width, 1 - (top + legend + bottom) / height)
+        axes.set_position((left / self.width, bottom / height, *inner))
         axes.set_xlabel(self.x_label)
         # Heading and vertical label are above the axes: readable without turning the head.
         size = _FONT * self.scale
@@ -197,7 +200,7 @@ class Drawing:
             axes.legend(
                 loc="lower left",
                 bbox_to_anchor=(-0.01, 1.0),
-                ncols=2,
+                ncols=columns,
                 frameon=False,
                 handlelength=1.1,
                 handletextpad=0.4,
@@ -207,6 +210,15 @@ class Drawing:
                 fontsize=size,
             )
         return figure
+
+
+    def _legend_columns(self, labels: Sequence[str]) -> int:
+        """Two where the names of the series fit beside each other, else one."""
+        half = -(-len(labels) // 2)
+        longest = (max(map(len, column), default=0) for column in (labels[:half], labels[half:]))
+        # A name is behind its mark; letters are about 0.55 of the font's size wide.
+        needed = sum(2.4 + 0.55 * length for length in longest) * _FONT * self.scale
+        return 2 if _EDGES[0] * self.scale + needed <= self.width else 1
 
 
 def _name_marks(svg: str, marks: Sequence[Sequence[str]]) -> str:
