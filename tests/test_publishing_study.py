@@ -335,6 +335,14 @@ def test_a_dry_run_works_without_the_hub_and_asks_nothing_twice(study, monkeypat
     assert sizes["far/away-report"]["index.html"] == (study / "report.html").stat().st_size
 
 
+def test_a_dry_run_names_each_model_in_one_line(study, capsys):
+    with pytest.raises(SystemExit):
+        main(["push", str(study), "far/away", "--dry-run"])
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("model.safetensors" in line for line in lines) == 0
+    assert all(sum(f"far/away-{run_id} " in line for line in lines) == 1 for run_id in ids_of(study))
+
+
 @pytest.mark.parametrize("what", ["laws/loss", "results"])
 def test_offline_dry_runs_of_a_law_and_of_rows(study, what, capsys):
     status, content = dry_run(capsys, study / what, "far/away", "--json")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_scaling.cli._arguments import add_json_argument, to_json
 from hf_scaling.errors import InputError
+from hf_scaling.text import format_bytes
 
 if TYPE_CHECKING:
     from hf_scaling.hub import Commit, Planned
@@ -121,6 +122,9 @@ def _push_study(arguments: argparse.Namespace) -> int:
     if arguments.json:
         parts = [_part(outcome.kind, outcome.repo_id, outcome.written, outcome.error) for outcome in outcomes]
         print(_content("study", arguments, parts))
+    elif planned := [outcome.written for outcome in outcomes if hasattr(outcome.written, "creates")]:
+        n_bytes = sum(change.n_bytes for each in planned for change in each.written)
+        print(f"in all {len(planned)} repositories, {format_bytes(n_bytes)}")
     _print_if_not_compared([outcome.written for outcome in outcomes])
     lost = [outcome for outcome in outcomes if outcome.error]
     if not lost:
@@ -184,7 +188,8 @@ def _print_outcome(outcome: "Outcome", number: int, total: int) -> None:
     if outcome.error:
         print(f"{head}: {outcome.error}", file=sys.stderr, flush=True)
     elif isinstance(outcome.written, Planned):
-        print(outcome.written)
+        # A study has many models of the same few files.
+        print(outcome.written.summary() if outcome.kind == "model" else outcome.written)
     elif isinstance(outcome.written, str):
         print(f"{head}: {outcome.written}", flush=True)
     else:

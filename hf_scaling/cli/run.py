@@ -105,6 +105,7 @@ def _write_report(study: Path) -> tuple[list[str], str | None]:
     page, files = study / "report.html", list((study / "results").glob("*.parquet"))
     if not files or (page.exists() and page.stat().st_mtime >= max(file.stat().st_mtime for file in files)):
         return [], str(page) if page.exists() else None
+    logger.info("fitting the laws and writing the report")
     try:
         from hf_scaling.report import write_report
         from hf_scaling.report.headlines import headlines

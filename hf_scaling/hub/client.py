@@ -255,10 +255,24 @@ class Planned:
     private: bool | None
     changes: tuple[Change, ...]
 
-    def __str__(self) -> str:
+    @property
+    def written(self) -> tuple[Change, ...]:
+        """The changes that there would be something to do for."""
+        return tuple(change for change in self.changes if change.kind != "same")
+
+    def summary(self) -> str:
+        """The listing in one line: how many files, and their size."""
+        n_files, n_bytes = len(self.written), sum(change.n_bytes for change in self.written)
+        return f"{self._head} {n_files} file{'s' * (n_files != 1)}, {format_bytes(n_bytes)}"
+
+    @property
+    def _head(self) -> str:
         state = {True: "new", False: "exists", None: "not compared with the Hub"}[self.creates]
         visibility = {True: ", private", False: ", public", None: ""}[self.private]
-        lines = [f"would be written to the {_TYPE_NAMES[self.repo_type]} {self.repo_id} ({state}{visibility}):"]
+        return f"would be written to the {_TYPE_NAMES[self.repo_type]} {self.repo_id} ({state}{visibility}):"
+
+    def __str__(self) -> str:
+        lines = [self._head]
         for change in self.changes:
             size = "" if change.kind == "delete" else f"  {format_bytes(change.n_bytes)}"
             lines.append(f"  {change.kind:<6} {change.path}{size}")

@@ -211,7 +211,6 @@ class Drawing:
             )
         return figure
 
-
     def _legend_columns(self, labels: Sequence[str]) -> int:
         """Two where the names of the series fit beside each other, else one."""
         half = -(-len(labels) // 2)
