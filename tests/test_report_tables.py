@@ -259,6 +259,7 @@ def test_a_run_ends_with_a_report_which_is_not_written_twice(finished, capsys):
     assert str(page) in said and [line.split()[0] for line in said.splitlines()[-3:]] == ["found", "found", "report"]
     before = page.stat().st_mtime_ns
     assert ended(argv) == 0 and page.stat().st_mtime_ns == before
+    assert str(page) in capsys.readouterr().out
 
 
 def test_a_report_that_fails_loses_neither_table_nor_status(finished, capsys, monkeypatch):

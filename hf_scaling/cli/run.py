@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for line in found:
             print(f"found   {line}")
-        if found:
+        if page:
             print(f"report  {page}", flush=True)
     if failure is None:
         return 0
