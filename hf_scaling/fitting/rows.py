@@ -296,7 +296,12 @@ def take_rows(columns: Columns, law: Law, row_filter: RowFilter) -> FitRows:
     curve, curve_names = _curves_of(columns, row_filter.pool)
     for name in (*SIZES, "image_size"):
         levels = len(columns.distinct(name))
-        if name not in mapping.values() and levels > 1 and not _is_constant(columns, name, curve):
+        if name in mapping.values() or levels < 2:
+            continue
+        texts = np.unique([str(value) for value in columns.data[name]], return_inverse=True)[1].reshape(-1)
+        # Within each curve it takes one value.
+        is_constant = curve is not None and len(np.unique([curve, texts], axis=1).T) == len(np.unique(curve))
+        if not is_constant:
             text = f"{name} takes {levels} values over these rows and the law ignores it: its effect counts as noise"
             notes.append(note("ignored_variable", "warn", text))
     weights = None
@@ -364,14 +369,6 @@ def _curves_of(columns: Columns, pool: Sequence[str]) -> tuple[np.ndarray | None
     order = sorted(set(names))
     number = {one: i for i, one in enumerate(order)}
     return np.array([number[one] for one in names]), tuple(order)
-
-
-def _is_constant(columns: Columns, name: str, curve: np.ndarray | None) -> bool:
-    """Whether a column takes one value within each curve."""
-    if curve is None:
-        return False
-    values = np.unique(np.array([str(value) for value in columns.data[name]]), return_inverse=True)[1].reshape(-1)
-    return len(np.unique(np.stack([curve, values]), axis=1).T) == len(np.unique(curve))
 
 
 def _clusters_of(columns: Columns) -> dict[str, Any]:

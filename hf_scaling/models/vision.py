@@ -113,7 +113,12 @@ def default_patch_size(image_size: int) -> int:
 def _resolve(name: str, image_size: int, patch_size: int | None) -> tuple[str, dict]:
     """The timm architecture and the arguments that create it."""
     if name in FAMILIES:
-        return _VIT, _family_arguments(FAMILIES[name], image_size, patch_size)
+        side, shape = default_patch_size(image_size) if patch_size is None else patch_size, FAMILIES[name]
+        if side < 1 or image_size % side:
+            divisors = [size for size in range(2, image_size // 2 + 1) if image_size % size == 0]
+            raise InputError(f"patch_size {side} does not divide image_size {image_size}: give one of {divisors}")
+        arguments = {"img_size": image_size, "patch_size": side, "embed_dim": shape.width}
+        return _VIT, {**arguments, "depth": shape.depth, "num_heads": shape.heads}
     if not timm.is_model(name):
         hint = did_you_mean(name, [*FAMILIES, *timm.list_models()], n=3) or f"; the families are {', '.join(FAMILIES)}"
         raise InputError(f"unknown model {name}{hint}")
@@ -134,20 +139,6 @@ def _resolve(name: str, image_size: int, patch_size: int | None) -> tuple[str, d
         except TypeError:
             continue
     raise InputError(f"model {name} has no patch_size: leave it out")
-
-
-def _family_arguments(shape: VitShape, image_size: int, patch_size: int | None) -> dict:
-    patch_size = default_patch_size(image_size) if patch_size is None else patch_size
-    if patch_size < 1 or image_size % patch_size:
-        divisors = [size for size in range(2, image_size // 2 + 1) if image_size % size == 0]
-        raise InputError(f"patch_size {patch_size} does not divide image_size {image_size}: give one of {divisors}")
-    return {
-        "img_size": image_size,
-        "patch_size": patch_size,
-        "embed_dim": shape.width,
-        "depth": shape.depth,
-        "num_heads": shape.heads,
-    }
 
 
 @contextmanager

@@ -123,21 +123,21 @@ def _where(about: Sequence[_About], every: Sequence[_About], findings: Findings,
         own = [(target, arm) for other, target, arm in about if other.title == part.title]
         whole = sum(other.title == part.title for other, _, _ in every)
         words, name = place_of(part, findings)
-        scope = f"by {_targets_and_arms(own)}" if len(own) < whole else ""
+        targets, arms = (list(dict.fromkeys(names)) for names in zip(*own))
+        if len(own) >= whole:
+            scope = ""
+        elif len(set(own)) == len(targets) * len(arms):
+            # "loss and error", "loss, plain and distilled".
+            scope = f"by {', '.join(filter(None, (joined(targets), joined(arms))))}"
+        else:
+            # "loss (plain) and error (distilled)".
+            scope = f"by {joined(f'{target} ({arm})' for target, arm in own)}"
         scopes.setdefault(scope, {}).setdefault(start or words, []).append(name)
     phrases = []
     for scope, places in scopes.items():
         place = joined(f"{words} {joined(names, most=12)}" for words, names in places.items()).strip()
         phrases.append(f"{place} ({scope})" if place and scope else place or scope)
     return f" {joined(phrases)}"
-
-
-def _targets_and_arms(pairs: Sequence[tuple[str, str]]) -> str:
-    """ "loss and error", "loss, plain and distilled", "loss (plain) and error (distilled)"."""
-    targets, arms = (list(dict.fromkeys(names)) for names in zip(*pairs))
-    if len(set(pairs)) == len(targets) * len(arms):
-        return ", ".join(filter(None, (joined(targets), joined(arms))))
-    return joined(f"{target} ({arm})" for target, arm in pairs)
 
 
 def _boundaries(findings: Findings) -> list[tuple[PartFindings, ArmBoundary, Boundary]]:

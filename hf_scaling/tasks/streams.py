@@ -36,18 +36,15 @@ class Epochs:
         epochs, offsets = np.divmod(np.asarray(positions, np.int64), self.n)
         examples = np.empty(len(epochs), dtype=np.int64)
         for epoch in np.unique(epochs).tolist():
+            if epoch not in self._permutations:
+                # Of the others only the previous epoch's is needed again, by a batch that spans both.
+                previous = {number: order for number, order in self._permutations.items() if number == epoch - 1}
+                generator, starts = np.random.default_rng([self.seed, epoch]), (0, *self._rungs)
+                parts = [start + generator.permutation(stop - start) for start, stop in zip(starts, self._rungs)]
+                self._permutations = previous | {epoch: np.concatenate(parts)}
             in_epoch = epochs == epoch
-            examples[in_epoch] = self._permutation(epoch)[offsets[in_epoch]]
+            examples[in_epoch] = self._permutations[epoch][offsets[in_epoch]]
         return epochs, examples
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        if epoch not in self._permutations:
-            # Of the others only the previous epoch's is needed again, by a batch that spans both.
-            previous = {number: order for number, order in self._permutations.items() if number == epoch - 1}
-            generator, starts = np.random.default_rng([self.seed, epoch]), (0, *self._rungs)
-            parts = [start + generator.permutation(stop - start) for start, stop in zip(starts, self._rungs)]
-            self._permutations = previous | {epoch: np.concatenate(parts)}
-        return self._permutations[epoch]
 
 
 def collate(batch: Any) -> Any:

@@ -77,7 +77,15 @@ def measured_runs(
         if source is not None:
             runs = _rows(source, study, columns)
         else:
-            axes: dict[str, Iterable] = {name: _levels(law, name) for name in columns}
+            axes: dict[str, Iterable] = {}
+            for name in columns:
+                # At most eight measured levels; where they are not stored, as many evenly spaced ones.
+                if stored := sizes_of.get(name):
+                    levels = np.array([size for size in stored if size > 0 or len(stored) == 1])
+                else:
+                    (low, high), count = law.data["ranges"][name], law.data["levels"][name]
+                    levels = np.geomspace(low, high, count) if low > 0 else np.linspace(low, high, count)
+                axes[name] = levels[thinned(len(levels), _MOST_LEVELS)]
             if study.get("seed"):
                 axes["seed"] = [int(float(seed)) for seed in study["seed"]]
             runs = pd.DataFrame(itertools.product(*axes.values()), columns=list(axes))
@@ -100,17 +108,6 @@ def _rows(table: Columns, study: Mapping[str, list[str]], columns: Sequence[str]
         keep &= table.numbers("n_finetune") > 0
     wanted = [name for name in (*columns, "model", "seed") if name in table.data]
     return pd.DataFrame({name: table.data[name][keep] for name in wanted}).dropna(axis=1, how="any")
-
-
-def _levels(fit: LawFit, column: str) -> np.ndarray:
-    """At most eight measured levels of a size; where they are not stored, as many evenly spaced ones."""
-    stored = fit.data.get("compute", {}).get("sizes", {}).get(column)
-    if stored:
-        values = np.array([size for size in stored if size > 0 or len(stored) == 1])
-    else:
-        (low, high), count = fit.data["ranges"][column], fit.data["levels"][column]
-        values = np.geomspace(low, high, count) if low > 0 else np.linspace(low, high, count)
-    return values[thinned(len(values), _MOST_LEVELS)]
 
 
 def default_candidates(
