@@ -146,7 +146,8 @@ def test_whatever_is_killed_the_table_is_the_same(study, tmp_path):
     outputs = runner.communicate(timeout=300)
     assert runner.returncode == 0, outputs
     assert_same(study, out)
-    assert len(list((out / "results").iterdir())) == N_RUNS
+    # A kill may leave a file that was being written, which no table reads.
+    assert len(list((out / "results").glob("*.parquet"))) == N_RUNS
     assert list(out.glob("runs/*/checkpoints")) == []
 
 
