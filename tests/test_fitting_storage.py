@@ -92,7 +92,7 @@ def test_the_card_states_status_range_and_use(folder):
         "ok",
         "$$",
         "from_pretrained",
-        "3e+06",
+        "3M",
         "log_huber",
     ):
         assert words in card
