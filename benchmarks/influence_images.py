@@ -1,7 +1,7 @@
 """Class influence on images: do ten upstream classes that are the digits help a set of handwritten digits more than
 ten classes of noise, and does leaving the ten most helpful ones out move the error as their influences predict?
 
-    python benchmarks/influence_images.py OUT [--studies 1] [--models 60] [--labels 100] [--seed 0] [--workers 1]
+    python benchmarks/influence_images.py OUT [--studies 1] [--models 60] [--labels 500] [--seed 0] [--workers 1]
         [--check]
 
 Writes a folder of 20 upstream classes (rendered digits, and smooth noise that differs from class to class), trains
@@ -33,7 +33,7 @@ GRID = {
     "n_pretrain": [1000],
     "downstream": ["digits"],
     "n_finetune": [100],
-    "pretrain": {"image_size": SIDE, "patch_size": 4, "learning_rate": 2e-3, "max_steps": 400, **SHORT},
+    "pretrain": {"image_size": SIDE, "patch_size": 8, "learning_rate": 2e-3, "max_steps": 400, **SHORT},
     "finetune": {"train_part": "head", "learning_rate": 1e-2, "max_steps": 150, "class_errors": True, **SHORT},
 }
 
@@ -118,7 +118,7 @@ def main() -> None:
     """Train and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    for name, default in (("studies", 1), ("models", 60), ("labels", 100), ("seed", 0), ("workers", 1)):
+    for name, default in (("studies", 1), ("models", 60), ("labels", 500), ("seed", 0), ("workers", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
