@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import pandas as pd
 
+from hf_scaling.boundary import Boundary
 from hf_scaling.errors import InputError
 from hf_scaling.planning import suggest_runs
 from hf_scaling.study.questions import Answer, Question, judge, of_student
@@ -91,6 +92,10 @@ _GROWTH, _CONFIRMING = 0.5, 0.15
 _SAME_SIZE = 1.3
 # The least distance by which what a question has cost is multiplied: one that only lacks confirming is near.
 _NEAREST = 0.25
+# With this many pairs a crossing inside shows in most studies; where none does, its place is noise.
+_SEARCHED_PAIRS = 10
+# What a curve through the pairs takes of their degrees of freedom.
+_CURVE_PARAMETERS = 3
 # Share of the seconds that both arms of one level of the pilot may take.
 _PILOT_PRICE = 0.02
 
@@ -269,12 +274,13 @@ class _Loop:
             nearest = grouped.iloc[np.argmin(np.abs(np.log(grouped["n_pretrain"] / level)) + 1e-6 * grouped["seed"])]
             if nearest["cost"] <= left:
                 picked.add((nearest["n_pretrain"], nearest["seed"]))
-        if not picked and answer.evidence is not None:
-            try:
-                runs = suggest_runs(answer.evidence, grouped, budget=budget, quantity="boundary")
-                picked = set(zip(runs["n_pretrain"], runs["seed"]))
-            except InputError:
-                picked = None
+        boundary = answer.evidence
+        if not picked and boundary is not None:
+            is_seen = boundary.status == "crossing" or len(boundary.leads) == 2
+            if is_seen or len(boundary.evidence.pairs) < _SEARCHED_PAIRS:
+                picked = _around_crossing(grouped, boundary, budget)
+            else:
+                picked = _over_levels(grouped, boundary, budget)
         if not picked:
             picked = _nearest(grouped, answer, budget)
         return pairs[[key in picked for key in zip(pairs["n_pretrain"], pairs["seed"])]]
@@ -322,6 +328,45 @@ def _in_pairs(cells: pd.DataFrame) -> np.ndarray:
     """Whether each pretraining cell has its partner in the other arm among the cells."""
     arms = cells[cells["stage"] == "pretrain"].groupby(["model", "n_pretrain", "seed"])["arm"].transform("nunique")
     return arms.reindex(cells.index).eq(2).to_numpy()
+
+
+def _around_crossing(grouped: pd.DataFrame, boundary: Boundary, budget: float) -> set[tuple] | None:
+    """Pairs that narrow the interval of the crossing most; None where that cannot be said."""
+    try:
+        runs = suggest_runs(boundary, grouped, budget=budget, quantity="boundary")
+    except InputError:
+        return None
+    return set(zip(runs["n_pretrain"], runs["seed"]))
+
+
+def _over_levels(grouped: pd.DataFrame, boundary: Boundary, budget: float) -> set[tuple]:
+    """Pairs that narrow the difference of the arms over all levels most for their seconds, while no crossing shows.
+
+    A zero of a curve whose intervals hold zero everywhere is noise: runs around it would say nothing of the other
+    levels, on which always, never and no_difference depend as much. Pairs are taken one by one, each by how much it
+    lowers the sum of the variances of the curve at all levels, a normal approximation of its draws.
+    """
+    pairs, ratio = boundary.evidence.pairs, boundary.evidence.ratio
+    levels = np.union1d(grouped["n_pretrain"], boundary.difference["n_pretrain"]).astype(float)
+    covariance = np.atleast_2d(np.cov(ratio.log_ratio(levels, boundary.sizes)[1], rowvar=False))
+    residuals = np.log(pairs.plain / pairs.distilled) - ratio.log_ratio(pairs.n_pretrain, boundary.sizes)[0]
+    noise = max(float(np.sum(residuals**2)) / max(len(pairs) - _CURVE_PARAMETERS, 1), 1e-8)
+    open_pairs = grouped.sort_values("seed")
+    picked: set[tuple] = set()
+    while len(open_pairs):
+        first = open_pairs.groupby("n_pretrain", as_index=False).first()
+        place = np.searchsorted(levels, first["n_pretrain"])
+        lowered = (covariance[:, place] ** 2).sum(axis=0) / (covariance[place, place] + noise)
+        best = first.iloc[int(np.argmax(lowered / first["cost"]))]
+        if picked and best["cost"] > budget:
+            break
+        budget -= best["cost"]
+        picked.add((best["n_pretrain"], best["seed"]))
+        at = int(np.searchsorted(levels, best["n_pretrain"]))
+        covariance = covariance - np.outer(covariance[:, at], covariance[at]) / (covariance[at, at] + noise)
+        taken = (open_pairs["n_pretrain"] == best["n_pretrain"]) & (open_pairs["seed"] == best["seed"])
+        open_pairs = open_pairs[~taken & (open_pairs["cost"] <= budget)]
+    return picked
 
 
 def _nearest(grouped: pd.DataFrame, answer: Answer, budget: float) -> set[tuple]:
