@@ -139,6 +139,15 @@ def test_the_dearest_end_is_not_measured_where_the_arms_cross_inside():
     assert pool.table()["n_pretrain"].max() < max(LEVELS)
 
 
+def test_pairs_are_spread_over_all_levels_where_no_crossing_shows():
+    pool = Pool(planted(lambda n: 0.0, noise=0.03, seeds=12), seconds=1500)
+    assert run_rounds(pool, [QUESTION]).answers["boundary"].verdict == "not_resolved"
+    table = pool.table()
+    pairs = table[table["arm"] == "plain"].groupby("n_pretrain").size()
+    # Around a crossing that is noise, every seed of three levels would be measured, and the ends hardly.
+    assert set(pairs.index) == set(LEVELS) and pairs.max() < 12 and pairs[8000] > 1
+
+
 def test_runs_for_one_question_do_not_confirm_another():
     runs = pd.concat([planted(crossing_at(1500), noise=0.03), labelled(4.0)], ignore_index=True)
     rounds, gap = [], Question("gap", "loss", N_PARAMS, (250, 16000), "digits")
