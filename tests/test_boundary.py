@@ -213,6 +213,22 @@ def test_measured_error_has_no_boundary_inside():
     assert boundary.status in ("distillation_never", "not_resolved")
 
 
+def test_a_lead_that_fades_is_described_level_by_level():
+    draw, rows, sizes = np.random.default_rng(0), [], [250, 500, 1000, 2000, 4000, 8000]
+    for n in sizes:
+        for seed in range(6):
+            plain = 0.3 + 30 * n**-0.35
+            # The lead of the distilled students goes from a tenth towards half a percent.
+            for arm, loss in (("plain", plain), ("distilled", plain * np.exp(-0.005 - 0.1 * (250 / n) ** 2))):
+                loss *= np.exp(0.008 * draw.standard_normal())
+                rows.append({"arm": arm, "n_pretrain": n, "seed": seed, "loss": loss, "n_params": 1e5})
+    boundary = hs.find_boundary(pd.DataFrame(rows), bootstrap=400)
+    ((first, last),) = boundary.leads["distilled"][:1]
+    assert boundary.status == "not_resolved" and first == 250 and last < 8000 and "plain" not in boundary.leads
+    ((first, last),) = boundary.alike
+    assert 500 < first <= 2000 and last == 8000
+
+
 def test_the_first_study_answers_for_ten_of_ten_seeds():
     rows = pd.read_parquet(MEASURED.parent / "demo_seeds" / "results.parquet")
     statuses = [hs.find_boundary(own, target="loss", bootstrap=200).status for _, own in rows.groupby("seed")]

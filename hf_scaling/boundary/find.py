@@ -1,6 +1,7 @@
 """`find_boundary`: the n_pretrain at which the plain arm overtakes the distilled one, or why that is not decided."""
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -81,12 +82,16 @@ class Boundary:
         """
         table = self.difference
         ahead = np.where(table["low"] > 0, "distilled", np.where(table["high"] < 0, "plain", ""))
-        spans: dict[str, list[tuple[float, float]]] = {}
-        for arm, group in itertools.groupby(zip(ahead, table[self.x]), key=lambda pair: pair[0]):
-            sizes = [float(size) for _, size in group]
-            if arm:
-                spans.setdefault(str(arm), []).append((sizes[0], sizes[-1]))
-        return spans
+        spans = _spans(ahead, table[self.x])
+        return {str(arm): spans[arm] for arm in spans if arm}
+
+    @property
+    def alike(self) -> list[tuple[float, float]]:
+        """Spans of consecutive measured sizes (first, last) at each of which the interval of the relative difference
+        lies within 2 %, as that of `no_difference` does at all of them.
+        """
+        sizes = self.difference[self.x].to_numpy()
+        return _spans(_is_small(self.evidence.ratio, sizes, self.sizes, self.level), sizes).get(True, [])
 
     def at(self, n_params: float | None = None, n_finetune: float | None = None) -> "Boundary":
         """The boundary at other sizes, from the same fits and draws.
@@ -235,8 +240,7 @@ def _judge(evidence: Evidence, sizes: dict[str, float], without: Boundary | None
     elif (table["high"] < 0).all():
         status = "distillation_never"
     else:
-        band = quantiles(evidence.ratio.log_ratio(measured, sizes)[1], level)
-        is_small = np.log1p(-_NO_DIFFERENCE) <= band[0].min() and band[1].max() <= np.log1p(_NO_DIFFERENCE)
+        is_small = _is_small(evidence.ratio, measured, sizes, level).all()
         status = "no_difference" if is_small else "not_resolved"
     return Boundary(
         status=status,
@@ -253,6 +257,21 @@ def _judge(evidence: Evidence, sizes: dict[str, float], without: Boundary | None
         evidence=evidence,
         teacher_not_counted=without,
     )
+
+
+def _is_small(ratio: RatioCurve, sizes: np.ndarray, others: dict[str, float], level: float) -> np.ndarray:
+    """(N,) whether the band of the relative difference lies within what counts as none."""
+    low, high = quantiles(ratio.log_ratio(sizes, others)[1], level)
+    return (np.log1p(-_NO_DIFFERENCE) <= low) & (high <= np.log1p(_NO_DIFFERENCE))
+
+
+def _spans(labels: Iterable[Any], sizes: Iterable[float]) -> dict[Any, list[tuple[float, float]]]:
+    """Label -> (first, last) size of each run of consecutive sizes with that label."""
+    spans: dict[Any, list[tuple[float, float]]] = {}
+    for label, group in itertools.groupby(zip(labels, sizes), key=lambda pair: pair[0]):
+        within = [float(size) for _, size in group]
+        spans.setdefault(label, []).append((within[0], within[-1]))
+    return spans
 
 
 def _too_few_levels(evidence: Evidence, sizes: dict[str, float]) -> list[dict]:

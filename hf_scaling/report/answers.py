@@ -180,12 +180,18 @@ def _boundary_clause(boundary: Boundary, noun: str) -> str:
 
 
 def describe_leads(boundary: Boundary, noun: str) -> str:
-    """Where each arm is shown ahead: "distilled models are ahead at 195 to 781 images"; "" where neither is."""
-    phrases = []
-    for arm, spans in boundary.leads.items():
-        where = joined(_span(boundary, low, high) for low, high in spans)
-        phrases.append(f"{arm} models are ahead at {where}{'' if boundary.x == 'train_flops' else f' {noun}'}")
-    return joined(phrases)
+    """Where an arm is shown ahead, and where the arms are alike: "distilled models are ahead at 195 to 781 images, at
+    3,125 to 12,500 images the difference is at most 2 %"; "" where neither is shown anywhere.
+    """
+
+    def places(spans: Sequence[tuple[float, float]]) -> str:
+        named = joined(_span(boundary, low, high) for low, high in spans)
+        return named if boundary.x == "train_flops" else f"{named} {noun}"
+
+    phrases = [f"{arm} models are ahead at {places(spans)}" for arm, spans in boundary.leads.items()]
+    if boundary.alike:
+        phrases.append(f"at {places(boundary.alike)} the difference is at most 2 %")
+    return ", ".join(phrases)
 
 
 def size_of(boundary: Boundary, noun: str) -> str:

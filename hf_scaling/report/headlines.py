@@ -179,9 +179,13 @@ def _lead_lines(
     """Where no boundary is resolved: the amounts at which an arm is shown ahead, of the first comparison with any."""
     for part, one, boundary in compared:
         if leads := describe_leads(boundary, part.part.noun):
-            where = _where([_about_boundary(part, one)], every, findings)
-            text = f"{leads[:1].upper()}{leads[1:]}{where}; at the other amounts neither is shown ahead."
-            return [Headline("lead", text, leads)]
+            where = _where([_about_boundary(part, one)], every, findings).strip()
+            text = f"{where}, {leads}" if where else leads
+            spans = [*boundary.alike, *(span for spans in boundary.leads.values() for span in spans)]
+            sizes = boundary.difference[boundary.x]
+            if not all(any(low <= size <= high for low, high in spans) for size in sizes):
+                text += "; at the other amounts neither is shown ahead"
+            return [Headline("lead", f"{text[:1].upper()}{text[1:]}.", leads)]
     return []
 
 
