@@ -114,7 +114,7 @@ def difference_panels(findings: PartFindings, name: str, request: Request) -> Pa
         sizes = amounts(boundary.sizes, noun)
         marks = [
             f"{format_amount(boundary.x, row[boundary.x], noun)}: {target} plain minus distilled "
-            f"{format_value(target, row['measured'])}, by the laws {format_value(target, row['difference'])} "
+            f"{format_value(target, row['measured'])}, by the curve {format_value(target, row['difference'])} "
             f"({format_interval(target, row['low'], row['high'])})"
             for row in boundary.difference.to_dict("records")
             if np.isfinite(row["measured"])
@@ -157,7 +157,7 @@ def difference_panels(findings: PartFindings, name: str, request: Request) -> Pa
                 )
     text = (
         "Plain minus distilled at equal data: above zero distillation helps. Marks are mean paired differences of "
-        f"runs; the line and its {format_percent(request.options.level)} band come from the laws of the two arms."
+        f"runs; the line is a smooth curve through them, with its {format_percent(request.options.level)} band."
     )
     return Panels("Where distillation stops paying", text, tuple(drawings))
 
