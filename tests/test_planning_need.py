@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -268,6 +269,14 @@ def test_a_size_given_again_begins_another_set(run, law):
     rows = json.loads(out)["predictions"]
     assert status == 0
     assert [(row["n_pretrain"], row["n_finetune"]) for row in rows] == [(1000, 100), (2000, 500), (2000, 50)]
+
+
+def test_a_missing_size_is_named_with_what_to_add(run, law):
+    at = ["--at", "n_pretrain=1000"]
+    status, _, err = run("predict", law, *at)
+    added = re.findall(r"--at n_finetune=\S+", err)
+    assert (status, len(added), len(err.splitlines())) == (2, 1, 1)
+    assert run("predict", law, *at, *added[0].split())[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from hf_scaling.fitting import LawFit
 
 HELP = "Predict the target at any sizes, with intervals, from a saved law or a table."
-EXAMPLE = "hf-scaling predict studies/demo --target error --at n_pretrain=1e6 --arm plain"
+EXAMPLE = (
+    "hf-scaling predict studies/demo --target error --arm plain --at n_params=213450 --at n_pretrain=50000 "
+    "--at n_finetune=500"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,12 +111,15 @@ def _sizes(fit: "LawFit", sets: list[dict[str, Any]]) -> "pd.DataFrame":
 
     columns = [*fit.pool, *dict.fromkeys(fit.columns.values())]
     for sizes in sets:
-        for name in [*sizes, *columns]:
+        for name in sizes:
             if name not in columns:
                 known = f"{fit.law} has {', '.join(columns)}{did_you_mean(name, columns)}"
                 raise InputError(f"--at {name}: not a size of the law; {known}")
-            if name not in sizes:
-                raise InputError(f"--at: {name} is missing; {fit.law} needs {', '.join(columns)}")
+        if missing := [name for name in columns if name not in sizes]:
+            largest = {name: high for name, (_, high) in fit.data["ranges"].items()}
+            add = " ".join(f"--at {name}={f'{largest[name]:.10g}' if name in largest else 'NAME'}" for name in missing)
+            ranges = " (the largest measured)" if set(missing) & set(largest) else ""
+            raise InputError(f"--at: {', '.join(missing)} missing; {fit.law} needs each size: add {add}{ranges}")
     return pd.DataFrame(sets)[columns]
 
 
