@@ -53,7 +53,7 @@ def test_the_card_has_formula_intervals_range_notes_and_a_working_example(hub, t
         "E + A*n_params",
         "$$",
         "95 % from",
-        "n_params from 3e+06",
+        "n_params from 3M",
         "Status: ok",
         "## Notes",
         "log_huber",
