@@ -160,10 +160,12 @@ def test_a_dry_run_says_what_the_tuning_takes(tmp_path):
 
 @pytest.mark.slow
 def test_a_grid_is_tuned_by_its_workers_before_its_first_run(tmp_path):
-    keys = {"models": [SMALL], "n_pretrain": [40], "arms": ["plain"], "downstream": [], "seeds": [0]}
+    keys = {"models": [SMALL], "n_pretrain": [400], "arms": ["plain"], "downstream": [], "seeds": [0]}
     content = {**{name: value for name, value in CONTENT.items() if name not in ("n_finetune", "downstream")}, **keys}
     del keys["downstream"], content["downstream"]
-    content["tune"] = {"learning_rate": [1e-6, 3e-3], "min_steps": [40, 80]}
+    # Rates are tried at a quarter of the steps as written: enough of them for the larger rate to learn something.
+    content["pretrain"] = {**content["pretrain"], "min_steps": 240}
+    content["tune"] = {"learning_rate": [1e-6, 3e-3], "min_steps": [120, 240]}
     table = run_grid(Grid.from_dict(content, "g"), tmp_path, workers=2, progress=False)
     written = yaml.safe_load((tmp_path / "grid.yaml").read_text())
     assert written["pretrain"]["learning_rates"] == {SMALL: 0.003} and "tune" not in written
