@@ -99,19 +99,22 @@ def train(grid: dict, out: Path, workers: int) -> list[dict]:
 def check(study: Path, rows: list[dict], workers: int) -> None:
     """Without the ten most helpful, and without ten random classes: the error of five seeds, and as predicted."""
     found = class_influence(pd.DataFrame(rows), "digits")
-    table = found.table.set_index("class")["influence"]
-    mean = np.mean([row["error"] for row in rows])
+    measured, expected = {}, {}
     for which in ("helpful", "random"):
         path = found.to_grid(study.with_name(f"{study.name}-{which}.yaml"), 10, which, study / "grid.yaml")
         content = yaml.safe_load(path.read_text()) | {"seeds": list(range(5))}
         errors = [row["error"] for row in train(content, path.with_suffix(""), workers)]
         kept = set(Path(content["pretrain"]["classes"]).read_text().split())
-        # Differences of means are n / (n - 1) times what a class has beyond the average class.
-        predicted = mean - sum(table[name] for name in kept) * (len(table) - 1) / len(table)
-        spread = np.std(errors, ddof=1) / math.sqrt(len(errors))
+        measured[which] = np.mean(errors), np.std(errors, ddof=1) / math.sqrt(len(errors))
+        expected[which] = found.expected_change([name for name in found.classes if name not in kept])
         digits = len(kept & set(DIGITS))
-        print(f"without 10 {which} ({digits} digits left): error {np.mean(errors):.3f} +- {spread:.3f}", end="")
-        print(f", predicted {predicted:.3f}", flush=True)
+        print(f"without 10 {which} ({digits} digits left): error {measured[which][0]:.3f} +- {measured[which][1]:.3f}")
+    (one, spread), (two, other) = measured["helpful"], measured["random"]
+    print(
+        f"helpful minus random: {one - two:+.3f} +- {math.hypot(spread, other):.3f}, "
+        f"expected {expected['helpful'] - expected['random']:+.3f}",
+        flush=True,
+    )
 
 
 def main() -> None:

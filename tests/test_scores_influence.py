@@ -117,3 +117,19 @@ def test_the_command_prints_the_table(tmp_path, capsys):
     assert ended.value.code == 0
     printed = json.loads(capsys.readouterr().out)
     assert {row["class"]: row["verdict"] for row in printed["table"]}["good"] == "helps"
+
+
+def test_the_expected_change_allows_for_classes_that_were_chosen_for_their_estimates():
+    draw, off = np.random.default_rng(0), {"expected": [], "sum": []}
+    for seed in range(20):
+        truth = dict(zip(TRUTH, 0.01 * draw.standard_normal(len(TRUTH))))
+        found = class_influence(planted(truth, noise=0.05, seed=seed))
+        best = found.table.sort_values("influence")["class"].tolist()[-4:]
+        # `truth` is what a class adds to the accuracy of a model that has it.
+        true = sum(truth[name] - np.mean(list(truth.values())) for name in best)
+        off["expected"].append(found.expected_change(best) - true)
+        off["sum"].append(found.table.set_index("class")["influence"][best].sum() - true)
+    assert abs(np.mean(off["expected"])) < 0.5 * abs(np.mean(off["sum"]))
+    assert found.expected_change([]) == 0
+    with pytest.raises(InputError, match="nothing"):
+        found.expected_change(["nothing"])

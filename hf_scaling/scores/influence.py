@@ -70,6 +70,32 @@ class ClassInfluence:
         lines.append(f"cannot tell of {(self.table['verdict'] == 'cannot_tell').sum()}")
         return "\n".join(lines)
 
+    def expected_change(self, without: Sequence[str]) -> float:
+        """What the target is expected to change by in models that are trained without some classes.
+
+        Against models of random subsets of as many classes, all with equally many images. Classes are often chosen for
+        their estimates, of which the largest promise more than they hold; so all are shrunk towards the average class
+        by the share of their variance that their standard errors explain (James and Stein 1961).
+
+        Args:
+            without: The classes that are left out, of `table`.
+
+        Returns:
+            The change of the error or loss; positive is worse.
+
+        Raises:
+            InputError: Another class is named.
+        """
+        influence = self.table.set_index("class")["influence"]
+        if unknown := set(without) - set(influence.index):
+            raise InputError(f"class {min(unknown)!r}: not in the table{did_you_mean(min(unknown), influence.index)}")
+        noise = (self.table["standard_error"] ** 2).mean()
+        share = max(0.0, 1 - noise / max(influence.var(), 1e-300))
+        n = len(influence)
+        # A difference of means with and without a class is n / (n - 1) times what it has beyond the average class.
+        centred = (influence - influence.mean()) * (n - 1) / n
+        return float(share * centred[list(dict.fromkeys(without))].sum())
+
     def to_grid(
         self,
         path: str | Path,
