@@ -173,7 +173,7 @@ def class_influence(
     known = (members.sum(axis=0) >= _LEAST_MODELS) & ((~members).sum(axis=0) >= _LEAST_MODELS)
     if not known.any():
         raise InputError(
-            f"{len(by_model)} models are too few: a class needs {_LEAST_MODELS} models with it and as many without"
+            f"too few models ({len(by_model)}): a class needs {_LEAST_MODELS} models with it and as many without"
         )
     used = [name for name, is_known in zip(names, known) if is_known]
     generator = np.random.default_rng(seed)
