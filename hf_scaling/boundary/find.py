@@ -87,11 +87,13 @@ class Boundary:
 
     @property
     def alike(self) -> list[tuple[float, float]]:
-        """Spans of consecutive measured sizes (first, last) at each of which the interval of the relative difference
-        lies within 2 %, as that of `no_difference` does at all of them.
+        """Spans of consecutive measured sizes (first, last) at each of which no arm is shown ahead and the interval of
+        the relative difference lies within 2 %, as that of `no_difference` does at all of them.
         """
-        sizes = self.difference[self.x].to_numpy()
-        return _spans(_is_small(self.evidence.ratio, sizes, self.sizes, self.level), sizes).get(True, [])
+        table, sizes = self.difference, self.difference[self.x].to_numpy()
+        is_ahead = ((table["low"] > 0) | (table["high"] < 0)).to_numpy()
+        is_small = _is_small(self.evidence.ratio, sizes, self.sizes, self.level)
+        return _spans(is_small & ~is_ahead, sizes).get(True, [])
 
     def at(self, n_params: float | None = None, n_finetune: float | None = None) -> "Boundary":
         """The boundary at other sizes, from the same fits and draws.
