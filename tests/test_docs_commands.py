@@ -94,7 +94,7 @@ def workplace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs")
     pretrain = hs.ResultsTable(rows(stages=("pretrain",)))
     both = hs.ResultsTable(row for row in rows() if row["arm"] == "plain" or row["stage"] == "pretrain")
-    for name in ("demo", "NAME"):
+    for name in ("demo", "NAME", "tiny_imagenet"):
         both.save(folder / "studies" / name)
         shutil.copy(ROOT / "recipes" / "grids" / "demo.yaml", folder / "studies" / name / "grid.yaml")
     pretrain.save(folder / "results")
