@@ -227,8 +227,8 @@ def test_a_lead_that_fades_is_described_level_by_level():
     assert boundary.status == "not_resolved" and first == 250 and last < 8000 and "plain" not in boundary.leads
     assert boundary.alike and boundary.alike[0][0] > 500
     # A size is in one of the two.
-    told = [n for n in sizes for low, high in [*boundary.leads["distilled"], *boundary.alike] if low <= n <= high]
-    assert len(told) == len(set(told))
+    described = [n for n in sizes for low, high in [*boundary.leads["distilled"], *boundary.alike] if low <= n <= high]
+    assert len(described) == len(set(described))
 
 
 def test_the_first_study_answers_for_ten_of_ten_seeds():

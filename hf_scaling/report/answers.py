@@ -189,8 +189,8 @@ def describe_leads(boundary: Boundary, noun: str) -> str:
         return named if boundary.x == "train_flops" else f"{named} {noun}"
 
     phrases = [f"{arm} models are ahead at {places(spans)}" for arm, spans in boundary.leads.items()]
-    if boundary.alike:
-        phrases.append(f"at {places(boundary.alike)} the difference is at most 2 %")
+    if alike := boundary.alike:
+        phrases.append(f"at {places(alike)} the difference is at most 2 %")
     return ", ".join(phrases)
 
 

@@ -182,7 +182,8 @@ def _size_table(rows: Sequence[Mapping[str, Any]], x: str) -> list[str]:
             upstreams[row["model"], row["arm"]].add(row["upstream"])
     for row in by_size:
         # Runs without pre-training have no upstream: they start the line of every upstream of their model.
-        for upstream in [row["upstream"]] if row["upstream"] else sorted(upstreams[row["model"], row["arm"]]) or [""]:
+        lines_of = {row["upstream"]} if row["upstream"] else upstreams[row["model"], row["arm"]] or {""}
+        for upstream in sorted(lines_of):
             cells[row["model"], row["arm"], upstream, row["teacher_n_params"]][row[x]].append(row)
     sizes = sorted({row[x] for row in rows})
     named = len(set().union(*upstreams.values())) > 1

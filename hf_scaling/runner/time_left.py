@@ -108,10 +108,11 @@ class TimeLeft:
         for kind in ((), *work.kinds):
             measured, expected, n = self._sums.get(kind, (0.0, 0.0, 0))
             if n:
-                typical = expected / n
-                # Without earlier speeds, the shape has no unit: the first finished run gives it.
-                own = _ENOUGH if kind else 0.0 if work.expected is None else _EARLIER
-                weight = own * typical
+                n_runs = _ENOUGH
+                if kind == ():
+                    # Without earlier speeds, the shape has no unit: the first finished run gives it.
+                    n_runs = 0.0 if work.expected is None else _EARLIER
+                weight = n_runs * expected / n
                 ratio = (measured + weight * ratio) / (expected + weight)
         return work.shape * ratio
 

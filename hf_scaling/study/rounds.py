@@ -14,6 +14,7 @@ import pandas as pd
 from hf_scaling.boundary import Boundary
 from hf_scaling.errors import InputError
 from hf_scaling.planning import suggest_runs
+from hf_scaling.planning.next_runs.gain import estimate_quantity
 from hf_scaling.study.questions import Answer, Question, judge, of_student
 
 if TYPE_CHECKING:
@@ -94,8 +95,6 @@ _SAME_SIZE = 1.3
 _NEAREST = 0.25
 # With this many pairs a crossing inside shows in most studies; where none does, its place is noise.
 _SEARCHED_PAIRS = 10
-# What a curve through the pairs takes of their degrees of freedom.
-_CURVE_PARAMETERS = 3
 # Share of the seconds that both arms of one level of the pilot may take.
 _PILOT_PRICE = 0.02
 
@@ -346,11 +345,11 @@ def _over_levels(grouped: pd.DataFrame, boundary: Boundary, budget: float) -> se
     levels, on which always, never and no_difference depend as much. Pairs are taken one by one, each by how much it
     lowers the sum of the variances of the curve at all levels, a normal approximation of its draws.
     """
-    pairs, ratio = boundary.evidence.pairs, boundary.evidence.ratio
+    estimate = estimate_quantity(boundary, "boundary", None)
     levels = np.union1d(grouped["n_pretrain"], boundary.difference["n_pretrain"]).astype(float)
-    covariance = np.atleast_2d(np.cov(ratio.log_ratio(levels, boundary.sizes)[1], rowvar=False))
-    residuals = np.log(pairs.plain / pairs.distilled) - ratio.log_ratio(pairs.n_pretrain, boundary.sizes)[0]
-    noise = max(float(np.sum(residuals**2)) / max(len(pairs) - _CURVE_PARAMETERS, 1), 1e-8)
+    others = {name: np.full(len(levels), size) for name, size in boundary.sizes.items()}
+    covariance = np.atleast_2d(np.cov(estimate.predict_runs({"n_pretrain": levels, **others}), rowvar=False))
+    noise = max(estimate.noise, 1e-8)
     open_pairs = grouped.sort_values("seed")
     picked: set[tuple] = set()
     while len(open_pairs):
@@ -358,8 +357,6 @@ def _over_levels(grouped: pd.DataFrame, boundary: Boundary, budget: float) -> se
         place = np.searchsorted(levels, first["n_pretrain"])
         lowered = (covariance[:, place] ** 2).sum(axis=0) / (covariance[place, place] + noise)
         best = first.iloc[int(np.argmax(lowered / first["cost"]))]
-        if picked and best["cost"] > budget:
-            break
         budget -= best["cost"]
         picked.add((best["n_pretrain"], best["seed"]))
         at = int(np.searchsorted(levels, best["n_pretrain"]))
