@@ -226,7 +226,14 @@ def _judge(evidence: Evidence, sizes: dict[str, float], without: Boundary | None
     for size, direction in sign_changes(grid, curve):
         low, high = interval(nearest_zeros(grid, drawn, size, direction), level)
         crossings.append({"n_pretrain": size, "low": low, "high": high, "direction": direction})
-    paired = _nearest_pairs(evidence, sizes)
+    pairs, options = evidence.pairs, evidence.options
+    # Without a law: the pairs whose other sizes are nearest.
+    near = np.ones(len(pairs), dtype=bool)
+    for name, value in sizes.items():
+        apart = np.abs(np.log(getattr(pairs, name) / value))
+        near &= apart <= apart.min() + 1e-9
+    x, own = evidence.x["plain"][near], pairs.where(near)
+    paired = paired_curve(x, own.plain, own.distilled, options.bootstrap, options.seed)
     free = dict(zip(("n_pretrain", "low", "high"), paired.zero(level)))
     table = _difference(evidence, measured, sizes, paired)
     crossing = next(
@@ -287,16 +294,6 @@ def _too_few_levels(evidence: Evidence, sizes: dict[str, float]) -> list[dict]:
     return level_notes(levels, "where distillation stops paying")
 
 
-def _nearest_pairs(evidence: Evidence, sizes: dict[str, float]) -> "PairedCurve":
-    """The paired differences of the runs whose other sizes are nearest to `sizes`."""
-    pairs, keep = evidence.pairs, np.ones(len(evidence.pairs), dtype=bool)
-    for name, value in sizes.items():
-        apart = np.abs(np.log(getattr(pairs, name) / value))
-        keep &= apart <= apart.min() + 1e-9
-    near, options = pairs.where(keep), evidence.options
-    return paired_curve(evidence.x["plain"][keep], near.plain, near.distilled, options.bootstrap, options.seed)
-
-
 def _difference(
     evidence: Evidence, measured: np.ndarray, sizes: dict[str, float], paired: "PairedCurve"
 ) -> "pd.DataFrame":
@@ -354,22 +351,18 @@ def _notes(
         alone = f"{format_count(free['n_pretrain'])} ({format_span(free['low'], free['high'])})"
         text = f"the mean paired differences, interpolated, put the boundary at {alone}"
         notes.append(note("law_free_disagrees", "warn", text))
-    if evidence.x_name == "train_flops" and (alike := _n_at_equal_flops(evidence)) > 1:
-        text = f"{alike} sizes of n_pretrain were trained with the same FLOPs: along FLOPs they count as one"
-        notes.append(note("equal_flops", "warn", text))
+    if evidence.x_name == "train_flops":
+        # Sizes of n_pretrain on which one model was trained with the same FLOPs, to 1 %.
+        alike: dict[tuple[int, float], set[float]] = {}
+        for flops, size, model in zip(evidence.x["plain"], pairs.n_pretrain, np.nan_to_num(pairs.n_params)):
+            alike.setdefault((round(np.log(flops) * 100), model), set()).add(size)
+        if (most := max(map(len, alike.values()))) > 1:
+            text = f"{most} sizes of n_pretrain were trained with the same FLOPs: along FLOPs they count as one"
+            notes.append(note("equal_flops", "warn", text))
     if n_sizes == len(pairs):
         text = "every size has one pair: noise is estimated from the curve's misfit alone"
         notes.append(note("one_seed", "warn", text))
     return notes
-
-
-def _n_at_equal_flops(evidence: Evidence) -> int:
-    """The most sizes of n_pretrain on which one model was trained with the same FLOPs, to 1 %."""
-    pairs = evidence.pairs
-    sizes: dict[tuple[int, float], set[float]] = {}
-    for flops, size, model in zip(evidence.x["plain"], pairs.n_pretrain, np.nan_to_num(pairs.n_params)):
-        sizes.setdefault((round(np.log(flops) * 100), model), set()).add(size)
-    return max(len(equal) for equal in sizes.values())
 
 
 def search_grid(measured: np.ndarray, points: int = 200) -> np.ndarray:

@@ -44,13 +44,18 @@ def measured_compute(table: "Table", study: Mapping[str, list[str]]) -> dict[str
             sizes = fitted.numbers(name, strict=False)
             levels = np.unique(sizes[np.isfinite(sizes)])
             compute["sizes"][name] = [float(levels[i]) for i in thinned(len(levels), _MOST_POINTS)]
+    if "stage" in columns.data:
+        stages = columns.data["stage"].astype(str)
+    else:
+        # All rows are of the stage whose data they count.
+        is_fine = bool((columns.numbers("n_finetune", strict=False) > 0).any())
+        stages = np.full(len(columns), "finetune" if is_fine else "pretrain")
     speeds = []
     for stage, size in _DATA.items():
-        names = (*_SHARED, *(_OWN if study.get("stage", [stage]) == [stage] else ()))
-        rows = _rows_of_stage(columns, stage)
-        if rows is None or size not in rows.data:
+        if size not in columns.data or not (stages == stage).any():
             continue
-        rows = _rows_like(rows, study, names)
+        names = (*_SHARED, *(_OWN if study.get("stage", [stage]) == [stage] else ()))
+        rows = _rows_like(columns.where(stages == stage, stage), study, names)
         compute[stage] = _costs_of_stage(rows, size)
         # The teacher's forward passes take part of the seconds.
         work = rows.numbers("train_flops", strict=False)
@@ -68,15 +73,6 @@ def _rows_like(columns: Columns, study: Mapping[str, list[str]], names: Iterable
     """The rows that have the study's values in these columns; all rows where none has."""
     keep = columns.like(study, names)
     return columns.where(keep, "the fitted names") if keep.any() else columns
-
-
-def _rows_of_stage(columns: Columns, stage: str) -> Columns | None:
-    """The rows of a stage; without a column `stage` all rows, where they count that stage's data."""
-    if "stage" in columns.data:
-        keep = columns.data["stage"].astype(str) == stage
-        return columns.where(keep, stage) if keep.any() else None
-    fine = bool((columns.numbers("n_finetune", strict=False) > 0).any())
-    return columns if (stage == "finetune") == fine else None
 
 
 def _costs_of_stage(rows: Columns, size: str) -> dict[str, Any]:

@@ -261,7 +261,17 @@ def search_starts(problem: Problem, law: Law, variables: dict[str, np.ndarray], 
         seed: Seed of the draw that thins a large grid.
     """
     coordinates, objective = problem.coordinates, problem.objective
-    candidates = _grid(problem, law, variables, seed)
+    # The grid of starts, (C, P) with C at most _MOST_CANDIDATES; linear parameters are 1.
+    values_of = law.starts(variables, objective.unscale(problem.target))
+    free = [name for name in values_of if name in coordinates.names]
+    total = int(np.prod([len(values_of[name]) for name in free])) if free else 1
+    if total <= _MOST_CANDIDATES:
+        points = np.array(list(product(*(values_of[n] for n in free))), dtype=float).reshape(total, len(free))
+    else:
+        generator = np.random.default_rng(seed)
+        points = np.stack([generator.choice(values_of[n], _MOST_CANDIDATES) for n in free], axis=1)
+    candidates = np.ones((len(points), len(law.names)))
+    candidates[:, [law.names.index(name) for name in free]] = points
     thinned = len(candidates) >= _MOST_CANDIDATES
     count = _N_STARTS_NONLINEAR if not law.linear else _N_STARTS_THINNED if thinned else _N_STARTS
     theta = coordinates.to_theta(coordinates.from_theta(candidates))
@@ -283,22 +293,6 @@ def search_starts(problem: Problem, law: Law, variables: dict[str, np.ndarray], 
         if min(np.abs((row - start) / span).max() for start in starts) > 0.15:
             starts.append(row)
     return np.array(starts)
-
-
-def _grid(problem: Problem, law: Law, variables: dict[str, np.ndarray], seed: int) -> np.ndarray:
-    """Parameter vectors (C, P) over the grid of starts; linear parameters are 1."""
-    values = law.starts(variables, problem.objective.unscale(problem.target))
-    free = [name for name in values if name in problem.coordinates.names]
-    total = int(np.prod([len(values[name]) for name in free])) if free else 1
-    if total <= _MOST_CANDIDATES:
-        points = np.array(list(product(*(values[n] for n in free))), dtype=float).reshape(total, len(free))
-    else:
-        generator = np.random.default_rng(seed)
-        points = np.stack([generator.choice(values[n], _MOST_CANDIDATES) for n in free], axis=1)
-    theta = np.ones((len(points), len(law.names)))
-    for column, name in enumerate(free):
-        theta[:, law.names.index(name)] = points[:, column]
-    return theta
 
 
 def _solve_linear(problem: Problem, law: Law, theta: np.ndarray) -> np.ndarray:
@@ -349,26 +343,21 @@ def bounded_least_squares(columns: np.ndarray, right: np.ndarray, high: np.ndarr
     moment = np.matmul(unit, right[..., None])[..., 0]
     best, best_gain = np.zeros((count, unknowns)), np.zeros(count)
     for size in range(1, unknowns + 1):
-        for active in combinations(range(unknowns), size):
-            x = _solve_active(gram, moment, list(active))
-            feasible = ((x >= 0) | signed[list(active)]).all(axis=1) & np.isfinite(x).all(axis=1)
+        for active in map(list, combinations(range(unknowns), size)):
+            matrix: np.ndarray = gram[:, active][:, :, active] + 1e-13 * np.eye(size)
+            bad = ~np.isfinite(matrix).all(axis=(1, 2))
+            if bad.any():
+                matrix = np.where(bad[:, None, None], np.eye(size), matrix)
+            x = np.linalg.solve(matrix, np.nan_to_num(moment[:, active])[..., None])[..., 0]
+            feasible = ((x >= 0) | signed[active]).all(axis=1) & np.isfinite(x).all(axis=1) & ~bad
             full = np.zeros((count, unknowns))
-            full[:, list(active)] = x
+            full[:, active] = x
             # Candidates at which the law overflows give infinities here and lose.
             with np.errstate(invalid="ignore", over="ignore"):
                 gain = 2 * np.einsum("ck,ck->c", full, moment) - np.einsum("ck,ckl,cl->c", full, gram, full)
             better = feasible & (gain > best_gain)
             best[better], best_gain[better] = full[better], gain[better]
     return np.minimum(best / scale, high)
-
-
-def _solve_active(gram: np.ndarray, moment: np.ndarray, active: list[int]) -> np.ndarray:
-    matrix: np.ndarray = gram[:, active][:, :, active] + 1e-13 * np.eye(len(active))
-    bad = ~np.isfinite(matrix).all(axis=(1, 2))
-    if bad.any():
-        matrix = np.where(bad[:, None, None], np.eye(len(active)), matrix)
-    solved = np.linalg.solve(matrix, np.nan_to_num(moment[:, active])[..., None])[..., 0]
-    return np.where(bad[:, None], np.nan, solved)
 
 
 def _second_mode(solutions: Solutions, best: np.ndarray, ratio: float = 2.0) -> np.ndarray | None:
