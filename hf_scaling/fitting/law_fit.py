@@ -110,15 +110,13 @@ class LawFit:
             return self._predict_curves(frame, sizes, index, kind, level)
         values = self.values(sizes)
         low, high = self._band(sizes, values, kind, self._level(level))
-        return pd.DataFrame(
-            {
-                "value": values,
-                "low": low,
-                "high": high,
-                "extrapolation": _extrapolation(sizes, self.data["ranges"]),
-            },
-            index=index,
-        )
+        distance = np.zeros(len(values))
+        for column, ends in self.data["ranges"].items():
+            with np.errstate(divide="ignore", invalid="ignore"):
+                logs = np.log(sizes[column])
+                beyond = np.maximum(np.log(ends[0]) - logs, logs - np.log(ends[1]))
+            distance = np.maximum(distance, np.where(np.isnan(beyond), 0.0, beyond))
+        return pd.DataFrame({"value": values, "low": low, "high": high, "extrapolation": distance}, index=index)
 
     @property
     def pool(self) -> list[str]:
@@ -522,43 +520,31 @@ def quantiles(
 
 
 def _sizes(frame: "pd.DataFrame | Mapping[str, Any]", needed: set[str]) -> tuple[dict[str, np.ndarray], Any]:
-    """The needed columns of a frame as equally long float arrays, and the frame's index."""
+    """The needed columns of a frame as equally long float arrays, and the frame's index.
+
+    Raises:
+        InputError: A column is missing, of another length, or holds what is not a number or is negative; the message
+            names its place.
+    """
     for name in sorted(needed):
         if name not in (frame.columns if hasattr(frame, "columns") else frame):
             has = f", it has {listing(frame)}" if len(frame) else ""
             raise InputError(f"the sizes to predict at lack the column {name!r}{has}")
-    arrays = {name: _checked_sizes(name, frame[name]) for name in needed}
+    arrays = {}
+    for name in needed:
+        values = np.atleast_1d(np.asarray(frame[name]))
+        is_number = values.dtype.kind in "fiub"
+        sizes = values.astype(float) if is_number else np.full(len(values), np.nan)
+        for row, value in enumerate(() if is_number else values):
+            try:
+                sizes[row] = float(value)
+            except (TypeError, ValueError):
+                raise InputError(f"{name}, row {row}: {str(value)!r} is not a number") from None
+        for negative in np.flatnonzero(sizes < 0):
+            raise InputError(f"{name}, row {negative}: {sizes[negative]:g} is negative; sizes are not")
+        arrays[name] = sizes
     count = max(len(a) for a in arrays.values())
     if {len(a) for a in arrays.values()} - {1, count}:
         raise InputError(f"the columns {', '.join(sorted(needed))} have different lengths")
     arrays = {name: np.broadcast_to(a, (count,)) for name, a in arrays.items()}
     return arrays, getattr(frame, "index", range(count))
-
-
-def _checked_sizes(name: str, given: Any) -> np.ndarray:
-    """Sizes as floats; NaN where none is given.
-
-    Raises:
-        InputError: A value is not a number, or is negative; the message names its place.
-    """
-    values = np.atleast_1d(np.asarray(given))
-    sizes = np.full(len(values), np.nan)
-    for row, value in enumerate(values if values.dtype.kind not in "fiub" else ()):
-        try:
-            sizes[row] = float(value)
-        except (TypeError, ValueError):
-            raise InputError(f"{name}, row {row}: {str(value)!r} is not a number") from None
-    sizes = values.astype(float) if values.dtype.kind in "fiub" else sizes
-    for negative in np.flatnonzero(sizes < 0):
-        raise InputError(f"{name}, row {negative}: {sizes[negative]:g} is negative; sizes are not")
-    return sizes
-
-
-def _extrapolation(sizes: Mapping[str, np.ndarray], ranges: Mapping[str, tuple[float, float]]) -> np.ndarray:
-    distance = np.zeros(len(next(iter(sizes.values()))))
-    for column, (low, high) in ranges.items():
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logs = np.log(sizes[column])
-            beyond = np.maximum(np.log(low) - logs, logs - np.log(high))
-        distance = np.maximum(distance, np.where(np.isnan(beyond), 0.0, beyond))
-    return distance

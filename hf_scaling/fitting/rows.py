@@ -213,7 +213,12 @@ def select_rows(table: "Table", law: Law, row_filter: RowFilter) -> FitRows:
 
 
 def read_columns(table: "Table", law: Law, row_filter: RowFilter) -> Columns:
-    """The table's columns with the filters applied and repeated run ids collapsed."""
+    """The table's columns with the filters applied, and one row for each run_id.
+
+    Raises:
+        InputError: A column is missing or holds several values where it must hold one, or two rows of one run_id
+            differ in a used column.
+    """
     columns = name_clusters(Columns.of(table), row_filter.cluster)
     used = [*column_of(law, row_filter.x).values(), row_filter.target]
     weights = row_filter.weights
@@ -242,11 +247,7 @@ def read_columns(table: "Table", law: Law, row_filter: RowFilter) -> Columns:
             remedy = f"choose one with {argument}=" if argument else f"filter the table by {name} before fitting"
             remedy += f", or fit all as curves with pool={name}"
             raise InputError(f"the rows hold more than one {name}: {', '.join(values)}; {remedy}")
-    return _collapse_repeats(columns.without_doubles(), used)
-
-
-def _collapse_repeats(columns: Columns, names: list[str]) -> Columns:
-    """One row for each run_id; InputError where two rows of one run_id differ in a used column."""
+    columns = columns.without_doubles()
     if "run_id" not in columns.data:
         return columns
     first: dict[str, int] = {}
@@ -255,7 +256,7 @@ def _collapse_repeats(columns: Columns, names: list[str]) -> Columns:
         if is_missing(run_id) or first.setdefault(run_id, row) == row:
             continue
         keep[row] = False
-        for name in names:
+        for name in used:
             one, two = columns.data[name][first[run_id]], columns.data[name][row]
             if one != two and not (is_missing(one) and is_missing(two)):
                 raise InputError(

@@ -184,8 +184,14 @@ def rank(
     rows, notes = shared_rows(table, row_filter, candidates)
     candidates = {name: law for name, law in candidates.items() if name in rows}
     if laws is None:
-        candidates, left_out = _small_enough(candidates, rows)
-        notes += left_out
+        # Those with fewer parameters than there are rows, else the smallest.
+        sizes = {name: len(law.parameters) for name, law in candidates.items()}
+        kept = [name for name, size in sizes.items() if size < len(rows[name].target)]
+        kept = kept or [name for name, size in sizes.items() if size == min(sizes.values())]
+        if dropped := [name for name in candidates if name not in kept]:
+            text = f"{', '.join(dropped)} left out of the comparison: too many parameters for the table's rows"
+            notes.append(note("laws_left_out", "info", text))
+            candidates = {name: candidates[name] for name in kept}
     for name, law in candidates.items():
         candidates[name], options, _ = suited_to(rows[name], law, options)
     backtest = run_backtest(rows, candidates, options.make_objective(), options.seed)
@@ -345,18 +351,6 @@ def shared_rows(
     return rows, notes
 
 
-def _small_enough(candidates: dict[str, Law], rows: Mapping[str, FitRows]) -> tuple[dict[str, Law], list[dict]]:
-    """The laws with fewer parameters than there are rows (else the smallest laws), and a note on the others."""
-    sizes = {name: len(law.parameters) for name, law in candidates.items()}
-    kept = [name for name, size in sizes.items() if size < len(rows[name].target)]
-    kept = kept or [name for name, size in sizes.items() if size == min(sizes.values())]
-    dropped = [name for name in candidates if name not in kept]
-    if not dropped:
-        return candidates, []
-    text = f"{', '.join(dropped)} left out of the comparison: too many parameters for the table's rows"
-    return {name: candidates[name] for name in kept}, [note("laws_left_out", "info", text)]
-
-
 def run_backtest(rows: Mapping[str, FitRows], laws: Mapping[str, Law], objective: Objective, seed: int) -> Backtest:
     """Fit every law in every window and predict the sizes beyond it.
 
@@ -373,7 +367,19 @@ def run_backtest(rows: Mapping[str, FitRows], laws: Mapping[str, Law], objective
         BASELINE: [last_value(widest, fold, target) - target[fold.test] for fold in folds]
     }
     for name, law in laws.items():
-        errors[name] = [_held_out_errors(rows[name], law, fold, objective, seed) for fold in folds]
+        own, errors[name] = rows[name], []
+        for fold in folds:
+            train = own.subset(fold.train)
+            if train.n_configurations <= len(law.parameters):
+                errors[name].append(None)
+                continue
+            theta = estimate(train, law, coordinates_of(law), objective, seed).theta
+            beyond = {variable: values[fold.test] for variable, values in own.variables.items()}
+            with np.errstate(all="ignore"):
+                predicted = objective.scale(law.evaluator(beyond).value(theta[None])[0])
+            missed = predicted - objective.scale(own.target[fold.test])
+            # An undefined prediction counts as one that misses by a factor of e.
+            errors[name].append(np.where(np.isfinite(predicted), missed, 1.0))
     return Backtest(folds, errors)
 
 
@@ -391,19 +397,6 @@ def expanding_folds(rows: FitRows, smallest: int) -> list[Fold]:
             if len(np.unique(rows.configuration[train])) >= smallest:
                 folds.append(Fold(rows.columns[name], train, ~train, float(levels[-1] / cut)))
     return folds
-
-
-def _held_out_errors(rows: FitRows, law: Law, fold: Fold, objective: Objective, seed: int) -> np.ndarray | None:
-    train = rows.subset(fold.train)
-    if train.n_configurations <= len(law.parameters):
-        return None
-    theta = estimate(train, law, coordinates_of(law), objective, seed).theta
-    beyond = {name: values[fold.test] for name, values in rows.variables.items()}
-    with np.errstate(all="ignore"):
-        predicted = objective.scale(law.evaluator(beyond).value(theta[None])[0])
-    target = objective.scale(rows.target[fold.test])
-    # An undefined prediction counts as one that misses by a factor of e.
-    return np.where(np.isfinite(predicted), predicted - target, 1.0)
 
 
 def last_value(rows: FitRows, fold: Fold, target: np.ndarray) -> np.ndarray:
