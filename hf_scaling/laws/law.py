@@ -146,7 +146,20 @@ class Law:
         self.name, self.expression, self.paper, self.summary = name, expression, paper, summary
         self.where = dict(where or {})
         self._text = FormulaText(expression, self.where, self._owner)
-        self.variables, self.names = self._declared_names(variables, parameters)
+        free = self._text.names
+        self._refuse_unknown(variables or (), free, "variable")
+        columns = tuple(name for name in VARIABLES if name in free) if variables is None else tuple(variables)
+        if not columns:
+            known = ", ".join(VARIABLES)
+            raise InputError(f"{self._owner} has no variable; use one of {known} or name your own in variables=")
+        inferred = [name for name in free if name not in columns]
+        order = tuple(inferred if parameters is None else parameters)
+        if sorted(inferred) != sorted(order):
+            listed = ", ".join(inferred)
+            raise InputError(f"{self._owner}: the parameters of the formula are {listed}, not {', '.join(order)}")
+        if not 1 <= len(order) <= _MAX_PARAMETERS:
+            raise InputError(f"{self._owner} has {len(order)} parameters; a law has 1 to {_MAX_PARAMETERS}")
+        self.variables, self.names = tuple(dict.fromkeys(columns)), order
         for given in (bounds, kinds, starts):
             self._refuse_unknown(given or {}, self.names, "parameter")
         roles = _Roles(self.variables)
@@ -415,25 +428,6 @@ class Law:
     @property
     def _owner(self) -> str:
         return f"law {self.name[:60]!r}"
-
-    def _declared_names(
-        self, variables: Sequence[str] | None, parameters: Sequence[str] | None
-    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The variables and the parameters in their order: as declared, else as the formula's names suggest."""
-        free = self._text.names
-        self._refuse_unknown(variables or (), free, "variable")
-        columns = tuple(name for name in VARIABLES if name in free) if variables is None else tuple(variables)
-        if not columns:
-            known = ", ".join(VARIABLES)
-            raise InputError(f"{self._owner} has no variable; use one of {known} or name your own in variables=")
-        inferred = [name for name in free if name not in columns]
-        order = tuple(inferred if parameters is None else parameters)
-        if sorted(inferred) != sorted(order):
-            listed = ", ".join(inferred)
-            raise InputError(f"{self._owner}: the parameters of the formula are {listed}, not {', '.join(order)}")
-        if not 1 <= len(order) <= _MAX_PARAMETERS:
-            raise InputError(f"{self._owner} has {len(order)} parameters; a law has 1 to {_MAX_PARAMETERS}")
-        return tuple(dict.fromkeys(columns)), order
 
     def _refuse_unknown(self, given: Iterable[object], known: Sequence[str], what: str) -> None:
         for name in given:

@@ -167,7 +167,19 @@ def parse_formula(text: str, owner: str) -> ast.expr:
     for node in ast.walk(tree):
         if isinstance(node, ast.expr) and node.end_col_offset is not None:
             node.col_offset, node.end_col_offset = node.col_offset + lead, node.end_col_offset + lead
-    _check(tree, text, owner)
+    waiting = [(tree, 1)]
+    while waiting:
+        node, depth = waiting.pop()
+        if depth > _MAX_DEPTH:
+            raise fault(owner, text, node.col_offset, f"the formula is nested more than {_MAX_DEPTH} deep")
+        if problem := _problem(node):
+            column = node.col_offset
+            if isinstance(node, ast.BinOp) and node.left.end_col_offset is not None:
+                # The operator, after the parentheses that close the left operand.
+                gap = text[node.left.end_col_offset : node.right.col_offset]
+                column = node.left.end_col_offset + len(gap) - len(gap.lstrip(" )"))
+            raise fault(owner, text, column, problem)
+        waiting += [(child, depth + 1) for child in _operands(node)]
     return tree
 
 
@@ -211,23 +223,6 @@ def _checked_characters(text: str, owner: str) -> str:
     if not text.strip():
         raise InputError(f"{owner}: the formula is empty")
     return text
-
-
-def _check(tree: ast.expr, text: str, owner: str) -> None:
-    waiting = [(tree, 1)]
-    while waiting:
-        node, depth = waiting.pop()
-        if depth > _MAX_DEPTH:
-            raise fault(owner, text, node.col_offset, f"the formula is nested more than {_MAX_DEPTH} deep")
-        problem = _problem(node)
-        if problem:
-            column = node.col_offset
-            if isinstance(node, ast.BinOp) and node.left.end_col_offset is not None:
-                # The operator, after the parentheses that close the left operand.
-                gap = text[node.left.end_col_offset : node.right.col_offset]
-                column = node.left.end_col_offset + len(gap) - len(gap.lstrip(" )"))
-            raise fault(owner, text, column, problem)
-        waiting += [(child, depth + 1) for child in _operands(node)]
 
 
 def _operands(node: ast.expr) -> list[ast.expr]:

@@ -172,15 +172,13 @@ def _slopes(fit: LawFit, sizes: Sizes) -> list[tuple[float, np.ndarray]]:
         spread = coordinates_of(law, member.settings["fixed"], member.settings["tied"]).spread
         weight = fit.weights.get(member.law, 1.0) / len(theta)
         for slopes in gradients @ spread:
-            if np.isfinite(slopes[-1]).all():
-                result.append((weight, _whitened(np.where(np.isfinite(slopes), slopes, 0.0))))
+            if not np.isfinite(slopes[-1]).all():
+                continue
+            finite = np.where(np.isfinite(slopes), slopes, 0.0)
+            # In coordinates in which their mean outer product is the unit matrix, without flat directions.
+            scaled = finite / np.maximum(np.linalg.norm(finite, axis=0), 1e-300)
+            lengths, vectors = np.linalg.eigh(scaled.T @ scaled / len(scaled))
+            kept = lengths > _FLAT * lengths[-1]
+            result.append((weight, scaled @ (vectors[:, kept] / np.sqrt(lengths[kept]))))
     total = sum(weight for weight, _ in result)
     return [(weight / total, slopes) for weight, slopes in result]
-
-
-def _whitened(slopes: np.ndarray) -> np.ndarray:
-    """Slopes (N, P) in coordinates in which their mean outer product is the unit matrix, without flat directions."""
-    scaled = slopes / np.maximum(np.linalg.norm(slopes, axis=0), 1e-300)
-    values, vectors = np.linalg.eigh(scaled.T @ scaled / len(scaled))
-    kept = values > _FLAT * values[-1]
-    return scaled @ (vectors[:, kept] / np.sqrt(values[kept]))

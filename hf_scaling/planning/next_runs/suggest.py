@@ -1,6 +1,6 @@
 """`suggest_runs`: the runs that narrow the interval of a quantity most for a budget, and the grid that trains them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -258,7 +258,16 @@ class _Basis:
     ) -> "_Basis":
         table = None if table is None else as_table(table)
         measured = measured_runs(source, estimate.columns, table)
-        available = available_sizes(folder, estimate.columns, _source_names(source, table), at_most or ())
+        # The upstream and downstream sources behind fits, or behind a boundary's table.
+        sources: dict[str, list[str]] = {}
+        if not isinstance(source, Boundary):
+            fits = [source] if isinstance(source, LawFit) else list(source.values())
+            for name in SOURCE_OF.values():
+                sources[name] = [one for fit in fits for one in fit.data["study"].get(name, ())]
+        elif table is not None:
+            columns = Columns.of(table)
+            sources = {name: columns.distinct(name) for name in SOURCE_OF.values()}
+        available = available_sizes(folder, estimate.columns, sources, at_most or ())
         levels = {}
         for name in ("n_pretrain",) if estimate.arms else estimate.columns:
             values = distinct_levels(measured.runs[name])
@@ -339,7 +348,17 @@ def _select(
         selection = select_runs(expected, run_cost, configuration, budget)
     if selection.rows:
         return selection, []
-    return selection, [_why_none(expected.gains()[configuration], run_cost.added(), budget, list(missing))]
+    costs = run_cost.added()
+    affordable = costs <= budget
+    if not affordable.any():
+        text = f"the cheapest run costs {format_count(costs.min())}, the budget is {format_count(budget)}"
+        return selection, [note("budget_too_small", "warn", text)]
+    if missing:
+        text = f"no affordable candidate has a new level of {', '.join(missing)}: give some, or a larger budget"
+        return selection, [note("nothing_to_gain", "warn", text)]
+    best = format_percent(float(expected.gains()[configuration][affordable].max()), 2)
+    text = f"no affordable run narrows the interval by more than {best}: give other sizes, or a larger budget"
+    return selection, [note("nothing_to_gain", "warn", text)]
 
 
 def _as_runs(rows: pd.DataFrame, selection: Selection, estimate: Estimate, law: LawFit | None) -> SuggestedRuns:
@@ -358,29 +377,6 @@ def _as_runs(rows: pd.DataFrame, selection: Selection, estimate: Estimate, law: 
     gain = -np.diff([1.0, *selection.width])
     low, high = [end[0] for end in ends], [end[1] for end in ends]
     return SuggestedRuns(rows.assign(cost=selection.cost, gain=gain, low=low, high=high))
-
-
-def _source_names(source: Source, table: "Table | None") -> dict[str, list[str]]:
-    """The names of the upstream and downstream sources behind fits, or behind a boundary's table."""
-    if isinstance(source, Boundary):
-        columns = None if table is None else Columns.of(table)
-        return {} if columns is None else {name: columns.distinct(name) for name in SOURCE_OF.values()}
-    laws = [source] if isinstance(source, LawFit) else list(source.values())
-    return {name: [one for law in laws for one in law.data["study"].get(name, ())] for name in SOURCE_OF.values()}
-
-
-def _why_none(gains: np.ndarray, costs: np.ndarray, budget: float, missing: Sequence[str]) -> dict:
-    """Why no run was selected, from the gains and costs (N,) of the candidates and the columns that lack levels."""
-    affordable = costs <= budget
-    if not affordable.any():
-        text = f"the cheapest run costs {format_count(costs.min())}, the budget is {format_count(budget)}"
-        return note("budget_too_small", "warn", text)
-    if missing:
-        text = f"no affordable candidate has a new level of {', '.join(missing)}: give some, or a larger budget"
-        return note("nothing_to_gain", "warn", text)
-    best = format_percent(float(gains[affordable].max()), 2)
-    text = f"no affordable run narrows the interval by more than {best}: give other sizes, or a larger budget"
-    return note("nothing_to_gain", "warn", text)
 
 
 def _study_grid(grid: Any, candidates: Any, table: Any) -> Grid | None:
