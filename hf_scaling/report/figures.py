@@ -134,7 +134,20 @@ class Drawing:
         svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.S)
         for name in ("height", "width"):
             svg = re.sub(rf'(<svg[^>]*?) {name}="[^"]*"', r"\1", svg, count=1)
-        svg = _name_marks(svg, self.marks)
+        # A <title> in each mark of the series that painters gave the ids marks0, marks1, ...
+        for number, names in enumerate(self.marks):
+            start = svg.find(f'<g id="{_marks_id(number)}">')
+            end = svg.find("</g>\n   </g>", start)
+            if start < 0 or end < 0:
+                continue
+            head, *uses = svg[start:end].split("<use ")
+            # matplotlib leaves out marks that it cannot place: then none has a name rather than a wrong one.
+            if len(uses) == len(names):
+                named = (
+                    re.sub(r"/>", f"><title>{escape(name)}</title></use>", use, count=1)
+                    for use, name in zip(uses, names)
+                )
+                svg = svg[:start] + "<use ".join([head, *named]) + svg[end:]
         referred = set(re.findall(r'(?:url\(|href=")#([^")]+)', svg))
         svg = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in referred else "", svg)
         svg = re.sub(
@@ -183,7 +196,13 @@ class Drawing:
         axes.grid(True, axis="y")
         axes.set_axisbelow(True)
         self.paint(axes, colours)
-        columns = self._legend_columns(axes.get_legend_handles_labels()[1])
+        labels = axes.get_legend_handles_labels()[1]
+        half = -(-len(labels) // 2)
+        longest = (max(map(len, column), default=0) for column in (labels[:half], labels[half:]))
+        # A name is behind its mark; letters are about 0.55 of the font's size wide.
+        needed = sum(2.4 + 0.55 * length for length in longest) * _FONT * self.scale
+        # Two columns where the names of the series fit beside each other.
+        columns = 2 if left + needed <= self.width else 1
         legend = _LINE * self.scale * -(-self.n_series // columns)
         height = self.height + legend
         figure.set_size_inches(self.width / 72, height / 72)
@@ -210,32 +229,6 @@ class Drawing:
                 fontsize=size,
             )
         return figure
-
-    def _legend_columns(self, labels: Sequence[str]) -> int:
-        """Two where the names of the series fit beside each other, else one."""
-        half = -(-len(labels) // 2)
-        longest = (max(map(len, column), default=0) for column in (labels[:half], labels[half:]))
-        # A name is behind its mark; letters are about 0.55 of the font's size wide.
-        needed = sum(2.4 + 0.55 * length for length in longest) * _FONT * self.scale
-        return 2 if _EDGES[0] * self.scale + needed <= self.width else 1
-
-
-def _name_marks(svg: str, marks: Sequence[Sequence[str]]) -> str:
-    """The figure with a <title> in each mark of the series that painters gave the ids marks0, marks1, ..."""
-    for number, names in enumerate(marks):
-        start = svg.find(f'<g id="{_marks_id(number)}">')
-        end = svg.find("</g>\n   </g>", start)
-        if start < 0 or end < 0:
-            continue
-        uses = svg[start:end].split("<use ")
-        # matplotlib leaves out marks that it cannot place: then none has a name rather than a wrong one.
-        if len(uses) - 1 == len(names):
-            named = (
-                re.sub(r"/>", f"><title>{escape(name)}</title></use>", use, count=1)
-                for use, name in zip(uses[1:], names)
-            )
-            svg = svg[:start] + "<use ".join([uses[0], *named]) + svg[end:]
-    return svg
 
 
 def _marks_id(number: int) -> str:

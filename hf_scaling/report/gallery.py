@@ -1,6 +1,6 @@
 """Which figures a part of the table gets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -441,12 +441,21 @@ def frontier_panels(findings: PartFindings, name: str) -> Panels:
         inside = plan.frontier["extrapolation"] <= 0.01
         amount = format_count if target_plan.asked else format_flops
         mark = (plan.budget, in_axis_unit(target, plan.predicted["value"])) if target_plan.asked else None
+        # What ten times the middle budget gains, and how much of the frontier is extrapolation.
+        now = plan.frontier.iloc[len(plan.frontier) // 2]
+        later = int(np.argmin(np.abs(np.log(plan.frontier["budget"] / (10 * now["budget"])))))
+        then, outside = plan.frontier.iloc[later], int((plan.frontier["extrapolation"] > 0.01).sum())
+        caption = (
+            f"{amount(now['budget'])} is predicted to buy {target} {format_value(target, now['value'])}, "
+            f"{amount(then['budget'])} {format_value(target, then['value'])}"
+            + (f"; {outside} of {len(plan.frontier)} budgets are outside the measured sizes." if outside else ".")
+        )
         drawings.append(
             Drawing(
                 f"{name}-frontier-{target}",
                 heading=f"Best {target} for a budget",
                 title=f"Frontier of {target}",
-                caption=_frontier_caption(plan.frontier, target, amount),
+                caption=caption,
                 x_label="budget: unit of the costs" if target_plan.asked else "budget: FLOPs",
                 y_label=f"{target}: {axis_label(target)}",
                 paint=frontier_painter(table, mark),
@@ -462,16 +471,3 @@ def frontier_panels(findings: PartFindings, name: str) -> Panels:
     if not any(target_plan.asked for target_plan in findings.plans):
         text += " No budget was given, so budgets are training FLOPs, teachers included."
     return Panels("What a budget buys", text, tuple(drawings))
-
-
-def _frontier_caption(table: pd.DataFrame, target: str, amount: Callable[[float], str]) -> str:
-    """What ten times the middle budget gains, and how much of the frontier is extrapolation."""
-    middle = len(table) // 2
-    later = int(np.argmin(np.abs(np.log(table["budget"] / (10 * table["budget"].iloc[middle])))))
-    outside = int((table["extrapolation"] > 0.01).sum())
-    now, then = (table.iloc[i] for i in (middle, later))
-    return (
-        f"{amount(now['budget'])} is predicted to buy {target} {format_value(target, now['value'])}, "
-        f"{amount(then['budget'])} {format_value(target, then['value'])}"
-        + (f"; {outside} of {len(table)} budgets are outside the measured sizes." if outside else ".")
-    )

@@ -67,9 +67,10 @@ class Group:
         shared = set(self.details)
         about: dict[str, list[str]] = {}
         for one in self.statements:
+            name = ", ".join(filter(None, (getattr(one, _HEADS[head]) for head in self._about)))
             for line in one.remarks:
                 if line not in shared:
-                    about.setdefault(line, []).append(self._name(one))
+                    about.setdefault(line, []).append(name)
         return tuple(f"{_joined(names)}: {line}" for line, names in about.items())
 
     def each(self) -> list[str]:
@@ -94,9 +95,6 @@ class Group:
             return []
         names = dict.fromkeys(name for one in self.statements for name, _ in one.facts)
         return [name for name in names if len({dict(one.facts).get(name) for one in self.statements}) > 1]
-
-    def _name(self, one: Statement) -> str:
-        return ", ".join(filter(None, (getattr(one, _HEADS[head]) for head in self._about)))
 
 
 def _joined(names: Sequence[str]) -> str:

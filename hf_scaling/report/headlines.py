@@ -170,22 +170,20 @@ def _boundary_lines(findings: Findings) -> list[Headline]:
             change = "lower" if (status == "distillation_always") != rises else "higher"
             text += f", where their {one.target} is {format_interval(one.target, low, high)} {change}"
         lines.append(Headline("boundary", f"{text}.", f"{words[:1].upper()}{words[1:]}"))
-    return lines or _lead_lines(compared, every, findings)
-
-
-def _lead_lines(
-    compared: Sequence[tuple[PartFindings, ArmBoundary, Boundary]], every: Sequence[_About], findings: Findings
-) -> list[Headline]:
-    """Where no boundary is resolved: the amounts at which an arm is shown ahead, of the first comparison with any."""
-    for part, one, boundary in compared:
-        if leads := describe_leads(boundary, part.part.noun):
-            where = _where([_about_boundary(part, one)], every, findings).strip()
-            text = f"{where}, {leads}" if where else leads
-            spans = [*boundary.alike, *(span for spans in boundary.leads.values() for span in spans)]
-            sizes = boundary.difference[boundary.x]
-            if not all(any(low <= size <= high for low, high in spans) for size in sizes):
-                text += "; at the other amounts neither is shown ahead"
-            return [Headline("lead", f"{text[:1].upper()}{text[1:]}.", leads)]
+    if lines:
+        return lines
+    # No boundary is resolved: the amounts at which an arm is shown ahead, of the first comparison with any.
+    for of_part, one, boundary in compared:
+        leads = describe_leads(boundary, of_part.part.noun)
+        if not leads:
+            continue
+        where = _where([_about_boundary(of_part, one)], every, findings).strip()
+        text = f"{where}, {leads}" if where else leads
+        spans = [*boundary.alike, *(span for spans in boundary.leads.values() for span in spans)]
+        sizes = boundary.difference[boundary.x]
+        if not all(any(low <= size <= high for low, high in spans) for size in sizes):
+            text += "; at the other amounts neither is shown ahead"
+        return [Headline("lead", f"{text[:1].upper()}{text[1:]}.", leads)]
     return []
 
 
@@ -204,23 +202,16 @@ def _crossing_line(crossings: Sequence[tuple[PartFindings, ArmBoundary]], findin
         place = f" {words} {name}" if name else ""
         _, target, arm = _about_boundary(of_part, one)
         ends = f"{format_percent(one.boundary.level)}: {format_span(one.boundary.low, one.boundary.high)}"
-        setting = f" ({arm})" if arm else ""
-        helps.append(
-            f"{size_of(one.boundary, of_part.part.noun)}{place} by {target}{setting} ({ends}){_by_model(one)}"
-        )
+        setting, by_model = f" ({arm})" if arm else "", ""
+        if _depends_on_size(one):
+            models = [(value, at_size) for column, value, at_size in one.by_size if column == "n_params"]
+            smallest, largest = (
+                f"{format_count(at.n_pretrain)} for {format_parameters(value)} parameters"
+                for value, at in (models[0], models[-1])
+            )
+            by_model = f", from {smallest} to {largest},"
+        helps.append(f"{size_of(one.boundary, of_part.part.noun)}{place} by {target}{setting} ({ends}){by_model}")
     return Headline("boundary", f"Distillation helps up to about {joined(helps)}.", key)
-
-
-def _by_model(one: ArmBoundary) -> str:
-    """The crossings of the smallest and the largest model, where they differ."""
-    if not _depends_on_size(one):
-        return ""
-    sizes = [(value, at_size) for column, value, at_size in one.by_size if column == "n_params"]
-    ends = [
-        f"{format_count(at.n_pretrain)} for {format_parameters(value)} parameters"
-        for value, at in (sizes[0], sizes[-1])
-    ]
-    return f", from {' to '.join(ends)},"
 
 
 def _depends_on_size(one: ArmBoundary) -> bool | None:
