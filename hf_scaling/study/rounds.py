@@ -4,6 +4,7 @@ outcome = run_rounds(pool, [Question("boundary", "loss", n_params=211_338, full_
 outcome.status, outcome.answers["boundary"].text
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -268,7 +269,7 @@ class _Loop:
         if not len(grouped):
             return pairs.iloc[:0]
         budget = max(budget, grouped["cost"].min())
-        picked: set[tuple] | None = set()
+        picked: set[tuple] = set()
         for level in answer.missing:
             nearest = grouped.iloc[np.argmin(np.abs(np.log(grouped["n_pretrain"] / level)) + 1e-6 * grouped["seed"])]
             if nearest["cost"] <= left:
@@ -277,11 +278,21 @@ class _Loop:
         if not picked and boundary is not None:
             is_seen = boundary.status == "crossing" or len(boundary.leads) == 2
             if is_seen or len(boundary.evidence.pairs) < _SEARCHED_PAIRS:
-                picked = _around_crossing(grouped, boundary, budget)
+                # Nothing where it cannot be said which pairs narrow the interval of the crossing most.
+                with contextlib.suppress(InputError):
+                    runs = suggest_runs(boundary, grouped, budget=budget, quantity="boundary")
+                    picked = set(zip(runs["n_pretrain"], runs["seed"]))
             else:
                 picked = _over_levels(grouped, boundary, budget)
         if not picked:
-            picked = _nearest(grouped, answer, budget)
+            # Nearest to where the arms may cross.
+            centre = float(np.exp(np.mean(np.log(answer.question.full_range))))
+            if boundary is not None and boundary.crossings:
+                centre = float(np.clip(boundary.crossings[0]["n_pretrain"], *answer.question.full_range))
+            distance = np.abs(np.log(grouped["n_pretrain"] / centre)) + 0.5 * grouped["seed"]
+            ordered = grouped.iloc[np.argsort(distance, kind="stable")]
+            within = ordered[(ordered["cost"].cumsum() <= budget) | (np.arange(len(ordered)) == 0)]
+            picked = set(zip(within["n_pretrain"], within["seed"]))
         return pairs[[key in picked for key in zip(pairs["n_pretrain"], pairs["seed"])]]
 
     def _of_labels(
@@ -329,15 +340,6 @@ def _in_pairs(cells: pd.DataFrame) -> np.ndarray:
     return arms.reindex(cells.index).eq(2).to_numpy()
 
 
-def _around_crossing(grouped: pd.DataFrame, boundary: Boundary, budget: float) -> set[tuple] | None:
-    """Pairs that narrow the interval of the crossing most; None where that cannot be said."""
-    try:
-        runs = suggest_runs(boundary, grouped, budget=budget, quantity="boundary")
-    except InputError:
-        return None
-    return set(zip(runs["n_pretrain"], runs["seed"]))
-
-
 def _over_levels(grouped: pd.DataFrame, boundary: Boundary, budget: float) -> set[tuple]:
     """Pairs that narrow the difference of the arms over all levels most for their seconds, while no crossing shows.
 
@@ -364,15 +366,3 @@ def _over_levels(grouped: pd.DataFrame, boundary: Boundary, budget: float) -> se
         taken = (open_pairs["n_pretrain"] == best["n_pretrain"]) & (open_pairs["seed"] == best["seed"])
         open_pairs = open_pairs[~taken & (open_pairs["cost"] <= budget)]
     return picked
-
-
-def _nearest(grouped: pd.DataFrame, answer: Answer, budget: float) -> set[tuple]:
-    """Pairs nearest to where the arms may cross, within the budget."""
-    centre = np.exp(np.mean(np.log(answer.question.full_range)))
-    if answer.evidence is not None and answer.evidence.crossings:
-        inside = np.clip(answer.evidence.crossings[0]["n_pretrain"], *answer.question.full_range)
-        centre = float(inside)
-    order = np.argsort(np.abs(np.log(grouped["n_pretrain"] / centre)) + 0.5 * grouped["seed"], kind="stable")
-    ordered = grouped.iloc[order]
-    within = ordered[(ordered["cost"].cumsum() <= budget) | (np.arange(len(ordered)) == 0)]
-    return set(zip(within["n_pretrain"], within["seed"]))

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from hf_scaling import files
 from hf_scaling.errors import InputError
-from hf_scaling.grid import Grid, PlannedRun
+from hf_scaling.grid import Grid
 from hf_scaling.report import write_report
 from hf_scaling.results import ResultsTable
 from hf_scaling.runner import run_grid, tune
@@ -288,33 +288,29 @@ class GridPool:
     def candidates(self) -> pd.DataFrame:
         """The runs without a row that have not failed; a run's seconds include what it still needs."""
         finished, failed = self._study.table().run_ids(), set(self._study.failures())
-        rows = {
-            run_id: self._cell(run, finished)
-            for run_id, run in self._runs.items()
-            if run_id not in finished | failed | self._probes and run.model in self._plan.students
-        }
+        rows: dict[str, dict[str, Any]] = {}
+        for run_id, run in self._runs.items():
+            if run_id in finished | failed | self._probes or run.model not in self._plan.students:
+                continue
+            needed, seconds, spec = [run_id], 0.0, run.spec
+            while needed:
+                each = needed.pop()
+                if each not in finished:
+                    seconds += self._plan.seconds(self._runs[each])
+                    needed += self._runs[each].needs
+            rows[run_id] = {
+                "stage": spec.stage,
+                "model": run.model,
+                "n_params": run.n_params,
+                "arm": run.arm,
+                "n_pretrain": spec.n_pretrain or 0,
+                "n_finetune": spec.n_finetune,
+                "downstream": spec.source["name"] if spec.stage == "finetune" else None,
+                "seed": spec.seed,
+                "seconds": seconds / self._workers,
+            }
         columns = ["stage", "model", "n_params", "arm", "n_pretrain", "n_finetune", "downstream", "seed", "seconds"]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-
-    def _cell(self, run: PlannedRun, finished: set[str]) -> dict[str, Any]:
-        needed, seconds = [run.run_id], 0.0
-        while needed:
-            each = needed.pop()
-            if each not in finished:
-                seconds += self._plan.seconds(self._runs[each])
-                needed += self._runs[each].needs
-        spec = run.spec
-        return {
-            "stage": spec.stage,
-            "model": run.model,
-            "n_params": run.n_params,
-            "arm": run.arm,
-            "n_pretrain": spec.n_pretrain or 0,
-            "n_finetune": spec.n_finetune,
-            "downstream": spec.source["name"] if spec.stage == "finetune" else None,
-            "seed": spec.seed,
-            "seconds": seconds / self._workers,
-        }
 
     def measure(self, cells: pd.Index) -> None:
         """Train the runs, and start none after the hours; those that fail are in failures.jsonl and leave the pool."""
