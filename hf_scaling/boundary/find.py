@@ -239,7 +239,13 @@ def _judge(evidence: Evidence, sizes: dict[str, float], without: Boundary | None
     crossing = next(
         (c for c in crossings if c["direction"] < 0 and measured[0] < c["low"] and c["high"] < measured[-1]), None
     )
-    too_few = _too_few_levels(evidence, sizes)
+    # n_pretrain must take enough levels, and each other size outside the measured ones.
+    levels = {"n_pretrain": distinct_levels(pairs.n_pretrain)}
+    for name, value in sizes.items():
+        of_size = distinct_levels(getattr(pairs, name))
+        if not of_size[0] / _INSIDE <= value <= of_size[-1] * _INSIDE:
+            levels[name] = of_size
+    too_few = level_notes(levels, "where distillation stops paying")
     if too_few:
         status, crossing = "not_resolved", None
     elif crossing:
@@ -281,17 +287,6 @@ def _spans(labels: Iterable[Any], sizes: Iterable[float]) -> dict[Any, list[tupl
         within = [float(size) for _, size in group]
         spans.setdefault(label, []).append((within[0], within[-1]))
     return spans
-
-
-def _too_few_levels(evidence: Evidence, sizes: dict[str, float]) -> list[dict]:
-    """Errors for sizes that take too few levels: n_pretrain, and each other size outside the measured ones."""
-    pairs = evidence.pairs
-    levels = {"n_pretrain": distinct_levels(pairs.n_pretrain)}
-    for name, size in sizes.items():
-        measured = distinct_levels(getattr(pairs, name))
-        if not measured[0] / _INSIDE <= size <= measured[-1] * _INSIDE:
-            levels[name] = measured
-    return level_notes(levels, "where distillation stops paying")
 
 
 def _difference(

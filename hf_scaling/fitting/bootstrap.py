@@ -14,7 +14,7 @@ import numpy as np
 from hf_scaling.fitting.clusters import cluster_effects
 from hf_scaling.fitting.estimate import Estimate, hat_basis, lift_zeros, student_factor
 from hf_scaling.fitting.prior import PriorProblem
-from hf_scaling.fitting.rows import FitRows, number_configurations
+from hf_scaling.fitting.rows import number_configurations
 from hf_scaling.fitting.solver import Problem, minimise
 from hf_scaling.laws import Evaluator
 
@@ -143,7 +143,20 @@ class Condensed:
     def of(cls, estimate: Estimate) -> "Condensed":
         """Condense the rows of a fit."""
         rows = estimate.rows
-        group = rows.configuration if rows.n_configurations <= _MOST_GROUPS else _groups_of(rows)
+        group = rows.configuration
+        if rows.n_configurations > _MOST_GROUPS:
+            # The cells of a grid with about equally many rows along each variable.
+            bins = max(int(_MOST_GROUPS ** (1 / len(rows.variables))), 2)
+            cells = []
+            for values in rows.variables.values():
+                levels = np.unique(values)
+                if len(levels) > bins:
+                    edges = np.quantile(values[values > 0], np.linspace(0, 1, bins)[1:-1])
+                    # Zeros have a cell of their own: their logarithm averages with nothing.
+                    cells.append(np.where(values > 0, 1 + np.searchsorted(edges, values, side="right"), 0))
+                else:
+                    cells.append(np.searchsorted(levels, values))
+            group = number_configurations(cells)
         order = np.argsort(group, kind="stable")
         first = np.flatnonzero(np.diff(group[order], prepend=-1))
         counts = np.diff(np.append(first, len(order)))
@@ -165,21 +178,6 @@ class Condensed:
         shifted = weights * (self.residuals if method == "pairs" else drawn)
         mean = np.add.reduceat(shifted, self.first, axis=1) / np.maximum(total, 1e-300)
         return self.fitted + mean, np.sqrt(total)
-
-
-def _groups_of(rows: FitRows) -> np.ndarray:
-    """(N,) a number for each cell of a grid with about equally many rows along each variable."""
-    bins = max(int(_MOST_GROUPS ** (1 / len(rows.variables))), 2)
-    cells = []
-    for values in rows.variables.values():
-        levels = np.unique(values)
-        if len(levels) > bins:
-            edges = np.quantile(values[values > 0], np.linspace(0, 1, bins)[1:-1])
-            # Zeros have a cell of their own: their logarithm averages with nothing.
-            cells.append(np.where(values > 0, 1 + np.searchsorted(edges, values, side="right"), 0))
-        else:
-            cells.append(np.searchsorted(levels, values))
-    return number_configurations(cells)
 
 
 def adjusted_residuals(estimate: Estimate) -> np.ndarray:

@@ -232,23 +232,19 @@ def _binomial_weights(problem: Problem, n_eval: np.ndarray, u: np.ndarray) -> np
     if not problem.objective.is_log:
         variance = variance * rate**2
     residual = problem.objective.scale(value) - problem.target
-    weights = 1.0 / (_variance_beyond(residual, variance, len(u)) + variance)
+
+    def excess(added: float) -> float:
+        return robust_scale(residual / np.sqrt(variance + added), len(u)) - 1
+
+    beyond = 0.0
+    if excess(0.0) > 0:
+        # What explains the residuals' scatter when added to the binomial variance of each row, by bisection.
+        low, beyond = 0.0, 4 * float(np.max(residual**2))
+        for _ in range(50):
+            middle = (low + beyond) / 2
+            low, beyond = (middle, beyond) if excess(middle) > 0 else (low, middle)
+    weights = 1.0 / (beyond + variance)
     return weights / weights.mean()
-
-
-def _variance_beyond(residual: np.ndarray, variance: np.ndarray, n_parameters: int) -> float:
-    """The variance that explains the residuals' scatter when added to the known one of each row; at least 0."""
-
-    def excess(beyond: float) -> float:
-        return robust_scale(residual / np.sqrt(variance + beyond), n_parameters) - 1
-
-    if excess(0.0) <= 0:
-        return 0.0
-    low, high = 0.0, 4 * float(np.max(residual**2))
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
-    return high
 
 
 def search_starts(problem: Problem, law: Law, variables: dict[str, np.ndarray], seed: int = 0) -> np.ndarray:

@@ -109,7 +109,16 @@ class LawFit:
         if self.pool:
             return self._predict_curves(frame, sizes, index, kind, level)
         values = self.values(sizes)
-        low, high = self._band(sizes, values, kind, self._level(level))
+        level, low, high = self._level(level), np.full(len(values), np.nan), np.full(len(values), np.nan)
+        if self._n_draws:
+            drawn = self.fitted_draws(sizes)
+            low, high = quantiles(self.scale.from_fitted(drawn), level, values)
+            if kind == "new_run":
+                scale = Objective(self.settings["objective"])
+                noise = np.random.default_rng(self.settings["seed"]).choice(self.noise, size=drawn.shape)
+                noisy = self.scale.from_fitted(scale.unscale(scale.scale(drawn) + noise))
+                run_low, run_high = quantiles(noisy, level, values)
+                low, high = np.minimum(low, run_low), np.maximum(high, run_high)
         distance = np.zeros(len(values))
         for column, ends in self.data["ranges"].items():
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -477,22 +486,6 @@ class LawFit:
         if not 0 < level < 1:
             raise InputError(f"level must be between 0 and 1, not {level}")
         return level
-
-    def _band(
-        self, sizes: Mapping[str, np.ndarray], values: np.ndarray, kind: str, level: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        if not self._n_draws:
-            unknown = np.full(len(values), np.nan)
-            return unknown, unknown
-        drawn = self.fitted_draws(sizes)
-        low, high = quantiles(self.scale.from_fitted(drawn), level, values)
-        if kind == "new_run":
-            scale = Objective(self.settings["objective"])
-            noise = np.random.default_rng(self.settings["seed"]).choice(self.noise, size=drawn.shape)
-            noisy = self.scale.from_fitted(scale.unscale(scale.scale(drawn) + noise))
-            run_low, run_high = quantiles(noisy, level, values)
-            return np.minimum(low, run_low), np.maximum(high, run_high)
-        return low, high
 
 
 def _without_pool(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -87,7 +87,35 @@ class FormulaText:
         self.unbound = tuple(name for name in where if name not in bound)
         used = dict.fromkeys(name for tree in (*self.trees, *self.parts.values()) for name in names_in(tree))
         self.names = [n for n in used if n not in where and not (self.is_equation and n == UNKNOWN)]
-        self._fold_constants()
+        # With constants evaluated: the parts in their order, then the formula.
+        self.folded_parts: dict[str, ast.expr] = {}
+        constants: dict[str, float] = {}
+        known = {*self.names, *self.unbound}
+        for name, tree in self.parts.items():
+            text, of_part = str(self.where[name]), f"{owner}, where {name}"
+            unknown = [used for used in names_in(tree) if used not in known]
+            if unknown:
+                message = f"{unknown[0]} is not known yet; a part of `where` may use the parts before it"
+                raise fault(of_part, text, tree.col_offset, message)
+            known.add(name)
+            self.folded_parts[name] = folded = _Folder(text, of_part, constants).fold(tree)
+            value = _constant(folded)
+            if value is not None:
+                constants[name] = value
+        if self.is_equation:
+            nodes = [node for tree in self.trees for node in ast.walk(tree) if isinstance(node, ast.expr)]
+            gaps = [[node for node in nodes if _is_gap(node, side)] for side in ("left", "right")]
+            ends = [{name for gap in of_side for name in names_in(gap)} - {UNKNOWN} for of_side in gaps]
+            unknowns = [node for node in nodes if isinstance(node, ast.Name) and node.id == UNKNOWN]
+            if [len(names) for names in ends] != [1, 1] or len(unknowns) != sum(map(len, gaps)):
+                message = (
+                    f"the unknown {UNKNOWN} is allowed only in ({UNKNOWN} - low) and (high - {UNKNOWN}), both names"
+                )
+                raise fault(owner, expression, unknowns[0].col_offset if unknowns else 0, message)
+            # The names of the two bounds of L.
+            self.low, self.high = ends[0].pop(), ends[1].pop()
+        folder = _Folder(expression, owner, constants, self.is_equation)
+        self.folded = [folder.fold(tree) for tree in self.trees]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FormulaText) and self._key == other._key
@@ -106,36 +134,6 @@ class FormulaText:
     @property
     def _key(self) -> tuple:
         return self.expression, tuple(self.where.items())
-
-    def _fold_constants(self) -> None:
-        self.folded_parts: dict[str, ast.expr] = {}
-        constants: dict[str, float] = {}
-        known = {*self.names, *self.unbound}
-        for name, tree in self.parts.items():
-            text, owner = str(self.where[name]), f"{self.owner}, where {name}"
-            unknown = [used for used in names_in(tree) if used not in known]
-            if unknown:
-                message = f"{unknown[0]} is not known yet; a part of `where` may use the parts before it"
-                raise fault(owner, text, tree.col_offset, message)
-            known.add(name)
-            self.folded_parts[name] = folded = _Folder(text, owner, constants).fold(tree)
-            value = _constant(folded)
-            if value is not None:
-                constants[name] = value
-        if self.is_equation:
-            nodes = [node for tree in self.trees for node in ast.walk(tree) if isinstance(node, ast.expr)]
-            gaps = [[node for node in nodes if _is_gap(node, side)] for side in ("left", "right")]
-            ends = [{name for gap in of_side for name in names_in(gap)} - {UNKNOWN} for of_side in gaps]
-            unknowns = [node for node in nodes if isinstance(node, ast.Name) and node.id == UNKNOWN]
-            if [len(names) for names in ends] != [1, 1] or len(unknowns) != sum(map(len, gaps)):
-                message = (
-                    f"the unknown {UNKNOWN} is allowed only in ({UNKNOWN} - low) and (high - {UNKNOWN}), both names"
-                )
-                raise fault(self.owner, self.expression, unknowns[0].col_offset if unknowns else 0, message)
-            # The names of the two bounds of L.
-            self.low, self.high = ends[0].pop(), ends[1].pop()
-        folder = _Folder(self.expression, self.owner, constants, self.is_equation)
-        self.folded = [folder.fold(tree) for tree in self.trees]
 
 
 def parse_formula(text: str, owner: str) -> ast.expr:
