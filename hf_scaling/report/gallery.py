@@ -364,13 +364,23 @@ def _prediction_drawings(laws: Sequence[ArmLaw], name: str, part: Part) -> list[
         for i, law in enumerate(laws)
         if law.held_out
     ]
+    # How far the held-out scales are from the diagonal.
+    ratios = np.concatenate([np.empty(0), *(series.y / series.x for series in held_out)])
+    ratios = ratios[np.isfinite(ratios) & (ratios > 0)]
+    caption = "On the diagonal a prediction is right"
+    if len(ratios):
+        miss = format_percent(float(np.expm1(np.median(np.abs(np.log(ratios))))), 2)
+        side = "above" if np.median(ratios) > 1 else "below"
+        caption += f"; the median held-out run is {miss} off, mostly {side} it"
+    elif not held_out:
+        caption += "; there are too few sizes to hold out the largest"
     points, label = [*fitted, *held_out], _labelled(target, part.noun)
     return [
         Drawing(
             f"{name}-predicted-{target}",
             heading=f"Predicted and measured {target}",
             title=f"Predicted against measured {target}",
-            caption=_prediction_caption(held_out),
+            caption=f"{caption}.",
             x_label=f"predicted {label}",
             y_label=f"measured {label}",
             paint=predictions_painter(points),
@@ -378,19 +388,6 @@ def _prediction_drawings(laws: Sequence[ArmLaw], name: str, part: Part) -> list[
             marks=tuple(series.names for series in points),
         )
     ]
-
-
-def _prediction_caption(held_out: Sequence[Points]) -> str:
-    """How far the held-out scales are from the diagonal, on which a prediction is right."""
-    if not held_out:
-        return "On the diagonal a prediction is right; there are too few sizes to hold out the largest."
-    ratios = np.concatenate([series.y / series.x for series in held_out])
-    ratios = ratios[np.isfinite(ratios) & (ratios > 0)]
-    if not len(ratios):
-        return "On the diagonal a prediction is right."
-    miss = format_percent(float(np.expm1(np.median(np.abs(np.log(ratios))))), 2)
-    side = "above" if np.median(ratios) > 1 else "below"
-    return f"On the diagonal a prediction is right; the median held-out run is {miss} off, mostly {side} it."
 
 
 def _residual_drawings(laws: Sequence[ArmLaw], name: str, part: Part) -> list[Drawing]:

@@ -190,7 +190,21 @@ def split_table(frame: pd.DataFrame) -> list[Part]:
             for values, group in _groups(rows, names)
         ]
         parts += sorted(of_stage, key=lambda part: -len(part.rows))
-    return [replace(part, title=_title(part, parts)) for part in parts]
+    for place, part in enumerate(parts):
+        # A title that differs between the parts of a stage.
+        peers = [peer.values for peer in parts if peer.stage == part.stage]
+        differing = {name: value for name, value in part.values.items() if len({one.get(name) for one in peers}) > 1}
+        sets = [part.values[name] for name in ("upstream", "downstream") if name in part.values]
+        words = [", then ".join(sets)] if sets else []
+        words += [differing[name] for name in ("task", "model") if name in differing]
+        words += [f"{differing['eval_split']} split"] if "eval_split" in differing else []
+        if "recipe" in differing:
+            # The hash alone tells a reader nothing; how long the runs were does.
+            seen = part.levels("samples_seen")
+            length = f" ({format_span(seen[0], seen[-1])} {part.noun} seen)" if len(seen) else ""
+            words.append(f"recipe {differing['recipe']}{length}")
+        parts[place] = replace(part, title=", ".join(words) or "all runs")
+    return parts
 
 
 def _groups(frame: pd.DataFrame, names: Sequence[str]) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
@@ -217,22 +231,6 @@ def _arms(frame: pd.DataFrame) -> list[Arm]:
             arms.append(Arm(kind, f"{kind} ({', '.join(settings)})" if settings else kind, group))
     others = [value for value in texts(frame, "arm") if value not in ("plain", "distilled")]
     return arms + [Arm("", value, frame[frame["arm"].astype(str) == value]) for value in others]
-
-
-def _title(part: Part, parts: Sequence[Part]) -> str:
-    """A title that differs between the parts of a stage."""
-    peers = [peer.values for peer in parts if peer.stage == part.stage]
-    differing = {name: value for name, value in part.values.items() if len({values.get(name) for values in peers}) > 1}
-    places = [part.values[name] for name in ("upstream", "downstream") if name in part.values]
-    words = [", then ".join(places)] if places else []
-    words += [differing[name] for name in ("task", "model") if name in differing]
-    words += [f"{differing['eval_split']} split"] if "eval_split" in differing else []
-    if "recipe" in differing:
-        # The hash alone tells a reader nothing; how long the runs were does.
-        seen = part.levels("samples_seen")
-        length = f" ({format_span(seen[0], seen[-1])} {part.noun} seen)" if len(seen) else ""
-        words.append(f"recipe {differing['recipe']}{length}")
-    return ", ".join(words) or "all runs"
 
 
 def describe_table(frame: pd.DataFrame) -> dict[str, str]:

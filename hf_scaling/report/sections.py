@@ -75,7 +75,15 @@ def which_checkpoint(findings: Findings) -> Section | None:
         judged = judge_study(findings.rows, scores, (target,))
     except (OSError, ValueError, KeyError):
         return Section(code, title, f"`{NAME}` cannot be read: remove it and run `hf-scaling scores` again.")
-    ranked_by, is_better = _best_score(judged)
+    ranked_by, is_better = "upstream_error", False
+    if len(judged):
+        # A score is taken only if it is better than the best trivial ranking wherever it was judged.
+        taus = judged.groupby("score")["tau"].mean().dropna()
+        better = judged.groupby("score")["verdict"].agg(lambda verdicts: (verdicts == "better").all())
+        names = [name for name in taus.index if better[name]] or [name for name in taus.index if name in TRIVIAL]
+        best_score = str(taus[names].idxmax())
+        ranked_by = "upstream_error" if best_score == TRIVIAL[-1] else best_score
+        is_better = bool(better[best_score])
     texts, rankings, agreements = [], [], []
     for source, of_set in scores.groupby("source", sort=False):
         ranking = of_set.sort_values([ranked_by, "upstream_error"], ascending=False)
@@ -91,20 +99,6 @@ def which_checkpoint(findings: Findings) -> Section | None:
         words.append(sentence(_how_far(judged, ranked_by, is_better, target)))
         words += [sentence(text) for text in describe_constants(judged)]
     return Section(code, title, " ".join(words), (*rankings, *agreements))
-
-
-def _best_score(judged: pd.DataFrame) -> tuple[str, bool]:
-    """The column of scores.parquet to rank by, and whether it is better than every trivial ranking.
-
-    A score is taken only if it is better than the best trivial ranking wherever it was judged.
-    """
-    if judged.empty:
-        return "upstream_error", False
-    taus = judged.groupby("score")["tau"].mean().dropna()
-    better = judged.groupby("score")["verdict"].agg(lambda verdicts: (verdicts == "better").all())
-    names = [name for name in taus.index if better[name]] or [name for name in taus.index if name in TRIVIAL]
-    best = str(taus[names].idxmax())
-    return "upstream_error" if best == TRIVIAL[-1] else best, bool(better[best])
 
 
 def _score_name(column: str) -> str:

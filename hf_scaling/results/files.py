@@ -269,7 +269,23 @@ def upgrade(table: "pyarrow.Table", where: str) -> "pyarrow.Table":
     """
     import pyarrow
 
-    _check_version(table, where)
+    of_rows = table["schema_version"].to_pylist() if "schema_version" in table.column_names else []
+    versions = [version for version in of_rows if version is not None]
+    if not all(isinstance(version, int) for version in versions):
+        raise InputError(f"{where}: schema_version holds {table['schema_version'].type}, not a whole number")
+    newest = max(versions, default=SCHEMA_VERSION)
+    if newest > SCHEMA_VERSION:
+        writers = []
+        for text in table["versions"].to_pylist() if "versions" in table.column_names else ():
+            try:
+                writers.append(tuple(int(part) for part in json.loads(text)["hf_scaling"].split(".")))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
+        needed = f"hf_scaling {'.'.join(map(str, max(writers)))} or later" if writers else "a newer hf_scaling"
+        raise InputError(
+            f"{where}: written by a newer version (schema {newest}; hf_scaling {__version__} reads up to "
+            f"{SCHEMA_VERSION}): install {needed}"
+        )
     unknown = sorted(set(table.column_names) - set(SCHEMA))
     if unknown:
         raise InputError(
@@ -279,28 +295,6 @@ def upgrade(table: "pyarrow.Table", where: str) -> "pyarrow.Table":
     if columns[0].null_count:
         raise InputError(f"{where}: a row has no run_id")
     return pyarrow.table(columns, schema=arrow_schema())
-
-
-def _check_version(table: "pyarrow.Table", where: str) -> None:
-    if "schema_version" not in table.column_names:
-        return
-    versions = [version for version in table["schema_version"].to_pylist() if version is not None]
-    if not all(isinstance(version, int) for version in versions):
-        raise InputError(f"{where}: schema_version holds {table['schema_version'].type}, not a whole number")
-    newest = max(versions, default=SCHEMA_VERSION)
-    if newest <= SCHEMA_VERSION:
-        return
-    writers = []
-    for text in table["versions"].to_pylist() if "versions" in table.column_names else ():
-        try:
-            writers.append(tuple(int(part) for part in json.loads(text)["hf_scaling"].split(".")))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue
-    needed = f"hf_scaling {'.'.join(map(str, max(writers)))} or later" if writers else "a newer hf_scaling"
-    raise InputError(
-        f"{where}: written by a newer version (schema {newest}; hf_scaling {__version__} reads up to "
-        f"{SCHEMA_VERSION}): install {needed}"
-    )
 
 
 def _column(table: "pyarrow.Table", field: "pyarrow.Field", where: str) -> "pyarrow.ChunkedArray":

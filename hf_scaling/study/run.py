@@ -287,10 +287,11 @@ class GridPool:
 
     def candidates(self) -> pd.DataFrame:
         """The runs without a row that have not failed; a run's seconds include what it still needs."""
-        finished, failed = self._study.table().run_ids(), set(self._study.failures())
+        finished = self._study.table().run_ids()
+        closed = finished | set(self._study.failures()) | self._probes
         rows: dict[str, dict[str, Any]] = {}
         for run_id, run in self._runs.items():
-            if run_id in finished | failed | self._probes or run.model not in self._plan.students:
+            if run_id in closed or run.model not in self._plan.students:
                 continue
             needed, seconds, spec = [run_id], 0.0, run.spec
             while needed:
