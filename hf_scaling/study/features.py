@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -162,18 +163,23 @@ def _features(
             pass
     model = model or models.load_model(checkpoint.folder)
     images = ImageSet(source.train, chosen, models.load_statistics(checkpoint.folder))
-    model.eval()
-    probabilities = []
-    with torch.no_grad(), models.recording_features(model) as features:
-        for start in range(0, len(images), _BATCH):
-            batch = images.__getitems__(list(range(start, min(start + _BATCH, len(images)))))
-            logits = model(pixel_values=batch["pixel_values"]).logits.float()
-            probabilities.append(logits.softmax(-1).cpu())
-    seen = Features(torch.cat(features).numpy(), np.asarray(labels[chosen]), torch.cat(probabilities).numpy())
+    seen = _compute(model, images, labels[chosen])
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **vars(seen))
     return seen
+
+
+@torch.no_grad()
+def _compute(model: Any, images: ImageSet, labels: np.ndarray) -> Features:
+    model.eval()
+    probabilities = []
+    with models.recording_features(model) as features:
+        for start in range(0, len(images), _BATCH):
+            batch = images.__getitems__(list(range(start, min(start + _BATCH, len(images)))))
+            logits = model(pixel_values=batch["pixel_values"]).logits.float()
+            probabilities.append(logits.softmax(-1).cpu())
+    return Features(torch.cat(features).numpy(), np.asarray(labels), torch.cat(probabilities).numpy())
 
 
 @dataclass(frozen=True)
