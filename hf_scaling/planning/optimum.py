@@ -84,8 +84,24 @@ def make_problem(
         )
     sizes = compute.get("sizes", {})
     models, any_size = _model_sizes(fit, costs, sizes.get("n_params", ()), n_params, notes)
-    ends = {name: _ends(fit, costs, name, sizes.get(name, ()), at_most.get(name), notes) for name in SIZES[1:]}
-    ends = {name: (low, max(low, min(high, available.get(name, high)))) for name, (low, high) in ends.items()}
+    # The least and the most of a size that may be bought; equal where the law does not take it or it is free.
+    ends = {}
+    for name in SIZES[1:]:
+        measured, limit = sizes.get(name, ()), at_most.get(name)
+        if name not in columns:
+            if len(measured) > 1:
+                text = (
+                    f"{fit.law} does not take {name}, which varies over the rows: it is not planned and costs nothing"
+                )
+                notes.append(note("not_in_law", "info", text))
+            low = high = float(measured[0]) if len(measured) == 1 else float("nan")
+        elif costs.has_price(name):
+            reach = float(ranges[name][1]) * _REACH
+            low, high = 1.0, reach if limit is None else min(limit, reach)
+        else:
+            low = high = float(ranges[name][1]) if limit is None else limit
+            notes.append(_free_size(name, high))
+        ends[name] = low, max(low, min(high, available.get(name, high)))
     bought = tuple(name for name, (least, most) in ends.items() if least < most)
     if not bought and not ("n_params" in columns and costs.has_price("n_params")):
         raise InputError(f"costs: no price of a size that {fit.law} depends on ({', '.join(columns)}); give one")
@@ -130,24 +146,6 @@ def _model_sizes(
         return np.array([low / _MODEL_REACH, high * _MODEL_REACH]), True
     notes.append(_free_size("n_params", high))
     return np.array([high]), False
-
-
-def _ends(
-    fit: LawFit, costs: CostModel, name: str, measured: Sequence[float], limit: float | None, notes: list[dict]
-) -> tuple[float, float]:
-    """The least and the most of a size that may be bought; equal where the law does not take it or it is free."""
-    if name not in fit.columns.values():
-        if len(measured) > 1:
-            text = f"{fit.law} does not take {name}, which varies over the rows: it is not planned and costs nothing"
-            notes.append(note("not_in_law", "info", text))
-        fixed = float(measured[0]) if len(measured) == 1 else float("nan")
-        return fixed, fixed
-    high = float(fit.data["ranges"][name][1])
-    if costs.has_price(name):
-        return 1.0, high * _REACH if limit is None else min(limit, high * _REACH)
-    fixed = high if limit is None else limit
-    notes.append(_free_size(name, fixed))
-    return fixed, fixed
 
 
 def _free_size(name: str, value: float) -> dict:
