@@ -3,7 +3,6 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hf_scaling.cli._arguments import (
     INTERVALS,
@@ -15,9 +14,6 @@ from hf_scaling.cli._arguments import (
     read_table,
     to_json,
 )
-
-if TYPE_CHECKING:
-    from hf_scaling.fitting import LawFit
 
 HELP = "Fit a scaling law to a results table; the status says whether the runs determine its parameters."
 EXAMPLE = "hf-scaling fit results.csv --law chinchilla --map n_pretrain=tokens --out my-law"
@@ -41,16 +37,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Fit the law, print it, save it."""
-    from hf_scaling.fitting import fit_law
+    from hf_scaling.fitting import LawFit, fit_law
     from hf_scaling.fitting.card import formula_of
 
+    # Parameters written out, or a saved fit by its folder or Hub id.
+    supervised = arguments.supervised or None
+    if supervised and "=" in supervised and not Path(supervised).exists():
+        supervised = numbers(supervised.split(","), "--supervised")
+    elif supervised:
+        supervised = LawFit.from_pretrained(supervised)
     fit = fit_law(
         read_table(arguments),
         law=arguments.law,
         **keywords(arguments),
         fixed=numbers(arguments.fix, "--fix"),
         tied=[[name.strip() for name in group.split(",")] for group in arguments.tie],
-        supervised=_supervised(arguments.supervised),
+        supervised=supervised,
         zeros="leave_out",
     )
     if arguments.json:
@@ -62,14 +64,3 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.out:
         fit.save_pretrained(arguments.out)
         print(f"saved in {arguments.out}: law.json, draws.safetensors, README.md", file=sys.stderr)
-
-
-def _supervised(given: str | None) -> "LawFit | dict[str, float] | None":
-    """A saved fit by its folder or Hub id, or parameters written out."""
-    from hf_scaling.fitting import LawFit
-
-    if not given:
-        return None
-    if Path(given).exists() or "=" not in given:
-        return LawFit.from_pretrained(given)
-    return numbers(given.split(","), "--supervised")

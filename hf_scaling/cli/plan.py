@@ -35,12 +35,18 @@ def run(arguments: argparse.Namespace) -> None:
     """Plan and print."""
     from hf_scaling.planning import plan
 
+    n_params: list[float] | str | None = arguments.n_params and arguments.n_params.strip()
+    if n_params is not None and n_params != "any":
+        try:
+            n_params = [float(text) for text in n_params.split(",") if text.strip()]
+        except ValueError:
+            raise InputError(f"--n-params {n_params}: give numbers with commas between them, or any") from None
     fits, _ = read_fits(arguments)
     result = plan(
         fits,
         arguments.budget,
         numbers(arguments.cost, "--cost"),
-        n_params=_model_sizes(arguments.n_params),
+        n_params=n_params,
         epochs=arguments.epochs,
         level=arguments.level,
         reuse=arguments.reuse,
@@ -59,12 +65,3 @@ def run(arguments: argparse.Namespace) -> None:
     for name in ("frontier", "marginal", "arms"):
         content[name] = getattr(result, name).to_dict("records")
     print(to_json(content))
-
-
-def _model_sizes(given: str | None) -> list[float] | str | None:
-    if given is None or given.strip() == "any":
-        return given and given.strip()
-    try:
-        return [float(text) for text in given.split(",") if text.strip()]
-    except ValueError:
-        raise InputError(f"--n-params {given}: give numbers with commas between them, or any") from None

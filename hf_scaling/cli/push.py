@@ -62,7 +62,18 @@ def run(arguments: argparse.Namespace) -> int | None:
         return _push_study(arguments)
     if arguments.repo is None:
         raise InputError(f"the repository is missing: hf-scaling push {arguments.what} ORG/NAME")
-    written = _push(kind, arguments, hub.full_id(arguments.repo))
+    repo_id, options = hub.full_id(arguments.repo), {"private": arguments.private, "dry_run": arguments.dry_run}
+    if kind == "checkpoint":
+        written = publishing.push_checkpoint(arguments.what, repo_id, **options)
+    elif kind == "law":
+        from hf_scaling.fitting import LawFit
+
+        written = LawFit.from_pretrained(arguments.what).push_to_hub(repo_id, **options)
+    else:
+        from hf_scaling.results import ResultsTable
+
+        config = {} if arguments.config is None else {"config_name": arguments.config}
+        written = ResultsTable.load(arguments.what).push_to_hub(repo_id, **options, **config)
     if arguments.json:
         print(_content(kind, arguments, [_part(kind, written.repo_id, written)]))
         return None
@@ -74,22 +85,6 @@ def run(arguments: argparse.Namespace) -> int | None:
         print(f"{change.kind:<6} {change.path}", file=sys.stderr)
     print(f"{'pushed' if written.changes else 'unchanged'} {written.url}")
     return None
-
-
-def _push(kind: str, arguments: argparse.Namespace, repo_id: str) -> "Commit | Planned":
-    options = {"private": arguments.private, "dry_run": arguments.dry_run}
-    if kind == "checkpoint":
-        from hf_scaling.publishing import push_checkpoint
-
-        return push_checkpoint(arguments.what, repo_id, **options)
-    if kind == "law":
-        from hf_scaling.fitting import LawFit
-
-        return LawFit.from_pretrained(arguments.what).push_to_hub(repo_id, **options)
-    from hf_scaling.results import ResultsTable
-
-    config = {} if arguments.config is None else {"config_name": arguments.config}
-    return ResultsTable.load(arguments.what).push_to_hub(repo_id, **options, **config)
 
 
 def _push_study(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -49,7 +48,12 @@ def run(arguments: argparse.Namespace) -> int:
     from hf_scaling.runner.study_folder import Study
 
     workers = machine.default_workers() if arguments.workers is None else arguments.workers
-    only = {name: _read_value(name, value) for name, value in pairs(arguments.only, "--only").items()}
+    only = {}
+    for name, value in pairs(arguments.only, "--only").items():
+        try:
+            only[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--only {name}: the value is not YAML: {one_line(error)}") from None
     if workers < 1:
         raise InputError(f"--workers {workers}: give at least 1")
     grid = Grid.load(arguments.grid, arguments.set)
@@ -86,14 +90,6 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print(f"error: {failure}", file=sys.stderr)
     return 1
-
-
-def _read_value(name: str, text: str) -> Any:
-    """A value of --only, read as YAML."""
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"--only {name}: the value is not YAML: {one_line(error)}") from None
 
 
 def _write_report(study: Path) -> tuple[list[str], str | None]:

@@ -9,9 +9,6 @@ from hf_scaling.cli._arguments import add_pairs, add_planning_arguments, numbers
 from hf_scaling.errors import InputError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from hf_scaling.boundary import Boundary
     from hf_scaling.planning.next_runs.suggest import SuggestedRuns
 
 HELP = "Select the runs to train next: those that narrow an interval most for a budget."
@@ -44,7 +41,14 @@ def run(arguments: argparse.Namespace) -> None:
     from hf_scaling.planning import suggest_runs
 
     if arguments.quantity == "boundary":
-        fit, table = _boundary(arguments)
+        from hf_scaling.boundary import find_boundary
+
+        for name, default in _NOT_FOR_BOUNDARY.items():
+            if getattr(arguments, name) != default:
+                raise InputError(f"--{name} changes nothing for the boundary: leave it out")
+        options = ("target", "downstream", "direction", "bounds", "bootstrap", "level", "seed")
+        table = read_table(arguments)
+        fit = find_boundary(table, **{name: getattr(arguments, name) for name in options})
     else:
         fit, table = read_fit(arguments)
         if table is not None and arguments.runs:
@@ -77,17 +81,6 @@ def run(arguments: argparse.Namespace) -> None:
         suggestion.to_grid(arguments.out)
         study = arguments.results if grid else "STUDY"
         print(f"written to {arguments.out}; to train: hf-scaling run {arguments.out} --out {study}", file=sys.stderr)
-
-
-def _boundary(arguments: argparse.Namespace) -> "tuple[Boundary, pd.DataFrame]":
-    from hf_scaling.boundary import find_boundary
-
-    for name, default in _NOT_FOR_BOUNDARY.items():
-        if getattr(arguments, name) != default:
-            raise InputError(f"--{name} changes nothing for the boundary: leave it out")
-    table = read_table(arguments)
-    names = ("target", "downstream", "direction", "bounds", "bootstrap", "level", "seed")
-    return find_boundary(table, **{name: getattr(arguments, name) for name in names}), table
 
 
 def _content(suggestion: "SuggestedRuns") -> dict[str, Any]:
