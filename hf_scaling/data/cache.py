@@ -179,7 +179,13 @@ def open_store(
     folder = _layout(folder, image_format)
     with _full_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_damaged(folder)
+        paths = list(find_shards(folder).values())
+        with ThreadPoolExecutor() as pool:
+            damaged = [shard for shard, intact in zip(paths, pool.map(_is_intact, paths)) if not intact]
+        for shard in damaged:
+            if shard.exists():
+                shard.unlink(missing_ok=True)
+                _log.warning("%s is damaged (its checksum differs) and is rebuilt", shard)
         path = folder / "index.json"
         index = json.loads(path.read_text()) if path.exists() else None
         if index is None or len(find_shards(folder)) < index["n_shards"]:
@@ -265,15 +271,6 @@ def rows_per_shard(image_format: ImageFormat) -> int:
     if not image_format.is_raw:
         return _ENCODED_ROWS
     return 1 << max(0, (_RAW_BYTES // (3 * image_format.image_size**2)).bit_length() - 1)
-
-
-def _remove_damaged(folder: Path) -> None:
-    paths = list(find_shards(folder).values())
-    with ThreadPoolExecutor() as pool:
-        damaged = [path for path, intact in zip(paths, pool.map(_is_intact, paths)) if not intact and path.exists()]
-    for path in damaged:
-        path.unlink(missing_ok=True)
-        _log.warning("%s is damaged (its checksum differs) and is rebuilt", path)
 
 
 def _is_intact(path: Path) -> bool:

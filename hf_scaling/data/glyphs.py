@@ -165,46 +165,40 @@ def _tint(ink: np.ndarray, draws: np.ndarray, keys: np.ndarray) -> np.ndarray:
     place = (np.arange(size) + 0.5) / size - 0.5
     image += (np.outer(_between(draws[19], -0.2, 0.2), place) + paper[:, None]).astype(np.float32)[:, None, :]
     image += np.outer(_between(draws[20], -0.2, 0.2), place).astype(np.float32)[:, :, None]
-    image += _grain(keys, size) * _per_image(_between(draws[21] ** 2, 0.0, 0.12))
+    # Grain: noise of mean 0 and variance 1, a sum of four uniforms.
+    words = random_words(keys[:, None], np.arange(_N_DRAWS, _N_DRAWS + size * size))
+    quarters = words.view(np.uint16).reshape(len(keys), size, size, 4)
+    grain = quarters[..., 0].astype(np.float32)
+    for part in (1, 2, 3):
+        grain += quarters[..., part]
+    grain -= np.float32(2 * 65535)
+    grain *= np.float32(np.sqrt(3.0) / 65535)
+    image += grain * _per_image(_between(draws[21] ** 2, 0.0, 0.12))
     image *= 255
     image += np.float32(0.5)
     return np.clip(image, 0, 255, out=image).astype(np.uint8)
 
 
-def _grain(keys: np.ndarray, size: int) -> np.ndarray:
-    """Noise of mean 0 and variance 1, a sum of four uniforms: float32 array (n, size, size)."""
-    words = random_words(keys[:, None], np.arange(_N_DRAWS, _N_DRAWS + size * size))
-    quarters = words.view(np.uint16).reshape(len(keys), size, size, 4)
-    total = quarters[..., 0].astype(np.float32)
-    for part in (1, 2, 3):
-        total += quarters[..., part]
-    total -= np.float32(2 * 65535)
-    return total * np.float32(np.sqrt(3.0) / 65535)
-
-
 @functools.cache
 def _distance_maps() -> np.ndarray:
     """Every character of every font: float32 array, flat, of maps (font, character) in shares of the side."""
-    maps = []
+    from scipy.ndimage import distance_transform_edt
+
+    maps, side = [], _SIDE * _OVERSAMPLING
     for name in FONTS:
         path, layout = str(_font_path(name)), ImageFont.Layout.BASIC
         _, top, _, bottom = ImageFont.truetype(path, 200, layout_engine=layout).getbbox("H")
         size = round(200 * _CAP_HEIGHT * _SIDE * _OVERSAMPLING / (bottom - top))
         font = ImageFont.truetype(path, size, layout_engine=layout)
-        maps += [_distance_map(font, character).ravel() for character in CHARACTERS]
+        for character in CHARACTERS:
+            canvas = Image.new("L", (side, side))
+            left, top, right, bottom = font.getbbox(character)
+            ImageDraw.Draw(canvas).text(((side - right - left) / 2, (side - bottom - top) / 2), character, 255, font)
+            inside = np.asarray(canvas) > 127
+            distance = distance_transform_edt(inside) - distance_transform_edt(~inside)
+            means = distance.reshape(_SIDE, _OVERSAMPLING, _SIDE, _OVERSAMPLING).mean((1, 3))
+            maps.append(means.astype(np.float32).ravel() / side)
     return np.concatenate(maps)
-
-
-def _distance_map(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray:
-    from scipy.ndimage import distance_transform_edt
-
-    side = _SIDE * _OVERSAMPLING
-    canvas = Image.new("L", (side, side))
-    left, top, right, bottom = font.getbbox(character)
-    ImageDraw.Draw(canvas).text(((side - right - left) / 2, (side - bottom - top) / 2), character, 255, font)
-    inside = np.asarray(canvas) > 127
-    distance = distance_transform_edt(inside) - distance_transform_edt(~inside)
-    return distance.reshape(_SIDE, _OVERSAMPLING, _SIDE, _OVERSAMPLING).mean((1, 3)).astype(np.float32) / side
 
 
 def _font_path(name: str) -> Path:

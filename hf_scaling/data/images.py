@@ -218,29 +218,25 @@ class Frame:
             raw_mode = _raw_mode(image)
             if raw_mode in _SWAPPED and image.tile[0].codec_name == "libtiff":
                 image.tile = [tile._replace(args=(_SWAPPED[raw_mode], *tile.args[1:])) for tile in image.tile]
-            if _is_deep(image):
-                return cls._read_deep(image, raw_mode, encoded, has_frames)
-            is_jpeg = image.format == "JPEG" and image.mode == "RGB"
-            is_plain_jpeg = is_jpeg and image.getexif().get(_ORIENTATION, 1) not in range(2, 9)
+            if not _is_deep(image):
+                is_jpeg = image.format == "JPEG" and image.mode == "RGB"
+                is_plain_jpeg = is_jpeg and image.getexif().get(_ORIENTATION, 1) not in range(2, 9)
+                ImageOps.exif_transpose(image, in_place=True)
+                return cls(_convert(image), is_plain_jpeg=is_plain_jpeg, has_frames=has_frames)
+            is_inverted = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+            key = image.info.get("transparency")
             ImageOps.exif_transpose(image, in_place=True)
-            return cls(_convert(image), is_plain_jpeg=is_plain_jpeg, has_frames=has_frames)
-
-    @classmethod
-    def _read_deep(cls, image: Image.Image, raw_mode: str, encoded: bytes, has_frames: bool) -> "Frame":
-        is_inverted = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-        key = image.info.get("transparency")
-        ImageOps.exif_transpose(image, in_place=True)
-        values, alpha = np.asarray(image), None
-        if values.ndim == 3:
-            values, alpha = _combine_bytes(values, raw_mode, encoded)
-        elif raw_mode == "I;32N":  # unsigned, which PIL reads as signed
-            values = values.view(np.uint32)
-        if alpha is None and key is not None:
-            is_key = values == np.asarray(key)
-            alpha = np.where(is_key.all(axis=-1) if values.ndim == 3 else is_key, 0, 255).astype(np.uint8)
-        if alpha is not None and alpha.min() == 255:
-            alpha = None
-        return cls(None, values, alpha, is_inverted, has_frames=has_frames)
+            values, alpha = np.asarray(image), None
+            if values.ndim == 3:
+                values, alpha = _combine_bytes(values, raw_mode, encoded)
+            elif raw_mode == "I;32N":  # unsigned, which PIL reads as signed
+                values = values.view(np.uint32)
+            if alpha is None and key is not None:
+                is_key = values == np.asarray(key)
+                alpha = np.where(is_key.all(axis=-1) if values.ndim == 3 else is_key, 0, 255).astype(np.uint8)
+            if alpha is not None and alpha.min() == 255:
+                alpha = None
+            return cls(None, values, alpha, is_inverted, has_frames=has_frames)
 
     @property
     def kind(self) -> str | None:

@@ -157,36 +157,37 @@ class RowPacker:
         return block
 
     def _pack_images(self, images: list[tuple[int, dict | None]]) -> list[Packed | str]:
-        def pack_group(group: list[tuple[int, dict | None]]) -> list[Packed | str]:
-            return [self._pack_one(row, image) for row, image in group]
-
         start = time.thread_time()
-        packed = pack_group(images[:_GROUP])
+        packed = self._pack_group(images[:_GROUP])
         if time.thread_time() - start < _SMALL_SECONDS * len(packed):
-            return packed + pack_group(images[_GROUP:])
+            return packed + self._pack_group(images[_GROUP:])
         groups = [images[begin : begin + _GROUP] for begin in range(_GROUP, len(images), _GROUP)]
         n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         with ThreadPoolExecutor(max(1, n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))) as pool:
-            return packed + [result for group in pool.map(pack_group, groups) for result in group]
+            return packed + [result for group in pool.map(self._pack_group, groups) for result in group]
 
-    def _pack_one(self, row: int, image: dict | None) -> Packed | str:
-        """A packed image, or what is wrong with it."""
-        # Outside the try: an error of the disk or the network is not a corrupt image.
-        encoded = _read_bytes(image, self.folder)
-        try:
-            return self.packer.pack(encoded)
-        except (MemoryError, Undecided):
-            raise
-        except Exception as error:  # PIL raises nearly anything on broken bytes
-            is_file = image is not None and image["bytes"] is None and image["path"]
-            reason = ""
-            if not isinstance(error, UnidentifiedImageError):  # the text of that one holds a memory address
-                reason = f" ({(str(error).strip().splitlines() or [type(error).__name__])[0]})"
-            name = image["path"] if is_file else f"row {row} of {self.where}"
-            problem = f"{name} cannot be decoded as an image{reason}"
-            if self.skip_corrupt:
-                return problem
-            raise InputError(f"{problem}: repair or remove it, or leave out such images with skip_corrupt") from error
+    def _pack_group(self, images: list[tuple[int, dict | None]]) -> list[Packed | str]:
+        """Packed images, or what is wrong with them."""
+        packed: list[Packed | str] = []
+        for row, image in images:
+            # Outside the try: an error of the disk or the network is not a corrupt image.
+            encoded = _read_bytes(image, self.folder)
+            try:
+                packed.append(self.packer.pack(encoded))
+            except (MemoryError, Undecided):
+                raise
+            except Exception as error:  # PIL raises nearly anything on broken bytes
+                is_file = image is not None and image["bytes"] is None and image["path"]
+                reason = ""
+                if not isinstance(error, UnidentifiedImageError):  # the text of that one holds a memory address
+                    reason = f" ({(str(error).strip().splitlines() or [type(error).__name__])[0]})"
+                name = image["path"] if is_file else f"row {row} of {self.where}"
+                problem = f"{name} cannot be decoded as an image{reason}"
+                if not self.skip_corrupt:
+                    advice = "repair or remove it, or leave out such images with skip_corrupt"
+                    raise InputError(f"{problem}: {advice}") from error
+                packed.append(problem)
+        return packed
 
 
 def _read_bytes(image: dict | None, folder: Path | None) -> bytes:
