@@ -24,7 +24,7 @@ from hf_scaling.hub.errors import hub_errors, is_offline, may_pass, push_errors,
 from hf_scaling.text import format_bytes
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitOperation, CommitOperationAdd
+    from huggingface_hub import CommitOperation
 
 # A name with such a suffix is a missing file, not a repository.
 _FILE_SUFFIXES = (".csv", ".gz", ".json", ".parquet", ".tsv", ".txt", ".yaml", ".yml")
@@ -437,16 +437,16 @@ def _change(base: RemoteFolder, operation: "CommitOperation") -> Change:
     size = operation.upload_info.size
     if old is None:
         return Change(path, "add", size)
-    return Change(path, "same" if size == old.size and _etag(operation, old.etag) == old.etag else "change", size)
-
-
-def _etag(operation: "CommitOperationAdd", old: str) -> str:
-    """The hash of a file to upload, of the kind that the Hub gave the old file: SHA-256 (large files) or git's."""
-    if len(old) == _SHA256_DIGITS:
-        return operation.upload_info.sha256.hex()
-    with operation.as_file() as file:
-        content = file.read()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    if size != old.size:
+        return Change(path, "change", size)
+    # The hash of the file to upload, of the kind that the Hub gave the old file: SHA-256 (large files) or git's.
+    if len(old.etag) == _SHA256_DIGITS:
+        etag = operation.upload_info.sha256.hex()
+    else:
+        with operation.as_file() as file:
+            content = file.read()
+        etag = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return Change(path, "same" if etag == old.etag else "change", size)
 
 
 @contextmanager
