@@ -1,11 +1,11 @@
 """`hf-scaling env`: versions, devices, cache and Hub of this machine, for a bug report."""
 
 import argparse
+import contextlib
 import importlib.metadata
 import os
 import platform
 import shutil
-from pathlib import Path
 from typing import Any
 
 from hf_scaling import __version__
@@ -76,39 +76,30 @@ def _environment() -> dict[str, Any]:
         cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     except (ImportError, OSError):
         cards = []
+    versions: dict[str, str | None] = {"hf_scaling": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
     folder = cache_root(None)
+    n_bytes = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            # Another process may have removed it.
+            with contextlib.suppress(OSError):
+                n_bytes += os.lstat(os.path.join(root, name)).st_size
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return {
-        "versions": {"hf_scaling": __version__, "python": platform.python_version()}
-        | {name: _version(name) for name in _PACKAGES},
+        "versions": versions,
         "platform": platform.platform(),
         "cores": usable_cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "devices": [{"name": card.name, "memory_bytes": card.total_memory} for card in cards],
         "cache": {
             "folder": str(folder),
-            "bytes": _size(folder),
+            "bytes": n_bytes,
             "free_bytes": shutil.disk_usage(existing).free,
         },
         "hub": hub.login_state(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _size(folder: Path) -> int:
-    """Bytes of all files in a folder; 0 where there is none."""
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(root, name)).st_size
-            except OSError:
-                # Another process has removed it.
-                continue
-    return total

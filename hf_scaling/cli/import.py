@@ -35,10 +35,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Import, write the table, print the mapping and the next command."""
+    from hf_scaling.results.files import write
     from hf_scaling.results.imports import KINDS, import_results
 
     imported = import_results(arguments.what, pairs(arguments.map, "--map"), arm_names(arguments.arm_names))
-    path = _write(imported, arguments.what, arguments.out)
+    source = Path(arguments.what).resolve()
+    folder = source.parent.parent if source.parent.name.startswith("checkpoint-") else source.parent
+    stem = folder.name if source.suffix == ".json" else source.name.split(".")[0]
+    path = Path(arguments.out or f"{stem}-results.csv")
+    if path.resolve() == source:
+        raise InputError(f"--out {path}: this is the table to import; give another file")
+    if path.suffix in (".csv", ".parquet"):
+        write(imported.table.to_dataset().data.table, path)
+    else:
+        path = imported.table.save(path)
     frame = imported.table.to_pandas()
     n_runs = int(frame["run"].nunique()) if "run" in frame.columns else None
     following = _next_command(imported, path)
@@ -60,21 +70,6 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"table   {path}")
     missing = "none yet: a fit needs a size and a loss or an error; name them with --map OURS=THEIRS"
     print(f"next    {following or missing}")
-
-
-def _write(imported: "Imported", what: str, out: str | None) -> Path:
-    from hf_scaling.results.files import write
-
-    source = Path(what).resolve()
-    folder = source.parent.parent if source.parent.name.startswith("checkpoint-") else source.parent
-    stem = folder.name if source.suffix == ".json" else source.name.split(".")[0]
-    path = Path(out or f"{stem}-results.csv")
-    if path.resolve() == source:
-        raise InputError(f"--out {path}: this is the table to import; give another file")
-    if path.suffix not in (".csv", ".parquet"):
-        return imported.table.save(path)
-    write(imported.table.to_dataset().data.table, path)
-    return path
 
 
 def _next_command(imported: "Imported", path: Path) -> str | None:

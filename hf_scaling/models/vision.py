@@ -184,8 +184,20 @@ def replace_head(model: PreTrainedModel, n_classes: int, seed: int) -> None:
         raise InputError(f"n_classes {n_classes}: a classifier needs at least 2 classes")
     generator = torch.Generator().manual_seed(seed)
     for name, layer in _head_layers(model):
+        has_bias = layer.bias is not None
+        with torch.device("meta"):
+            if isinstance(layer, nn.Linear):
+                new = nn.Linear(layer.in_features, n_classes, bias=has_bias)
+            else:
+                new = nn.Conv2d(layer.in_channels, n_classes, layer.kernel_size, bias=has_bias)
+        # Drawn on the CPU, whose generator gives the same weights whatever the device.
+        new = new.to_empty(device="cpu")
+        with torch.no_grad():
+            new.weight.normal_(std=0.02, generator=generator)
+            if has_bias:
+                new.bias.zero_()
         parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, _new_layer(layer, n_classes, generator))
+        setattr(model.get_submodule(parent), attribute, new.to(layer.weight.device, layer.weight.dtype))
     model.config.num_labels = n_classes
     model.num_labels = n_classes
     name_classes(model, [f"LABEL_{label}" for label in range(n_classes)])
@@ -268,19 +280,3 @@ def _head_layers(model: PreTrainedModel) -> list[tuple[str, nn.Linear | nn.Conv2
     if not layers:
         raise InputError(f"{type(model).__name__} has no classification head")
     return layers
-
-
-def _new_layer(layer: nn.Linear | nn.Conv2d, n_classes: int, generator: torch.Generator) -> nn.Module:
-    """A layer like `layer` with `n_classes` outputs, on its device and of its dtype; drawn on the CPU."""
-    has_bias = layer.bias is not None
-    with torch.device("meta"):
-        if isinstance(layer, nn.Linear):
-            new = nn.Linear(layer.in_features, n_classes, bias=has_bias)
-        else:
-            new = nn.Conv2d(layer.in_channels, n_classes, layer.kernel_size, bias=has_bias)
-    new = new.to_empty(device="cpu")
-    with torch.no_grad():
-        new.weight.normal_(std=0.02, generator=generator)
-        if has_bias:
-            new.bias.zero_()
-    return new.to(layer.weight.device, layer.weight.dtype)

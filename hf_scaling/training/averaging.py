@@ -120,7 +120,21 @@ class WeightAverage:
             return
         for name, weight in self._average.items():
             self._weights[name].copy_(weight)
-        _recompute_statistics(self._model, self._batches)
+        layers = [layer for layer in self._model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+        layers = [layer for layer in layers if layer.track_running_stats]
+        if not layers:
+            return
+        was_training, momenta = self._model.training, [layer.momentum for layer in layers]
+        self._model.eval()
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # the mean over all batches
+            layer.train()
+        for batch in self._batches():
+            self._model(**batch)
+        for layer, momentum in zip(layers, momenta):
+            layer.momentum = momentum
+        self._model.train(was_training)
 
     def save(self, checkpoint: Path) -> None:
         """Write the average into the folder of a training state."""
@@ -133,21 +147,3 @@ class WeightAverage:
         with safetensors.safe_open(checkpoint / _FILE, "pt", device=str(device)) as file:
             self.n_steps = int(file.metadata()[_N_STEPS])
             self._average = {name: file.get_tensor(name) for name in self._weights} if self.n_steps else {}
-
-
-def _recompute_statistics(model: nn.Module, batches: Callable[[], Iterable[dict[str, torch.Tensor]]]) -> None:
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    layers = [layer for layer in layers if layer.track_running_stats]
-    if not layers:
-        return
-    was_training, momenta = model.training, [layer.momentum for layer in layers]
-    model.eval()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # the mean over all batches
-        layer.train()
-    for batch in batches():
-        model(**batch)
-    for layer, momentum in zip(layers, momenta):
-        layer.momentum = momentum
-    model.train(was_training)
