@@ -57,7 +57,18 @@ def run(arguments: argparse.Namespace) -> None:
     if bool(arguments.at) == bool(arguments.frame):
         raise InputError("give the sizes to predict at: --at NAME=VALUE for each size of the law, or --frame FILE")
     pool = keywords(arguments)["pool"] or []
-    frame = _read_sizes(arguments.frame) if arguments.frame else None
+    frame = None
+    if arguments.frame:
+        from hf_scaling.results import ResultsTable
+
+        try:
+            # As a table of runs is read: any delimiter, sizes such as 1.3B.
+            frame = ResultsTable.load(arguments.frame).to_pandas()
+        except InputError as error:
+            raise InputError(f"--frame {error}") from None
+        if frame.empty:
+            raise InputError(f"--frame {arguments.frame}: the file has no rows")
+        frame = frame.drop(columns=["value", "low", "high", "extrapolation"], errors="ignore")
     given = list(frame) if frame is not None else [text.partition("=")[0].strip() for text in arguments.at]
     named = [name for name in dict.fromkeys(given) if name not in pool]
     if frame is None and not (Path(arguments.results) / "law.json").is_file():
@@ -121,19 +132,6 @@ def _sizes(fit: "LawFit", sets: list[dict[str, Any]]) -> "pd.DataFrame":
             ranges = " (the largest measured)" if set(missing) & set(largest) else ""
             raise InputError(f"--at: {', '.join(missing)} missing; {fit.law} needs each size: add {add}{ranges}")
     return pd.DataFrame(sets)[columns]
-
-
-def _read_sizes(path: str) -> "pd.DataFrame":
-    from hf_scaling.results import ResultsTable
-
-    try:
-        # As a table of runs is read: any delimiter, sizes such as 1.3B.
-        frame = ResultsTable.load(path).to_pandas()
-    except InputError as error:
-        raise InputError(f"--frame {error}") from None
-    if frame.empty:
-        raise InputError(f"--frame {path}: the file has no rows")
-    return frame.drop(columns=["value", "low", "high", "extrapolation"], errors="ignore")
 
 
 def _describe(fit: "LawFit", predicted: "pd.DataFrame", level: float) -> str:

@@ -147,7 +147,22 @@ class DistillationTrainer(Trainer):
         teacher_logits = self._run_teacher(features) if alpha > 0 else None
         outputs = model(**features)
         if model.training:
-            loss = self._training_loss(logits_of(outputs), teacher_logits, labels, alpha, num_items_in_batch)
+            parts = distillation_loss(
+                logits_of(outputs),
+                teacher_logits,
+                labels,
+                alpha=alpha,
+                temperature=self.args.temperature,
+                kind=self.args.kind,
+                num_items=num_items_in_batch,
+                label_smoothing=self.args.label_smoothing_factor,
+            )
+            # DDP averages over the processes, but num_items_in_batch counts the examples of all of them.
+            if num_items_in_batch is not None and self.args.average_tokens_across_devices and self.args.world_size > 1:
+                parts = LossParts(*(part * self.accelerator.num_processes for part in parts))
+            if self.teacher is not None:
+                self._parts.add(parts, alpha, self.state.global_step)
+            loss = parts.loss
         elif self.args.world_size == 1:
             loss = distillation_loss(logits_of(outputs), None, labels, alpha=0).loss
         else:
@@ -212,31 +227,6 @@ class DistillationTrainer(Trainer):
     def _run_teacher(self, features: dict[str, Any]) -> Tensor:
         with self.accelerator.autocast():
             return self.teacher(**features)
-
-    def _training_loss(
-        self,
-        logits: Tensor,
-        teacher_logits: Tensor | None,
-        labels: Tensor,
-        alpha: float,
-        num_items: Tensor | int | None,
-    ) -> Tensor:
-        parts = distillation_loss(
-            logits,
-            teacher_logits,
-            labels,
-            alpha=alpha,
-            temperature=self.args.temperature,
-            kind=self.args.kind,
-            num_items=num_items,
-            label_smoothing=self.args.label_smoothing_factor,
-        )
-        # DDP averages over the processes, but num_items counts the examples of all of them.
-        if num_items is not None and self.args.average_tokens_across_devices and self.args.world_size > 1:
-            parts = LossParts(*(part * self.accelerator.num_processes for part in parts))
-        if self.teacher is not None:
-            self._parts.add(parts, alpha, self.state.global_step)
-        return parts.loss
 
     def _ignore_repeated(self, inputs: dict[str, Any]) -> bool:
         """Ignore the examples that accelerate repeats in the last batch so that all processes have equally many."""

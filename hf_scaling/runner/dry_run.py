@@ -119,8 +119,22 @@ def seconds_here(
     Returns:
         run_id to seconds; NaN where no similar speed is known.
     """
-    speeds, seconds = Speeds(), {}
-    _time_models(plan, left, speeds, process)
+    speeds, seconds, timed = Speeds(), {}, []
+    if not all(speeds.nearest(run, _SIMILAR) for run in left):
+        # This machine has not trained models of the size of all runs left: a step of some of the plan's is timed.
+        plain = [run for run in plan if run.spec.stage == "pretrain" and run.spec.teacher is None]
+        sizes = {run.flops_per_example: run for run in plain if speeds.nearest(run, _SIMILAR) is None}
+        timed = [sizes[flops] for flops in sorted(sizes)]
+        if len(timed) > _TIMED_MODELS:
+            timed = [timed[0], timed[len(timed) // 2], timed[-1]]
+    with contextlib.ExitStack() as stack:
+        for run in timed:
+            process = process or stack.enter_context(Process(WORKER, {"OMP_NUM_THREADS": "1"}))
+            model = {"model": run.model, "n_classes": run.spec.n_classes, "fields": dict(run.fields)}
+            of_step = process.ask("time_step", **model, batch=_BATCH)
+            speeds.record(run, of_step, _BATCH, _BATCH)
+            if of_step > _LONGEST:
+                break
     for run in left:
         speed = speeds.nearest(run, _EXTRAPOLATED)
         seconds[run.run_id] = math.nan if speed is None else _OVERHEAD + run.flops * speed.seconds / speed.flops
@@ -167,26 +181,3 @@ def describe(content: Mapping[str, Any]) -> str:
     if content["uncertain"]:
         lines_below.append("uncertain, since the finished runs and the classes are guessed:")
     return "\n".join([*text_table(heads, lines), "", *lines_below, *(f"  {why}" for why in content["uncertain"])])
-
-
-def _time_models(
-    plan: Sequence[PlannedRun], left: Sequence[PlannedRun], speeds: Speeds, process: Process | None
-) -> None:
-    """Time a step of some models of a plan where this machine has not trained models of the size of the runs left."""
-    if all(speeds.nearest(run, _SIMILAR) for run in left):
-        return
-    plain = [run for run in plan if run.spec.stage == "pretrain" and run.spec.teacher is None]
-    sizes = {run.flops_per_example: run for run in plain if speeds.nearest(run, _SIMILAR) is None}
-    runs = [sizes[flops] for flops in sorted(sizes)]
-    if len(runs) > _TIMED_MODELS:
-        runs = [runs[0], runs[len(runs) // 2], runs[-1]]
-    if not runs:
-        return
-    with contextlib.ExitStack() as stack:
-        process = process or stack.enter_context(Process(WORKER, {"OMP_NUM_THREADS": "1"}))
-        for run in runs:
-            model = {"model": run.model, "n_classes": run.spec.n_classes, "fields": dict(run.fields)}
-            seconds = process.ask("time_step", **model, batch=_BATCH)
-            speeds.record(run, seconds, _BATCH, _BATCH)
-            if seconds > _LONGEST:
-                return

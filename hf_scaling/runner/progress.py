@@ -38,13 +38,17 @@ class Progress:
         self._elsewhere, self._seconds_left, self._estimated_at = 0, float("nan"), time.monotonic()
         # A log file gets a line for a finished run, a terminal a new time every second.
         self._is_live = show and sys.stderr.isatty()
+        try:
+            has_width = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+        except (OSError, ValueError):
+            has_width = False  # as under some tools that record terminals
         self._bar = tqdm(
             total=len(plan),
             initial=len(plan) - len(left),
             desc="runs",
             bar_format="{desc} {n_fmt}/{total_fmt} |{bar:20}| {elapsed} elapsed{postfix}",
             file=sys.stderr,
-            dynamic_ncols=self._is_live and _columns() > 0,
+            dynamic_ncols=self._is_live and has_width,
             disable=not show,
         )
         self._update_estimate()
@@ -113,14 +117,6 @@ class Progress:
         names = [short_name(run) for run, _, _ in self._running.values()]
         words += [f"now {joined(names, most=_MOST_NAMED)}"] if names else []
         return "; ".join(words)
-
-
-def _columns() -> int:
-    """Width of the terminal; 0 where it has none, as under some tools that record terminals."""
-    try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns
-    except (OSError, ValueError):
-        return 0
 
 
 def short_name(run: PlannedRun) -> str:

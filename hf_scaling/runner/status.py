@@ -187,15 +187,14 @@ def _size_table(rows: Sequence[Mapping[str, Any]], x: str) -> list[str]:
             cells[row["model"], row["arm"], upstream, row["teacher_n_params"]][row[x]].append(row)
     sizes = sorted({row[x] for row in rows})
     named = len(set().union(*upstreams.values())) > 1
-    lines = [
-        [model, arm, *([upstream] if named else []), *(_cell(columns[size]) for size in sizes)]
-        for (model, arm, upstream, _), columns in cells.items()
-    ]
+    lines = []
+    for (model, arm, upstream, _), columns in cells.items():
+        line = [model, arm, *([upstream] if named else [])]
+        for size in sizes:
+            if of_size := columns[size]:
+                error, loss = (statistics.fmean(row[name] for row in of_size) for name in ("error", "loss"))
+                line.append(f"{error:.3f} ({loss:.2f})")
+            else:
+                line.append("-")
+        lines.append(line)
     return text_table(["student", "arm", *(["upstream"] if named else []), *(f"{size:,}" for size in sizes)], lines)
-
-
-def _cell(rows: Sequence[Mapping[str, Any]]) -> str:
-    if not rows:
-        return "-"
-    error, loss = (statistics.fmean(row[name] for row in rows) for name in ("error", "loss"))
-    return f"{error:.3f} ({loss:.2f})"

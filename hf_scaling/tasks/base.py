@@ -104,7 +104,18 @@ class PretrainFields(RunFields):
     def __post_init__(self):
         super().__post_init__()
         if self.learning_rates is not None:
-            self.learning_rates = _read_rates(self.learning_rates)
+            given = self.learning_rates
+            try:
+                read = json.loads(given) if isinstance(given, str) else given
+                rates = {str(name): float(rate) for name, rate in read.items()}
+            except (ValueError, TypeError, AttributeError):
+                raise InputError(
+                    f'learning_rates {given!r}: write a rate for each model, {{"vit-800k": 1e-3}}'
+                ) from None
+            for name, rate in rates.items():
+                if not 0 < rate < math.inf:
+                    raise InputError(f"learning_rates: the rate of {name} is {rate:g}: it must be above 0")
+            self.learning_rates = rates
         if self.teacher == "none":
             self.teacher = None
         if self.decay is not None and not 0 < self.decay < 1:
@@ -113,20 +124,6 @@ class PretrainFields(RunFields):
             raise InputError(
                 "decay: missing; rungs and previous_rung need it: the share of the steps over which rates fall"
             )
-
-
-def _read_rates(rates: Any) -> dict[str, float]:
-    """Model -> learning rate, from a mapping or its JSON."""
-    try:
-        read = {
-            str(name): float(rate) for name, rate in (json.loads(rates) if isinstance(rates, str) else rates).items()
-        }
-    except (ValueError, TypeError, AttributeError):
-        raise InputError(f'learning_rates {rates!r}: write a rate for each model, {{"vit-800k": 1e-3}}') from None
-    for name, rate in read.items():
-        if not 0 < rate < math.inf:
-            raise InputError(f"learning_rates: the rate of {name} is {rate:g}: it must be above 0")
-    return read
 
 
 @dataclass

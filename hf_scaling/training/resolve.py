@@ -222,7 +222,7 @@ def resolve(
     spec = _specify(fields, args, sized, counted.configuration, steps, teacher, parent)
     steps_before = rung.start if rung else 0
     trained = (steps - steps_before) * spec.rule["batch"]
-    model, arm = _model_and_arm(fields, spec, parent)
+    model, arm, class_subset = _pretraining_of(fields, spec, parent)
     plan = PlannedRun(
         spec=spec,
         model=model,
@@ -237,7 +237,7 @@ def resolve(
         source_parts=sized.parts,
         provisional=sized.provisional or _provisional(teacher) or _provisional(parent),
         steps_before=steps_before,
-        class_subset=_class_subset(fields, parent),
+        class_subset=class_subset,
     )
     return ResolvedRun(plan, fields, args, sized.source, inputs, teacher, parent, cache)
 
@@ -319,15 +319,6 @@ def _find_teacher(
         meant = did_you_mean(name, task.families)
         raise InputError(f"teacher {name}: not a family name, a folder or a Hub id (org/name){meant}")
     return cache.checkpoint(name, task)
-
-
-def _class_subset(fields: RunFields, parent: ResolvedRun | Checkpoint | RunFolder | None) -> int | None:
-    """Number of the random subset of the upstream classes that a run, or the run that it fine-tunes, uses."""
-    if isinstance(fields, FinetuneFields):
-        return parent.plan.class_subset if isinstance(parent, ResolvedRun) else None
-    classes = getattr(fields, "classes", None)
-    subset = None if classes is None else ClassSubset.parse(classes)
-    return None if subset is None else subset.number
 
 
 def _start_of(
@@ -443,15 +434,19 @@ def _specify(
     return spec
 
 
-def _model_and_arm(
+def _pretraining_of(
     fields: RunFields, spec: RunSpec, parent: ResolvedRun | Checkpoint | RunFolder | None
-) -> tuple[str, str]:
-    """The student's name, or where its given checkpoint is, and the arm in which it was pretrained."""
-    if isinstance(fields, PretrainFields) or fields.is_new_model:
-        return fields.model, spec.arm
-    if isinstance(parent, ResolvedRun):
-        return parent.plan.model, parent.plan.arm
-    return fields.checkpoint, parent.row.get("arm", "plain")
+) -> tuple[str, str, int | None]:
+    """Of a run, or of the run that it fine-tunes: model (or where its checkpoint is), arm and random class subset."""
+    if isinstance(fields, FinetuneFields):
+        if fields.is_new_model:
+            return fields.model, spec.arm, None
+        if isinstance(parent, ResolvedRun):
+            return parent.plan.model, parent.plan.arm, parent.plan.class_subset
+        return fields.checkpoint, parent.row.get("arm", "plain"), None
+    classes = getattr(fields, "classes", None)
+    subset = None if classes is None else ClassSubset.parse(classes)
+    return fields.model, spec.arm, None if subset is None else subset.number
 
 
 def _id_of(needed: ResolvedRun | Checkpoint | RunFolder | None) -> str | None:

@@ -83,7 +83,16 @@ def load_tokenizer(name: str) -> TextTokenizer:
         raise InputError(f"{name} holds no readable tokenizer.json: {error}") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    named = _special_tokens(folder, tokenizer)
+    # The special tokens that the tokenizer's files name, of those that it has.
+    named: dict[str, str] = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        path = folder / file
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        for special in ("eos_token", *_SPECIAL):
+            token = content.get(special)
+            token = token.get("content") if isinstance(token, dict) else token
+            if _is_token(tokenizer, token):
+                named[special] = token
     end = next((end for end in (named.pop("eos_token", None), *_USUAL_ENDS) if _is_token(tokenizer, end)), None)
     if end is None:
         raise InputError(f"{name}: no token of its tokenizer ends a text: set eos_token in tokenizer_config.json")
@@ -104,20 +113,6 @@ def _byte_tokenizer() -> tokenizers.Tokenizer:
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     tokenizer.add_special_tokens([_BYTES_END])
     return tokenizer
-
-
-def _special_tokens(folder: Path, tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
-    """The special tokens that a tokenizer's files name, of those that it has."""
-    named: dict[str, str] = {}
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        path = folder / file
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        for name in ("eos_token", *_SPECIAL):
-            token = content.get(name)
-            token = token.get("content") if isinstance(token, dict) else token
-            if _is_token(tokenizer, token):
-                named[name] = token
-    return named
 
 
 def _is_token(tokenizer: tokenizers.Tokenizer, token: str | None) -> bool:

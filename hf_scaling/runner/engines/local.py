@@ -1,6 +1,5 @@
 """Workers as processes of this machine."""
 
-import contextlib
 import os
 import queue
 import threading
@@ -67,14 +66,25 @@ class LocalEngine:
         """
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
-            with contextlib.suppress(queue.Empty):
+            try:
                 worker, answer = self._answers.get(timeout=left)
-                busy = worker.busy
-                self._update(worker, answer)
-                if busy:
-                    return [(worker.slot, answer)]
-                if self.free():
-                    return []
+            except queue.Empty:
+                continue
+            busy = worker.busy
+            if answer is None or answer["status"] != "lost":
+                worker.ready, worker.busy, self._start_failures = True, False, 0
+            else:
+                status = worker.process.wait()
+                if not worker.ready:
+                    self._start_failures += 1
+                if self._start_failures >= _START_FAILURES:
+                    line = last_line(worker.log) or "no output"
+                    raise RunError(f"workers die before they are ready (status {status}): {line}")
+                self._workers[worker.slot] = self._start(worker.slot)
+            if busy:
+                return [(worker.slot, answer)]
+            if self.free():
+                return []
         return []
 
     def close(self) -> None:
@@ -85,19 +95,6 @@ class LocalEngine:
             if worker.listener is not None:
                 worker.listener.join(timeout=10)
             worker.log.unlink(missing_ok=True)
-
-    def _update(self, worker: _Worker, answer: dict[str, str] | None) -> None:
-        """Note that a worker is ready, has ended a run, or is lost, and replace a lost one."""
-        if answer is None or answer["status"] != "lost":
-            worker.ready, worker.busy, self._start_failures = True, False, 0
-            return
-        status = worker.process.wait()
-        if not worker.ready:
-            self._start_failures += 1
-        if self._start_failures >= _START_FAILURES:
-            line = last_line(worker.log) or "no output"
-            raise RunError(f"workers die before they are ready (status {status}): {line}")
-        self._workers[worker.slot] = self._start(worker.slot)
 
     def _start(self, slot: int) -> _Worker:
         log = self._study / "logs" / f"worker-{os.getpid()}-{slot}.log"
