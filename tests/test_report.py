@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -18,7 +19,7 @@ from hf_scaling.cli import main
 from hf_scaling.fitting.law_fit import VERDICTS as LAW_VERDICTS
 from hf_scaling.hub.cards import escape_markdown
 from hf_scaling.planning.verdicts import GAP_VERDICTS
-from hf_scaling.report.answers import BOUNDARY_STATUSES, LAW_STATUSES, answers, whole
+from hf_scaling.report.answers import BOUNDARY_STATUSES, LAW_STATUSES, answers, next_runs_statements, whole
 from hf_scaling.report.figures import LIGHT, Drawing
 from hf_scaling.report.grouping import groups_by_place
 from hf_scaling.report.headlines import MOST, headlines
@@ -87,6 +88,20 @@ def test_every_question_is_answered(written):
     text = " ".join(written[0].summary().split())
     groups = [group for each in found.values() for of in groups_by_place(each).values() for group in of]
     assert all(" ".join(group.text.split()) in text for group in groups)
+
+
+def test_the_suggested_command_names_the_study_as_typed_below_its_folder(written, tmp_path, monkeypatch):
+    part = written[0].parts[0]
+
+    def named(study):
+        details = [detail for one in next_runs_statements(part.next_runs, part.part, study) for detail in one.details]
+        return next(shlex.split(detail.split("`")[1])[2] for detail in details if "`" in detail)
+
+    (tmp_path / "studies" / "my photos").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert named(tmp_path / "studies" / "my photos") == named(Path("studies/my photos")) == "studies/my photos"
+    # A page that travels must not show the folders of the machine that wrote it.
+    assert named(tmp_path.parent) == named(None) == "RESULTS"
 
 
 def test_the_first_screen_answers_in_few_sentences_beside_a_figure(written, page):

@@ -1,8 +1,10 @@
 """The answers of a report as sentences: the same in the page, the card and the terminal."""
 
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,7 +120,10 @@ def answers(findings: Findings) -> list[Answer]:
             lambda part, _: [gap_statement(gap, part.part) for gap in part.transfer_gaps],
         ),
         "plan": ("What should the next unit of budget buy?", plan_statements),
-        "next": ("Which runs next?", lambda part, _: next_runs_statements(part.next_runs, part.part)),
+        "next": (
+            "Which runs next?",
+            lambda part, findings: next_runs_statements(part.next_runs, part.part, findings.request.study),
+        ),
     }
     statements = {
         code: tuple(statement for part in findings.parts for statement in state(part, findings))
@@ -374,8 +379,8 @@ def plan_statement(target_plan: TargetPlan, part: Part) -> Statement:
     return Statement(text, (*details, *_warnings(plan.notes)), part.title, sizes)
 
 
-def next_runs_statements(next_runs: NextRuns | None, part: Part) -> list[Statement]:
-    """The suggested runs, what they cost, and how far they narrow the interval."""
+def next_runs_statements(next_runs: NextRuns | None, part: Part, study: Path | None = None) -> list[Statement]:
+    """The suggested runs, what they cost, how far they narrow the interval, and the command that writes them."""
     if next_runs is None:
         return []
     aim = aim_of(next_runs)
@@ -387,6 +392,9 @@ def next_runs_statements(next_runs: NextRuns | None, part: Part) -> list[Stateme
     key = f"{len(runs)} {one if len(runs) == 1 else many}"
     now, then = _interval(runs.aim.low, runs.aim.high), _interval(*runs.after)
     rows = f" --downstream {part.values['downstream']}" if "downstream" in part.values else ""
+    # As a person below whose folder the study lies types it; a page that travels names no folder of this machine.
+    is_below = study is not None and study.resolve().is_relative_to(Path.cwd())
+    results = shlex.quote(str(study.resolve().relative_to(Path.cwd()))) if is_below else "RESULTS"
     names = [name for name in ("model", *_SIZES) if name in runs.columns and runs[name].notna().all()]
     seeds = runs.groupby(names, sort=False).size() if names else pd.Series(dtype=int)
     sizes = [dict(zip(names, key if isinstance(key, tuple) else (key,))) for key in seeds.index]
@@ -396,7 +404,7 @@ def next_runs_statements(next_runs: NextRuns | None, part: Part) -> list[Stateme
             for row, count in zip(sizes, seeds)
         ),
         f"Interval now: {now}; expected after these runs: {f'still {then}' if then == now else then}.",
-        f"`hf-scaling suggest RESULTS{rows} --target {next_runs.target} --quantity {next_runs.quantity} "
+        f"`hf-scaling suggest {results}{rows} --target {next_runs.target} --quantity {next_runs.quantity} "
         f"--budget {next_runs.budget:.3g} --out next.yaml` writes them as a grid.",
     ]
     text = f"To narrow {aim}: {key}, for {format_flops(runs['cost'].sum())}."

@@ -1,4 +1,4 @@
-// Pointing at a mark names its run; sliders choose a budget; links and printing open what is folded. Nothing is loaded.
+// Pointing at a mark names its run; sliders choose a budget; links open what is folded. Nothing is loaded.
 (() => {
   const tip = document.createElement("div");
   tip.className = "tip";
@@ -73,10 +73,4 @@
   };
   addEventListener("hashchange", follow);
   follow();
-  let closed = [];
-  addEventListener("beforeprint", () => {
-    closed = [...document.querySelectorAll("details:not([open])")];
-    closed.forEach((details) => (details.open = true));
-  });
-  addEventListener("afterprint", () => closed.forEach((details) => (details.open = false)));
 })();
