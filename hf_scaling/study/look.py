@@ -41,12 +41,18 @@ _DRAWN = {"glyphs": 12_800}
 # As in the grid `demo`: small students tell all 36 characters apart too slowly for a short study.
 _DRAWN_CLASSES = 10
 _SEEDS = list(range(8))
-_LEAST_PER_CLASS, _LEAST_LEVELS, _MOST_LEVELS = 5, 5, 9
+# Images a class at the smallest level: fewer than the first are usually learned by heart and end worse than guessing by
+# loss; a small set goes down to the second for the levels that a boundary needs.
+_PER_CLASS, _LEAST_PER_CLASS = 20, 5
+_LEAST_LEVELS, _MOST_LEVELS = 5, 9
 # The most parameters of the middle student for each image of the upstream set.
 _MOST_PARAMS = 200
 _RATE = 2e-3
 # The least number of steps: the first that the hours allow; half of it is tried too.
 _STEPS = (1000, 500)
+# Of fine-tuning: with fewer, runs of few labels stop before they have learned them, and the loss shows the steps, not
+# the labels (docs/study.md).
+_FINETUNE_STEPS = 1000
 # Image sizes; a set whose images are larger than the last is made smaller.
 _SIZES = (16, 32, 64)
 # Patches a side, the first that the hours allow.
@@ -171,15 +177,19 @@ def look(
         n_classes = len(sets.upstream.class_names)
         # From all images down by halves, small first.
         levels = [n_most]
-        while len(levels) < _MOST_LEVELS and levels[0] // 2 >= _LEAST_PER_CLASS * n_classes:
+        while len(levels) < _MOST_LEVELS:
+            per_class = _PER_CLASS if len(levels) >= _LEAST_LEVELS else _LEAST_PER_CLASS
+            if levels[0] // 2 < per_class * n_classes:
+                break
             levels.insert(0, levels[0] // 2)
         if len(levels) < 3:
             raise InputError(f"{upstream}: {n_most:,} images of {n_classes:,} classes are too few for a study")
         labels = {}
         for opened in sets.downstream.values():
-            # Four levels of n_finetune: from two images a class to all, evenly spread in their logarithms.
-            most, least = len(opened.train), min(max(2 * len(opened.class_names), 20), len(opened.train) // 4)
-            labels[opened.name] = sorted({round(n) for n in np.geomspace(least, min(most, 64 * least), 4)})
+            # Four levels of n_finetune, evenly spread in their logarithms: from eight images a class, since fewer are
+            # learned by heart and end worse than guessing by loss (docs/study.md), to 16 times as many.
+            most, least = len(opened.train), min(max(8 * len(opened.class_names), 20), len(opened.train) // 4)
+            labels[opened.name] = sorted({round(n) for n in np.geomspace(least, min(most, 16 * least), 4)})
         # Details first (small patches, many steps) while a pilot with them reaches all images; then fewer levels.
         patches_a_side = (_DRAWN_PATCHES,) if sets.side is None else _PATCHES
         contents = [
@@ -313,9 +323,8 @@ def _grid(
         ends = zip(downstream, labels.values())
         probes = [{"source": name, "n_finetune": [own[0], own[-1]], "train_part": "head"} for name, own in ends]
         content |= {"downstream": [*downstream, *probes], "n_finetune": every, "pretrain": pretrain}
-        content["finetune"] = {
-            **rule, "per_device_train_batch_size": 32, "num_train_epochs": 8, "min_steps": 150, "n_eval": 2000
-        }  # fmt: skip
+        steps_of_labels = {"per_device_train_batch_size": 32, "num_train_epochs": 8, "min_steps": _FINETUNE_STEPS}
+        content["finetune"] = {**rule, **steps_of_labels, "n_eval": 2000}
         content["overrides"] = [{"where": {"seed": seeds[2:], "n_finetune": every}, "skip": True}]
         for name, own in zip(downstream, labels.values()):
             others = [n for n in every if n not in own]
