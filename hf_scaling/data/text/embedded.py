@@ -62,7 +62,17 @@ class FileTexts:
 
 
 #: Names of the embedded sources.
-EMBEDDED = ("python_code", "python_docs", "python_manual", "library_code", "licences", "readmes", "cpp_headers")
+EMBEDDED = (
+    "python_code",
+    "python_docs",
+    "python_manual",
+    "library_code",
+    "torch_code",
+    "licences",
+    "readmes",
+    "cpp_headers",
+    "font_metrics",
+)
 
 
 def embedded_texts(name: str) -> FileTexts | None:
@@ -78,6 +88,9 @@ def embedded_texts(name: str) -> FileTexts | None:
         case "library_code":
             base, extract = _site_packages("sklearn"), _code
             paths = [path for path in (base / "sklearn").rglob("*.py") if "tests" not in path.parts]
+        case "torch_code":
+            base, extract = _site_packages("torch"), _code
+            paths = [path for path in (base / "torch").rglob("*.py") if "testing" not in path.parts]
         case "licences":
             base, extract = _site_packages("torch"), _whole_file
             files = (path for path in base.glob("*.dist-info/**/*") if path.is_file())
@@ -88,6 +101,9 @@ def embedded_texts(name: str) -> FileTexts | None:
         case "cpp_headers":
             base, extract = _site_packages("torch") / "torch" / "include", _whole_file
             paths = [path for part in ("c10", "ATen/core") for path in (base / part).rglob("*.h")]
+        case "font_metrics":
+            base, extract = _site_packages("matplotlib"), _whole_file
+            paths = list((base / "matplotlib" / "mpl-data" / "fonts").rglob("*.afm"))
         case _:
             return None
     # What ast writes back depends on the version of Python.
