@@ -16,9 +16,10 @@ from hf_scaling.fitting.estimate import estimate
 from hf_scaling.fitting.fit import fit_table
 from hf_scaling.fitting.law_fit import quantiles
 from hf_scaling.fitting.levels import LEAST_LEVELS, level_notes, levels_of
-from hf_scaling.fitting.rows import select_rows, thinned
+from hf_scaling.fitting.rows import read_columns, select_rows, thinned
 from hf_scaling.fitting.solver import coordinates_of, make_objective
-from hf_scaling.laws import Law
+from hf_scaling.laws import LAWS, Law
+from hf_scaling.planning.benefit import compare_benefits
 from hf_scaling.planning.limits import available_sizes, study_of
 from hf_scaling.planning.optimum import thin_draws
 from hf_scaling.planning.verdicts import describe_gaps
@@ -52,6 +53,8 @@ class TransferGaps:
             the same target; from_scratch with its ends, the same without pre-training, NaN where the table has no such
             rows. inf: no amount does.
         fits: Downstream set to its law.
+        contrasts: A row a pair of sets: which of them the largest pre-training helped more, by the runs of two seeds
+            or more (`compare_benefits`); empty where the sets were not fine-tuned alike, or fits were given.
         notes: Findings, each with code, grade and text.
         target: The predicted column.
         level: Of the intervals.
@@ -63,6 +66,7 @@ class TransferGaps:
     notes: list[dict]
     target: str
     level: float
+    contrasts: pd.DataFrame = field(default_factory=lambda: compare_benefits({}))
 
     def summary(self) -> str:
         """The gaps and the worth as text for a terminal."""
@@ -96,7 +100,8 @@ def transfer_gaps(
     Example:
         `hs.transfer_gaps("studies/demo", target="error").table`
     """
-    notes, scratch, folder = list[dict](), dict[str, LawFit](), study_of(study, table)
+    notes, folder = list[dict](), study_of(study, table)
+    scratch, seeded = dict[str, LawFit](), dict[str, pd.DataFrame]()
     if isinstance(table, LawFit):
         fits = {_downstream_of(table): table}
     elif isinstance(table, Mapping) and table and all(isinstance(fit, LawFit) for fit in table.values()):
@@ -106,7 +111,7 @@ def transfer_gaps(
         given = {name: value for name, value in fitting.items() if value is not None}
         rows = RowFilter(target, **{f.name: given.pop(f.name) for f in fields(RowFilter) if f.name in given})
         options = FitOptions(level=level, **given)
-        fits, scratch, notes = _fit_each(as_table(table), law, rows, options)  # type: ignore[arg-type]  # no fits left
+        fits, scratch, seeded, notes = _fit_each(as_table(table), law, rows, options)  # type: ignore[arg-type]  # no fits left
     gaps, worth = [], []
     for name, fit in fits.items():
         gaps.append({"downstream": name, **judge_gap(fit, level)})
@@ -118,7 +123,8 @@ def transfer_gaps(
             text = f"{name}: the law's own status is {fit.status}; the verdict on the gap is from its draws alone"
             notes.append(note("law_in_doubt", "warn", text))
     target = next(iter(fits.values())).settings["target"]
-    return TransferGaps(pd.DataFrame(gaps), pd.DataFrame(worth), fits, notes, target, level)
+    contrasts = compare_benefits(seeded, level)
+    return TransferGaps(pd.DataFrame(gaps), pd.DataFrame(worth), fits, notes, target, level, contrasts)
 
 
 def _check_law(name: str) -> None:
@@ -132,8 +138,8 @@ def _downstream_of(fit: LawFit) -> str:
 
 def _fit_each(
     table: Any, law: str, rows: RowFilter, options: FitOptions
-) -> tuple[dict[str, LawFit], dict[str, LawFit], list[dict]]:
-    """The law of each downstream set, the law of its rows without pre-training where there are any, and notes."""
+) -> tuple[dict[str, LawFit], dict[str, LawFit], dict[str, pd.DataFrame], list[dict]]:
+    """The law of each downstream set, that of its rows without pre-training if there are any, its rows, and notes."""
     frame = table.to_pandas() if hasattr(table, "to_pandas") else table
     if not isinstance(frame, pd.DataFrame):
         frame = pd.DataFrame(frame)
@@ -141,7 +147,7 @@ def _fit_each(
     for name in ("n_pretrain", "n_finetune"):
         columns.require(name)
     from_scratch = (columns.numbers("n_pretrain") == 0) & (columns.numbers("n_finetune") > 0)
-    fits, scratch, notes, failed = {}, {}, [], None
+    fits, scratch, seeded, notes, failed = {}, {}, {}, [], None
     sets: list[Any] = columns.distinct("downstream") or [None]
     for downstream in sets if rows.downstream is None else [rows.downstream]:
         own = replace(rows, downstream=downstream)
@@ -153,6 +159,11 @@ def _fit_each(
             continue
         name = downstream or _downstream_of(fit)
         fits[name] = fit
+        used = read_columns(frame[~from_scratch], LAWS[law], own)
+        sizes = [size for size in ("seed", "n_params", "n_pretrain", "n_finetune") if size in used.data]
+        if not fit.scale.rises:
+            values = {"value": used.numbers(rows.target)}
+            seeded[name] = pd.DataFrame({size: used.numbers(size) for size in sizes} | values)
         kept = from_scratch
         if "n_params" in fit.columns.values():
             kept = kept & (columns.numbers("n_params") == fit.data["ranges"]["n_params"][1])
@@ -172,7 +183,7 @@ def _fit_each(
             notes.append(note("scratch_in_doubt", "warn", text))
     if not fits:
         raise failed or InputError("the table has no downstream set")
-    return fits, scratch, notes
+    return fits, scratch, seeded, notes
 
 
 def judge_gap(fit: LawFit, level: float = 0.95) -> dict[str, Any]:

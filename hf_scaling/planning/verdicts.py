@@ -128,7 +128,21 @@ def describe_gaps(gaps: "TransferGaps") -> str:
             cells += [format_count(row[name]), "" if np.isnan(low) else f"{format_count(low)} to {format_count(high)}"]
         rows.append(cells)
     lines += ["", "worth of the larger n_pretrain against the smaller one, in labelled images"]
-    return "\n".join([*lines, *text_table(heads, rows), *_note_lines(gaps.notes)])
+    lines += text_table(heads, rows)
+    if told := [describe_contrast(row, gaps.target) for row in gaps.contrasts.to_dict("records")]:
+        lines += ["", *told]
+    return "\n".join([*lines, *_note_lines(gaps.notes)])
+
+
+def describe_contrast(row: dict, target: str, noun: str = "images") -> str:
+    """Which of two downstream sets pre-training helped more, a row of `TransferGaps.contrasts`, as a sentence."""
+    shares = {row["more"]: row["benefit_more"], row["less"]: row["benefit_less"]}
+    changes = [f"{format_percent(abs(x))} {'lower' if x >= 0 else 'higher'} on {name}" for name, x in shares.items()]
+    text = f"{format_count(row['n_pretrain'])} {noun} instead of {format_count(row['against'])} leave the {target} "
+    text += " and ".join(changes)
+    if row["verdict"] == "cannot_tell":
+        return f"Whether pre-training helps {row['more']} more than {row['less']} is open: {text}"
+    return f"Pre-training helps {row['more']} more than {row['less']}: {text}"
 
 
 def _gap_lines(head: str, row: dict, target: str, level: float) -> list[str]:

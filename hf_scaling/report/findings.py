@@ -22,6 +22,7 @@ from hf_scaling.fitting.rows import scale_of, select_rows
 from hf_scaling.fitting.selection import Ranking, rank, run_backtest
 from hf_scaling.laws import LAWS
 from hf_scaling.planning import Plan, TransferGaps, plan, suggest_runs, transfer_gaps
+from hf_scaling.planning.benefit import compare_benefits
 from hf_scaling.planning.limits import study_of
 from hf_scaling.report.gaps import Gap, find_gaps
 from hf_scaling.report.parts import (
@@ -456,6 +457,34 @@ def find_transfer_gaps(part: Part, target: str, request: Request) -> list[ArmGap
         except InputError as error:
             gaps.append(ArmGap(arm, target, problem=str(error)))
     return gaps
+
+
+def find_contrasts(parts: Sequence[PartFindings], target: str, level: float) -> list[tuple[Part, pd.DataFrame]]:
+    """Which of the downstream sets of an upstream set pre-training helped more, by the runs that are not distilled.
+
+    Returns:
+        For each group of parts that differ in the downstream set alone, its first part and `compare_benefits` of them;
+        none without a pair.
+    """
+    groups: dict[tuple, list[Part]] = {}
+    for of_part in parts:
+        part = of_part.part
+        fits = [gap.gaps.fits for gap in of_part.transfer_gaps if gap.target == target and gap.gaps is not None]
+        if fits and not any(fit.scale.rises for of_arm in fits for fit in of_arm.values()):
+            rest = tuple((name, value) for name, value in sorted(part.values.items()) if name != "downstream")
+            groups.setdefault(rest, []).append(part)
+    found = []
+    for group in groups.values():
+        rows = {
+            part.values.get("downstream", part.title): arm.rows.assign(value=arm.rows[target])
+            for part in group
+            for arm in part.arms
+            if arm.kind != "distilled"
+        }
+        contrasts = compare_benefits(rows, level)
+        if len(contrasts):
+            found.append((group[0], contrasts))
+    return found
 
 
 def find_plan(part: Part, target: str, laws: Sequence[ArmLaw], table: pd.DataFrame, request: Request) -> TargetPlan:

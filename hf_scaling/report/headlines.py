@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hf_scaling.boundary import Boundary
+from hf_scaling.planning.verdicts import describe_contrast
 from hf_scaling.report.answers import aim_of, amounts, describe_leads, describe_run, size_of, whole
-from hf_scaling.report.findings import ArmBoundary, ArmGap, ArmLaw, Findings, PartFindings, best_arm
+from hf_scaling.report.findings import ArmBoundary, ArmGap, ArmLaw, Findings, PartFindings, best_arm, find_contrasts
 from hf_scaling.report.parts import Part
 from hf_scaling.text import (
     format_count,
@@ -364,6 +365,14 @@ def _transfer_lines(findings: Findings) -> list[Headline]:
             lines.append(
                 Headline("transfer", f"{words[:1].upper()}{words[1:]}{where}.", f"{words[:1].upper()}{words[1:]}")
             )
+    for target in dict.fromkeys([_main_target(findings), *findings.request.targets]):
+        for part, contrasts in find_contrasts(findings.parts, target, findings.request.options.level):
+            row = contrasts.iloc[0].to_dict()
+            if row["verdict"] == "told_apart":
+                key = f"helps {row['more']} more than {row['less']}"
+                lines.append(Headline("transfer", f"{describe_contrast(row, target, part.noun)}.", key))
+        if any(line.key.startswith("helps") for line in lines):
+            break
     return lines
 
 

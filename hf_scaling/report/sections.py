@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from hf_scaling.planning.verdicts import describe_contrast
 from hf_scaling.report.figures import Drawing
-from hf_scaling.report.findings import Findings
+from hf_scaling.report.findings import Findings, find_contrasts
 from hf_scaling.results.probes import find_probes
 from hf_scaling.scores.agreement import NAME, TRIVIAL, describe_constants, judge_study
-from hf_scaling.text import MISSING, format_number, format_value, format_whole, joined, sentence
+from hf_scaling.text import MISSING, format_number, format_percent, format_value, format_whole, joined, sentence
 
 #: Checkpoints that a ranking shows.
 _MOST_CHECKPOINTS = 10
@@ -257,8 +258,53 @@ def linear_probe(findings: Findings) -> Section | None:
     return Section("linear-probe", "Linear probe", " ".join(sentences), tuple(tables))
 
 
+def where_pretraining_helps(findings: Findings) -> Section | None:
+    """Which of the downstream sets the largest pre-training helped more, pair by pair."""
+    texts, tables, level = [], [], findings.request.options.level
+    for target in findings.request.targets:
+        for part, contrasts in find_contrasts(findings.parts, target, level):
+            rows = contrasts.to_dict("records")
+            texts.append(sentence(describe_contrast(rows[0], target, part.noun)))
+            heads = [
+                "more",
+                f"{target} falls by",
+                "less",
+                f"{target} falls by",
+                "ratio",
+                format_percent(level),
+                "verdict",
+            ]
+            cells = [
+                [
+                    row["more"],
+                    format_percent(row["benefit_more"]),
+                    row["less"],
+                    format_percent(row["benefit_less"]),
+                    f"{np.exp(row['difference']):.3f}",
+                    f"{np.exp(row['low']):.3f} to {np.exp(row['high']):.3f}",
+                    row["verdict"],
+                ]
+                for row in rows
+            ]
+            tables.append(Table(part.values.get("upstream", ""), heads, cells))
+    if not tables:
+        return None
+    scope = (
+        "Shares by which the target falls, means over the labels that all sets were fine-tuned on; the ratio is of "
+    )
+    texts.append(
+        f"{scope}what is left of it, less helped to more; its interval is by the seeds, and for all pairs at once."
+    )
+    return Section("benefit", "Where pre-training helps more", " ".join(texts), tuple(tables))
+
+
 #: The sections, in the order of the page: between the answers and the figures.
-SECTIONS: list[Callable[[Findings], Section | None]] = [which_checkpoint, without_pretraining, linear_probe]
+SECTIONS: list[Callable[[Findings], Section | None]] = [
+    which_checkpoint,
+    without_pretraining,
+    where_pretraining_helps,
+    linear_probe,
+]
 
 
 def sections_of(findings: Findings) -> list[Section]:
