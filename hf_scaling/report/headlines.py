@@ -333,7 +333,7 @@ def _worth_lines(findings: Findings) -> list[Headline]:
     """What the largest pre-training is worth in labels on each set, by one target and arm."""
     target = _main_target(findings)
     named: dict[str, str] = {}
-    beyond, sizes = False, set()
+    beyond, sizes, labels = False, set(), "labels"
     for (part, of_target, arm), gap in _transfers(findings):
         rows = gap.gaps.worth if gap.gaps is not None else pd.DataFrame()
         if of_target != target or part.title in named or arm not in ("", "plain") or rows.empty:
@@ -343,16 +343,17 @@ def _worth_lines(findings: Findings) -> list[Headline]:
             continue
         name = part.values.get("downstream", "") if len(findings.parts) > 1 else ""
         ends = format_span(whole(row.worth_low), whole(row.worth_high))
-        named[part.title] = f"{format_count(whole(row.worth))} labels{f' of {name}' if name else ''} ({ends})"
+        labels = "labels" if part.noun == "images" else f"labelled {part.noun}"
+        named[part.title] = f"{format_count(whole(row.worth))} {labels}{f' of {name}' if name else ''} ({ends})"
         beyond |= row.n_finetune + row.worth > fit.data["ranges"]["n_finetune"][1]
         sizes.add((fit.data["ranges"]["n_pretrain"][1], row.against, row.n_finetune, part.noun))
     # Sets that were measured at other sizes cannot be said in one sentence.
     if len(sizes) != 1:
         return []
-    most, least, labels, noun = sizes.pop()
-    text = f"By {target} with {format_count(labels)} labels, pre-training on {format_count(most)} {noun} instead of "
+    most, least, n_finetune, noun = sizes.pop()
+    text = f"By {target} with {format_count(n_finetune)} {labels}, pre-training on {format_count(most)} {noun} instead of "
     text += f"{format_count(least)} saves {joined(named.values(), _MOST_NAMED)}"
-    return [Headline("worth", f"{text}{', if the law holds beyond the measured labels' if beyond else ''}.")]
+    return [Headline("worth", f"{text}{f', if the law holds beyond the measured {labels}' if beyond else ''}.")]
 
 
 def _transfer_lines(findings: Findings) -> list[Headline]:
