@@ -70,7 +70,7 @@ def missing_arm(part: Part) -> Gap | None:
         runs = f"The same runs with a teacher, at {sizes}; name the arms `plain` and `distilled` in a column `arm`."
         return Gap("no_distilled", question, why, runs)
     has, lacks = ("plain", "distilled") if part.arms_of("plain") else ("distilled", "plain")
-    teacher = "vit-30k" if part.noun == "images" else "MODEL"
+    teacher = "MODEL" if part.noun == "tokens" else "vit-30k"
     entry = f"{{teacher: {teacher}, alpha: 0.5}}" if lacks == "distilled" else "plain"
     runs = f"The {lacks} runs at {sizes}, with the same models and seeds: add `{entry}` to `arms` in the grid."
     return Gap(f"no_{lacks}", question, f"All runs are {has}.", runs)

@@ -333,7 +333,7 @@ def _worth_lines(findings: Findings) -> list[Headline]:
     """What the largest pre-training is worth in labels on each set, by one target and arm."""
     target = _main_target(findings)
     named: dict[str, str] = {}
-    beyond, sizes, labels = False, set(), "labels"
+    beyond, sizes, labels = False, set(), ""
     for (part, of_target, arm), gap in _transfers(findings):
         rows = gap.gaps.worth if gap.gaps is not None else pd.DataFrame()
         if of_target != target or part.title in named or arm not in ("", "plain") or rows.empty:
@@ -343,7 +343,7 @@ def _worth_lines(findings: Findings) -> list[Headline]:
             continue
         name = part.values.get("downstream", "") if len(findings.parts) > 1 else ""
         ends = format_span(whole(row.worth_low), whole(row.worth_high))
-        labels = "labels" if part.noun == "images" else f"labelled {part.noun}"
+        labels = "labelled tokens" if part.noun == "tokens" else "labels"
         named[part.title] = f"{format_count(whole(row.worth))} {labels}{f' of {name}' if name else ''} ({ends})"
         beyond |= row.n_finetune + row.worth > fit.data["ranges"]["n_finetune"][1]
         sizes.add((fit.data["ranges"]["n_pretrain"][1], row.against, row.n_finetune, part.noun))
@@ -351,8 +351,10 @@ def _worth_lines(findings: Findings) -> list[Headline]:
     if len(sizes) != 1:
         return []
     most, least, n_finetune, noun = sizes.pop()
-    text = f"By {target} with {format_count(n_finetune)} {labels}, pre-training on {format_count(most)} {noun} instead of "
-    text += f"{format_count(least)} saves {joined(named.values(), _MOST_NAMED)}"
+    text = (
+        f"By {target} with {format_count(n_finetune)} {labels}, pre-training on {format_count(most)} {noun} instead "
+    )
+    text += f"of {format_count(least)} saves {joined(named.values(), _MOST_NAMED)}"
     return [Headline("worth", f"{text}{f', if the law holds beyond the measured {labels}' if beyond else ''}.")]
 
 
