@@ -231,6 +231,14 @@ def test_checkpoints_replace_pretraining():
             },
             ["class_subsets", "checkpoints"],
         ),
+        (
+            {
+                "checkpoints": [{"checkpoint": "org/name"}],
+                "tune": {"learning_rate": True},
+                **dict.fromkeys(("models", "n_pretrain", "arms", "pretrain")),
+            },
+            ["tune", "checkpoints"],
+        ),
         ({"overrides": [{"where": {"model": "vit-99k"}, "skip": True}]}, ["overrides", "vit-99k"]),
         ({"overrides": [{"where": {"modle": "x"}, "skip": True}]}, ["'modle'", "model"]),
         ({"overrides": [{"where": {"model": "vit-30k"}, "pretrain": {"seed": 1}}]}, ["seed", "seeds"]),

@@ -117,7 +117,7 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
     _check_keys(values, _READERS, "a grid")
     content: dict[str, Any] = {name: read(name, values[name]) for name, read in _READERS.items() if name in values}
     if "checkpoints" in content:
-        for name in ("source", "models", "n_pretrain", "arms", "pretrain", "schedule", "class_subsets"):
+        for name in ("source", "models", "n_pretrain", "arms", "pretrain", "tune", "schedule", "class_subsets"):
             if name in content:
                 raise InputError(f"{name}: not used with checkpoints, which are trained already; remove {name}")
         if "downstream" not in content:
