@@ -96,7 +96,11 @@ class Boundary:
         return _spans(is_small & ~is_ahead, sizes).get(True, [])
 
     def at(self, n_params: float | None = None, n_finetune: float | None = None) -> "Boundary":
-        """The boundary at other sizes, from the same fits and draws.
+        """The boundary at other sizes, from the same curve and draws.
+
+        Args:
+            n_params: Parameters of the model; None for those of this boundary.
+            n_finetune: Labelled images; None for those of this boundary.
 
         Raises:
             InputError: The runs do not vary that size, so its influence is unknown.

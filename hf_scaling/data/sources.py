@@ -69,7 +69,8 @@ def open_source(
             per line; None for all.
         n_images: Number of training glyphs, None for 50,000; refused for other sources.
         seed: Seed of the training glyphs; other sources do not depend on it.
-        streaming: Read a Hub id or a folder once, in order, rather than download and convert it completely first.
+        streaming: Read a Hub id or Parquet files once, in order, rather than download and convert them completely
+            first; a folder of images is read in the same way with and without it.
         skip_corrupt: Leave out images that cannot be decoded (counted in `Split.n_skipped`) rather than refuse the
             source.
         background: Colour behind transparent parts, a name or #rrggbb; None for white, or for black where white would

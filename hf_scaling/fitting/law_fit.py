@@ -326,17 +326,17 @@ class LawFit:
         Args:
             function: Takes `params` (name to an array of one value a draw) and `predict` (sizes to an array of draws
                 by rows) and returns one value a draw.
-            level: Level of the interval; by default the fit's own.
+            level: Level of the interval, between 0 and 1; by default the fit's own.
 
         Returns:
             value, low, high.
 
+        Raises:
+            InputError: The fit has no draws, or `level` is out of range.
+
         Example:
             The ratio of the losses at ten times the images and at the images:
             `fit.interval(lambda params, predict: predict({"n_pretrain": [1e6]}) / predict({"n_pretrain": [1e5]}))`
-
-        Raises:
-            InputError: The fit has no draws.
         """
         if not self._n_draws:
             raise InputError("this fit has no bootstrap draws: fit again with bootstrap=1000")

@@ -51,8 +51,9 @@ def estimate(
     Returns:
         study, the folder; workers; runs, finished and left, numbers of runs; train_flops and worker_seconds of those
         left; groups, the same by stage and arm; class_subsets, random subsets of the upstream classes; seconds with
-        the workers; disk_bytes needed, free_bytes; uncertain, what is guessed of the runs; gpu, utilisation and
-        gpu_hours, with `gpu`. Times are NaN where no similar speed is known or can be measured.
+        the workers; disk_bytes needed, free_bytes; tuning_runs and tuning_seconds, where `tune` has not been done yet;
+        uncertain, what is guessed of the runs; gpu, utilisation and gpu_hours, with `gpu`. Times are NaN where no
+        similar speed is known or can be measured.
 
     Raises:
         InputError: The grid cannot be run as written, or the GPU does not have its precision.
