@@ -7,7 +7,7 @@ from typing import Any
 from hf_scaling.grid.spec import PlannedRun, WrittenRun
 from hf_scaling.processes import Process
 
-# The only name of a module of a higher floor: ids need torch, and the deciding half asks for them without loading it.
+# The only name of a module of a higher layer: ids need torch, and the deciding half asks for them without loading it.
 _MODULE = "hf_scaling.runner.plans"
 
 

@@ -20,8 +20,8 @@ from hf_scaling.errors import InputError
 from hf_scaling.grid import content_hash
 from hf_scaling.processes import serve
 
-#: The rooms that ids and costs depend on; a change in the deciding half affects neither.
-_ROOMS = ("grid", "data", "models", "tasks", "distillation", "training")
+#: The packages that ids and costs depend on; a change in the deciding half affects neither.
+_PACKAGES = ("grid", "data", "models", "tasks", "distillation", "training")
 _LIBRARIES = ("torch", "transformers", "tokenizers", "timm", "accelerate", "datasets")
 
 
@@ -39,7 +39,7 @@ def plan_runs(runs: Sequence[Mapping[str, Any]], fill: bool, guess: bool) -> lis
         InputError: See `Grid.plan`.
     """
     package = Path(hf_scaling.__file__).parent
-    modules = sorted(path for room in _ROOMS for path in (package / room).rglob("*.py"))
+    modules = sorted(path for name in _PACKAGES for path in (package / name).rglob("*.py"))
     # What a plan depends on, apart from the sources and checkpoints.
     basis = {
         "runs": runs,
