@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     law.add_argument(
         "--supervised", metavar="LAW", help="for distillation: a saved chinchilla_coupled fit, or E=1.2,A=3355,..."
     )
-    parser.add_argument("--out", metavar="FOLDER", help="save the fit: law.json, draws.safetensors, README.md")
+    parser.add_argument("--out", metavar="FOLDER", help="save the fit: law.json, its draws, a card, a figure")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -63,4 +63,4 @@ def run(arguments: argparse.Namespace) -> None:
         print(fit.summary())
     if arguments.out:
         fit.save_pretrained(arguments.out)
-        print(f"saved in {arguments.out}: law.json, draws.safetensors, README.md", file=sys.stderr)
+        print(f"saved in {arguments.out}: law.json, draws.safetensors, README.md, figure.png", file=sys.stderr)

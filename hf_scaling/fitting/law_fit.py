@@ -405,6 +405,9 @@ class LawFit:
         """Write law.json (plain numbers), the draws as safetensors and a card with its figure into a folder.
 
         Each file is replaced atomically, law.json last.
+
+        Args:
+            folder: The folder; it is created where it does not exist.
         """
         from hf_scaling.fitting.storage import LAW_FILE, fit_files
 

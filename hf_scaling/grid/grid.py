@@ -67,6 +67,10 @@ class Grid:
     def from_dict(cls, content: Mapping[str, Any], name: str = "grid") -> "Grid":
         """Build a grid from its keys and values.
 
+        Args:
+            content: Keys and values as YAML gives them (docs/runner.md lists them).
+            name: Name of the study.
+
         Raises:
             InputError: Unknown keys (the nearest known key is named), empty lists, values of the wrong kind, or
                 overrides that match no run. Fields of the recipes and sizes beyond the source are checked by `plan`.

@@ -130,6 +130,9 @@ class RunSpec:
     def from_dict(cls, values: Mapping[str, Any]) -> "RunSpec":
         """Build a spec from what `to_dict` returned.
 
+        Args:
+            values: Field -> value.
+
         Raises:
             InputError: A key is missing or unknown.
         """

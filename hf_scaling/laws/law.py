@@ -201,11 +201,11 @@ class Law:
     def evaluator(self, variables: Columns) -> Evaluator:
         """The law over fixed data, for many parameter vectors; what depends on the data alone is computed once.
 
-            Args:
-                variables: Column name to N numbers (single numbers are repeated).
+        Args:
+            variables: Column name to N numbers (single numbers are repeated).
 
-            Raises:
-        InputError: A column is missing or does not hold numbers, or a part of the law is not bound.
+        Raises:
+            InputError: A column is missing or does not hold numbers, or a part of the law is not bound.
         """
         self._refuse_unbound()
         columns, shape = checked_columns(variables, self.variables, self._owner)
@@ -238,12 +238,28 @@ class Law:
         return values[..., 0] if is_point else values
 
     def value_and_gradient(self, theta: Theta, variables: Columns) -> tuple[np.ndarray, np.ndarray]:
-        """Values (..., N) and derivatives (..., N, P) by each parameter, as `predict` takes its arguments."""
+        """Values (..., N) and derivatives (..., N, P) by each parameter.
+
+        Args:
+            theta: As for `predict`.
+            variables: As for `predict`.
+
+        Raises:
+            InputError: As for `predict`.
+        """
         value, gradient = self.evaluator(variables).value_and_gradient(self.vector(theta))
         return value, np.moveaxis(gradient, -2, -1)
 
     def design(self, theta: Theta, variables: Columns) -> tuple[np.ndarray, np.ndarray]:
-        """Offset (..., N) and columns (..., N, K): value = offset + columns @ the K parameters of `linear`."""
+        """Offset (..., N) and columns (..., N, K): value = offset + columns @ the K parameters of `linear`.
+
+        Args:
+            theta: As for `predict`; the values of the parameters in `linear` have no effect.
+            variables: As for `predict`.
+
+        Raises:
+            InputError: As for `predict`.
+        """
         offset, columns = self.evaluator(variables).design(self.vector(theta))
         return offset, np.moveaxis(columns, -2, -1)
 
@@ -259,13 +275,27 @@ class Law:
         return {p.name: p.starts(columns, measured) for p in self.parameters if p.name not in self.linear}
 
     def defined(self, variables: Columns) -> np.ndarray:
-        """Where (N,) the law has a value: False for a zero raised to a negative power, a NaN and a negative size."""
+        """Where (N,) the law has a value: False for a zero raised to a negative power, a NaN and a negative size.
+
+        Args:
+            variables: Column name to N numbers.
+
+        Raises:
+            InputError: A column is missing or does not hold numbers.
+        """
         columns, _ = checked_columns(variables, self.variables, self._owner)
         finite = np.isfinite(self.evaluator(variables).value(self._probes(variables))).any(axis=0)
         return finite & np.all([np.isfinite(c) & (c >= 0) for c in columns.values()], axis=0)
 
     def rises(self, variables: Columns) -> bool:
-        """Whether the law is of a score that rises, as `downstream_log` is: at most probed parameters it does."""
+        """Whether the law is of a score that rises, as `downstream_log` is: at most probed parameters it does.
+
+        Args:
+            variables: Column name to N numbers, between whose smallest and largest the law is compared.
+
+        Raises:
+            InputError: A column is missing or does not hold numbers.
+        """
         ends = {}
         for name, sizes in checked_columns(variables, self.variables, self._owner)[0].items():
             positive = sizes[np.isfinite(sizes) & (sizes > 0)]
@@ -326,6 +356,9 @@ class Law:
 
     def vector(self, theta: Theta) -> np.ndarray:
         """Parameters as a float64 array (..., P); a mapping is put in the order of `names`.
+
+        Args:
+            theta: Name to number or array (...), or an array (..., P).
 
         Raises:
             InputError: A parameter is missing or unknown, or the last axis is not of length P.

@@ -92,6 +92,9 @@ class ResultsTable:
     def open(cls, folder: str | Path) -> "ResultsTable":
         """Read the table of a folder to append to it; it is empty where the folder holds no Parquet file yet.
 
+        Args:
+            folder: The folder; it need not exist.
+
         Raises:
             InputError: Not readable, or rows of one run_id with different values.
         """
@@ -149,6 +152,9 @@ class ResultsTable:
         run_id, so that several processes can append at once. A table from the Hub, or one that was never saved, grows
         in memory only. An equal row changes nothing.
 
+        Args:
+            row: Column -> value; columns that are left out are null.
+
         Raises:
             InputError: An unknown column, a missing run_id, a foreign table, or a row of this run_id with other
                 values.
@@ -167,6 +173,12 @@ class ResultsTable:
     def merge(self, other: "ResultsTable") -> "ResultsTable":
         """The union of two tables by run_id; of rows that are equal but for the `INCIDENTAL` columns the first stays.
 
+        Args:
+            other: Another results table.
+
+        Returns:
+            A new table in memory; neither of the two is changed.
+
         Raises:
             InputError: Rows of one run_id with different values (names the columns and both values), or a foreign
                 table.
@@ -178,10 +190,13 @@ class ResultsTable:
     def missing(self, grid: "Grid") -> "list[RunSpec]":
         """The runs of a grid that have no row in this table, in an order in which they can be run.
 
-        Nothing is trained to find their ids (see `Grid.plan`).
+        Nothing is trained to find their ids: a separate process computes them (`Grid.plan`).
+
+        Args:
+            grid: The grid. One with `tune` must be the tuned one, grid.yaml of the study folder.
 
         Raises:
-            InputError: The grid cannot be resolved, or this is a foreign table.
+            InputError: The grid cannot be resolved or has `tune`, or this is a foreign table.
         """
         self._refuse_foreign("compare a grid with")
         if "tune" in grid.content:
@@ -190,7 +205,14 @@ class ResultsTable:
         return [spec for spec in grid.specs() if spec.run_id not in run_ids]
 
     def save(self, folder: str | Path) -> Path:
-        """Write the table to `folder`/results.parquet, atomically; returns the file's path."""
+        """Write the table to results.parquet in a folder, atomically.
+
+        Args:
+            folder: The folder; it is created where it does not exist.
+
+        Returns:
+            The file's path.
+        """
         path = Path(folder) / "results.parquet"
         write(self._table, path)
         return path
