@@ -164,7 +164,7 @@ def find_boundary(
     direction: Literal["up", "down"] | None = None,
     bounds: tuple[float | None, float | None] | None = None,
 ) -> Boundary:
-    """Find the distillation boundary (Yang et al. 2025): below it distillation helps, above it it does harm.
+    """Find the distillation boundary (Yang et al. 2025): below it distillation helps, above it the plain arm is ahead.
 
     The status follows from a smooth curve through the pairs' log(plain / distilled), whose smoothness the pairs choose
     (`hf_scaling.boundary.curve`). Beside it the mean paired differences are interpolated without any smoothing.
