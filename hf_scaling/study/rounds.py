@@ -277,7 +277,11 @@ class _Loop:
         boundary = answer.evidence
         if not picked and boundary is not None:
             is_seen = boundary.status == "crossing" or len(boundary.leads) == 2
-            if is_seen or len(boundary.evidence.pairs) < _SEARCHED_PAIRS:
+            # One arm is ahead somewhere and the curve has no zero inside: always or never depends on the other levels.
+            least, most = answer.question.full_range
+            inside = [cross for cross in boundary.crossings if least <= cross["n_pretrain"] <= most]
+            is_one_sided = len(boundary.leads) == 1 and not inside
+            if is_seen or (len(boundary.evidence.pairs) < _SEARCHED_PAIRS and not is_one_sided):
                 # Nothing where it cannot be said which pairs narrow the interval of the crossing most.
                 with contextlib.suppress(InputError):
                     runs = suggest_runs(boundary, grouped, budget=budget, quantity="boundary")
