@@ -48,7 +48,8 @@ class HubServer:
 
     def __exit__(self, *exception) -> None:
         self._server.should_exit = True
-        self._thread.join()
+        # A connection that breaks while the server stops can leave asyncio waiting for it; the thread is a daemon.
+        self._thread.join(timeout=10)
         self._socket.close()
 
     def add(self, kind: str, id: str, files: Mapping[str, bytes], private: bool = False) -> Repo:
