@@ -1,4 +1,4 @@
-"""`compare_benefits`: planted differences are found, equal sets are seldom told apart, unlike ones not compared."""
+"""`compare_benefits`: planted differences are found, equal sets seldom differ, unlike ones are not compared."""
 
 import numpy as np
 import pandas as pd
@@ -37,7 +37,7 @@ def test_planted_benefits_are_found_and_ordered():
     found = compare_benefits(fine_tuned({"mid": 0.3, "far": 0.05, "near": 0.5}))
     assert list(found.columns) == list(COLUMNS)
     assert [(row.more, row.less) for row in found.itertuples()] == [("near", "far"), ("mid", "far"), ("near", "mid")]
-    assert (found["verdict"] == "told_apart").all() and (found["n_pretrain"] == 1e7).all()
+    assert (found["verdict"] == "differ").all() and (found["n_pretrain"] == 1e7).all()
     assert (found["against"] == 1e5).all()
     first = found.iloc[0]
     # The luck of the checkpoints, which all sets share, is in the benefits but not in their difference.
@@ -45,12 +45,12 @@ def test_planted_benefits_are_found_and_ordered():
     assert first["benefit_more"] == pytest.approx(1 - np.exp(-0.5), abs=0.08)
 
 
-def test_intervals_hold_the_truth_and_equal_sets_are_seldom_told_apart():
+def test_intervals_hold_the_truth_and_equal_sets_seldom_differ():
     held = [compare_benefits(fine_tuned({"one": 0.3, "two": 0.2}, seed=n)).iloc[0] for n in range(300)]
     truth = [0.1 if row["more"] == "one" else -0.1 for row in held]
     assert 0.92 <= np.mean([row["low"] < true < row["high"] for row, true in zip(held, truth)]) <= 0.98
     alike = [compare_benefits(fine_tuned(dict.fromkeys("abc", 0.2), seed=n)) for n in range(300)]
-    assert np.mean([(table["verdict"] == "told_apart").any() for table in alike]) < 0.07
+    assert np.mean([(table["verdict"] == "differ").any() for table in alike]) < 0.07
 
 
 def test_labels_that_a_seed_lacks_are_left_out_for_all():
@@ -92,7 +92,7 @@ def table():
 
 def test_gaps_have_the_contrasts_of_their_sets(table):
     gaps = hs.transfer_gaps(table, "loss", bootstrap=100)
-    assert gaps.contrasts[["more", "less", "verdict"]].values.tolist() == [["near", "far", "told_apart"]]
+    assert gaps.contrasts[["more", "less", "verdict"]].values.tolist() == [["near", "far", "differ"]]
     assert "near more than far" in gaps.summary()
     assert hs.transfer_gaps(gaps.fits, "loss").contrasts.empty
 
@@ -101,4 +101,4 @@ def test_the_report_says_it_first_and_shows_the_pairs(table):
     findings = collect_findings(table, target="loss", bootstrap=100)
     assert any("near more than far" in line.key for line in headlines(findings) if line.code == "transfer")
     section = next(section for section in sections_of(findings) if section.code == "benefit")
-    assert section.tables[0].rows[0][0] == "near" and section.tables[0].rows[0][-1] == "told_apart"
+    assert section.tables[0].rows[0][0] == "near" and section.tables[0].rows[0][-1] == "differ"

@@ -40,7 +40,7 @@ def compare_benefits(sets: Mapping[str, pd.DataFrame], level: float = 0.95) -> p
     Returns:
         A row a pair, the largest difference first, with `COLUMNS`: more and less, the sets; n_pretrain and against,
         the amounts compared; benefit_more and benefit_less, the shares by which the value falls; difference of the
-        logarithms with low and high; verdict told_apart where the interval is above 0, else cannot_tell. Empty where
+        logarithms with low and high; verdict differ where the interval is above 0, else cannot_tell. Empty where
         fewer than two sets, or fewer than two seeds, have the same cells.
     """
     none = pd.DataFrame(columns=list(COLUMNS))
@@ -75,11 +75,11 @@ def compare_benefits(sets: Mapping[str, pd.DataFrame], level: float = 0.95) -> p
     error = np.sqrt(2 * (rest**2).sum() / freedom / n_seeds)
     pairs = list(itertools.combinations(range(n_sets), 2))
     width = stdtrit(freedom, 1 - (1 - level) / 2 / len(pairs)) * error
-    means, found = values.mean(axis=0), []
+    means, compared = values.mean(axis=0), []
     for pair in pairs:
         more, less = sorted(pair, key=lambda at: -means[at])
         difference = means[more] - means[less]
-        found.append(
+        compared.append(
             {
                 "more": by_set.columns[more],
                 "less": by_set.columns[less],
@@ -90,10 +90,10 @@ def compare_benefits(sets: Mapping[str, pd.DataFrame], level: float = 0.95) -> p
                 "difference": difference,
                 "low": difference - width,
                 "high": difference + width,
-                "verdict": "told_apart" if difference > width else "cannot_tell",
+                "verdict": "differ" if difference > width else "cannot_tell",
             }
         )
-    return pd.DataFrame(found, columns=list(COLUMNS)).sort_values("difference", ascending=False, ignore_index=True)
+    return pd.DataFrame(compared, columns=list(COLUMNS)).sort_values("difference", ascending=False, ignore_index=True)
 
 
 def _usable(rows: pd.DataFrame) -> pd.DataFrame:

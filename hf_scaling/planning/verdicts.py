@@ -129,8 +129,8 @@ def describe_gaps(gaps: "TransferGaps") -> str:
         rows.append(cells)
     lines += ["", "worth of the larger n_pretrain against the smaller one, in labelled images"]
     lines += text_table(heads, rows)
-    if told := [describe_contrast(row, gaps.target) for row in gaps.contrasts.to_dict("records")]:
-        lines += ["", *told]
+    if sentences := [describe_contrast(row, gaps.target) for row in gaps.contrasts.to_dict("records")]:
+        lines += ["", *sentences]
     return "\n".join([*lines, *_note_lines(gaps.notes)])
 
 

@@ -473,7 +473,7 @@ def find_contrasts(parts: Sequence[PartFindings], target: str, level: float) -> 
         if fits and not any(fit.scale.rises for of_arm in fits for fit in of_arm.values()):
             rest = tuple((name, value) for name, value in sorted(part.values.items()) if name != "downstream")
             groups.setdefault(rest, []).append(part)
-    found = []
+    compared = []
     for group in groups.values():
         rows = {
             part.values.get("downstream", part.title): arm.rows.assign(value=arm.rows[target])
@@ -483,8 +483,8 @@ def find_contrasts(parts: Sequence[PartFindings], target: str, level: float) -> 
         }
         contrasts = compare_benefits(rows, level)
         if len(contrasts):
-            found.append((group[0], contrasts))
-    return found
+            compared.append((group[0], contrasts))
+    return compared
 
 
 def find_plan(part: Part, target: str, laws: Sequence[ArmLaw], table: pd.DataFrame, request: Request) -> TargetPlan:

@@ -369,12 +369,16 @@ def _transfer_lines(findings: Findings) -> list[Headline]:
                 Headline("transfer", f"{words[:1].upper()}{words[1:]}{where}.", f"{words[:1].upper()}{words[1:]}")
             )
     for target in dict.fromkeys([_main_target(findings), *findings.request.targets]):
-        for part, contrasts in find_contrasts(findings.parts, target, findings.request.options.level):
-            row = contrasts.iloc[0].to_dict()
-            if row["verdict"] == "told_apart":
-                key = f"helps {row['more']} more than {row['less']}"
-                lines.append(Headline("transfer", f"{describe_contrast(row, target, part.noun)}.", key))
-        if any(line.key.startswith("helps") for line in lines):
+        largest = [
+            (part, contrasts.iloc[0].to_dict())
+            for part, contrasts in find_contrasts(findings.parts, target, findings.request.options.level)
+            if contrasts["verdict"].iloc[0] == "differ"
+        ]
+        for part, row in largest:
+            key = f"helps {row['more']} more than {row['less']}"
+            lines.append(Headline("transfer", f"{describe_contrast(row, target, part.noun)}.", key))
+        # One target is enough for a first screen; the section has them all.
+        if largest:
             break
     return lines
 
