@@ -33,9 +33,9 @@ STUDENTS = (
 )
 #: Share of the hours that the tuning may take.
 TUNING_SHARE = 0.15
-# Share of the hours that the pilot should take at most, so that the rounds have enough left to answer, and the share
-# up to which a study is not refused.
-_PILOT_SHARE, _MOST_PILOT_SHARE = 0.15, 0.35
+# Share of the hours that the pilot should take at most, so that the rounds have enough left to answer; the share up to
+# which fewer patches are better than fewer levels; and the share up to which a study is not refused.
+_PILOT_SHARE, _FULL_PILOT_SHARE, _MOST_PILOT_SHARE = 0.15, 0.25, 0.35
 # Sources that are drawn rather than read, and how many of their images a study takes at most.
 _DRAWN = {"glyphs": 12_800}
 # As in the grid `demo`: small students tell all 36 characters apart too slowly for a short study.
@@ -269,12 +269,15 @@ def _choose(
 ) -> tuple[dict[str, Any], "_Fitted"]:
     """The first of the grids of which a pilot fits the hours; those with the largest patches may have fewer levels."""
     fewest = min(_LEAST_LEVELS, len(levels))
-    attempts = [(content, len(levels), _PILOT_SHARE) for content in contents]
-    attempts += [(content, fewest, _PILOT_SHARE) for content in contents[-len(_STEPS) :]]
-    attempts.append((contents[-1], fewest, _MOST_PILOT_SHARE))
+    cheapest = contents[-len(_STEPS) :]
+    attempts = [(content, len(levels), _PILOT_SHARE, STUDENTS) for content in contents]
+    # Always and never are answers only where all images of the source are measured: with the smallest students at least.
+    attempts += [(content, len(levels), _FULL_PILOT_SHARE, STUDENTS[:1]) for content in cheapest]
+    attempts += [(content, fewest, _PILOT_SHARE, STUDENTS) for content in cheapest]
+    attempts.append((contents[-1], fewest, _MOST_PILOT_SHARE, STUDENTS))
     seconds = hours * 3600 * workers
-    for content, least, share in attempts:
-        fitted = _fit(costs, content["pretrain"], levels, seconds * share, least)
+    for content, least, share, choices in attempts:
+        fitted = _fit(costs, content["pretrain"], levels, seconds * share, least, choices)
         if isinstance(fitted, _Fitted):
             return content, fitted
     enough = fitted / share / workers / 3600
@@ -316,7 +319,7 @@ def _grid(
         pretrain |= {"classes": _DRAWN_CLASSES, "augmentation": []}
     seeds = [seed + number for number in _SEEDS]
     content: dict[str, Any] = {"models": [], "n_pretrain": levels, "arms": ["plain"], "seeds": seeds}
-    content["tune"] = {"learning_rate": True, "min_steps": [steps // 2, steps]}
+    content["tune"] = {"learning_rate": True}
     if downstream:
         every = sorted({n for levels in labels.values() for n in levels})
         # The linear probe, which a person compares with, at the fewest and the most labels.
@@ -331,6 +334,8 @@ def _grid(
             if others:
                 content["overrides"].append({"where": {"downstream": name, "n_finetune": others}, "skip": True})
     else:
+        # Fewer steps often cost nothing upstream; but what is fine-tuned from them is worse (docs/study.md).
+        content["tune"]["min_steps"] = [steps // 2, steps]
         content["pretrain"] = pretrain
     return content
 
@@ -382,7 +387,14 @@ class _Costs:
         return seconds_here(runs, runs, self._worker)
 
 
-def _fit(costs: _Costs, rule: Mapping[str, Any], levels: list[int], budget: float, least: int) -> _Fitted | float:
+def _fit(
+    costs: _Costs,
+    rule: Mapping[str, Any],
+    levels: list[int],
+    budget: float,
+    least: int,
+    choices: Sequence[tuple[tuple[str, ...], str]],
+) -> _Fitted | float:
     """All levels or fewer, then the largest students, of which a pilot takes some seconds at most.
 
     Models are timed from small to large, and none after the first students that do not fit: a step of a model that is
@@ -394,12 +406,13 @@ def _fit(costs: _Costs, rule: Mapping[str, Any], levels: list[int], budget: floa
         levels: Of n_pretrain.
         budget: Seconds of one worker that a pilot may take.
         least: The fewest levels.
+        choices: Students and their teacher, small first.
 
     Returns:
         What fits; where nothing does, the seconds of the smallest pilot.
     """
     best: _Fitted | None = None
-    for students, teacher in STUDENTS:
+    for students, teacher in choices:
         own = costs.plan((*students, teacher), rule)
         # Larger students only learn a small set by heart.
         n_params = next(run.n_params or 0 for run in own if run.model == students[1])
