@@ -22,7 +22,7 @@ from hf_scaling.grid import Grid
 from hf_scaling.results import ResultsTable
 from hf_scaling.study import run as running
 from hf_scaling.study.clock import Clock
-from hf_scaling.study.look import StudyPlan
+from hf_scaling.study.look import STUDENTS, StudyPlan
 from hf_scaling.study.run import run_study
 
 pytestmark = pytest.mark.usefixtures("plans_here")
@@ -70,6 +70,11 @@ def test_a_dry_run_plans_sizes_and_levels_that_fit(tmp_path, no_timing):
     assert all(2 <= b / a <= 2.2 for a, b in zip(plan.n_pretrain, plan.n_pretrain[1:]))
     assert plan.n_finetune["digits"][0] >= 8 * 10 and plan.n_finetune["digits"][-1] <= 1_297
     assert any("gap" not in line and "plan" in line for line in lines)  # a plan needs a budget
+    # What is fine-tuned needs its steps: fewer are tried only where nothing is.
+    assert "min_steps" not in grid["tune"]
+    run_study(images, hours=1, out=tmp_path / "alone", dry_run=True, workers=2, say=lambda line: None)
+    alone = yaml.safe_load((tmp_path / "alone" / "grid.yaml").read_text())
+    assert len(alone["tune"]["min_steps"]) == 2 and max(alone["tune"]["min_steps"]) == alone["pretrain"]["min_steps"]
 
 
 def test_more_hours_and_images_plan_larger_students(tmp_path, no_timing):
@@ -85,6 +90,12 @@ def test_more_hours_and_images_plan_larger_students(tmp_path, no_timing):
         assert len(plan.n_pretrain) == 5 and plan.n_pretrain[0] >= (5 if images == small else 20) * 4
     assert sizes["many", 5000] > sizes["many", 0.5]
     assert sizes["few", 5000] < sizes["many", 5000]
+
+
+def test_the_smallest_students_reach_all_images_rather_than_larger_ones_fewer(tmp_path, no_timing):
+    run_study("glyphs", hours=0.19, out=tmp_path / "study", dry_run=True, workers=2, say=lambda line: None)
+    plan = plan_of(tmp_path / "study")
+    assert plan.n_pretrain[-1] == plan.n_source and plan.students == list(STUDENTS[0][0])
 
 
 def test_too_few_hours_name_how_many_are_enough(tmp_path, no_timing):

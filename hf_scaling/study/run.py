@@ -245,7 +245,8 @@ def _tuned(plan: StudyPlan, folder: Path, workers: int, engine: str, hours: floa
     content = files.read_yaml(folder / "grid.yaml", "grid")
     grid = Grid.from_dict(content, folder.name)
     if "tune" in content:
-        say("tune    learning rates and steps, by short runs of the plain arm on a validation part")
+        what = "learning rates and steps" if "min_steps" in content["tune"] else "learning rates"
+        say(f"tune    {what}, by short runs of the plain arm on a validation part")
         grid = tuned(grid, folder, workers, engine, hours * 3600 * TUNING_SHARE, plan.seconds)
         Study(folder).prepare(grid)
     was_tuned = (folder / tune.NAME).is_file()
