@@ -271,7 +271,7 @@ def _choose(
     fewest = min(_LEAST_LEVELS, len(levels))
     cheapest = contents[-len(_STEPS) :]
     attempts = [(content, len(levels), _PILOT_SHARE, STUDENTS) for content in contents]
-    # Always and never are answers only where all images of the source are measured: with the smallest students at least.
+    # Always and never are answers only where all images of the source are measured.
     attempts += [(content, len(levels), _FULL_PILOT_SHARE, STUDENTS[:1]) for content in cheapest]
     attempts += [(content, fewest, _PILOT_SHARE, STUDENTS) for content in cheapest]
     attempts.append((contents[-1], fewest, _MOST_PILOT_SHARE, STUDENTS))
