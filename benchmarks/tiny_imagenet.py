@@ -154,6 +154,8 @@ def transfer(table: hs.ResultsTable) -> None:
         def ask(target=target):
             gaps = hs.transfer_gaps(table, target=target, law="transfer_gap_joint", arm="plain", upstream=UPSTREAM)
             columns = ["downstream", "G", "low", "high", "share", "share_low", "share_high", "verdict", "status"]
+            columns += [f"{data}_doubled{end}" for data in ("images", "labels") for end in ("", "_low", "_high")]
+            columns.append("helps_more")
             print(f"\ntransfer gaps by {target}\n{gaps.table[columns].to_string(index=False, float_format='%.4g')}")
             print(f"worth of the pre-training in labels\n{gaps.worth.to_string(index=False, float_format='%.4g')}")
 

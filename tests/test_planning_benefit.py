@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import hf_scaling as hs
-from hf_scaling.planning.benefit import COLUMNS, compare_benefits
+from hf_scaling.planning.benefit import COLUMNS, compare_benefits, compare_stages
 from hf_scaling.report import collect_findings
 from hf_scaling.report.headlines import headlines
 from hf_scaling.report.sections import sections_of
@@ -102,3 +102,38 @@ def test_the_report_says_it_first_and_shows_the_pairs(table):
     assert any("near more than far" in line.key for line in headlines(findings) if line.code == "transfer")
     section = next(section for section in sections_of(findings) if section.code == "benefit")
     assert section.tables[0].rows[0][0] == "near" and section.tables[0].rows[0][-1] == "differ"
+
+
+def checkpoints(draw, b=0.4, luck=0.02, noise=0.01, models=(1e5, 2e5), seeds=(0,)):
+    """Cells of checkpoints with luck of their own; the value falls as n_finetune^-b."""
+    rows = []
+    for n_params in models:
+        for seed in seeds:
+            for n_pretrain in (250, 500, 1000, 2000, 4000, 8000, 16_000):
+                own = luck * draw.standard_normal()
+                for n_finetune in (250, 630, 1600, 4000, 10_000):
+                    value = n_pretrain**-0.1 * n_finetune**-b * np.exp(own + noise * draw.standard_normal())
+                    sizes = {"n_params": n_params, "seed": seed, "n_pretrain": n_pretrain, "n_finetune": n_finetune}
+                    rows.append({**sizes, "value": value})
+    return pd.DataFrame(rows)
+
+
+def test_intervals_of_twice_the_images_hold_with_luck_of_checkpoints():
+    draw = np.random.default_rng(0)
+    found = pd.DataFrame([compare_stages(checkpoints(draw)) for _ in range(300)])
+    for name, truth in (("images_doubled", 2**-0.1 - 1), ("labels_doubled", 2**-0.4 - 1)):
+        held = (found[f"{name}_low"] <= truth) & (truth <= found[f"{name}_high"])
+        assert 0.92 <= held.mean() <= 0.98
+    assert (found["helps_more"] == "labels").all()
+    equal = [compare_stages(checkpoints(draw, b=0.1))["helps_more"] for _ in range(300)]
+    assert np.mean([more != "cannot_tell" for more in equal]) <= 0.08
+    fewer = [compare_stages(checkpoints(draw, b=0.02, luck=0.001))["helps_more"] for _ in range(20)]
+    assert set(fewer) == {"images"}
+
+
+def test_too_few_checkpoints_or_labels_show_nothing_of_twice_the_images():
+    rows = checkpoints(np.random.default_rng(0), models=(1e5,))
+    assert compare_stages(rows)["helps_more"] == "labels"
+    for few in (rows[rows["n_pretrain"].isin([250, 16_000])], rows[rows["n_finetune"] == 250], rows.iloc[:0]):
+        stages = compare_stages(few)
+        assert stages["helps_more"] == "cannot_tell" and np.isnan(stages["images_doubled"])

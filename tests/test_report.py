@@ -167,6 +167,20 @@ def test_one_set_with_two_verdicts_on_its_gap_names_the_target_of_each(written):
     assert "digits (by error" in of_code["open"]
 
 
+@pytest.mark.parametrize("winner", ["labels", "cannot_tell"])
+def test_where_the_gap_is_open_twice_the_data_may_still_say_where_to_go(written, winner):
+    row = {"images_doubled": -0.05, "images_doubled_low": -0.1, "images_doubled_high": 0.01, "labels_doubled": -0.3}
+    row |= {"labels_doubled_low": -0.4, "labels_doubled_high": -0.2, "helps_more": winner, "verdict": "cannot_tell"}
+    part = written[0].parts[1]
+    gaps = tuple(replace(gap, gaps=replace(gap.gaps, table=gap.gaps.table.assign(**row))) for gap in part.transfer_gaps)
+    lines = headlines(replace(written[0], parts=(written[0].parts[0], replace(part, transfer_gaps=gaps))))
+    of_code = {line.code: line.text for line in lines if line.code in ("transfer", "open")}
+    assert ("transfer" in of_code) == (winner == "labels")
+    assert ("label more" in of_code["open"]) == (winner == "cannot_tell")
+    if winner == "labels":
+        assert all(number in of_code["transfer"] for number in ("digits", "5 % (-1 to 10 %)", "30 % (20 to 40 %)"))
+
+
 def test_the_worth_of_pretraining_is_that_of_the_largest_at_the_most_labels(written, monkeypatch):
     monkeypatch.setattr("hf_scaling.report.headlines.MOST", 12)
     gap = next(gap for gap in written[0].parts[1].transfer_gaps if (gap.target, gap.arm.label) == ("error", "plain"))

@@ -1,4 +1,8 @@
-"""`compare_benefits`: which of several downstream sets pre-training helps more, from the runs themselves."""
+"""What the runs themselves show of pre-training, without a law.
+
+`compare_benefits`: which of several downstream sets it helps more; `compare_stages`: whether twice its images helped
+more than twice the labelled images.
+"""
 
 import itertools
 from collections.abc import Mapping
@@ -94,6 +98,63 @@ def compare_benefits(sets: Mapping[str, pd.DataFrame], level: float = 0.95) -> p
             }
         )
     return pd.DataFrame(compared, columns=list(COLUMNS)).sort_values("difference", ascending=False, ignore_index=True)
+
+
+def compare_stages(rows: pd.DataFrame, level: float = 0.95) -> dict[str, float | str]:
+    """Compare what twice the upstream images and twice the labelled images changed, over the upper half of each.
+
+    A split-plot analysis of the logarithms, of the cells with n_pretrain and n_finetune in the upper half of their
+    logarithmic ranges. The labelled images vary within checkpoints: each has a slope of its own, and their scatter is
+    the error of the mean. The upstream images vary between checkpoints, which have luck of their own: their means are
+    regressed on n_pretrain, with an intercept for each seed and n_params.
+
+    Args:
+        rows: The fine-tuned rows of one downstream set: columns as `compare_benefits` takes them.
+        level: Of the intervals, between 0 and 1.
+
+    Returns:
+        images_doubled and labels_doubled, the share by which the value changed (-0.1: a tenth lower), each with _low
+        and _high, and helps_more: images or labels, where the interval of the difference excludes 0, else cannot_tell.
+        NaN where fewer than two checkpoints more than there are seeds and n_params are left, or one n_finetune.
+    """
+    kinds = ("images", "labels")
+    rows, empty = _usable(rows), {f"{kind}_doubled{end}": np.nan for kind in kinds for end in ("", "_low", "_high")}
+    for size in ("n_pretrain", "n_finetune"):
+        if len(rows):
+            rows = rows[rows[size] ** 2 >= rows[size].min() * rows[size].max() * (1 - 1e-9)]
+    keys = [name for name in ("n_params", "seed") if name in rows]
+    values = rows.assign(value=np.log(rows["value"])).groupby([*keys, "n_pretrain", "n_finetune"])["value"].mean()
+    cells = values.unstack().dropna() if len(values) else pd.DataFrame()
+    group = cells.groupby(level=keys).ngroup().to_numpy() if len(cells) else np.empty(0, dtype=int)
+    freedom = len(cells) - len(set(group)) - 1
+    if freedom < 1 or cells.shape[1] < 2:
+        return {**empty, "helps_more": "cannot_tell"}
+
+    def centred(numbers: np.ndarray) -> np.ndarray:
+        """Numbers of checkpoints less the mean of their group."""
+        return numbers - (np.bincount(group, numbers) / np.bincount(group))[group]
+
+    labels = np.log2(cells.columns.to_numpy(float))
+    labels -= labels.mean()
+    slopes = cells.to_numpy() @ labels / (labels @ labels)
+    images = centred(np.log2(cells.index.get_level_values("n_pretrain").to_numpy(float)))
+    means = centred(cells.mean(axis=1).to_numpy())
+    if not images.any():
+        return {**empty, "helps_more": "cannot_tell"}
+    slope = images @ means / (images @ images)
+    changes = np.array([slope, slopes.mean()])
+    scatter = np.sum((means - slope * images) ** 2) / freedom
+    errors = np.sqrt([scatter / (images @ images), slopes.var(ddof=1) / len(slopes)])
+    freedoms = np.array([freedom, len(slopes) - 1.0])
+    stages: dict[str, float | str] = {}
+    for kind, change, half in zip(kinds, changes, stdtrit(freedoms, (1 + level) / 2) * errors):
+        ends = np.expm1(np.array([change, change - half, change + half]))
+        stages |= dict(zip((f"{kind}_doubled", f"{kind}_doubled_low", f"{kind}_doubled_high"), ends.tolist()))
+    # Welch's degrees of freedom of the difference.
+    joint = (errors**2).sum() ** 2 / max((errors**4 / freedoms).sum(), np.finfo(float).tiny)
+    difference, half = changes[1] - changes[0], stdtrit(joint, (1 + level) / 2) * np.sqrt((errors**2).sum())
+    more = "labels" if difference < -half else "images" if difference > half else "cannot_tell"
+    return {**stages, "helps_more": more}
 
 
 def _usable(rows: pd.DataFrame) -> pd.DataFrame:

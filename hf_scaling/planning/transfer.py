@@ -19,7 +19,7 @@ from hf_scaling.fitting.levels import LEAST_LEVELS, level_notes, levels_of
 from hf_scaling.fitting.rows import read_columns, select_rows, thinned
 from hf_scaling.fitting.solver import coordinates_of, make_objective
 from hf_scaling.laws import LAWS, Law
-from hf_scaling.planning.benefit import compare_benefits
+from hf_scaling.planning.benefit import compare_benefits, compare_stages
 from hf_scaling.planning.limits import available_sizes, study_of
 from hf_scaling.planning.optimum import thin_draws
 from hf_scaling.planning.verdicts import describe_gaps
@@ -47,7 +47,8 @@ class TransferGaps:
             with share_low, share_high: of the target above the floor at the largest measured n_pretrain, n_params, the
             part that no more pre-training closes, 0 to 1; never_closed and closable, both parts in the target's
             unit at the largest measured n_finetune; verdict low, high or cannot_tell; larger_model_helps, where it is
-            high and the law takes n_params at three levels or more; status of the law.
+            high and the law takes n_params at three levels or more; status of the law; and, by the
+            runs alone, what twice the images of either stage changed (`compare_stages`), NaN where fits were given.
         worth: A row a downstream set and n_finetune measured, at the largest n_pretrain: worth with worth_low,
             worth_high, the additional labelled images that the smallest n_pretrain measured (`against`) needs to reach
             the same target; from_scratch with its ends, the same without pre-training, NaN where the table has no such
@@ -114,7 +115,8 @@ def transfer_gaps(
         fits, scratch, seeded, notes = _fit_each(as_table(table), law, rows, options)  # type: ignore[arg-type]  # no fits left
     gaps, worth = [], []
     for name, fit in fits.items():
-        gaps.append({"downstream": name, **judge_gap(fit, level)})
+        stages = compare_stages(seeded.get(name, pd.DataFrame()), level)
+        gaps.append({"downstream": name, **judge_gap(fit, level), **stages})
         worth += [{"downstream": name, **row} for row in images_worth(fit, scratch.get(name), level)]
         most = available_sizes(folder, fit.columns.values(), fit.data["study"], ()).most
         notes += [{**found, "text": f"{name}: {found['text']}"} for found in gap_notes(fit, most)]

@@ -1,6 +1,7 @@
 """Verdicts of plans, transfer gaps and suggested runs: what each code means, and their summaries for a terminal."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -156,7 +157,23 @@ def _gap_lines(head: str, row: dict, target: str, level: float) -> list[str]:
         f"  {target} above the floor at the largest measured sizes: {never} that more pre-training never closes, "
         f"{closable} that it may",
         f"  share never closed {share}   {format_percent(level)} [{share_low}, {share_high}]",
+        *([] if (stages := describe_stages(row, target)) is None else [f"  {stages}"]),
     ]
+
+
+def describe_stages(row: Mapping[str, Any], target: str, noun: str = "images") -> str | None:
+    """What twice the data of either stage changed, a row of `TransferGaps.table`, as a clause; None where unknown."""
+    changes = []
+    for name in ("images_doubled", "labels_doubled"):
+        # The fall of the target; a rise is a fall below 0.
+        fall, most, least = (-100 * row.get(f"{name}{end}", np.nan) for end in ("", "_low", "_high"))
+        changes.append(f"{fall:.2g} % ({least:.2g} to {most:.2g} %)")
+    if any("nan" in change for change in changes):
+        return None
+    return (
+        f"over the upper half of the measured sizes, twice the upstream {noun} lowered the {target} by {changes[0]}, "
+        f"twice the labelled {noun} by {changes[1]}"
+    )
 
 
 def describe_runs(runs: "SuggestedRuns") -> str:

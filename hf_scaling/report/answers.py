@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hf_scaling.boundary import Boundary
-from hf_scaling.planning.verdicts import GAP_VERDICTS, PLAN_VERDICTS
+from hf_scaling.planning.verdicts import GAP_VERDICTS, PLAN_VERDICTS, describe_stages
 from hf_scaling.report.findings import (
     ArmBoundary,
     ArmGap,
@@ -343,6 +343,8 @@ def gap_statement(arm_gap: ArmGap, part: Part) -> Statement:
             )
         )
     remarks = ["A verdict needs the whole interval of the share on one side of half."]
+    if stages := describe_stages(row.to_dict(), arm_gap.target, part.noun):
+        remarks.append(f"{stages[:1].upper()}{stages[1:]}.")
     remarks += ["A larger model removes part of it."] if row.larger_model_helps else []
     # The notes begin with the name of the set, which the statement names already.
     prefix = f"{part.values.get('downstream', '')}: "

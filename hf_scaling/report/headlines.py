@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hf_scaling.boundary import Boundary
-from hf_scaling.planning.verdicts import describe_contrast
+from hf_scaling.planning.verdicts import describe_contrast, describe_stages
 from hf_scaling.report.answers import aim_of, amounts, describe_leads, describe_run, size_of, whole
 from hf_scaling.report.findings import ArmBoundary, ArmGap, ArmLaw, Findings, PartFindings, best_arm, find_contrasts
 from hf_scaling.report.parts import Part
@@ -368,6 +368,14 @@ def _transfer_lines(findings: Findings) -> list[Headline]:
             lines.append(
                 Headline("transfer", f"{words[:1].upper()}{words[1:]}{where}.", f"{words[:1].upper()}{words[1:]}")
             )
+    # Where the gaps themselves are open, what doubling has bought may not be.
+    asked = [
+        (about, gap.gaps.table.iloc[0].to_dict())
+        for about, gap in every
+        if about[1] == _main_target(findings) and about[2] in ("", "plain")
+    ]
+    if asked and not lines:
+        lines += _stages_lines(asked, findings)
     for target in dict.fromkeys([_main_target(findings), *findings.request.targets]):
         largest = [
             (part, contrasts.iloc[0].to_dict())
@@ -381,6 +389,25 @@ def _transfer_lines(findings: Findings) -> list[Headline]:
         if largest:
             break
     return lines
+
+
+def _stages_lines(asked: Sequence[tuple[_About, dict]], findings: Findings) -> list[Headline]:
+    """Twice of which data helped more: one set with its numbers, several by name."""
+    winners = {kind: [about for about, row in asked if row["helps_more"] == kind] for kind in ("labels", "images")}
+    winner, about = max(winners.items(), key=lambda item: len(item[1]))
+    if not about:
+        return []
+    (part, target, _), row = asked[0]
+    if len(asked) == 1:
+        text = describe_stages(row, target, part.noun) or ""
+        name = place_of(part, findings)[1]
+        return [Headline("transfer", f"{text[:1].upper()}{text[1:]}{f' (on {name})' if name else ''}.")]
+    first, second = (f"twice the {data} {part.noun}" for data in ("labelled", "upstream"))
+    if winner == "images":
+        first, second = second, first
+    key = f"{first} helped more than {second}"
+    where = _where(about, [each for each, _ in asked], findings, start="on") or " on all sets"
+    return [Headline("transfer", f"By {target}, over the upper half of the measured sizes, {key}{where}.", key)]
 
 
 def _plan_lines(findings: Findings) -> list[Headline]:
@@ -444,10 +471,13 @@ def _open_questions(findings: Findings) -> list[str]:
     if any(one.boundary.status != "not_resolved" and _depends_on_size(one) is None for _, one in compared):
         questions.append("whether what distillation does depends on model size")
     gaps = _transfers(findings)
-    unclear = [about for about, gap in gaps if gap.gaps.table.iloc[0]["verdict"] == "cannot_tell"]
-    if unclear:
-        where = _where(unclear, [about for about, _ in gaps], findings, start="for")
-        questions.append(f"whether to pre-train or to label more{where}")
+    unclear = [(about, gap.gaps.table.iloc[0].to_dict()) for about, gap in gaps]
+    unclear = [(about, row) for about, row in unclear if row["verdict"] == "cannot_tell"]
+    # Twice of which data helped more may be known all the same.
+    for question, is_open in (("whether to pre-train or to label more", True), ("how far pre-training alone can get", False)):
+        if own := [about for about, row in unclear if (row["helps_more"] == "cannot_tell") == is_open]:
+            where = _where(own, [about for about, _ in gaps], findings, start="for")
+            questions.append(f"{question}{where}")
     verdicts = {one.plan.verdict for part in _planned(findings) for one in part.plans if one.plan is not None}
     if verdicts == {"cannot_tell"}:
         questions.append("where a budget should go")

@@ -11,6 +11,7 @@ from hf_scaling.boundary import find_boundary
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import fit_law
 from hf_scaling.planning import plan, transfer_gaps
+from hf_scaling.planning.verdicts import describe_stages
 from hf_scaling.report.answers import describe_boundary
 from hf_scaling.text import format_percent
 
@@ -167,7 +168,7 @@ def _judge_gap(frame: "pd.DataFrame", question: Question, seed: int) -> Answer:
     if question.downstream is not None:
         rows = rows[rows["downstream"] == question.downstream]
     gaps = transfer_gaps(rows, question.target, level=LEVEL, bootstrap=_DRAWS, seed=seed)
-    gap = gaps.table.iloc[0]
+    gap = gaps.table.iloc[0].to_dict()
     share, low, high = gap["share"], gap["share_low"], gap["share_high"]
     answered = gap["verdict"] in ("low", "high")
     ends = (
@@ -177,6 +178,8 @@ def _judge_gap(frame: "pd.DataFrame", question: Question, seed: int) -> Answer:
         gap["verdict"], "pre-train more, or label more, is open"
     )
     text = f"{gap['downstream']}: {meaning}; {ends}"
+    if not answered and gap["helps_more"] != "cannot_tell":
+        text += f"; {describe_stages(gap, question.target)}"
     width = high - low if high == high else 1.0
     return Answer(
         question, answered, gap["verdict"], low, high, share, text, 0.0 if answered else 0.5 + width,
