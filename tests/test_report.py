@@ -172,7 +172,9 @@ def test_where_the_gap_is_open_twice_the_data_may_still_say_where_to_go(written,
     row = {"images_doubled": -0.05, "images_doubled_low": -0.1, "images_doubled_high": 0.01, "labels_doubled": -0.3}
     row |= {"labels_doubled_low": -0.4, "labels_doubled_high": -0.2, "helps_more": winner, "verdict": "cannot_tell"}
     part = written[0].parts[1]
-    gaps = tuple(replace(gap, gaps=replace(gap.gaps, table=gap.gaps.table.assign(**row))) for gap in part.transfer_gaps)
+    gaps = tuple(
+        replace(gap, gaps=replace(gap.gaps, table=gap.gaps.table.assign(**row))) for gap in part.transfer_gaps
+    )
     lines = headlines(replace(written[0], parts=(written[0].parts[0], replace(part, transfer_gaps=gaps))))
     of_code = {line.code: line.text for line in lines if line.code in ("transfer", "open")}
     assert ("transfer" in of_code) == (winner == "labels")

@@ -474,7 +474,10 @@ def _open_questions(findings: Findings) -> list[str]:
     unclear = [(about, gap.gaps.table.iloc[0].to_dict()) for about, gap in gaps]
     unclear = [(about, row) for about, row in unclear if row["verdict"] == "cannot_tell"]
     # Twice of which data helped more may be known all the same.
-    for question, is_open in (("whether to pre-train or to label more", True), ("how far pre-training alone can get", False)):
+    for question, is_open in (
+        ("whether to pre-train or to label more", True),
+        ("how far pre-training alone can get", False),
+    ):
         if own := [about for about, row in unclear if (row["helps_more"] == "cannot_tell") == is_open]:
             where = _where(own, [about for about, _ in gaps], findings, start="for")
             questions.append(f"{question}{where}")
