@@ -134,6 +134,7 @@ def test_intervals_of_twice_the_images_hold_with_luck_of_checkpoints():
 def test_too_few_checkpoints_or_labels_show_nothing_of_twice_the_images():
     rows = checkpoints(np.random.default_rng(0), models=(1e5,))
     assert compare_stages(rows)["helps_more"] == "labels"
+    assert compare_stages(rows.drop(columns=["seed", "n_params"])) == compare_stages(rows)
     for few in (rows[rows["n_pretrain"].isin([250, 16_000])], rows[rows["n_finetune"] == 250], rows.iloc[:0]):
         stages = compare_stages(few)
         assert stages["helps_more"] == "cannot_tell" and np.isnan(stages["images_doubled"])

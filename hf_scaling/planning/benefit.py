@@ -109,7 +109,7 @@ def compare_stages(rows: pd.DataFrame, level: float = 0.95) -> dict[str, float |
     regressed on n_pretrain, with an intercept for each seed and n_params.
 
     Args:
-        rows: The fine-tuned rows of one downstream set: columns as `compare_benefits` takes them.
+        rows: The fine-tuned rows of one downstream set: columns as `compare_benefits` takes them; seed may be absent.
         level: Of the intervals, between 0 and 1.
 
     Returns:
@@ -118,7 +118,8 @@ def compare_stages(rows: pd.DataFrame, level: float = 0.95) -> dict[str, float |
         NaN where fewer than two checkpoints more than there are seeds and n_params are left, or one n_finetune.
     """
     kinds = ("images", "labels")
-    rows, empty = _usable(rows), {f"{kind}_doubled{end}": np.nan for kind in kinds for end in ("", "_low", "_high")}
+    rows = _usable(rows if "seed" in rows else rows.assign(seed=0))
+    empty = {f"{kind}_doubled{end}": np.nan for kind in kinds for end in ("", "_low", "_high")}
     for size in ("n_pretrain", "n_finetune"):
         if len(rows):
             rows = rows[rows[size] ** 2 >= rows[size].min() * rows[size].max() * (1 - 1e-9)]
