@@ -104,7 +104,10 @@ def test_each_downstream_set_is_judged_by_itself():
     alone = hs.transfer_gaps(both, downstream="two", bootstrap=200)
     assert list(alone.table["downstream"]) == ["two"]
     by_fits = hs.transfer_gaps(gaps.fits)
-    pd.testing.assert_frame_equal(by_fits.table, gaps.table)
+    # A fit has no rows to compare without a law.
+    assert (by_fits.table["over"] == "").all() and (gaps.table["over"] != "").all()
+    of_laws = gaps.table.columns[: gaps.table.columns.get_loc("images_doubled")]
+    pd.testing.assert_frame_equal(by_fits.table[of_laws], gaps.table[of_laws])
 
 
 def test_a_set_that_cannot_be_fitted_leaves_the_others():

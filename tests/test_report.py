@@ -170,7 +170,13 @@ def test_one_set_with_two_verdicts_on_its_gap_names_the_target_of_each(written):
 @pytest.mark.parametrize("winner", ["labels", "cannot_tell"])
 def test_where_the_gap_is_open_twice_the_data_may_still_say_where_to_go(written, winner):
     row = {"images_doubled": -0.05, "images_doubled_low": -0.1, "images_doubled_high": 0.01, "labels_doubled": -0.3}
-    row |= {"labels_doubled_low": -0.4, "labels_doubled_high": -0.2, "helps_more": winner, "verdict": "cannot_tell"}
+    row |= {
+        "labels_doubled_low": -0.4,
+        "labels_doubled_high": -0.2,
+        "helps_more": winner,
+        "verdict": "cannot_tell",
+        "over": "all",
+    }
     part = written[0].parts[1]
     gaps = tuple(
         replace(gap, gaps=replace(gap.gaps, table=gap.gaps.table.assign(**row))) for gap in part.transfer_gaps

@@ -101,12 +101,13 @@ def compare_benefits(sets: Mapping[str, pd.DataFrame], level: float = 0.95) -> p
 
 
 def compare_stages(rows: pd.DataFrame, level: float = 0.95) -> dict[str, float | str]:
-    """Compare what twice the upstream images and twice the labelled images changed, over the upper half of each.
+    """Compare what twice the upstream images and twice the labelled images changed.
 
-    A split-plot analysis of the logarithms, of the cells with n_pretrain and n_finetune in the upper half of their
-    logarithmic ranges. The labelled images vary within checkpoints: each has a slope of its own, and their scatter is
-    the error of the mean. The upstream images vary between checkpoints, which have luck of their own: their means are
-    regressed on n_pretrain, with an intercept for each seed and n_params.
+    A split-plot analysis of the logarithms. The labelled images vary within checkpoints: each has a slope of its own,
+    and their scatter is the error of the mean. The upstream images vary between checkpoints, which have luck of their
+    own: their means at equal n_finetune are regressed on n_pretrain, with an intercept for each seed and n_params.
+    Cells with n_pretrain and n_finetune in the upper half of their logarithmic ranges are used, all where these are too
+    few.
 
     Args:
         rows: The fine-tuned rows of one downstream set: columns as `compare_benefits` takes them; seed may be absent.
@@ -114,48 +115,67 @@ def compare_stages(rows: pd.DataFrame, level: float = 0.95) -> dict[str, float |
 
     Returns:
         images_doubled and labels_doubled, the share by which the value changed (-0.1: a tenth lower), each with _low
-        and _high, and helps_more: images or labels, where the interval of the difference excludes 0, else cannot_tell.
-        NaN where fewer than two checkpoints more than there are seeds and n_params are left, or one n_finetune.
+        and _high; helps_more: images or labels, where the interval of the difference excludes 0, else cannot_tell;
+        over: upper_half or all. NaN, and over "", where fewer than two checkpoints more than there are seeds and
+        n_params have two n_finetune.
     """
-    kinds = ("images", "labels")
     rows = _usable(rows if "seed" in rows else rows.assign(seed=0))
-    empty = {f"{kind}_doubled{end}": np.nan for kind in kinds for end in ("", "_low", "_high")}
+    upper = pd.Series(True, index=rows.index)
     for size in ("n_pretrain", "n_finetune"):
-        if len(rows):
-            rows = rows[rows[size] ** 2 >= rows[size].min() * rows[size].max() * (1 - 1e-9)]
+        upper &= rows[size] ** 2 >= rows[size].min() * rows[size].max() * (1 - 1e-9)
+    for over, own in (("upper_half", rows[upper]), ("all", rows)):
+        if stages := _stages(own, level):
+            return {**stages, "over": over}
+    empty = {f"{kind}_doubled{end}": np.nan for kind in ("images", "labels") for end in ("", "_low", "_high")}
+    return {**empty, "helps_more": "cannot_tell", "over": ""}
+
+
+def _stages(rows: pd.DataFrame, level: float) -> dict[str, float | str] | None:
+    """`compare_stages` of these cells; None where they are too few."""
     keys = [name for name in ("n_params", "seed") if name in rows]
-    values = rows.assign(value=np.log(rows["value"])).groupby([*keys, "n_pretrain", "n_finetune"])["value"].mean()
-    cells = values.unstack().dropna() if len(values) else pd.DataFrame()
-    group = cells.groupby(level=keys).ngroup().to_numpy() if len(cells) else np.empty(0, dtype=int)
-    freedom = len(cells) - len(set(group)) - 1
-    if freedom < 1 or cells.shape[1] < 2:
-        return {**empty, "helps_more": "cannot_tell"}
-
-    def centred(numbers: np.ndarray) -> np.ndarray:
-        """Numbers of checkpoints less the mean of their group."""
-        return numbers - (np.bincount(group, numbers) / np.bincount(group))[group]
-
-    labels = np.log2(cells.columns.to_numpy(float))
-    labels -= labels.mean()
-    slopes = cells.to_numpy() @ labels / (labels @ labels)
-    images = centred(np.log2(cells.index.get_level_values("n_pretrain").to_numpy(float)))
-    means = centred(cells.mean(axis=1).to_numpy())
-    if not images.any():
-        return {**empty, "helps_more": "cannot_tell"}
-    slope = images @ means / (images @ images)
-    changes = np.array([slope, slopes.mean()])
-    scatter = np.sum((means - slope * images) ** 2) / freedom
-    errors = np.sqrt([scatter / (images @ images), slopes.var(ddof=1) / len(slopes)])
+    checkpoint = [*keys, "n_pretrain"]
+    values = (
+        rows.assign(value=np.log(rows["value"])).groupby([*checkpoint, "n_finetune"])["value"].mean().reset_index()
+    )
+    # A checkpoint with one n_finetune has no slope, and may have met an easy or a hard number of labels.
+    values = values[values.groupby(checkpoint)["n_finetune"].transform("size") > 1]
+    labels = np.log2(values["n_finetune"])
+    values = values.assign(
+        labels=labels, own=labels - labels.groupby([values[key] for key in checkpoint]).transform("mean")
+    )
+    grouped = values.assign(product=values["own"] * values["value"], square=values["own"] ** 2).groupby(checkpoint)
+    sums = grouped[["product", "square", "value", "labels"]].agg("sum")
+    counts = grouped.size()
+    slopes = (sums["product"] / sums["square"]).to_numpy()
+    if not len(slopes):
+        return None
+    # Checkpoints are compared as if all had been fine-tuned on the same numbers of labels.
+    means = (sums["value"] - slopes.mean() * sums["labels"]) / counts
+    images = pd.Series(np.log2(means.index.get_level_values("n_pretrain").to_numpy(float)), index=means.index)
+    within = [series - series.groupby(level=keys).transform("mean") for series in (means, images)]
+    mean, image = (series.to_numpy() for series in within)
+    freedom = len(slopes) - means.groupby(level=keys).ngroups - 1
+    if freedom < 1 or not image.any():
+        return None
+    slope = image @ mean / (image @ image)
+    scatter = np.sum((mean - slope * image) ** 2) / freedom
+    changes = {"images": slope, "labels": slopes.mean()}
+    errors = np.sqrt([scatter / (image @ image), slopes.var(ddof=1) / len(slopes)])
     freedoms = np.array([freedom, len(slopes) - 1.0])
     stages: dict[str, float | str] = {}
-    for kind, change, half in zip(kinds, changes, stdtrit(freedoms, (1 + level) / 2) * errors):
+    for (kind, change), half in zip(changes.items(), stdtrit(freedoms, (1 + level) / 2) * errors):
         ends = np.expm1(np.array([change, change - half, change + half]))
         stages |= dict(zip((f"{kind}_doubled", f"{kind}_doubled_low", f"{kind}_doubled_high"), ends.tolist()))
     # Welch's degrees of freedom of the difference.
     joint = (errors**2).sum() ** 2 / max((errors**4 / freedoms).sum(), np.finfo(float).tiny)
-    difference, half = changes[1] - changes[0], stdtrit(joint, (1 + level) / 2) * np.sqrt((errors**2).sum())
-    more = "labels" if difference < -half else "images" if difference > half else "cannot_tell"
-    return {**stages, "helps_more": more}
+    difference, half = (
+        changes["labels"] - changes["images"],
+        stdtrit(joint, (1 + level) / 2) * np.sqrt((errors**2).sum()),
+    )
+    return {
+        **stages,
+        "helps_more": "labels" if difference < -half else "images" if difference > half else "cannot_tell",
+    }
 
 
 def _usable(rows: pd.DataFrame) -> pd.DataFrame:

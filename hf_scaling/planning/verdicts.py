@@ -168,10 +168,11 @@ def describe_stages(row: Mapping[str, Any], target: str, noun: str = "images") -
         # The fall of the target; a rise is a fall below 0.
         fall, most, least = (-100 * row.get(f"{name}{end}", np.nan) for end in ("", "_low", "_high"))
         changes.append(f"{fall:.2g} % ({least:.2g} to {most:.2g} %)")
-    if any("nan" in change for change in changes):
+    if not row.get("over"):
         return None
+    where = "the upper half of the measured sizes" if row["over"] == "upper_half" else "the measured sizes"
     return (
-        f"over the upper half of the measured sizes, twice the upstream {noun} lowered the {target} by {changes[0]}, "
+        f"over {where}, twice the upstream {noun} lowered the {target} by {changes[0]}, "
         f"twice the labelled {noun} by {changes[1]}"
     )
 

@@ -406,8 +406,9 @@ def _stages_lines(asked: Sequence[tuple[_About, dict]], findings: Findings) -> l
     if winner == "images":
         first, second = second, first
     key = f"{first} helped more than {second}"
+    half = "the upper half of " if all(row["over"] == "upper_half" for _, row in asked) else ""
     where = _where(about, [each for each, _ in asked], findings, start="on") or " on all sets"
-    return [Headline("transfer", f"By {target}, over the upper half of the measured sizes, {key}{where}.", key)]
+    return [Headline("transfer", f"By {target}, over {half}the measured sizes, {key}{where}.", key)]
 
 
 def _plan_lines(findings: Findings) -> list[Headline]:
