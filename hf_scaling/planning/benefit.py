@@ -106,8 +106,8 @@ def compare_stages(rows: pd.DataFrame, level: float = 0.95) -> dict[str, float |
     A split-plot analysis of the logarithms. The labelled images vary within checkpoints: each has a slope of its own,
     and their scatter is the error of the mean. The upstream images vary between checkpoints, which have luck of their
     own: their means at equal n_finetune are regressed on n_pretrain, with an intercept for each seed and n_params.
-    Cells with n_pretrain and n_finetune in the upper half of their logarithmic ranges are used, all where these are too
-    few.
+    Cells with n_pretrain and n_finetune in the upper half of their logarithmic ranges are used; all where these are
+    too few.
 
     Args:
         rows: The fine-tuned rows of one downstream set: columns as `compare_benefits` takes them; seed may be absent.
