@@ -1,6 +1,7 @@
 """Fits, boundaries and plans of a study's folder, whose fine-tuned rows include linear probes of another recipe."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -133,3 +134,13 @@ def test_a_report_of_a_study_judges_its_whole_models(study, tmp_path):
     assert not any((found.part.rows["recipe"] == "probe").any() for found in findings.parts)
     (section,) = [section for section in sections_of(findings) if section.code == "linear-probe"]
     assert [row[0] for row in section.tables[0].rows] == ["20", "1,280"]
+
+
+def test_the_stored_hour_gives_the_answers_of_its_page():
+    stored = Path(__file__).parent / "data" / "cifar10_study"
+    line = hs.find_boundary(stored, target="loss")
+    assert line.status == "crossing"
+    assert (line.n_pretrain, line.low, line.high) == pytest.approx((7_610, 4_210, 14_800), rel=0.02)
+    gap = hs.transfer_gaps(stored, "error", downstream="gtsrb_32", arm="plain", bootstrap=50).table.iloc[0]
+    assert gap["helps_more"] == "labels" and gap["over"] == "all"
+    assert (gap["images_doubled"], gap["labels_doubled"]) == pytest.approx((-0.024, -0.19), abs=0.005)

@@ -499,15 +499,15 @@ def _paint_boundary(axes: "Axes", boundary: Boundary, colours: Colours) -> None:
     size = axes.xaxis.label.get_fontsize()
     axes.plot(boundary.n_pretrain, 0, marker="D", color=colours["accent"], markersize=0.65 * size, zorder=5)
     low, high = np.log(axes.get_xlim())
-    # Beside the interval where there is room for the label, else above the diamond.
-    left_room, right_room = ((np.log(end) - low) / (high - low) for end in (boundary.low, boundary.high))
-    side = "left" if right_room < 0.6 else "right" if left_room > 0.4 else "center"
-    at = {"left": boundary.high, "right": boundary.low, "center": boundary.n_pretrain}[side]
+    # The curve falls through zero: right of the interval there is room above zero, left of it there is none.
+    right_room, place = ((np.log(end) - low) / (high - low) for end in (boundary.high, boundary.n_pretrain))
+    side = "left" if right_room < 0.6 else "center" if place < 0.75 else "right"
+    at = {"left": boundary.high, "center": boundary.n_pretrain, "right": min(boundary.high, axes.get_xlim()[1])}[side]
     offset = {"left": size / 2, "right": -size / 2, "center": 0.0}[side]
     axes.annotate(
         f"{format_count(boundary.n_pretrain)}\n{format_span(boundary.low, boundary.high)}",
         (at, 0),
-        xytext=(offset, size / 2 if side != "center" else size),
+        xytext=(offset, size / 2 if side == "left" else size),
         textcoords="offset points",
         ha=side,
         va="bottom",

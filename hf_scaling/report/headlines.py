@@ -399,9 +399,9 @@ def _stages_lines(asked: Sequence[tuple[_About, dict]], findings: Findings) -> l
         return []
     (part, target, _), row = asked[0]
     if len(asked) == 1:
-        text = describe_stages(row, target, part.noun) or ""
         name = place_of(part, findings)[1]
-        return [Headline("transfer", f"{text[:1].upper()}{text[1:]}{f' (on {name})' if name else ''}.")]
+        text = f"{f'on {name}, ' if name else ''}{describe_stages(row, target, part.noun)}"
+        return [Headline("transfer", f"{text[:1].upper()}{text[1:]}.")]
     first, second = (f"twice the {data} {part.noun}" for data in ("labelled", "upstream"))
     if winner == "images":
         first, second = second, first
