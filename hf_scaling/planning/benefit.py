@@ -166,16 +166,11 @@ def _stages(rows: pd.DataFrame, level: float) -> dict[str, float | str] | None:
     for (kind, change), half in zip(changes.items(), stdtrit(freedoms, (1 + level) / 2) * errors):
         ends = np.expm1(np.array([change, change - half, change + half]))
         stages |= dict(zip((f"{kind}_doubled", f"{kind}_doubled_low", f"{kind}_doubled_high"), ends.tolist()))
-    # Welch's degrees of freedom of the difference.
-    joint = (errors**2).sum() ** 2 / max((errors**4 / freedoms).sum(), np.finfo(float).tiny)
-    difference, half = (
-        changes["labels"] - changes["images"],
-        stdtrit(joint, (1 + level) / 2) * np.sqrt((errors**2).sum()),
-    )
-    return {
-        **stages,
-        "helps_more": "labels" if difference < -half else "images" if difference > half else "cannot_tell",
-    }
+    # With the fewer degrees of freedom: Welch's say more than three checkpoints can.
+    difference = changes["labels"] - changes["images"]
+    half = stdtrit(freedoms.min(), (1 + level) / 2) * np.sqrt((errors**2).sum())
+    more = "labels" if difference < -half else "images" if difference > half else "cannot_tell"
+    return {**stages, "helps_more": more}
 
 
 def _usable(rows: pd.DataFrame) -> pd.DataFrame:

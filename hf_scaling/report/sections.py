@@ -226,7 +226,7 @@ def linear_probe(findings: Findings) -> Section | None:
     if not {"stage", "model", "n_pretrain", "n_finetune", "downstream", target} <= set(rows.columns):
         return None
     rows = rows[rows["stage"] == "finetune"]
-    heads = [] if study is None else find_probes(study, rows)
+    heads = find_probes(study, rows)
     rows = rows[(rows["arm"] == "plain") & (rows["n_finetune"] > 0)] if "arm" in rows else rows
     probed = rows["recipe"].isin(heads) if "recipe" in rows else pd.Series(False, rows.index)
     tables, sentences = [], []

@@ -218,7 +218,7 @@ class ResultsTable:
         return path
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """The table as a DataFrame; that of a study names its recipes of linear probes in `attrs["linear_probes"]`.
+        """The table as a DataFrame; one with linear probes names their recipes in `attrs["linear_probes"]`.
 
         Fits and boundaries leave their rows out beside others, with a note.
 
@@ -226,11 +226,11 @@ class ResultsTable:
             InputError: A run.yaml of the study is damaged.
         """
         frame = self._table.to_pandas()
+        study = None
         if self._home is not None and self._home.is_dir():
             study = self._home.parent if self._home.name == "results" else self._home
-            probes = find_probes(study, frame)
-            if probes:
-                frame.attrs[PROBES] = probes
+        if probes := find_probes(study, frame):
+            frame.attrs[PROBES] = probes
         return frame
 
     def to_dataset(self) -> "datasets.Dataset":
