@@ -31,6 +31,8 @@ def crossing_at(n):
 
 
 class Pool:
+    workers = 1
+
     def __init__(self, runs, seconds=1e5, dies_at=None):
         self.runs, self.left, self.done, self.dies_at = runs, seconds, [], dies_at
 
@@ -202,6 +204,16 @@ def test_a_question_that_no_run_brings_nearer_leaves_time_to_the_others():
     asked = [one.question for one in rounds if one.question]
     assert not outcome.answers["gap"].answered and asked[:2] == ["gap", "boundary"]
     assert set(outcome.state["spent_on"]) == {"gap", "boundary"}
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_round_gives_every_worker_a_run(workers):
+    runs = pd.concat([planted(crossing_at(1500)), labelled(0.4)], ignore_index=True)
+    pool, rounds = Pool(runs, seconds=120), []
+    pool.workers = workers
+    run_rounds(pool, [Question("gap", "loss", N_PARAMS, (250, 16000), "digits")], report=rounds.append)
+    fewest = min(len(one.cells) for one in rounds if one.question == "gap")
+    assert fewest == workers
 
 
 def test_distances_of_all_questions_have_one_scale():

@@ -25,7 +25,13 @@ __all__ = ["Answer", "Outcome", "Pool", "Question", "Round", "judge", "run_round
 
 
 class Pool(Protocol):
-    """The runs that can be measured."""
+    """The runs that can be measured.
+
+    Attributes:
+        workers: Cells that are measured at once.
+    """
+
+    workers: int
 
     def candidates(self) -> pd.DataFrame:
         """The cells that have no row yet.
@@ -312,7 +318,8 @@ class _Loop:
             cells = _at(cells, question.n_params)
         if not len(cells):
             return cells
-        budget = max(budget, cells["seconds"].min())
+        # Fewer runs than workers leave some of them idle.
+        budget = max(budget, cells["seconds"].nsmallest(self.pool.workers).sum())
         if answer.evidence is not None:
             sizes = ["n_params", "n_pretrain", "n_finetune"]
             frame = cells[[*sizes, "seed"]].assign(cost=cells["seconds"])

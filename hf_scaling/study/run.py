@@ -271,7 +271,7 @@ class GridPool:
         self, grid: Grid, plan: StudyPlan, folder: Path, workers: int, engine: str, clock: Clock, hours: float
     ):
         self._grid, self._plan, self._folder = grid, plan, folder
-        self._workers, self._engine, self._clock, self._hours = workers, engine, clock, hours
+        self.workers, self._engine, self._clock, self._hours = workers, engine, clock, hours
         self._study = Study(folder)
         self._runs = {run.run_id: run for run in grid.plan(fill=True)}
         self._probes = {run_id for run_id, run in self._runs.items() if run.fields.get("train_part") == "head"}
@@ -309,7 +309,7 @@ class GridPool:
                 "n_finetune": spec.n_finetune,
                 "downstream": spec.source["name"] if spec.stage == "finetune" else None,
                 "seed": spec.seed,
-                "seconds": seconds / self._workers,
+                "seconds": seconds / self.workers,
             }
         columns = ["stage", "model", "n_params", "arm", "n_pretrain", "n_finetune", "downstream", "seed", "seconds"]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
@@ -317,12 +317,12 @@ class GridPool:
     def measure(self, cells: pd.Index) -> None:
         """Train the runs, and start none after the hours; those that fail are in failures.jsonl and leave the pool."""
         if self._opened is None:
-            self._opened = open_engine(self._engine, self._folder, self._workers)
+            self._opened = open_engine(self._engine, self._folder, self.workers)
         with contextlib.suppress(RunsFailedError):
             run_grid(
                 self._grid,
                 self._folder,
-                self._workers,
+                self.workers,
                 self._opened,
                 only={"run_id": [*cells, *self._probes_of(cells)]},
                 stop=lambda: self.seconds_left() <= 0,
