@@ -42,8 +42,8 @@ _DRAWN = {"glyphs": 12_800}
 _DRAWN_CLASSES = 10
 _SEEDS = list(range(8))
 # Images a class at the smallest level: fewer than the first are usually learned by heart and end worse than guessing
-# by loss; a small set goes down to the second for the levels that a boundary needs.
-_PER_CLASS, _LEAST_PER_CLASS = 20, 5
+# by loss (docs/study.md); a small set goes down to the second for the levels that a boundary needs.
+_PER_CLASS, _LEAST_PER_CLASS = 40, 5
 _LEAST_LEVELS, _MOST_LEVELS = 5, 9
 # The most parameters of the middle student for each image of the upstream set.
 _MOST_PARAMS = 200
