@@ -122,11 +122,11 @@ def test_intervals_of_twice_the_images_hold_with_luck_of_checkpoints():
     draw = np.random.default_rng(0)
     # A third of the cells is missing, as in a study that chose its runs one by one.
     tables = [checkpoints(draw).sample(frac=2 / 3, random_state=n) for n in range(300)]
-    found = pd.DataFrame(map(compare_stages, tables))
+    compared = pd.DataFrame(map(compare_stages, tables))
     for name, truth in (("images_doubled", 2**-0.1 - 1), ("labels_doubled", 2**-0.4 - 1)):
-        held = (found[f"{name}_low"] <= truth) & (truth <= found[f"{name}_high"])
+        held = (compared[f"{name}_low"] <= truth) & (truth <= compared[f"{name}_high"])
         assert 0.92 <= held.mean() <= 0.98
-    assert (found["helps_more"] == "labels").mean() > 0.95 and "images" not in set(found["helps_more"])
+    assert (compared["helps_more"] == "labels").mean() > 0.95 and "images" not in set(compared["helps_more"])
     equal = [compare_stages(checkpoints(draw, b=0.1))["helps_more"] for _ in range(120)]
     assert np.mean([more != "cannot_tell" for more in equal]) <= 0.08
     fewer = [compare_stages(checkpoints(draw, b=0.02, luck=0.001))["helps_more"] for _ in range(10)]

@@ -47,8 +47,8 @@ class TransferGaps:
             with share_low, share_high: of the target above the floor at the largest measured n_pretrain, n_params, the
             part that no more pre-training closes, 0 to 1; never_closed and closable, both parts in the target's
             unit at the largest measured n_finetune; verdict low, high or cannot_tell; larger_model_helps, where it is
-            high and the law takes n_params at three levels or more; status of the law; and, by the
-            runs alone, what twice the images of either stage changed (`compare_stages`), NaN where fits were given.
+            high and the law takes n_params at three levels or more; status of the law; and, by the runs
+            alone, what twice the images of either stage changed (`compare_stages`), NaN where fits were given.
         worth: A row a downstream set and n_finetune measured, at the largest n_pretrain: worth with worth_low,
             worth_high, the additional labelled images that the smallest n_pretrain measured (`against`) needs to reach
             the same target; from_scratch with its ends, the same without pre-training, NaN where the table has no such

@@ -163,13 +163,13 @@ def _gap_lines(head: str, row: dict, target: str, level: float) -> list[str]:
 
 def describe_stages(row: Mapping[str, Any], target: str, noun: str = "images") -> str | None:
     """What twice the data of either stage changed, a row of `TransferGaps.table`, as a clause; None where unknown."""
+    if not row.get("over"):
+        return None
     changes = []
     for name in ("images_doubled", "labels_doubled"):
         # The fall of the target; a rise is a fall below 0.
-        fall, most, least = (-100 * row.get(f"{name}{end}", np.nan) for end in ("", "_low", "_high"))
+        fall, most, least = (-100 * row[f"{name}{end}"] for end in ("", "_low", "_high"))
         changes.append(f"{fall:.2g} % ({least:.2g} to {most:.2g} %)")
-    if not row.get("over"):
-        return None
     where = "the upper half of the measured sizes" if row["over"] == "upper_half" else "the measured sizes"
     return (
         f"over {where}, twice the upstream {noun} lowered the {target} by {changes[0]}, "

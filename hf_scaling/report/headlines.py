@@ -392,7 +392,7 @@ def _transfer_lines(findings: Findings) -> list[Headline]:
 
 
 def _stages_lines(asked: Sequence[tuple[_About, dict]], findings: Findings) -> list[Headline]:
-    """Twice of which data helped more: one set with its numbers, several by name."""
+    """Which data helped more when doubled: one set with its numbers, several by name."""
     winners = {kind: [about for about, row in asked if row["helps_more"] == kind] for kind in ("labels", "images")}
     winner, about = max(winners.items(), key=lambda item: len(item[1]))
     if not about:
@@ -407,7 +407,7 @@ def _stages_lines(asked: Sequence[tuple[_About, dict]], findings: Findings) -> l
         first, second = second, first
     key = f"{first} helped more than {second}"
     half = "the upper half of " if all(row["over"] == "upper_half" for _, row in asked) else ""
-    where = _where(about, [each for each, _ in asked], findings, start="on") or " on all sets"
+    where = _where(about, [place for place, _ in asked], findings, start="on") or " on all sets"
     return [Headline("transfer", f"By {target}, over {half}the measured sizes, {key}{where}.", key)]
 
 
@@ -474,7 +474,7 @@ def _open_questions(findings: Findings) -> list[str]:
     gaps = _transfers(findings)
     unclear = [(about, gap.gaps.table.iloc[0].to_dict()) for about, gap in gaps]
     unclear = [(about, row) for about, row in unclear if row["verdict"] == "cannot_tell"]
-    # Twice of which data helped more may be known all the same.
+    # Which data helped more when doubled may be known all the same.
     for question, is_open in (
         ("whether to pre-train or to label more", True),
         ("how far pre-training alone can get", False),
