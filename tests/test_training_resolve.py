@@ -131,7 +131,7 @@ def test_models_with_rates_of_their_own_share_a_recipe_and_train_by_them(tmp_pat
     rates = {"vit-30k": "4e-3", "vit-50k": 1e-3}
     small, large = (resolve(*fields_of(model=name, learning_rates=rates)) for name in ("vit-30k", "vit-100k"))
     assert small.spec.recipe == large.spec.recipe
-    assert [rate_of(run.args, run.fields) for run in (small, large)] == [4e-3, large.args.learning_rate]
+    assert [rate_of(run.args, run.fields, run.plan.model) for run in (small, large)] == [4e-3, large.args.learning_rate]
     # The same weights as with that rate for all, but another recipe.
     one_rate = resolve(*fields_of(learning_rate=4e-3))
     rows = [train(run, tmp_path / run.run_id)[1] for run in (small, one_rate)]
@@ -139,6 +139,26 @@ def test_models_with_rates_of_their_own_share_a_recipe_and_train_by_them(tmp_pat
     for wrong in ({"vit-30k": "fast"}, {"vit-30k": 0}, "4e-3", {"vit-31k": 1e-3}):
         with pytest.raises(InputError, match="learning_rates"):
             resolve(*fields_of(learning_rates=wrong))
+
+
+def test_fine_tuned_models_with_rates_of_their_own_share_a_recipe_and_train_by_them(plain, tmp_path):
+    run, folder, _ = plain
+    rates = {"learning_rates": {"vit-30k": 4e-3}}
+    starts = {"checkpoint": {"checkpoint": str(folder)}, "new": {"model": "vit-30k", "image_size": 8, "patch_size": 4}}
+    recipes = {}
+    for name, start in starts.items():
+        own, all_alike = (
+            resolve(*fields_of("finetune", **(start | given))) for given in (rates, {"learning_rate": 4e-3})
+        )
+        rows = [train(item, tmp_path / item.run_id)[1] for item in (own, all_alike)]
+        assert rows[0]["loss"] == rows[1]["loss"] and rows[0]["recipe"] != rows[1]["recipe"]
+        recipes[name] = rows[0]["recipe"]
+    other = resolve(*fields_of("finetune", **(starts["new"] | rates | {"model": "vit-100k"})))
+    assert set(recipes.values()) == {other.spec.recipe} and rate_of(other.args, other.fields, "vit-100k") != 4e-3
+    # In a grid the model is that of the run that is fine-tuned.
+    assert resolve(*fields_of("finetune", **rates), parent=run).spec.recipe == other.spec.recipe
+    with pytest.raises(InputError, match="learning_rates"):
+        resolve(*fields_of("finetune", **(starts["new"] | {"learning_rates": {"vit-31k": 1e-3}})))
 
 
 def test_a_run_read_from_json_trains_the_same_row(plain, tmp_path):

@@ -62,10 +62,27 @@ class RunFields:
             "steps) or ema:DECAY (an exponential moving average); by default the last weights"
         },
     )
+    learning_rates: dict | str | None = field(
+        default=None,
+        metadata={"help": "learning rates of models, '{\"vit-800k\": 1e-3}'; the others take learning_rate"},
+    )
 
     def __post_init__(self):
         if self.patience is not None and self.patience < 1:
             raise InputError(f"patience {self.patience}: must be 1 evaluation or more")
+        if self.learning_rates is not None:
+            given = self.learning_rates
+            try:
+                read = json.loads(given) if isinstance(given, str) else given
+                rates = {str(name): float(rate) for name, rate in read.items()}
+            except (ValueError, TypeError, AttributeError):
+                raise InputError(
+                    f'learning_rates {given!r}: write a rate for each model, {{"vit-800k": 1e-3}}'
+                ) from None
+            for name, rate in rates.items():
+                if not 0 < rate < math.inf:
+                    raise InputError(f"learning_rates: the rate of {name} is {rate:g}: it must be above 0")
+            self.learning_rates = rates
 
 
 @dataclass
@@ -96,26 +113,9 @@ class PretrainFields(RunFields):
     previous_rung: str | None = field(
         default=None, metadata={"help": "folder of the run of the previous rung; by default it is trained first"}
     )
-    learning_rates: dict | str | None = field(
-        default=None,
-        metadata={"help": "learning rates of models, '{\"vit-800k\": 1e-3}'; the others take learning_rate"},
-    )
 
     def __post_init__(self):
         super().__post_init__()
-        if self.learning_rates is not None:
-            given = self.learning_rates
-            try:
-                read = json.loads(given) if isinstance(given, str) else given
-                rates = {str(name): float(rate) for name, rate in read.items()}
-            except (ValueError, TypeError, AttributeError):
-                raise InputError(
-                    f'learning_rates {given!r}: write a rate for each model, {{"vit-800k": 1e-3}}'
-                ) from None
-            for name, rate in rates.items():
-                if not 0 < rate < math.inf:
-                    raise InputError(f"learning_rates: the rate of {name} is {rate:g}: it must be above 0")
-            self.learning_rates = rates
         if self.teacher == "none":
             self.teacher = None
         if self.decay is not None and not 0 < self.decay < 1:

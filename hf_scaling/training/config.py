@@ -240,12 +240,12 @@ def rule_of(args: TrainingArguments, fields: RunFields) -> dict[str, Any]:
     return rule | tasks.find(fields.task).rule(fields)
 
 
-def rate_of(args: TrainingArguments, fields: RunFields) -> float:
-    """The learning rate of a run: that of its model in `learning_rates`, else `learning_rate`.
+def rate_of(args: TrainingArguments, fields: RunFields, model: str) -> float:
+    """The learning rate of a run of `model`: its own in `learning_rates`, else `learning_rate`.
 
     The rule holds both as they are written, so that models with rates of their own share a recipe.
     """
-    return (getattr(fields, "learning_rates", None) or {}).get(getattr(fields, "model", None), args.learning_rate)
+    return (fields.learning_rates or {}).get(model, args.learning_rate)
 
 
 def _plain(value: Any) -> Any:

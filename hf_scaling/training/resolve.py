@@ -276,11 +276,10 @@ def _find_inputs(
     task: Task, fields: RunFields, parent: ResolvedRun | None, cache: ProcessCache
 ) -> tuple[Inputs, ResolvedRun | Checkpoint | None]:
     """The inputs of the model, and the checkpoint that it starts from where that is given by its fields."""
+    for name in fields.learning_rates or ():
+        if not task.is_architecture(name):
+            raise InputError(f"learning_rates: {name} is not an architecture{did_you_mean(name, task.families)}")
     if isinstance(fields, PretrainFields):
-        for name in fields.learning_rates or ():
-            if not task.is_architecture(name):
-                hint = did_you_mean(name, task.families)
-                raise InputError(f"learning_rates: {name} is not an architecture{hint}")
         if not task.is_architecture(fields.model) and Path(fields.model).exists():
             raise InputError(
                 f"model {fields.model}: a folder is not an architecture; for a trained teacher write ./{fields.model}"

@@ -79,8 +79,8 @@ def validate(run: ResolvedRun, folder: Path) -> float:
     """
     with quiet_libraries():
         training = _Training(run, RunFolder(folder))
-        model, _ = training._start_from(None, None, None)
-        trainer = training._make_trainer(model, None, run.counted.training)
+        model, origin = training._start_from(None, None, None)
+        trainer = training._make_trainer(model, None, run.counted.training, origin["model"])
         trainer.remove_callback(PrinterCallback)
         trainer.train_to_end()
         return float(trainer.evaluate()["eval_loss"])
@@ -113,7 +113,7 @@ class _Training:
         # A copy of each checkpoint that is fine-tuned would stay in the cache, so that one is counted as it is.
         counted = run.counted.training if self.spec.parent is None or self.spec.stage == "pretrain" else None
         flops = counted or self.task.training_flops(model, run.inputs)
-        trainer = self._make_trainer(model, teacher, flops)
+        trainer = self._make_trainer(model, teacher, flops, origin["model"])
         overlap = self._count_overlap(None if isinstance(parent, RunFolder) else parent)
         if is_main():
             self.folder.write_resolved(self.spec, configuration | {"overlap": overlap})
@@ -184,10 +184,10 @@ class _Training:
         model = self.task.limit_training(self.task.adapt(model, run.fields, run.source, seed), run.fields, seed)
         return model, origin | {"downstream": run.source.name, "parent": parent.name}
 
-    def _make_trainer(self, model: Any, teacher: Teacher | None, flops: float) -> RunTrainer:
+    def _make_trainer(self, model: Any, teacher: Teacher | None, flops: float, name: str) -> RunTrainer:
         run, args = self.run, self.run.args
         settings = fixed_arguments(args, self.spec.steps, self.folder.checkpoints)
-        settings["learning_rate"] = rate_of(args, run.fields)
+        settings["learning_rate"] = rate_of(args, run.fields, name)
         if run.fields.patience is not None:
             settings["restore_callback_states_from_checkpoint"] = True
         if run.rung is not None:
