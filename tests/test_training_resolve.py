@@ -131,7 +131,10 @@ def test_models_with_rates_of_their_own_share_a_recipe_and_train_by_them(tmp_pat
     rates = {"vit-30k": "4e-3", "vit-50k": 1e-3}
     small, large = (resolve(*fields_of(model=name, learning_rates=rates)) for name in ("vit-30k", "vit-100k"))
     assert small.spec.recipe == large.spec.recipe
-    assert [rate_of(run.args, run.fields, run.plan.model) for run in (small, large)] == [4e-3, large.args.learning_rate]
+    assert [rate_of(run.args, run.fields, run.plan.model) for run in (small, large)] == [
+        4e-3,
+        large.args.learning_rate,
+    ]
     # The same weights as with that rate for all, but another recipe.
     one_rate = resolve(*fields_of(learning_rate=4e-3))
     rows = [train(run, tmp_path / run.run_id)[1] for run in (small, one_rate)]
