@@ -61,6 +61,25 @@ def test_labels_that_a_seed_lacks_are_left_out_for_all():
     assert compare_benefits(lacking).iloc[0].to_dict() == compare_benefits(cut).iloc[0].to_dict() != whole.to_dict()
 
 
+def test_the_largest_model_and_the_widest_span_that_two_seeds_have_are_compared():
+    sets = fine_tuned({"near": 0.5, "far": 0.1})
+    wanted = compare_benefits(sets)
+
+    def with_more(rows, n_params):
+        """A larger model and a smaller n_pretrain of one seed each; heads of the sets differ in size."""
+        one_seed = rows[rows["seed"] == 0]
+        larger = one_seed.assign(model="vit-800k", n_params=8e5 + n_params)
+        smaller = one_seed[one_seed["n_pretrain"] == LEVELS[0]].assign(n_pretrain=1e4, value=9.0)
+        own = pd.concat([rows, smaller]).assign(model="vit-200k", n_params=2e5 + n_params)
+        return pd.concat([larger, own], ignore_index=True)
+
+    found = compare_benefits({"near": with_more(sets["near"], 0), "far": with_more(sets["far"], 500)})
+    pd.testing.assert_frame_equal(found, wanted)
+    # Without names models are the same where their n_params are.
+    nameless = {name: with_more(rows, 0).drop(columns="model") for name, rows in sets.items()}
+    pd.testing.assert_frame_equal(compare_benefits(nameless), wanted)
+
+
 @pytest.mark.parametrize(
     "sets",
     [

@@ -31,14 +31,15 @@ def compare_benefits(sets: Mapping[str, pd.DataFrame], level: float = 0.95) -> p
     """Compare what pre-training does for each pair of downstream sets.
 
     No law is fitted. A set's benefit is the mean, over the n_finetune that all sets have, of the logarithm of its
-    value at the smallest n_pretrain less that at the largest, with the largest model that all have. Sets fine-tuned
-    from the same checkpoints share the checkpoints' luck, which cancels in a difference. The noise is what an additive
-    model of sets and seeds leaves (two-way analysis of variance), so two seeds are the least; intervals are
-    simultaneous over the pairs (Bonferroni).
+    value at the smallest n_pretrain less that at the largest, with the largest model: of the models and n_pretrain
+    that two seeds or more have for all sets. Sets fine-tuned from the same checkpoints share the checkpoints' luck,
+    which cancels in a difference. The noise is what an additive model of sets and seeds leaves (two-way analysis of
+    variance), so two seeds are the least; intervals are simultaneous over the pairs (Bonferroni).
 
     Args:
         sets: Downstream set to its fine-tuned rows: columns seed, n_pretrain, n_finetune, value (positive, less is
-            better) and, where models differ in it, n_params. Rows without pre-training are ignored.
+            better) and, where models differ, n_params and model, the name by which sets share a model (its n_params
+            differ where the sets have other numbers of classes). Rows without pre-training are ignored.
         level: Of the intervals, between 0 and 1.
 
     Returns:
@@ -51,27 +52,21 @@ def compare_benefits(sets: Mapping[str, pd.DataFrame], level: float = 0.95) -> p
     frames = {name: _usable(rows) for name, rows in sets.items()}
     if len(frames) < 2 or any(rows.empty for rows in frames.values()):
         return none
-    if all("n_params" in rows for rows in frames.values()):
-        models = set.intersection(*(set(rows["n_params"]) for rows in frames.values()))
-        if not models:
-            return none
-        frames = {name: rows[rows["n_params"] == max(models)] for name, rows in frames.items()}
-    shared = set.intersection(*(set(rows["n_pretrain"]) for rows in frames.values()))
-    if len(shared) < 2:
-        return none
-    least, most = min(shared), max(shared)
-    benefits = {}
+    named = next((key for key in ("model", "n_params") if all(key in rows for rows in frames.values())), None)
+    cells = ["architecture", "n_pretrain", "n_finetune", "seed"]
+    logarithms, sizes = {}, dict[object, float]()
     for name, rows in frames.items():
-        means = rows.assign(value=np.log(rows["value"])).groupby(["seed", "n_finetune", "n_pretrain"])["value"].mean()
-        ends = means.unstack().reindex(columns=[least, most])
-        benefits[name] = (ends[least] - ends[most]).dropna()
-    by_seed = pd.DataFrame(benefits).dropna()
-    # Amounts of labels at which every seed that was fine-tuned at all has every set.
-    seeds = by_seed.index.unique("seed")
-    is_whole = by_seed.groupby("n_finetune")[by_seed.columns[0]].transform("size") == len(seeds)
-    by_set = by_seed[is_whole].groupby("seed").mean()
-    if len(by_set) < 2:
+        rows = rows.assign(architecture=rows[named] if named else 0, value=np.log(rows["value"]))
+        logarithms[name] = rows.groupby(cells)["value"].mean()
+        if "n_params" in rows:
+            sizes |= rows.groupby("architecture")["n_params"].mean().to_dict()
+    shared = pd.DataFrame(logarithms).dropna().reset_index()
+    models = sorted(shared["architecture"].unique(), key=lambda model: sizes.get(model, 0.0), reverse=True)
+    of_models = (shared[shared["architecture"] == model].drop(columns="architecture") for model in models)
+    widest = next(filter(None, map(_widest_benefits, of_models)), None)
+    if widest is None:
         return none
+    least, most, by_set = widest
     values = by_set.to_numpy()
     n_seeds, n_sets = values.shape
     rest = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
@@ -98,6 +93,29 @@ def compare_benefits(sets: Mapping[str, pd.DataFrame], level: float = 0.95) -> p
             }
         )
     return pd.DataFrame(compared, columns=list(COLUMNS)).sort_values("difference", ascending=False, ignore_index=True)
+
+
+def _widest_benefits(values: pd.DataFrame) -> tuple[float, float, pd.DataFrame] | None:
+    """The n_pretrain farthest apart that two seeds have, and the benefit of each set (a column) by seed; None without.
+
+    Args:
+        values: Columns n_pretrain, n_finetune, seed, and a set's logarithms each.
+    """
+    n_seeds = values.groupby("n_pretrain")["seed"].nunique()
+    levels = sorted(n_seeds[n_seeds > 1].index)
+    spans = sorted(itertools.combinations(levels, 2), key=lambda ends: (ends[1] / ends[0], ends[1]), reverse=True)
+    for least, most in spans:
+        first, last = (
+            values[values["n_pretrain"] == n].set_index(["n_finetune", "seed"]).drop(columns="n_pretrain")
+            for n in (least, most)
+        )
+        by_seed = (first - last).dropna()
+        # Amounts of labels at which every seed that was fine-tuned at all has every set.
+        n_at_labels = by_seed.groupby("n_finetune")[by_seed.columns[0]].transform("size")
+        by_set = by_seed[n_at_labels == by_seed.index.unique("seed").size].groupby("seed").mean()
+        if len(by_set) > 1:
+            return least, most, by_set
+    return None
 
 
 def compare_stages(rows: pd.DataFrame, level: float = 0.95) -> dict[str, float | str]:
@@ -176,7 +194,8 @@ def _stages(rows: pd.DataFrame, level: float) -> dict[str, float | str] | None:
 def _usable(rows: pd.DataFrame) -> pd.DataFrame:
     if not set(_NEEDED) <= set(rows.columns):
         return pd.DataFrame(columns=_NEEDED)
-    rows = (
-        rows[[*_NEEDED, *(["n_params"] if "n_params" in rows else [])]].apply(pd.to_numeric, errors="coerce").dropna()
-    )
+    numbers = rows[[*_NEEDED, *(["n_params"] if "n_params" in rows else [])]].apply(pd.to_numeric, errors="coerce")
+    if "model" in rows and rows["model"].notna().all():
+        numbers["model"] = rows["model"]
+    rows = numbers.dropna()
     return rows[(rows["n_pretrain"] > 0) & (rows["n_finetune"] > 0) & (rows["value"] > 0)]

@@ -165,6 +165,8 @@ def _fit_each(
         sizes = [size for size in ("seed", "n_params", "n_pretrain", "n_finetune") if size in used.data]
         if not fit.scale.rises:
             values = {"value": used.numbers(rows.target)}
+            if "model" in used.data:
+                values["model"] = used.data["model"].to_numpy()
             seeded[name] = pd.DataFrame({size: used.numbers(size) for size in sizes} | values)
         kept = from_scratch
         if "n_params" in fit.columns.values():
