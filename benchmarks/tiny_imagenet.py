@@ -158,6 +158,7 @@ def transfer(table: hs.ResultsTable) -> None:
             columns.append("helps_more")
             print(f"\ntransfer gaps by {target}\n{gaps.table[columns].to_string(index=False, float_format='%.4g')}")
             print(f"worth of the pre-training in labels\n{gaps.worth.to_string(index=False, float_format='%.4g')}")
+            print(f"helped more\n{gaps.contrasts.to_string(index=False, float_format='%.4g')}")
 
         cannot(f"transfer gaps by {target}", ask)
     frame = table.to_pandas().query("stage == 'finetune' and arm == 'plain' and seed == 0")
