@@ -112,6 +112,9 @@ def table():
 def test_gaps_have_the_contrasts_of_their_sets(table):
     gaps = hs.transfer_gaps(table, "loss", bootstrap=100)
     assert gaps.contrasts[["more", "less", "verdict"]].values.tolist() == [["near", "far", "differ"]]
+    # The heads of the sets differ in size, their model does not.
+    named = table.assign(model="vit-200k", n_params=table["n_params"] + 65 * (table["downstream"] == "far"))
+    pd.testing.assert_frame_equal(hs.transfer_gaps(named, "loss", bootstrap=50).contrasts, gaps.contrasts)
     assert "near more than far" in gaps.summary()
     assert hs.transfer_gaps(gaps.fits, "loss").contrasts.empty
 

@@ -166,7 +166,7 @@ def _fit_each(
         if not fit.scale.rises:
             values = {"value": used.numbers(rows.target)}
             if "model" in used.data:
-                values["model"] = used.data["model"].to_numpy()
+                values["model"] = used.data["model"]
             seeded[name] = pd.DataFrame({size: used.numbers(size) for size in sizes} | values)
         kept = from_scratch
         if "n_params" in fit.columns.values():
