@@ -35,7 +35,7 @@ _MOST_NAMED = 4
 _STATUSES = {
     "distillation_always": "distilled models are better",
     "distillation_never": "distilled models are worse",
-    "no_difference": "distillation makes no difference",
+    "no_difference": "distillation makes a difference of at most 2 %",
 }
 _GAPS = {"low": "pre-train more rather than label more", "high": "label more rather than pre-train more"}
 #: What an answer is about: the part of the table, the target, and the arm ("" where that is clear).
@@ -171,12 +171,12 @@ def _boundary_lines(findings: Findings) -> list[Headline]:
             change = "lower" if (status == "distillation_always") != rises else "higher"
             text += f", where their {one.target} is {format_interval(one.target, low, high)} {change}"
         lines.append(Headline("boundary", f"{text}.", f"{words[:1].upper()}{words[1:]}"))
-    if lines:
+    if any(boundary.status not in ("not_resolved", "no_difference") for _, _, boundary in compared):
         return lines
-    # No boundary is resolved: the amounts at which an arm is shown ahead, of the first comparison with any.
+    # No arm wins anywhere: the amounts at which one is shown ahead, of the first open comparison with any.
     for of_part, one, boundary in compared:
         leads = describe_leads(boundary, of_part.part.noun)
-        if not leads:
+        if not leads or boundary.status != "not_resolved":
             continue
         where = _where([_about_boundary(of_part, one)], every, findings).strip()
         text = f"{where}, {leads}" if where else leads
@@ -184,8 +184,8 @@ def _boundary_lines(findings: Findings) -> list[Headline]:
         sizes = boundary.difference[boundary.x]
         if not all(any(low <= size <= high for low, high in spans) for size in sizes):
             text += "; at the other amounts neither is shown ahead"
-        return [Headline("lead", f"{text[:1].upper()}{text[1:]}.", leads)]
-    return []
+        return [Headline("lead", f"{text[:1].upper()}{text[1:]}.", leads), *lines]
+    return lines
 
 
 def _crossing_line(crossings: Sequence[tuple[PartFindings, ArmBoundary]], findings: Findings) -> Headline:

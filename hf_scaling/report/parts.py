@@ -198,7 +198,8 @@ def split_table(frame: pd.DataFrame) -> list[Part]:
         words = [", then ".join(sets)] if sets else []
         words += [differing[name] for name in ("task", "model") if name in differing]
         words += [f"{differing['eval_split']} split"] if "eval_split" in differing else []
-        if "recipe" in differing:
+        rest = part.values | {"recipe": None}
+        if "recipe" in differing and sum(peer | {"recipe": None} == rest for peer in peers) > 1:
             # The hash alone tells a reader nothing; how long the runs were does.
             seen = part.levels("samples_seen")
             length = f" ({format_span(seen[0], seen[-1])} {part.noun} seen)" if len(seen) else ""
