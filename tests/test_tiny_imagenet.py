@@ -23,18 +23,14 @@ def table():
     return ResultsTable.load(TABLE)
 
 
-def test_every_row_is_of_a_planned_run_and_few_are_worse_than_guessing(table):
+def test_every_planned_run_has_a_row_and_none_is_worse_than_guessing(table):
     frame = table.to_pandas()
     grid = Grid.load(ROOT / "recipes" / "grids" / "tiny_imagenet.yaml")
-    assert frame["run_id"].is_unique and 0 < len(frame) <= len(grid.runs)
+    assert frame["run_id"].is_unique and len(frame) == len(grid.runs)
     assert set(frame["model"]) <= {*grid.content["models"], "vit-30k"}
-    assert frame.groupby("stage")["recipe"].nunique().max() == 1
+    assert frame.groupby(["stage", "downstream"], dropna=False)["recipe"].nunique().max() == 1
     classes = frame["downstream"].fillna(frame["upstream"]).map(N_CLASSES)
-    worse = frame[frame["loss"] >= classes.map(math.log)]
-    # The page names them: the largest model with the fewest labels, whose rate was not tuned.
-    assert len(worse) < 0.02 * len(frame) and {(*row,) for row in worse[["model", "n_finetune"]].values} <= {
-        ("vit-800k", 250)
-    }
+    assert (frame["loss"] < classes.map(math.log)).all()
     assert frame["n_eval"].max() <= 5_000
     scratch = frame[frame["n_pretrain"] == 0]
     assert scratch["parent"].isna().all() and (scratch["stage"] == "finetune").all()
