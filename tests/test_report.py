@@ -131,6 +131,18 @@ def test_a_first_sentence_names_the_target_where_targets_disagree(written):
     assert [line.text for line in headlines(agreed) if line.code == "boundary" and "by " in line.text] == []
 
 
+@pytest.mark.parametrize(
+    ("loss", "codes"), [("not_resolved", ["lead", "boundary"]), ("distillation_always", ["boundary", "boundary"])]
+)
+def test_who_is_ahead_comes_before_what_makes_no_difference(written, loss, codes):
+    findings = _with_statuses(written[0], loss=loss, error="no_difference")
+    own, part = findings.parts[0], replace(findings.parts[1], boundaries=())
+    sizes = own.boundaries[0].boundary.difference.iloc[:3].assign(low=[0.1, -1, -2], high=[1, 1, -1])
+    boundaries = tuple(replace(one, boundary=replace(one.boundary, difference=sizes)) for one in own.boundaries)
+    lines = headlines(replace(findings, parts=(replace(own, boundaries=boundaries), part)))
+    assert [line.code for line in lines][:2] == codes
+
+
 def test_where_no_boundary_is_resolved_the_first_sentence_says_who_is_ahead_where(written):
     findings = _with_statuses(written[0], loss="not_resolved", error="not_resolved")
     own, part = findings.parts[0], replace(findings.parts[1], boundaries=())
