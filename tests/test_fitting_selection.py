@@ -224,14 +224,35 @@ def test_one_impossible_window_does_not_decide_on_grids():
     assert backtest.typical("law") < backtest.typical("last_value")
 
 
-def test_auto_leaves_out_what_the_rows_do_not_determine_and_counts_large_sizes_more():
+def test_auto_leaves_out_what_the_rows_do_not_determine():
     fit = hs.fit_law(study("transfer_gap", 0.01, points=6), "auto", bootstrap=0)
     determined = [member.status for member in (fit.members or [fit])]
     assert "not_identifiable" not in determined
-    rows = {"x": select_rows(curve(), hs.LAWS["power_law"], RowFilter())}
-    emphasis = emphasise_sizes(rows)["x"].emphasis
-    assert emphasis.mean() == pytest.approx(1)
-    np.testing.assert_allclose(emphasis / emphasis[-1], (X / X[-1]) ** 0.5)
+
+
+def test_auto_counts_large_sizes_more_the_more_a_law_misses():
+    laws = ("power_law", "shifted_power_law")
+    rows = {name: select_rows(curve(), hs.LAWS[name], RowFilter()) for name in laws}
+    emphasised = emphasise_sizes(rows, {name: hs.fit_law(curve(), name, bootstrap=0) for name in laws})
+    powers = {}
+    for name, view in emphasised.items():
+        assert view.emphasis.mean() == pytest.approx(1)
+        logs = np.log(view.emphasis / view.emphasis[-1])[:-1] / np.log(X / X[-1])[:-1]
+        np.testing.assert_allclose(logs, logs[0])
+        powers[name] = logs[0]
+    # The planted curve is shifted: the plain power law misses it by a multiple of the noise.
+    assert 0.4 <= powers["shifted_power_law"] / (12 / 16) < 0.6
+    assert 0.8 < powers["power_law"] / (12 / 16) <= 1.15
+
+
+def test_auto_averages_bnsl_on_long_curves_alone():
+    x = np.geomspace(100, 1e6, 48)
+    noise = np.exp(0.01 * np.random.default_rng(0).standard_normal(48))
+    table = {"n_pretrain": x, "loss": (0.3 + 20 * (x + 2000) ** -0.5) * noise}
+    power_laws = {"power_law", "shifted_power_law"}
+    assert set(hs.fit_law(table, "auto", bootstrap=0).weights) == {*power_laws, "bnsl"}
+    shorter = {name: values[1:] for name, values in table.items()}
+    assert set(hs.fit_law(shorter, "auto", bootstrap=0).weights) == power_laws
 
 
 def test_auto_without_combining_gives_the_best_single_law(ranking):

@@ -8,7 +8,7 @@ import numpy as np
 
 from hf_scaling.errors import InputError
 from hf_scaling.fitting.columns import note
-from hf_scaling.fitting.discrepancy import HeldOut, combine_held_out, estimate_discrepancy
+from hf_scaling.fitting.discrepancy import HeldOut, combine_held_out, estimate_discrepancy, neighbours
 from hf_scaling.fitting.fit import FitOptions, describe_rows, fit_rows
 from hf_scaling.fitting.law_fit import LawFit
 from hf_scaling.fitting.rows import FitRows, RowFilter, number_configurations
@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 
 # In several variables the mixture takes the laws within this factor of the smallest typical held-out error.
 _CLOSE = 1.25
-# A mixture of one variable takes laws of at most this many parameters.
-_FEW_PARAMETERS = 4
-# Rows of a mixture's members count by (size / largest size) to this power, in one variable and in several.
-_EMPHASIS, _EMPHASIS_SEVERAL = 0.5, 0.75
+# A mixture of one variable takes laws of at most this many parameters, and bnsl on curves of at least this many sizes
+# for each of its parameters.
+_FEW_PARAMETERS, _LONG_CURVE = 4, 8
+# Rows count by (size / largest size) to the first power, plus the second times the share of a law's residuals that is
+# systematic; on curves of more than this many sizes, to that power times this over their number.
+_EMPHASIS, _EMPHASIS_OF_MISFIT, _SHORT_CURVE = 0.4, 0.75, 12
+# With fewer pairs of neighbours that share is unknown and counts as one half.
+_FEWEST_PAIRS = 4
 # The power of (x / largest x) with which rows count as "at the largest sizes".
 _SHARPNESS = 8.0
 
@@ -44,7 +48,7 @@ def fit_ranked(table: "Table", ranking: Ranking, row_filter: RowFilter, options:
     names = _mixed_laws(ranking) if options.combine else [ranking.best]
     laws = {name: LAWS[name] for name in names}
     rows, _ = shared_rows(table, with_stage(table, row_filter), laws)
-    rows = emphasise_sizes(rows) if options.combine and row_filter.weights is None else rows
+    rows = emphasise_sizes(rows, ranking.fits) if options.combine and row_filter.weights is None else rows
     members = [fit_rows(rows[name], laws[name], options) for name in names]
     fit = members[0] if len(names) == 1 else combine_fits(members, [rows[name] for name in names])
     held_out = ranking.table.set_index("law")["holdout_log_rmse"]
@@ -66,7 +70,8 @@ def _mixed_laws(ranking: Ranking) -> list[str]:
     Short backtests select badly among forms that disagree little, so weights by backtest lose to equal ones. But a law
     that was never held out has not shown that it follows the shape. A law that the rows do not determine is free to
     predict anything beyond them: on grids it is left out where another is determined, and of one variable the laws of
-    five and more parameters are, which curves of ordinary length seldom determine. Where no law passes, AICc decides.
+    five and more parameters are, which curves of ordinary length seldom determine. Long curves take bnsl too, whose
+    break may bend either way (m4 errs as shifted_power_law does). Where no law passes, AICc decides.
     """
     fits, backtest = ranking.fits, ranking.backtest
     one_variable = ranking.best in laws_of_one_variable(fits[ranking.best].columns.values())
@@ -74,7 +79,9 @@ def _mixed_laws(ranking: Ranking) -> list[str]:
     errors = {name: backtest.typical(name) for name in [*fits, BASELINE]}
     scored = [name for name in fits if not np.isnan(errors[name])]
     if one_variable:
+        sizes = fits[ranking.best].scores["n_configurations"]
         names = [name for name in scored if len(fits[name].params) <= _FEW_PARAMETERS]
+        names += [name for name in scored if name == "bnsl" and sizes >= _LONG_CURVE * len(fits[name].params)]
     else:
         beating = [name for name in scored if errors[name] <= errors[BASELINE]]
         closest = [name for name in beating if fits[name].status != "not_identifiable"] or beating
@@ -82,18 +89,39 @@ def _mixed_laws(ranking: Ranking) -> list[str]:
     return names or [min(scored or fits, key=lambda name: (fits[name].scores["aicc"], len(fits[name].params)))]
 
 
-def emphasise_sizes(rows: Mapping[str, FitRows]) -> dict[str, FitRows]:
+def emphasise_sizes(rows: Mapping[str, FitRows], fits: Mapping[str, LawFit]) -> dict[str, FitRows]:
     """The same rows for each law, the larger ones counting more: a law that is wrong should be right at the far end.
 
     The size is the data that the rows were trained on: n_finetune where a law has it, else n_pretrain, else the
-    variable.
+    variable. The power grows with the share of a law's residuals that is systematic. A curve of many sizes needs less:
+    they show where it ends, and the mean's residual there is carried forward.
+
+    Args:
+        rows: Law name to the same rows, as that law's variables.
+        fits: Law name to its fit with equal weights.
     """
     sizes = {view.columns[name]: values for view in rows.values() for name, values in view.variables.items()}
     column = next((name for name in ("n_finetune", "n_pretrain") if name in sizes), next(iter(sizes)))
-    smallest = sizes[column][sizes[column] > 0].min()
-    power = _EMPHASIS if len(sizes) == 1 else _EMPHASIS_SEVERAL
-    emphasis = (np.maximum(sizes[column], smallest) / sizes[column].max()) ** power
-    return {name: replace(view, emphasis=emphasis / emphasis.mean()) for name, view in rows.items()}
+    relative = np.maximum(sizes[column], sizes[column][sizes[column] > 0].min()) / sizes[column].max()
+    emphasised = {}
+    for name, view in rows.items():
+        scale = Objective(fits[name].settings["objective"])
+        residual = scale.scale(view.target) - scale.scale(fits[name].fitted_values(sizes))
+        pairs = neighbours(view)
+        systematic, scatter = _split_variance(residual, *pairs)
+        share = systematic / max(systematic + scatter, 1e-300) if len(pairs[0]) >= _FEWEST_PAIRS else 0.5
+        power = _EMPHASIS + _EMPHASIS_OF_MISFIT * share
+        if len(sizes) == 1:
+            power *= min(1.0, _SHORT_CURVE / view.n_configurations)
+        emphasis = relative**power
+        emphasised[name] = replace(view, emphasis=emphasis / emphasis.mean())
+    return emphasised
+
+
+def _split_variance(residual: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """The residuals' variance beyond the scatter between neighbours (pairs `first`, `second`), and that scatter."""
+    scatter = float(np.mean((residual[first] - residual[second]) ** 2) / 2) if len(first) else 0.0
+    return max(float(np.var(residual)) - scatter, 0.0), scatter
 
 
 def combine_fits(members: Sequence[LawFit], views: Sequence[FitRows]) -> LawFit:
@@ -185,10 +213,9 @@ def carried_residual(x: np.ndarray, residual: np.ndarray) -> float:
     order = np.argsort(x, kind="stable")
     weights = (x / x.max()) ** _SHARPNESS
     shift = float((weights * residual).sum() / weights.sum())
-    scatter = float(np.mean(np.diff(residual[order]) ** 2) / 2) if len(x) > 1 else 0.0
-    beyond = max(float(np.var(residual)) - scatter, 0.0)
+    systematic, scatter = _split_variance(residual, order[:-1], order[1:])
     effective = float(weights.sum() ** 2 / (weights**2).sum())
-    return shift * beyond / (beyond + scatter / effective) if beyond > 0 else 0.0
+    return shift * systematic / (systematic + scatter / effective) if systematic > 0 else 0.0
 
 
 def _member_notes(members: Sequence[LawFit]) -> list[dict]:
