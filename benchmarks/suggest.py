@@ -27,7 +27,7 @@ ARMS = {"plain": {"E": 0.35, "A": 12.0, "a": 0.35}, "distilled": {"E": 0.48, "A"
 CHINCHILLA = {"E": 0.5, "A": 60.0, "alpha": 0.3, "B": 10.0, "beta": 0.3}
 GAP = {"A": 12.0, "alpha": 0.35, "G": 0.8, "beta": 0.25, "E": 0.2}
 IMAGES, MODELS, LABELS = (250, 16_000), (3e4, 8e5), (20, 1000)
-# Quantity, law, truth, sizes from and to and how many of them, seeds.
+# Quantity, law, truth, sizes from and to and how many of them, seeds, how many further runs a size can have.
 CASES = {
     "prediction, chinchilla": (
         "prediction",
@@ -35,13 +35,15 @@ CASES = {
         CHINCHILLA,
         {"n_params": (*MODELS, 6), "n_pretrain": (*IMAGES, 8)},
         1,
+        3,
     ),
-    "prediction, power_law, 20 sizes": ("prediction", "power_law", ARMS["plain"], {"n_pretrain": (*IMAGES, 20)}, 1),
-    "prediction, power_law, 40 sizes": ("prediction", "power_law", ARMS["plain"], {"n_pretrain": (*IMAGES, 40)}, 1),
-    "G, transfer_gap": ("G", "transfer_gap", GAP, {"n_pretrain": (*IMAGES, 6), "n_finetune": (*LABELS, 6)}, 1),
-    "boundary": ("boundary", "power_law", ARMS, {"n_pretrain": (*IMAGES, 8)}, 3),
+    "prediction, power_law, 20 sizes": ("prediction", "power_law", ARMS["plain"], {"n_pretrain": (*IMAGES, 20)}, 1, 3),
+    "prediction, power_law, 40 sizes": ("prediction", "power_law", ARMS["plain"], {"n_pretrain": (*IMAGES, 40)}, 1, 3),
+    "G, transfer_gap": ("G", "transfer_gap", GAP, {"n_pretrain": (*IMAGES, 6), "n_finetune": (*LABELS, 6)}, 1, 3),
+    "boundary": ("boundary", "power_law", ARMS, {"n_pretrain": (*IMAGES, 8)}, 3, 3),
+    "boundary, 6 further pairs a size": ("boundary", "power_law", ARMS, {"n_pretrain": (*IMAGES, 8)}, 3, 6),
 }
-NOISE, REPEATS, DRAWS = 0.02, 3, 400
+NOISE, DRAWS = 0.02, 400
 
 
 def grid(axes) -> pd.DataFrame:
@@ -75,14 +77,14 @@ def measure(law: str, truth: dict, sizes: pd.DataFrame, noise: np.ndarray) -> pd
 
 def study(case: str, number: int) -> dict:
     """Width of the interval before and after each way to spend the money, and the expected width."""
-    quantity, law, truth, spans, seeds = CASES[case]
+    quantity, law, truth, spans, seeds, repeats = CASES[case]
     generator, arms = np.random.default_rng(number), 2 if quantity == "boundary" else 1
     axes = {name: np.geomspace(low, high, count).round() for name, (low, high, count) in spans.items()}
     sizes = pd.concat([grid(axes).assign(seed=seed) for seed in range(seeds)], ignore_index=True)
     table = measure(law, truth, sizes, generator.standard_normal((len(sizes), arms)))
     pool = grid({name: steps(levels) for name, levels in axes.items()})
     # A further run of a measured size has a new seed.
-    pool = pd.concat([pool.assign(seed=seeds + repeat) for repeat in range(REPEATS)], ignore_index=True)
+    pool = pd.concat([pool.assign(seed=seeds + repeat) for repeat in range(repeats)], ignore_index=True)
     noise = generator.standard_normal((len(pool), arms))
     pool, budget = pool.assign(cost=cost(pool, arms)), float(cost(sizes, arms).sum())
     place = {name: 10 * levels.max() for name, levels in axes.items()}

@@ -6,7 +6,7 @@
 x = 250 times 2^k or 10^k, k 0 to 6; loss = 1.5 + 1.5 * 250^.35 * x^-.35. Seven doublings at 5 % noise cannot
 determine the exponent, which the status should show; seven steps of ten at 1 %, or without noise, can.
 
---measured fits the curves of held_out.py without their largest scales and counts how many fits of each status miss the
+--measured fits the curves of held_out.py without their largest scales and counts how many fits that are ok miss the
 largest held-out size by more than three half-widths of their band, with the law's own error and without; --against
 compares the statuses with those of the tree of another commit. Needs ../shared/data.
 """
@@ -71,16 +71,21 @@ def statuses_of(tree: Path, sets: list[str], bootstrap: int) -> dict[str, str]:
 
 
 def report(found: dict[str, tuple[str, bool, bool]], before: dict[str, str] | None) -> None:
-    """Print a row a status, and what became of the fits that are ok in the other tree."""
-    print("| status | fits | missed by over three half-widths | without the law's own error |\n|---|---|---|---|")
-    for status, count in Counter(status for status, *_ in found.values()).most_common():
-        both = [sum(row[i] for row in found.values() if row[0] == status) for i in (1, 2)]
-        print(f"| {status} | {count} | {both[0]} | {both[1]} |")
-    if before is not None:
-        were_ok = [name for name, status in before.items() if status == "ok"]
-        still = Counter(found[name][0] for name in were_ok)
-        text = ", ".join(f"{status} {count}" for status, count in still.most_common())
-        print(f"\nok in the other tree: {len(were_ok)}; now {text}")
+    """Print a row a set, and what became of the fits that are ok in the other tree."""
+    print("| set | fits | ok | of these missed | without the law's own error | ok in the other tree | of these still |")
+    print("|---|---|---|---|---|---|---|")
+    sets = dict.fromkeys(name.split()[0] for name in found)
+    for title in (*sets, "all"):
+        names = [name for name in found if title in ("all", name.split()[0])]
+        ok = [found[name] for name in names if found[name][0] == "ok"]
+        were_ok = [name for name in names if before is not None and before[name] == "ok"]
+        still = sum(found[name][0] == "ok" for name in were_ok)
+        old = f"{len(were_ok)} | {still}" if before is not None else "- | -"
+        print(f"| {title} | {len(names)} | {len(ok)} | {sum(r[1] for r in ok)} | {sum(r[2] for r in ok)} | {old} |")
+    others = [row for row in found.values() if row[0] != "ok"]
+    counts = Counter(status for status, *_ in others)
+    text = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    print(f"\nothers: {text}; missed {sum(r[1] for r in others)}, without {sum(r[2] for r in others)}")
 
 
 def main() -> None:
