@@ -72,7 +72,9 @@ def statuses_of(tree: Path, sets: list[str], bootstrap: int) -> dict[str, str]:
 
 def report(found: dict[str, tuple[str, bool, bool]], before: dict[str, str] | None) -> None:
     """Print a row a set, and what became of the fits that are ok in the other tree."""
-    print("| set | fits | ok | of these missed | without the law's own error | ok in the other tree | of these still |")
+    print(
+        "| set | fits | ok | of these missed | without the law's own error | ok in the other tree | of these still |"
+    )
     print("|---|---|---|---|---|---|---|")
     sets = dict.fromkeys(name.split()[0] for name in found)
     for title in (*sets, "all"):
