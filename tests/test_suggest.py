@@ -133,34 +133,53 @@ def test_money_goes_where_the_interval_gives_most():
     assert expected.width == 1
 
 
-def error_of(fit, candidates, runs, at):
+def error_of(fit, candidates, runs, places):
     """The expected error by its definition: least squares of a law of one size plus what similar runs share."""
-    sizes = np.array([*candidates, *np.unique(runs), at])
+    sizes = np.array([*candidates, *np.unique(runs), *places])
     _, slopes = fit.definition.value_and_gradient(fit.theta, {"x": sizes})
     slopes = slopes / fit.fitted_values({"n_pretrain": sizes})[:, None]
     whitened = dict(zip(sizes, slopes @ np.linalg.inv(np.linalg.cholesky(slopes.T @ slopes / len(sizes))).T))
-    design, aim = np.stack([whitened[run] for run in runs]), whitened[at]
+    design = np.stack([whitened[run] for run in runs])
     shared = 0.25 * np.exp(-np.abs(np.subtract.outer(np.log(runs), np.log(runs))) / np.log(10))
-    toward = 0.25 * np.exp(-np.abs(np.log(runs / at)) / np.log(10))
-    pull = np.linalg.solve(design.T @ design + 1e-3 * np.eye(len(aim)), aim)
-    weights = design @ pull
-    return np.sqrt(weights @ (shared + np.eye(len(runs))) @ weights - 2 * weights @ toward + 0.25 + 1e-3 * pull @ pull)
+    squares = []
+    for place in places:
+        toward = 0.25 * np.exp(-np.abs(np.log(runs / place)) / np.log(10))
+        pull = np.linalg.solve(design.T @ design + 1e-3 * np.eye(design.shape[1]), whitened[place])
+        weights = design @ pull
+        square = weights @ (shared + np.eye(len(runs))) @ weights - 2 * weights @ toward
+        squares.append(square + 0.25 + 1e-3 * pull @ pull)
+    return np.sqrt(np.mean(squares))
 
 
-def test_the_expected_error_is_that_of_least_squares_where_the_law_is_not_quite_true():
+@pytest.mark.parametrize("places", [[256_000.0], [128_000.0, 1_024_000.0]])
+def test_the_expected_error_is_that_of_least_squares_where_the_law_is_not_quite_true(places):
     sizes = np.array([250.0, 500, 1000, 2000, 4000, 4000, 8000])
     table = pd.DataFrame({"n_pretrain": sizes, "loss": 0.5 + 10 * sizes**-0.3})
     fit = hs.fit_law(table, "power_law", bootstrap=0)
-    candidates, at = np.array([16_000.0, 64_000.0]), 256_000.0
-    error = ExpectedError(fit, {"n_pretrain": candidates}, {"n_pretrain": sizes}, {"n_pretrain": at})
+    candidates = np.array([16_000.0, 64_000.0])
+    error = ExpectedError(fit, {"n_pretrain": candidates}, {"n_pretrain": sizes}, {"n_pretrain": places})
     before, gains = error.level(), error.gains(np.array([3, 1]))
-    assert before == pytest.approx(error_of(fit, candidates, sizes, at), rel=1e-4)
+    assert before == pytest.approx(error_of(fit, candidates, sizes, places), rel=1e-4)
     error.add(0, 3)
-    after = error_of(fit, candidates[1:], np.append(sizes, [16_000.0] * 3), at)
+    after = error_of(fit, candidates[1:], np.append(sizes, [16_000.0] * 3), places)
     assert error.level() == pytest.approx(after, rel=1e-4)
     assert gains[0] == pytest.approx(1 - after / before, rel=1e-3)
-    # One run near the place is worth more than three near the measured sizes.
+    # One run near the places is worth more than three near the measured sizes.
     assert gains[1] > gains[0] > 0
+
+
+def test_runs_for_several_places_narrow_their_mean(fit):
+    sizes = {"n_params": [8e5, 8e6], "n_pretrain": 1.6e5}
+    runs = hs.suggest_runs(fit, budget=1e13, at=sizes)
+    predicted = fit.predict(sizes)
+    assert runs.aim.value == pytest.approx(predicted["value"].mean())
+    assert predicted["low"].min() < runs.aim.low < runs.aim.value < runs.aim.high < predicted["high"].max()
+    assert runs.aim.high - runs.aim.low > runs.after[1] - runs.after[0]
+    # A frame may have other columns.
+    frame = pd.DataFrame({"n_params": [8e5, 8e6], "n_pretrain": 1.6e5, "loss": np.nan})
+    assert hs.suggest_runs(fit, budget=1e13, at=frame).index.tolist() == runs.index.tolist()
+    alone = [hs.suggest_runs(fit, budget=1e13, at={"n_params": n, "n_pretrain": 1.6e5}) for n in sizes["n_params"]]
+    assert set(runs.index) not in [set(each.index) for each in alone]
 
 
 def test_finished_runs_of_one_size_are_taken_together(fit):
@@ -248,7 +267,8 @@ def test_at_most_keeps_default_candidates_below(fit):
         ({"quantity": "alpha", "at": {"n_params": 1}}, "at=.*'alpha'"),
         ({"at": {"n_params": 1e6}}, "at=.*n_pretrain"),
         ({"at": {"n_params": 1e6, "n_pretrain": 1e3, "n_finetune": 3}}, "at=.*n_finetune"),
-        ({"at": {"n_params": [1e6, 2e6], "n_pretrain": 1e3}}, "at=.*n_params"),
+        ({"at": {"n_params": [1e6, 2e6], "n_pretrain": [1e3, 2e3, 4e3]}}, "at=.*n_params"),
+        ({"at": {"n_params": [1e6, np.nan], "n_pretrain": 1e3}}, "at=.*n_params"),
         ({"costs": {"hour": 2.0}}, "hour"),
         ({"costs": {"gold": 2.0}}, "costs.*'gold'"),
         ({"candidates": {"n_params": [1e6]}}, "candidates.*'n_pretrain'"),
@@ -454,3 +474,14 @@ def test_the_command_selects_among_finished_runs(tmp_path, capsys):
     runs = json.loads(capsys.readouterr().out)["runs"]
     assert ended.value.code == 0 and runs
     assert {run["n_pretrain"] for run in runs} <= set(finished["n_pretrain"][9:])
+    pd.DataFrame({"n_pretrain": [128_000, 640_000]}).to_csv(tmp_path / "places.csv", index=False)
+    quantities = []
+    for places in (["--at", "n_pretrain=128k", "--at", "n_pretrain=640k"], ["--frame", tmp_path / "places.csv"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, [*argv, *places]), "--bootstrap", "100", "--json"])
+        assert ended.value.code == 0
+        quantities.append(json.loads(capsys.readouterr().out)["before"])
+    assert quantities[0] == quantities[1]
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, [*argv, *places]), "--quantity", "E"])
+    assert ended.value.code == 2 and "--frame" in capsys.readouterr().err

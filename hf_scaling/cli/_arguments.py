@@ -199,6 +199,49 @@ def numbers(given: Sequence[str], flag: str) -> dict[str, float]:
     return values
 
 
+def sets_of_sizes(given: Sequence[str], pool: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The sets of sizes in the arguments of --at: a name given again begins the next set.
+
+    Args:
+        given: The arguments, NAME=NUMBER each.
+        pool: Names whose values are text: the columns that name a curve.
+
+    Example:
+        ["n_params=1e6", "n_pretrain=1e4", "n_pretrain=1e5"] are two sets with the same n_params.
+
+    Raises:
+        InputError: An argument is not NAME=NUMBER.
+    """
+    sets: list[dict[str, Any]] = []
+    named: set[str] = set()
+    for text in given:
+        name = text.partition("=")[0].strip()
+        size: dict[str, Any] = dict(pairs([text], "--at")) if name in pool else dict(numbers([text], "--at"))
+        if not sets or named & set(size):
+            sets.append(dict(sets[-1]) if sets else {})
+            named = set()
+        sets[-1] |= size
+        named |= set(size)
+    return sets
+
+
+def read_frame(path: str) -> "pd.DataFrame":
+    """The sizes in the file of --frame, read as a table of runs is: any delimiter, sizes such as 1.3B.
+
+    Raises:
+        InputError: The file cannot be read or has no rows.
+    """
+    from hf_scaling.results import ResultsTable
+
+    try:
+        frame = ResultsTable.load(path).to_pandas()
+    except InputError as error:
+        raise InputError(f"--frame {error}") from None
+    if frame.empty:
+        raise InputError(f"--frame {path}: the file has no rows")
+    return frame
+
+
 def read_table(arguments: argparse.Namespace) -> "pd.DataFrame":
     """Load RESULTS, with its columns renamed by --map and its arms by --arm-names.
 

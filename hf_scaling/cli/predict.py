@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,9 @@ from hf_scaling.cli._arguments import (
     add_results_arguments,
     has_one_variable,
     keywords,
-    numbers,
-    pairs,
     read_fit,
+    read_frame,
+    sets_of_sizes,
     to_json,
 )
 from hf_scaling.errors import InputError
@@ -59,16 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     pool = keywords(arguments)["pool"] or []
     frame = None
     if arguments.frame:
-        from hf_scaling.results import ResultsTable
-
-        try:
-            # As a table of runs is read: any delimiter, sizes such as 1.3B.
-            frame = ResultsTable.load(arguments.frame).to_pandas()
-        except InputError as error:
-            raise InputError(f"--frame {error}") from None
-        if frame.empty:
-            raise InputError(f"--frame {arguments.frame}: the file has no rows")
-        frame = frame.drop(columns=["value", "low", "high", "extrapolation"], errors="ignore")
+        frame = read_frame(arguments.frame).drop(columns=["value", "low", "high", "extrapolation"], errors="ignore")
     given = list(frame) if frame is not None else [text.partition("=")[0].strip() for text in arguments.at]
     named = [name for name in dict.fromkeys(given) if name not in pool]
     if frame is None and not (Path(arguments.results) / "law.json").is_file():
@@ -87,32 +77,6 @@ def run(arguments: argparse.Namespace) -> None:
         print(to_json(content))
     else:
         print(_describe(fit, predicted, arguments.level))
-
-
-def sets_of_sizes(given: Sequence[str], pool: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The sets of sizes in the arguments of --at: a name given again begins the next set.
-
-    Args:
-        given: The arguments, NAME=NUMBER each.
-        pool: Names whose values are text: the columns that name a curve.
-
-    Example:
-        ["n_params=1e6", "n_pretrain=1e4", "n_pretrain=1e5"] are two sets with the same n_params.
-
-    Raises:
-        InputError: An argument is not NAME=NUMBER.
-    """
-    sets: list[dict[str, Any]] = []
-    named: set[str] = set()
-    for text in given:
-        name = text.partition("=")[0].strip()
-        size: dict[str, Any] = dict(pairs([text], "--at")) if name in pool else dict(numbers([text], "--at"))
-        if not sets or named & set(size):
-            sets.append(dict(sets[-1]) if sets else {})
-            named = set()
-        sets[-1] |= size
-        named |= set(size)
-    return sets
 
 
 def _sizes(fit: "LawFit", sets: list[dict[str, Any]]) -> "pd.DataFrame":

@@ -5,10 +5,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_scaling.cli._arguments import add_pairs, add_planning_arguments, numbers, read_fit, read_table, to_json
+from hf_scaling.cli._arguments import (
+    add_pairs,
+    add_planning_arguments,
+    numbers,
+    read_fit,
+    read_frame,
+    read_table,
+    sets_of_sizes,
+    to_json,
+)
 from hf_scaling.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from hf_scaling.planning.next_runs.suggest import SuggestedRuns
 
 HELP = "Select the runs to train next: those that narrow an interval most for a budget."
@@ -25,7 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     aim = parser.add_argument_group("what to narrow")
     quantity_help = "prediction (default), boundary, or a parameter of the law: G, alpha, E"
     aim.add_argument("--quantity", default="prediction", metavar="NAME", help=quantity_help)
-    add_pairs(aim, "--at", "a size of the prediction (default: ten times the largest measured), or of the boundary")
+    at_help = "a size of the prediction (default: ten times the largest measured), or of the boundary; "
+    at_help += "repeat a name for another place of the prediction, which keeps the other sizes"
+    add_pairs(aim, "--at", at_help)
+    aim.add_argument("--frame", metavar="FILE", help="CSV or Parquet file with the places of the prediction, instead")
     runs = parser.add_argument_group("runs")
     runs.add_argument("--candidates", metavar="GRID.yaml", help="choose among the runs of this grid")
     runs.add_argument(
@@ -66,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.candidates,
         budget=arguments.budget,
         quantity=arguments.quantity,
-        at=numbers(arguments.at, "--at") or None,
+        at=_places(arguments),
         costs=numbers(arguments.cost, "--cost") or None,
         table=table,
         grid=arguments.grid or (None if arguments.candidates else grid),
@@ -81,6 +95,19 @@ def run(arguments: argparse.Namespace) -> None:
         suggestion.to_grid(arguments.out)
         study = arguments.results if grid else "STUDY"
         print(f"written to {arguments.out}; to train: hf-scaling run {arguments.out} --out {study}", file=sys.stderr)
+
+
+def _places(arguments: argparse.Namespace) -> "dict[str, Any] | pd.DataFrame | None":
+    """The places of --at and --frame; None where there are none."""
+    if arguments.frame and (arguments.at or arguments.quantity != "prediction"):
+        raise InputError("--frame has the places of a prediction: use it without --at and --quantity")
+    if arguments.frame:
+        return read_frame(arguments.frame)
+    if arguments.quantity != "prediction":
+        return numbers(arguments.at, "--at") or None
+    sets = sets_of_sizes(arguments.at)
+    names = dict.fromkeys(name for sizes in sets for name in sizes)
+    return {name: [sizes.get(name, float("nan")) for sizes in sets] for name in names} or None
 
 
 def _content(suggestion: "SuggestedRuns") -> dict[str, Any]:

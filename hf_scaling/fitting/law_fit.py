@@ -105,7 +105,7 @@ class LawFit:
 
         if kind not in ("mean", "new_run"):
             raise InputError(f"kind {kind!r} is unknown: choose mean or new_run")
-        sizes, index = _sizes(frame, set(self.columns.values()))
+        sizes, index = read_sizes(frame, set(self.columns.values()))
         if self.pool:
             return self._predict_curves(frame, sizes, index, kind, level)
         values = self.values(sizes)
@@ -344,10 +344,10 @@ class LawFit:
         names = list(self.params)
         draws = np.concatenate([m.draws for m in self.members], axis=1) if self.members else self.draws
         value = function(
-            {n: np.array([self.params[n]]) for n in names}, lambda at: self.values(_sizes(at, needed)[0])[None]
+            {n: np.array([self.params[n]]) for n in names}, lambda at: self.values(read_sizes(at, needed)[0])[None]
         )
         drawn = function(
-            {n: draws[:, i] for i, n in enumerate(names)}, lambda at: self.draw_values(_sizes(at, needed)[0])
+            {n: draws[:, i] for i, n in enumerate(names)}, lambda at: self.draw_values(read_sizes(at, needed)[0])
         )
         low, high = quantiles(np.asarray(drawn, dtype=float).reshape(-1), self._level(level))
         return float(np.asarray(value).reshape(-1)[0]), float(low), float(high)
@@ -515,7 +515,7 @@ def quantiles(
     return np.where(lost, np.nan, low), np.where(lost, np.nan, high)
 
 
-def _sizes(frame: "pd.DataFrame | Mapping[str, Any]", needed: set[str]) -> tuple[dict[str, np.ndarray], Any]:
+def read_sizes(frame: "pd.DataFrame | Mapping[str, Any]", needed: set[str]) -> tuple[dict[str, np.ndarray], Any]:
     """The needed columns of a frame as equally long float arrays, and the frame's index.
 
     Raises:

@@ -1,11 +1,11 @@
-"""The error that a fit is expected to make at a place after further runs, when its law is only approximately true.
+"""The error that a fit is expected to make at places after further runs, when its law is only approximately true.
 
 A gain that follows from a law alone assumes that the law is true: it selects a few runs at the ends of the sizes,
 which determine the parameters and bend the law towards its own misfit there. Here every law has a misfit that runs of
 similar sizes share (Kennedy and O'Hagan 2001). A fit is least squares to first order: its prediction is a
 weighted sum of the results, so that its mean square error, from noise and from the misfit, is known before a run is
-trained. It is averaged over the laws of a mixture and some bootstrap draws of each, whose slopes differ where other
-optima fit about as well. A further run may raise this error; an interval can only shrink.
+trained. Its mean over the places is averaged over the laws of a mixture and some bootstrap draws of each, whose slopes
+differ where other optima fit about as well. A further run may raise this error; an interval can only shrink.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +29,8 @@ _PRIOR = 1e-3
 _HYPOTHESES = 9
 # More measured sizes than this are thinned: what runs share is a matrix of all pairs.
 _MOST_MEASURED = 1000
+# As are more places of the prediction.
+_MOST_PLACES = 25
 # Directions of the parameters that move the law by less than this share of the largest are left out.
 _FLAT = 1e-10
 
@@ -42,44 +44,48 @@ class _Hypothesis:
     Attributes:
         weight: How much it counts.
         slopes: (C, P) of the candidates, in coordinates in which the sizes together have the unit matrix.
-        aim: (P,) slopes of the prediction.
+        aims: (M, P) slopes of the prediction at its places.
         inverse: (P, P) inverse of the information of the runs.
         spread: (P, P) covariance of slope-weighted results: noise, what is shared, and the prior.
         through: (C, P) covariance of each candidate with the slope-weighted results.
-        toward: (P,) covariance of the misfit at the prediction's place with the slope-weighted results.
+        toward: (M, P) covariance of the misfit at the places with the slope-weighted results.
     """
 
     weight: float
     slopes: np.ndarray
-    aim: np.ndarray
+    aims: np.ndarray
     inverse: np.ndarray
     spread: np.ndarray
     through: np.ndarray
     toward: np.ndarray
 
     def error(self) -> float:
-        """Mean square error of the prediction."""
-        pull = self.inverse @ self.aim
-        return float(pull @ self.spread @ pull - 2 * pull @ self.toward + _SHARED)
+        """Mean square error of the prediction, over its places."""
+        pulls = self.aims @ self.inverse
+        squares = np.einsum("mp,mp->m", pulls @ self.spread, pulls) - 2 * np.einsum("mp,mp->m", pulls, self.toward)
+        return float(squares.mean()) + _SHARED
 
     def errors(self, shared_at: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """(C,) the same after `counts` (C,) more runs of a candidate; `shared_at`: its covariance with the place."""
+        """(C,) the same after `counts` (C,) more runs; `shared_at` (C, M) are covariances of candidates and places."""
         moved = self.slopes @ self.inverse
-        pull = self.inverse @ self.aim
         known = 1 + counts * np.einsum("cp,cp->c", self.slopes, moved)
-        pulls = pull - moved * (counts * (self.slopes @ pull) / known)[:, None]
-        own = counts * np.einsum("cp,cp->c", pulls, self.slopes)
-        squares = np.einsum("cp,cp->c", pulls @ self.spread, pulls)
-        squares += 2 * own * np.einsum("cp,cp->c", pulls, self.through) + own**2 * (1 / counts + _SHARED)
-        return np.maximum(squares - 2 * (pulls @ self.toward + own * shared_at) + _SHARED, 1e-12)
+        total = np.zeros(len(counts))
+        for aim, toward, shared in zip(self.aims, self.toward, shared_at.T):
+            pull = self.inverse @ aim
+            pulls = pull - moved * (counts * (self.slopes @ pull) / known)[:, None]
+            own = counts * np.einsum("cp,cp->c", pulls, self.slopes)
+            squares = np.einsum("cp,cp->c", pulls @ self.spread, pulls)
+            squares += 2 * own * np.einsum("cp,cp->c", pulls, self.through) + own**2 * (1 / counts + _SHARED)
+            total += squares - 2 * (pulls @ toward + own * shared)
+        return np.maximum(total / len(self.aims) + _SHARED, 1e-12)
 
-    def add(self, row: int, shared: np.ndarray, shared_at: float, count: int) -> None:
-        """Count runs of candidate `row` as measured; `shared` (C,) is its covariance with every candidate."""
+    def add(self, row: int, shared: np.ndarray, shared_at: np.ndarray, count: int) -> None:
+        """Count runs of candidate `row` as measured; `shared` (C,) and `shared_at` (M,) are its covariances."""
         slope = self.slopes[row]
         cross = np.outer(slope, self.through[row])
         self.spread = self.spread + count * (cross + cross.T + np.outer(slope, slope) * (1 + count * _SHARED))
         self.through = self.through + count * np.outer(shared, slope)
-        self.toward = self.toward + count * shared_at * slope
+        self.toward = self.toward + count * np.outer(shared_at, slope)
         moved = self.inverse @ slope
         self.inverse = self.inverse - count * np.outer(moved, moved) / (1 + count * (slope @ moved))
 
@@ -91,37 +97,39 @@ class ExpectedError:
         fit: The law, or a mixture, each of whose laws counts by its weight.
         candidates: Sizes by column (C,).
         measured: Sizes by column (K,) of the runs that exist, replicates included.
-        at: The place of the prediction, by column.
+        at: The places of the prediction, sizes by column (M,).
     """
 
-    def __init__(self, fit: LawFit, candidates: Sizes, measured: Sizes, at: Mapping[str, float]):
+    def __init__(self, fit: LawFit, candidates: Sizes, measured: Sizes, at: Sizes):
         names = list(candidates)
         runs = np.column_stack([np.asarray(measured[name], dtype=float) for name in names])
         places, counts = np.unique(runs, axis=0, return_counts=True)
         kept = thinned(len(places), _MOST_MEASURED)
         places, counts = places[kept], counts[kept] * (len(places) / len(kept))
         wanted = np.column_stack([np.asarray(candidates[name], dtype=float) for name in names])
-        points = np.concatenate([wanted, places, np.array([[at[name] for name in names]])])
+        targets = np.unique(np.column_stack([np.asarray(at[name], dtype=float) for name in names]), axis=0)
+        targets = targets[thinned(len(targets), _MOST_PLACES)]
+        points = np.concatenate([wanted, places, targets])
         # A zero counts as a tenth of the smallest positive size.
         smallest = np.where(points > 0, points, np.inf).min(axis=0)
         logs = np.log(np.maximum(points, np.where(np.isfinite(smallest), smallest, 1.0) / 10))
-        count = len(wanted)
+        count, known = len(wanted), len(wanted) + len(places)
         self._shared = _share(logs[:count], logs[:count])
-        between, among = _share(logs[:count], logs[count:-1]), _share(logs[count:-1], logs[count:-1])
-        shared_at = _share(logs[:-1], logs[-1:])[:, 0]
+        between, among = _share(logs[:count], logs[count:known]), _share(logs[count:known], logs[count:known])
+        shared_at = _share(logs[:known], logs[known:])
         self._shared_at = shared_at[:count]
         self._hypotheses = []
-        for weight, slopes in _slopes(fit, dict(zip(names, points.T))):
-            own, seen, aim = slopes[:count], slopes[count:-1] * counts[:, None], slopes[-1]
+        for weight, slopes in _slopes(fit, dict(zip(names, points.T)), len(targets)):
+            own, seen, aims = slopes[:count], slopes[count:known] * counts[:, None], slopes[known:]
             prior = _PRIOR * np.eye(slopes.shape[1])
-            information = slopes[count:-1].T @ seen + prior
+            information = slopes[count:known].T @ seen + prior
             spread = seen.T @ among @ seen + information
-            toward, inverse = shared_at[count:] @ seen, np.linalg.inv(information)
-            self._hypotheses.append(_Hypothesis(weight, own, aim, inverse, spread, between @ seen, toward))
+            toward, inverse = shared_at[count:].T @ seen, np.linalg.inv(information)
+            self._hypotheses.append(_Hypothesis(weight, own, aims, inverse, spread, between @ seen, toward))
 
     @property
     def usable(self) -> bool:
-        """Whether any law has slopes at the place."""
+        """Whether any law has slopes at the places."""
         return bool(self._hypotheses)
 
     def level(self) -> float:
@@ -138,7 +146,7 @@ class ExpectedError:
     def add(self, row: int, count: int) -> None:
         """Count `count` runs of candidate `row` as measured."""
         for each in self._hypotheses:
-            each.add(row, self._shared[row], float(self._shared_at[row]), count)
+            each.add(row, self._shared[row], self._shared_at[row], count)
 
 
 def expected_error(fit: LawFit, frame: pd.DataFrame, estimate: Estimate, measured: MeasuredRuns) -> ExpectedError:
@@ -155,8 +163,11 @@ def _share(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     return _SHARED * np.exp(-distance / _REACH)
 
 
-def _slopes(fit: LawFit, sizes: Sizes) -> list[tuple[float, np.ndarray]]:
-    """Weight and slopes (N, P) of each law's estimate and of some of its draws, at sizes by column (N,)."""
+def _slopes(fit: LawFit, sizes: Sizes, places: int) -> list[tuple[float, np.ndarray]]:
+    """Weight and slopes (N, P) of each law's estimate and of some of its draws, at sizes by column (N,).
+
+    The last `places` of the sizes are those of the prediction: draws without slopes there are left out.
+    """
     members: Sequence[LawFit] = fit.members or (fit,)
     result = []
     for member in members:
@@ -172,7 +183,7 @@ def _slopes(fit: LawFit, sizes: Sizes) -> list[tuple[float, np.ndarray]]:
         spread = coordinates_of(law, member.settings["fixed"], member.settings["tied"]).spread
         weight = fit.weights.get(member.law, 1.0) / len(theta)
         for slopes in gradients @ spread:
-            if not np.isfinite(slopes[-1]).all():
+            if not np.isfinite(slopes[-places:]).all():
                 continue
             finite = np.where(np.isfinite(slopes), slopes, 0.0)
             # In coordinates in which their mean outer product is the unit matrix, without flat directions.

@@ -19,7 +19,7 @@ from hf_scaling.boundary import Boundary
 from hf_scaling.boundary.find import interval, nearest_zeros, search_grid, sign_changes
 from hf_scaling.errors import InputError
 from hf_scaling.fitting import LawFit
-from hf_scaling.fitting.law_fit import quantiles
+from hf_scaling.fitting.law_fit import quantiles, read_sizes
 from hf_scaling.fitting.solver import Objective
 from hf_scaling.planning.next_runs.candidates import MeasuredRuns
 
@@ -30,6 +30,7 @@ _ARMS = ("plain", "distilled")
 _PARAMETERS = 3
 Sizes = Mapping[str, np.ndarray]
 Source = LawFit | Boundary | Mapping[str, LawFit]
+At = Mapping[str, float | Sequence[float] | np.ndarray] | pd.DataFrame
 
 
 # --- The quantity ---------------------------------------------------------------------------------------------------
@@ -51,7 +52,7 @@ class Estimate:
         noise: Variance of one run about that.
         spare: Degrees of freedom: configurations beyond the free parameters; of a boundary, pairs beyond them.
         arms: The arms in which each candidate is trained; where there are two, runs are pairs.
-        at: The place of a prediction, by column.
+        at: The places of a prediction, sizes by column (M,).
     """
 
     name: str
@@ -65,16 +66,16 @@ class Estimate:
     noise: float
     spare: int
     arms: tuple[str, ...] = ()
-    at: Mapping[str, float] = field(default_factory=dict)
+    at: Sizes = field(default_factory=dict)
 
 
-def estimate_quantity(fit: Source, quantity: str, at: Mapping[str, float] | None) -> Estimate:
+def estimate_quantity(fit: Source, quantity: str, at: "At | None") -> Estimate:
     """The estimate and draws of a quantity by a fit, a boundary or both arms' fits.
 
     Args:
         fit: Any of them.
         quantity: prediction, boundary, or the symbol of a parameter ("law.symbol" in a mixture).
-        at: The place of a prediction or a boundary.
+        at: The place of a prediction or a boundary, or several of a prediction, whose mean is then the quantity.
 
     Raises:
         InputError: The quantity is not one of theirs, `at` does not go with it, or there are no draws.
@@ -94,19 +95,21 @@ def estimate_quantity(fit: Source, quantity: str, at: Mapping[str, float] | None
     return _of_boundary(fit, at) if isinstance(fit, Boundary) else _of_arms(fit["plain"], fit["distilled"], at)
 
 
-def _of_law(fit: LawFit, quantity: str, at: Mapping[str, float] | None) -> Estimate:
-    sizes: dict[str, float] = {}
+def _of_law(fit: LawFit, quantity: str, at: At | None) -> Estimate:
+    sizes: dict[str, np.ndarray] = {}
     if quantity == "prediction":
         columns = sorted(set(fit.columns.values()))
         if at is None:
             # Shares end at one; only sizes grow.
             largest = {name: fit.data["ranges"][name][1] for name in columns}
             at = {name: size * (_FAR if size > 1 else 1.0) for name, size in largest.items()}
-        sizes = _one_place(at, columns)
-        row = fit.predict(sizes).iloc[0]
-        value, ends = float(row["value"]), (float(row["low"]), float(row["high"]))
-        drawn = fit.draw_values({name: np.array([size]) for name, size in sizes.items()})[:, 0]
-        name = f"{fit.settings['target']} at {_describe_sizes(sizes)}"
+        sizes = _places(at, columns)
+        value = float(fit.predict(sizes)["value"].mean())
+        drawn = fit.draw_values(sizes).mean(axis=1)
+        low, high = quantiles(drawn, fit.settings["level"], value) if len(drawn) else (np.nan, np.nan)
+        ends, count = (float(low), float(high)), len(sizes[columns[0]])
+        place = _describe_sizes({name: values[0] for name, values in sizes.items()})
+        name = f"{fit.settings['target']} at {place if count == 1 else f'{count} places, mean'}"
     else:
         if at is not None:
             raise InputError(f"at= changes nothing for the parameter {quantity!r}: leave it out")
@@ -144,19 +147,20 @@ def _n_free(fit: LawFit) -> int:
     return len(fit.params) - len(fit.settings["fixed"]) - tied
 
 
-def _one_place(at: Mapping[str, float], columns: Sequence[str]) -> dict[str, float]:
-    """One number for each of the columns, and for no other."""
-    for name in [*columns, *at]:
+def _places(at: At, columns: Sequence[str]) -> dict[str, np.ndarray]:
+    """The places, (M,) sizes by column; a mapping has no column but these, and a single number is of all places."""
+    for name in columns if isinstance(at, pd.DataFrame) else [*columns, *at]:
         if name not in at or name not in columns:
             problem = "is missing" if name in columns else "is not one of the law's sizes"
             raise InputError(f"at=: {name} {problem}; give {', '.join(columns)}")
-    place = {}
-    for name in columns:
-        values = np.atleast_1d(np.asarray(at[name]))
-        if values.size != 1 or not np.issubdtype(values.dtype, np.number) or not np.isfinite(values[0]):
-            raise InputError(f"at=: {name} must be one number, not {at[name]!r}")
-        place[name] = float(values[0])
-    return place
+    try:
+        places, _ = read_sizes(at, set(columns))
+    except InputError as error:
+        raise InputError(f"at=: {error}") from None
+    for name, values in places.items():
+        if not len(values) or not np.isfinite(values).all():
+            raise InputError(f"at=: {name} must be a number, or one for each place, not {at[name]!r}")
+    return {name: places[name] for name in columns}
 
 
 def _describe_sizes(sizes: Mapping[str, float]) -> str:
@@ -164,7 +168,7 @@ def _describe_sizes(sizes: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:,.6g}" for name, value in sizes.items())
 
 
-def _of_boundary(boundary: Boundary, at: Mapping[str, float] | None) -> Estimate:
+def _of_boundary(boundary: Boundary, at: At | None) -> Estimate:
     if boundary.x != "n_pretrain":
         raise InputError(f"runs are chosen by n_pretrain: give the boundary along it, not along {boundary.x}")
     for name in at or {}:
@@ -214,7 +218,12 @@ def _of_arms(plain: LawFit, distilled: LawFit, at: Mapping[str, float] | None) -
     columns = tuple(dict.fromkeys(plain.columns.values()))
     if set(columns) != set(distilled.columns.values()) or "n_pretrain" not in columns:
         raise InputError("both arms' laws must take the same sizes, n_pretrain among them")
-    place = _one_place(at or {}, [name for name in columns if name != "n_pretrain"])
+    others = [name for name in columns if name != "n_pretrain"]
+    places = _places(at or {}, others) if at or others else {}
+    for name, values in places.items():
+        if len(values) != 1:
+            raise InputError(f"at=: {name} of a boundary must be one number, not {at[name]!r}")
+    place = {name: float(values[0]) for name, values in places.items()}
 
     def predict_runs(sizes: Sizes) -> np.ndarray:
         drawn = [fit.fitted_draws(sizes) for fit in (plain, distilled)]

@@ -30,6 +30,7 @@ from hf_scaling.planning.next_runs.candidates import (
 from hf_scaling.planning.next_runs.costs import RunCosts, run_costs
 from hf_scaling.planning.next_runs.error import expected_error
 from hf_scaling.planning.next_runs.gain import (
+    At,
     Estimate,
     Source,
     estimate_quantity,
@@ -145,7 +146,7 @@ def suggest_runs(
     *,
     budget: float,
     quantity: str = "prediction",
-    at: Mapping[str, float] | None = None,
+    at: At | None = None,
     costs: Mapping[str, float] | None = None,
     table: "TableLike | None" = None,
     grid: Grid | str | Path | None = None,
@@ -167,8 +168,9 @@ def suggest_runs(
             seeds not used yet.
         budget: The most that may be spent, in the unit of the costs.
         quantity: "prediction", "boundary", or a parameter's symbol (G, alpha, E; "law.symbol" in a mixture).
-        at: Place of the prediction, the law's sizes by column (by default ten times the largest measured); of a
-            boundary n_params and n_finetune.
+        at: Place of the prediction, the law's sizes by column (by default ten times the largest measured); several
+            places as columns or a DataFrame: the runs are those for the error at all of them, the interval that of
+            their mean. Of a boundary n_params and n_finetune.
         costs: Prices of label, pretrain_image, flop and hour, as in `plan`; FLOPs by default. Labels and images that
             the study has are not paid again, and a checkpoint that several runs share is paid once.
         table: The results that the fit was made from: which runs, seeds and checkpoints exist, and their compute. By
@@ -272,7 +274,8 @@ class _Basis:
         for name in ("n_pretrain",) if estimate.arms else estimate.columns:
             values = distinct_levels(measured.runs[name])
             # At a measured size the curve of that size plays no part.
-            if name not in estimate.at or not np.isclose(values, estimate.at[name], rtol=1e-3).any():
+            is_measured = np.isclose(values[:, None], estimate.at.get(name, np.array([np.nan])), rtol=1e-3).any(axis=0)
+            if not is_measured.all():
                 levels[name] = values
         too_few = level_notes(levels, f"the {estimate.name}", most=available.most)
         law = source if isinstance(source, LawFit) else None
