@@ -92,7 +92,14 @@ def estimate_quantity(fit: Source, quantity: str, at: "At | None") -> Estimate:
         raise InputError(f"suggest_runs needs {kinds}, not {type(fit).__name__}")
     if quantity != "boundary":
         raise InputError(f"quantity {quantity!r} is unknown: a boundary, or both arms' fits, have only 'boundary'")
-    return _of_boundary(fit, at) if isinstance(fit, Boundary) else _of_arms(fit["plain"], fit["distilled"], at)
+    place = None
+    if at is not None:
+        places = _places(at, [str(name) for name in at])
+        for name, values in places.items():
+            if len(values) != 1:
+                raise InputError(f"at=: {name} of a boundary must be one number, not {len(values)} of them")
+        place = {name: float(values[0]) for name, values in places.items()}
+    return _of_boundary(fit, place) if isinstance(fit, Boundary) else _of_arms(fit["plain"], fit["distilled"], place)
 
 
 def _of_law(fit: LawFit, quantity: str, at: At | None) -> Estimate:
@@ -154,12 +161,12 @@ def _places(at: At, columns: Sequence[str]) -> dict[str, np.ndarray]:
             problem = "is missing" if name in columns else "is not one of the law's sizes"
             raise InputError(f"at=: {name} {problem}; give {', '.join(columns)}")
     try:
-        places, _ = read_sizes(at, set(columns))
+        places, _ = read_sizes(at, set(columns)) if columns else ({}, None)
     except InputError as error:
         raise InputError(f"at=: {error}") from None
     for name, values in places.items():
         if not len(values) or not np.isfinite(values).all():
-            raise InputError(f"at=: {name} must be a number, or one for each place, not {at[name]!r}")
+            raise InputError(f"at=: {name} must be a finite number, or one for each place")
     return {name: places[name] for name in columns}
 
 
@@ -168,7 +175,7 @@ def _describe_sizes(sizes: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:,.6g}" for name, value in sizes.items())
 
 
-def _of_boundary(boundary: Boundary, at: At | None) -> Estimate:
+def _of_boundary(boundary: Boundary, at: Mapping[str, float] | None) -> Estimate:
     if boundary.x != "n_pretrain":
         raise InputError(f"runs are chosen by n_pretrain: give the boundary along it, not along {boundary.x}")
     for name in at or {}:
@@ -219,11 +226,7 @@ def _of_arms(plain: LawFit, distilled: LawFit, at: Mapping[str, float] | None) -
     if set(columns) != set(distilled.columns.values()) or "n_pretrain" not in columns:
         raise InputError("both arms' laws must take the same sizes, n_pretrain among them")
     others = [name for name in columns if name != "n_pretrain"]
-    places = _places(at or {}, others) if at or others else {}
-    for name, values in places.items():
-        if len(values) != 1:
-            raise InputError(f"at=: {name} of a boundary must be one number, not {at[name]!r}")
-    place = {name: float(values[0]) for name, values in places.items()}
+    place = {name: float(values[0]) for name, values in _places(at or {}, others).items()}
 
     def predict_runs(sizes: Sizes) -> np.ndarray:
         drawn = [fit.fitted_draws(sizes) for fit in (plain, distilled)]
