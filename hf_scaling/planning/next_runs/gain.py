@@ -69,7 +69,7 @@ class Estimate:
     at: Sizes = field(default_factory=dict)
 
 
-def estimate_quantity(fit: Source, quantity: str, at: "At | None") -> Estimate:
+def estimate_quantity(fit: Source, quantity: str, at: At | None) -> Estimate:
     """The estimate and draws of a quantity by a fit, a boundary or both arms' fits.
 
     Args:
