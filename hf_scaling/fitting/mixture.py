@@ -26,8 +26,8 @@ _CLOSE = 1.25
 # for each of its parameters.
 _FEW_PARAMETERS, _LONG_CURVE = 4, 8
 # Rows count by (size / largest size) to the first power, plus the second times the share of a law's residuals that is
-# systematic; on curves of more than this many sizes, to that power times this over their number.
-_EMPHASIS, _EMPHASIS_OF_MISFIT, _SHORT_CURVE = 0.4, 0.75, 12
+# systematic, in one variable and in several; on curves of more than this many sizes, times this over their number.
+_EMPHASIS, _EMPHASIS_SEVERAL, _SHORT_CURVE = (0.4, 0.75), (0.75, 0.4), 12
 # With fewer pairs of neighbours that share is unknown and counts as one half.
 _FEWEST_PAIRS = 4
 # The power of (x / largest x) with which rows count as "at the largest sizes".
@@ -110,9 +110,10 @@ def emphasise_sizes(rows: Mapping[str, FitRows], fits: Mapping[str, LawFit]) -> 
         pairs = neighbours(view)
         systematic, scatter = _split_variance(residual, *pairs)
         share = systematic / max(systematic + scatter, 1e-300) if len(pairs[0]) >= _FEWEST_PAIRS else 0.5
-        power = _EMPHASIS + _EMPHASIS_OF_MISFIT * share
         if len(sizes) == 1:
-            power *= min(1.0, _SHORT_CURVE / view.n_configurations)
+            power = (_EMPHASIS[0] + _EMPHASIS[1] * share) * min(1.0, _SHORT_CURVE / view.n_configurations)
+        else:
+            power = _EMPHASIS_SEVERAL[0] + _EMPHASIS_SEVERAL[1] * share
         emphasis = relative**power
         emphasised[name] = replace(view, emphasis=emphasis / emphasis.mean())
     return emphasised
