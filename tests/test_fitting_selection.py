@@ -241,8 +241,8 @@ def test_auto_counts_large_sizes_more_the_more_a_law_misses():
         np.testing.assert_allclose(logs, logs[0])
         powers[name] = logs[0]
     # The planted curve is shifted: the plain power law misses it by a multiple of the noise.
-    assert 0.4 <= powers["shifted_power_law"] / (12 / 16) < 0.6
-    assert 0.8 < powers["power_law"] / (12 / 16) <= 1.15
+    assert 0.4 <= powers["shifted_power_law"] / np.sqrt(12 / 16) < 0.6
+    assert 0.8 < powers["power_law"] / np.sqrt(12 / 16) <= 1.15
 
 
 def test_auto_averages_bnsl_on_long_curves_alone():

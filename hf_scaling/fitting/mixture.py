@@ -26,7 +26,8 @@ _CLOSE = 1.25
 # for each of its parameters.
 _FEW_PARAMETERS, _LONG_CURVE = 4, 8
 # Rows count by (size / largest size) to the first power, plus the second times the share of a law's residuals that is
-# systematic, in one variable and in several; on curves of more than this many sizes, times this over their number.
+# systematic, in one variable and in several; on curves of more than this many sizes, times the root of this over their
+# number.
 _EMPHASIS, _EMPHASIS_SEVERAL, _SHORT_CURVE = (0.4, 0.75), (0.75, 0.4), 12
 # With fewer pairs of neighbours that share is unknown and counts as one half.
 _FEWEST_PAIRS = 4
@@ -111,7 +112,7 @@ def emphasise_sizes(rows: Mapping[str, FitRows], fits: Mapping[str, LawFit]) -> 
         systematic, scatter = _split_variance(residual, *pairs)
         share = systematic / max(systematic + scatter, 1e-300) if len(pairs[0]) >= _FEWEST_PAIRS else 0.5
         if len(sizes) == 1:
-            power = (_EMPHASIS[0] + _EMPHASIS[1] * share) * min(1.0, _SHORT_CURVE / view.n_configurations)
+            power = (_EMPHASIS[0] + _EMPHASIS[1] * share) * min(1.0, (_SHORT_CURVE / view.n_configurations) ** 0.5)
         else:
             power = _EMPHASIS_SEVERAL[0] + _EMPHASIS_SEVERAL[1] * share
         emphasis = relative**power
