@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/held_out.py bird cal flan gigaword syn2real chinchilla planted
     OMP_NUM_THREADS=1 python benchmarks/held_out.py flan_grids gigaword_grids tiny_imagenet scalebench
+    OMP_NUM_THREADS=1 python benchmarks/held_out.py planted_auto
 
 Each measured set is fitted without its largest scales (few-shot curves: is_fit = 1; fine-tuning curves: all but the
 three largest sizes; syn2real: fractions to 7 %; Chinchilla: all but the top decade of compute) and predicted there.
@@ -9,8 +10,9 @@ three largest sizes; syn2real: fractions to 7 %; Chinchilla: all but the top dec
 would have held 95 % of the points, known afterwards only. The second command is of tables in which several sizes vary:
 families of language models by n_finetune (four or six of its levels fitted, the next two predicted), the rows of
 tests/data/tiny_imagenet by n_pretrain (the two largest predicted), and ScaleBench's pools with their test runs, each
-with single laws alone. Planted rows are the cells of coverage.py: they compare the
-band at ten times the largest size with the one without the law's own error. Needs ../shared/data for measured sets.
+with single laws alone. Planted rows are the cells of coverage.py: they compare the band at ten times the largest size
+with the one without the law's own error. planted_auto is of curves of a power law, a shifted and a broken one, fitted
+by law="auto". Needs ../shared/data for measured sets.
 """
 
 import argparse
@@ -145,25 +147,50 @@ def planted(studies: int, bootstrap: int) -> None:
         print(f"| {cell} | {studies} | {shares} | {np.median(growth):.2f} | {np.mean(growth):.2f} |", flush=True)
 
 
+def planted_auto(studies: int, bootstrap: int) -> None:
+    """Print a row for each design of planted curves: error and coverage of `auto` at ten times the largest size."""
+    shapes = (
+        lambda x: 0.35 + 12 * x**-0.35,
+        lambda x: 0.3 + 20 * (x + 2000) ** -0.5,
+        lambda x: 0.05 + 2 * x**-0.15 * (1 + (x / 3e4) ** 2) ** -0.1,
+    )
+    for levels, noise in itertools.product((12, 24, 60), (0.01, 0.05)):
+        x = np.geomspace(250, 256_000, levels)
+        errors, held = np.empty((2, len(shapes), studies))
+        for (shape, law), seed in itertools.product(enumerate(shapes), range(studies)):
+            loss = law(x) * np.exp(noise * np.random.default_rng(seed).standard_normal(levels))
+            fit = hs.fit_law({"n_pretrain": x, "loss": loss}, "auto", bootstrap=bootstrap, seed=seed)
+            band, truth = fit.predict({"n_pretrain": [10 * x[-1]]}).iloc[0], law(10 * x[-1])
+            errors[shape, seed] = np.log(band.value / truth)
+            held[shape, seed] = band.low <= truth <= band.high
+        error = np.sqrt((errors**2).mean(axis=1))
+        by_shape = ", ".join(f"{e:.3f} ({100 * h:.0f})" for e, h in zip(error, held.mean(axis=1)))
+        print(f"| {levels} | {noise:.0%} | {error.mean():.3f} | {100 * held.mean():.0f} | {by_shape} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sets", nargs="+", choices=(*SETS, *GRID_SETS, "planted"))
+    parser.add_argument("sets", nargs="+", choices=(*SETS, *GRID_SETS, "planted", "planted_auto"))
     parser.add_argument("--bootstrap", type=int, default=200)
     parser.add_argument("--studies", type=int, default=40)
     parser.add_argument("--laws", nargs="*", default=[], help="only these laws")
     options = parser.parse_args()
-    if set(options.sets) - {"planted"} and not DATA.is_dir():
+    of_data = [name for name in options.sets if not name.startswith("planted")]
+    if of_data and not DATA.is_dir():
         raise SystemExit(f"this needs the published measurements: {DATA}")
-    if set(options.sets) - {"planted"}:
+    if of_data:
         print("| set | law | curves | held-out log RMSE | mean band holds, % | new-run band holds, % | width |")
         print("|---|---|---|---|---|---|---|")
-    for name in options.sets:
-        if name != "planted":
-            measured(name, options.bootstrap, options.laws)
+    for name in of_data:
+        measured(name, options.bootstrap, options.laws)
     if "planted" in options.sets:
         print("| planted | studies | without, % | with, % | median growth | mean growth |")
         print("|---|---|---|---|---|---|")
         planted(options.studies, options.bootstrap)
+    if "planted_auto" in options.sets:
+        print("| sizes | noise | error at 10x | held, % | power law, shifted, broken: error (held) |")
+        print("|---|---|---|---|---|")
+        planted_auto(options.studies, options.bootstrap)
 
 
 if __name__ == "__main__":
