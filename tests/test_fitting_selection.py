@@ -245,6 +245,23 @@ def test_auto_counts_large_sizes_more_the_more_a_law_misses():
     assert 0.8 < powers["power_law"] / np.sqrt(12 / 16) <= 1.15
 
 
+def test_auto_counts_scattered_sizes_of_decades_nearly_the_same_and_calls_no_noise_an_outlier():
+    draw = np.random.default_rng(101)
+    sizes = {"n_params": 10 ** draw.uniform(6, 9, 50), "n_pretrain": 10 ** draw.uniform(7, 11, 50)}
+    law = hs.LAWS["chinchilla"]
+    truth = {"E": 1.7, "A": 400, "alpha": 0.34, "B": 400, "beta": 0.28}
+    noise = np.exp(0.02 * draw.standard_normal(50))
+    table = pd.DataFrame({**sizes, "loss": law.predict(truth, sizes) * noise})
+    view = {"chinchilla": select_rows(table, law, RowFilter())}
+    emphasis = emphasise_sizes(view, {"chinchilla": hs.fit_law(table, law, bootstrap=0)})["chinchilla"].emphasis
+    assert 8**0.75 <= emphasis.max() / emphasis.min() <= 8**1.15 * 1.001
+    fit = hs.fit_law(table, "auto", bootstrap=200)
+    far = {"n_params": np.array([1e10]), "n_pretrain": np.array([1e12])}
+    band = fit.predict(far).iloc[0]
+    assert band.low < law.predict(truth, far)[0] < band.high
+    assert "outlier" not in fit.note_codes
+
+
 def test_auto_averages_bnsl_on_long_curves_alone():
     x = np.geomspace(100, 1e6, 48)
     noise = np.exp(0.01 * np.random.default_rng(0).standard_normal(48))

@@ -324,6 +324,14 @@ def test_a_target_can_be_written_in_percent(written, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["target_value"] == pytest.approx(0.05)
 
 
+def test_a_share_of_a_score_in_percent_is_refused():
+    x = np.geomspace(1000, 1e6, 10)
+    table = {"n_pretrain": x, "accuracy": 100 * (0.8 - 10 * x**-0.4)}
+    with pytest.raises(hs.InputError, match="78"):
+        hs.need(table, "accuracy", 0.78, "n_pretrain")
+    assert hs.need(table, "accuracy", 75, "n_pretrain").verdict == "reached_inside"
+
+
 @pytest.mark.parametrize(
     ("sizes", "named"), [([10, -5], "row 1: -5 is negative"), (["many"], "row 0: 'many' is not a number")]
 )

@@ -463,8 +463,10 @@ def leave_one_out_notes(estimate: Estimate, refits: Refits | None = None) -> lis
         return []
     slopes = estimate.slopes()
     leverages = (hat_basis(slopes) ** 2).sum(axis=1)
-    scale = max(estimate.scale, 1e-9) * np.sqrt(1 - np.minimum(leverages, 0.95))
-    studentised = estimate.weighted_residuals / scale
+    # That larger sizes count more says nothing of the noise.
+    emphasis = 1.0 if rows.emphasis is None else np.sqrt(rows.emphasis)
+    own = estimate.weighted_residuals / emphasis
+    studentised = own / (max(robust_scale(own, len(estimate.u)), 1e-9) * np.sqrt(1 - np.minimum(leverages, 0.95)))
     notes = []
     outliers = np.flatnonzero(np.abs(studentised) > 5)
     for row in outliers[np.argsort(-np.abs(studentised[outliers]))][:5]:

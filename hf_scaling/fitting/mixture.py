@@ -31,6 +31,9 @@ _FEW_PARAMETERS, _LONG_CURVE = 4, 8
 _EMPHASIS, _EMPHASIS_SEVERAL, _SHORT_CURVE = (0.4, 0.75), (0.75, 0.4), 12
 # With fewer pairs of neighbours that share is unknown and counts as one half.
 _FEWEST_PAIRS = 4
+# In several variables, sizes below the largest by more than this factor count the same: where sizes span decades, few
+# rows would decide.
+_WIDEST = 8.0
 # The power of (x / largest x) with which rows count as "at the largest sizes".
 _SHARPNESS = 8.0
 
@@ -104,6 +107,7 @@ def emphasise_sizes(rows: Mapping[str, FitRows], fits: Mapping[str, LawFit]) -> 
     sizes = {view.columns[name]: values for view in rows.values() for name, values in view.variables.items()}
     column = next((name for name in ("n_finetune", "n_pretrain") if name in sizes), next(iter(sizes)))
     relative = np.maximum(sizes[column], sizes[column][sizes[column] > 0].min()) / sizes[column].max()
+    relative = np.maximum(relative, 1 / _WIDEST) if len(sizes) > 1 else relative
     emphasised = {}
     for name, view in rows.items():
         scale = Objective(fits[name].settings["objective"])

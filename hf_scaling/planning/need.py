@@ -136,6 +136,8 @@ def need(
     columns = list(dict.fromkeys(fit.columns.values()))
     if fit.settings["target"] != target:
         raise InputError(f"the law predicts {fit.settings['target']}, not {target}: set target= to it")
+    if fit.scale.high == 100 and 0 < value <= 1:
+        raise InputError(f"value: {target} is in percent, 0 to 100: write {100 * value:g} for {value:.0%}")
     if not fit.scale.low <= value <= fit.scale.high:
         percent = f"; {value:g} % is {value / 100:g}" if fit.scale.high == 1 and 1 < value <= 100 else ""
         ends = f"{fit.scale.low:g} to {fit.scale.high:g}"

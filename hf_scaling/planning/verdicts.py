@@ -96,7 +96,7 @@ def describe_plan(plan: "Plan") -> str:
         for row in plan.marginal.to_dict("records")
     ]
     lines += ["", "one more of each size"]
-    lines += text_table(["size", f"lowers {plan.target} by", "costs", "by unit of cost", level], marginal)
+    lines += text_table(["size", f"improves {plan.target} by", "costs", "by unit of cost", level], marginal)
     if with_arms:
         ahead = ["" if np.isnan(share) else format_percent(share) for share in plan.arms["p_better"]]
         columns = [plan.arms["arm"], *_allocations(plan.arms, list(SIZES), plan.target), ahead]
