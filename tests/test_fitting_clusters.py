@@ -126,7 +126,7 @@ def test_rows_of_one_run_alone_are_judged_within_it(column):
     assert one.intervals == alone.intervals and one.status == alone.status and "few_clusters" in one.note_codes
 
 
-@pytest.mark.parametrize("name", ["run_name", "Run"])
+@pytest.mark.parametrize("name", ["run_name", "Run", "Run Name", "experiment"])
 def test_other_names_of_the_run_are_known_where_they_repeat(name):
     table = checkpoints()
     renamed = table.rename(columns={"run": name}).assign(**{name: [f"sun-{run}" for run in table["run"]]})

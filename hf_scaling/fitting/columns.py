@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 SIZES = ("n_params", "n_pretrain", "n_finetune")
 #: The key under which the clusters of the rows do.
 CLUSTER = "(cluster)"
-# Other names of the column run, which count where their values repeat.
-_RUN_NAMES = ("run_name", "run name", "runname", "Run", "Run name")
+# Names of the column run, without case, spaces and underscores; others than `run` count where their values repeat.
+_RUN_NAMES = ("run", "runname", "experiment", "experimentname")
 #: The key under which linear probes are marked.
 PROBE = "(probe)"
 # The note where they are left out.
@@ -262,10 +262,12 @@ def name_clusters(columns: Columns, name: str | None) -> Columns:
     if name is not None:
         columns.require(name)
     count, data = len(columns), columns.data
-    for column in ("run", *_RUN_NAMES) if name is None else ():
+    plain = {column: str(column).lower().replace("_", "").replace(" ", "") for column in data}
+    named = [column for column in data if plain[column] in _RUN_NAMES] if name is None else []
+    for column in sorted(named, key=lambda column: (column != "run", _RUN_NAMES.index(plain[column]))):
         # Another name for `run` counts where its values repeat and are several.
-        n_named = sum(not is_missing(value) for value in data.get(column, ()))
-        if column in data and (column == "run" or 1 < len(columns.distinct(column)) < n_named):
+        n_named = sum(not is_missing(value) for value in data[column])
+        if column == "run" or 1 < len(columns.distinct(column)) < n_named:
             name = column
             break
     if name is not None:
