@@ -15,7 +15,8 @@ from hf_scaling.text import format_count, format_percent, listing
 
 # Columns in which repeats of one run differ, and columns that are measured.
 _REPEATS = re.compile(
-    r"run|run_id|(run|experiment)[ _]?name|experiment|parent|ladder|.*seed.*|rep|repeats?|replicates?|trial|fold|index|idx|id|.*_id|unnamed.*|name|time.*|date.*"
+    r"run|run_id|(run|experiment)[ _]?name|experiment"
+    r"|parent|ladder|.*seed.*|rep|repeats?|replicates?|trial|fold|index|idx|id|.*_id|unnamed.*|name|time.*|date.*"
     r"|created_at|device|host(name)?|versions?|schema_version|study|seconds|train_flops|teacher_flops|n_eval|\(.*\)"
     r"|error|loss|agreement|teacher_loss|teacher_error|teacher|downstream|upstream|task|stage|arm|eval_split"
 )
