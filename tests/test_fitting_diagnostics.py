@@ -57,6 +57,11 @@ def _waves():
     return curve((0.1 + 2 * x**-0.35) * np.exp(0.05 * np.sin(np.linspace(0, 9, 40))) * noise(0.003, 40), x)
 
 
+def _falls_and_rises():
+    x = np.geomspace(1e3, 1e6, 12)
+    return curve((0.4 + 20 * x**-0.4) * (1 + 0.05 * np.linspace(-1, 1, 12) ** 2) * noise(0.002, 12), x)
+
+
 def _wrong_shape():
     x = np.repeat(X, 4)
     return curve((0.1 + 2 * (x + 3000) ** -0.5) * noise(0.005, 52), x)
@@ -94,6 +99,7 @@ PLANTED = [
     ("coefficient_zero", "warn", "chinchilla", _idle_variable(), "B", None),
     ("large_residuals", "error", "power_law", _loud(), "", None),
     ("structured_residuals", "warn", "power_law", _waves(), "n_pretrain", None),
+    ("structured_residuals", "warn", "power_law", _falls_and_rises(), "n_pretrain", None),
     ("lack_of_fit", "error", "power_law", _wrong_shape(), "", "poor_fit"),
     ("outlier", "warn", "power_law", _one_row(2, 5), "row 5 ", "ok"),
     ("influential", "warn", "power_law", _loud(), "row ", None),

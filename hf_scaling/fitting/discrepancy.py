@@ -184,13 +184,13 @@ def _fit_anew(estimated: Estimate, coordinates: Coordinates, train: np.ndarray) 
     return theta
 
 
-def neighbours(rows: FitRows) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of rows that follow each other along one variable while all other sizes are equal."""
-    pairs = [neighbours_along(rows, name) for name in rows.variables]
+def neighbours(rows: FitRows, along: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of rows that follow each other along one variable, `along` or any, while all other sizes are equal."""
+    pairs = [neighbours_along(rows, name) for name in rows.variables if along in (None, name)]
     return np.concatenate([first for first, _ in pairs]), np.concatenate([second for _, second in pairs])
 
 
-def misfit(residual: np.ndarray, rows: FitRows, basis: np.ndarray) -> float:
+def misfit(residual: np.ndarray, rows: FitRows, basis: np.ndarray, along: str | None = None) -> float:
     """How much better neighbouring rows agree with each other than with the law, in standard errors.
 
     Von Neumann's ratio (1941): the residuals' variance over that of the differences between neighbours. Both are
@@ -201,10 +201,11 @@ def misfit(residual: np.ndarray, rows: FitRows, basis: np.ndarray) -> float:
         residual: (N,) weighted residuals.
         rows: The rows.
         basis: (N, K) the directions that the fit can follow.
+        along: The variable along which rows are neighbours; None for any.
     """
     limit = 3 * max(robust_scale(residual, basis.shape[1]), 1e-300)
     residual = np.clip(residual, -limit, limit)
-    one, two = neighbours(rows)
+    one, two = neighbours(rows, along)
     steps, count, pairs = basis[one] - basis[two], len(residual), len(one)
     freedom, freedom_of_steps = count - basis.shape[1], pairs - 0.5 * float((steps**2).sum())
     if pairs < 4 or freedom < 2 or freedom_of_steps < 1:
