@@ -92,14 +92,8 @@ def estimate_quantity(fit: Source, quantity: str, at: At | None) -> Estimate:
         raise InputError(f"suggest_runs needs {kinds}, not {type(fit).__name__}")
     if quantity != "boundary":
         raise InputError(f"quantity {quantity!r} is unknown: a boundary, or both arms' fits, have only 'boundary'")
-    place = None
-    if at is not None:
-        places = _places(at, [str(name) for name in at])
-        for name, values in places.items():
-            if len(values) != 1:
-                raise InputError(f"at=: {name} of a boundary must be one number, not {len(values)} of them")
-        place = {name: float(values[0]) for name, values in places.items()}
-    return _of_boundary(fit, place) if isinstance(fit, Boundary) else _of_arms(fit["plain"], fit["distilled"], place)
+    at = {} if at is None else at
+    return _of_boundary(fit, at) if isinstance(fit, Boundary) else _of_arms(fit["plain"], fit["distilled"], at)
 
 
 def _of_law(fit: LawFit, quantity: str, at: At | None) -> Estimate:
@@ -170,18 +164,28 @@ def _places(at: At, columns: Sequence[str]) -> dict[str, np.ndarray]:
     return {name: places[name] for name in columns}
 
 
+def _one_place(at: At, columns: Sequence[str]) -> dict[str, float]:
+    """The place of a boundary: one number for each of the columns, and for no other."""
+    places = _places(at, columns)
+    for name, values in places.items():
+        if len(values) != 1:
+            raise InputError(f"at=: {name} of a boundary must be one number, not {len(values)} of them")
+    return {name: float(values[0]) for name, values in places.items()}
+
+
 def _describe_sizes(sizes: Mapping[str, float]) -> str:
     # Six digits, not the text layer's: the text is a value of --json, which stays as it was.
     return ", ".join(f"{name} {value:,.6g}" for name, value in sizes.items())
 
 
-def _of_boundary(boundary: Boundary, at: Mapping[str, float] | None) -> Estimate:
+def _of_boundary(boundary: Boundary, at: At) -> Estimate:
     if boundary.x != "n_pretrain":
         raise InputError(f"runs are chosen by n_pretrain: give the boundary along it, not along {boundary.x}")
-    for name in at or {}:
+    names = [str(name) for name in at]
+    for name in names:
         if name not in ("n_params", "n_finetune"):
             raise InputError(f"at=: {name} is not a size of a boundary; give n_params or n_finetune")
-    boundary = boundary if at is None else boundary.at(**at)
+    boundary = boundary.at(**_one_place(at, names)) if names else boundary
     pairs, ratio, others = boundary.evidence.pairs, boundary.evidence.ratio, tuple(boundary.sizes)
 
     def log_ratios(sizes: Sizes, of_draws: bool) -> np.ndarray:
@@ -221,12 +225,11 @@ def _of_boundary(boundary: Boundary, at: Mapping[str, float] | None) -> Estimate
     )
 
 
-def _of_arms(plain: LawFit, distilled: LawFit, at: Mapping[str, float] | None) -> Estimate:
+def _of_arms(plain: LawFit, distilled: LawFit, at: At) -> Estimate:
     columns = tuple(dict.fromkeys(plain.columns.values()))
     if set(columns) != set(distilled.columns.values()) or "n_pretrain" not in columns:
         raise InputError("both arms' laws must take the same sizes, n_pretrain among them")
-    others = [name for name in columns if name != "n_pretrain"]
-    place = {name: float(values[0]) for name, values in _places(at or {}, others).items()}
+    place = _one_place(at, [name for name in columns if name != "n_pretrain"])
 
     def predict_runs(sizes: Sizes) -> np.ndarray:
         drawn = [fit.fitted_draws(sizes) for fit in (plain, distilled)]

@@ -274,8 +274,8 @@ class _Basis:
         for name in ("n_pretrain",) if estimate.arms else estimate.columns:
             values = distinct_levels(measured.runs[name])
             # At a measured size the curve of that size plays no part.
-            is_measured = np.isclose(values[:, None], estimate.at.get(name, np.array([np.nan])), rtol=1e-3).any(axis=0)
-            if not is_measured.all():
+            places = estimate.at.get(name)
+            if places is None or not np.isclose(values[:, None], places, rtol=1e-3).any(axis=0).all():
                 levels[name] = values
         too_few = level_notes(levels, f"the {estimate.name}", most=available.most)
         law = source if isinstance(source, LawFit) else None
